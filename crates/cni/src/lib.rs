@@ -1,0 +1,1 @@
+//! CNI wire types, every spec version and the conversions between them.

@@ -1,0 +1,1 @@
+//! Weft's rule layout and its backends.

@@ -1,0 +1,1 @@
+//! The address allocator: ranges, cursor, reservations.

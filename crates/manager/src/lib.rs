@@ -1,0 +1,1 @@
+//! The network manager's use cases, one verb a file.

@@ -1,0 +1,1 @@
+//! Network namespaces: open, create, pin, run inside.

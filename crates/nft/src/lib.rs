@@ -1,0 +1,1 @@
+//! Typed nf_tables objects in one atomic transaction.

@@ -1,0 +1,1 @@
+//! Plans: what should exist, and the engine that makes it so.

@@ -1,0 +1,1 @@
+//! The runtime's side of CNI: find, run, chain, cache, GC.

@@ -1,0 +1,1 @@
+//! Everything on disk: paths, atomic writes, locks, records.

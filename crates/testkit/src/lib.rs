@@ -1,0 +1,1 @@
+//! Labs for tests on the real kernel.

@@ -1,0 +1,1 @@
+//! The `static` IPAM plugin.
