@@ -1,0 +1,363 @@
+//! What we connected: one record for each attachment of this boot.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use weft_model::{ContainerId, Endpoint, IfName, NetworkName};
+
+use crate::atomic::{self, Durability};
+use crate::{Root, StateError, boot, document, time};
+
+/// How far an attachment has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The kernel may have been touched.
+    Intent,
+    /// Everything is in place.
+    Done,
+}
+
+/// One container's connection to one network, as recorded before and after the kernel was touched.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The form of this file, [`document::SCHEMA`].
+    pub schema: u64,
+    /// The boot this is true in.
+    pub boot: String,
+    /// How far the attachment has come.
+    pub state: State,
+    /// Who is connected to what.
+    pub endpoint: Endpoint,
+    /// The namespace's path as the runtime gave it.
+    #[serde(default)]
+    pub netns: Option<PathBuf>,
+    /// The driver's CNI type.
+    pub kind: String,
+    /// The container's addresses on this network.
+    #[serde(default)]
+    pub addresses: Vec<IpNetwork>,
+    /// What the manager asked to keep about the attachment (`args.weft`), as it came.
+    #[serde(default)]
+    pub attach: Value,
+    /// The CNI result, once there is one.
+    #[serde(default)]
+    pub result: Option<Value>,
+    /// When the attachment was begun, in RFC 3339.
+    pub created: String,
+}
+
+impl Record {
+    /// Returns the record of an attachment that begins now.
+    ///
+    /// # Errors
+    ///
+    /// When the boot id cannot be read.
+    pub fn intent(endpoint: Endpoint, netns: Option<PathBuf>, kind: &str) -> Result<Self, StateError> {
+        Ok(Self {
+            schema: document::SCHEMA,
+            boot: boot::id()?,
+            state: State::Intent,
+            endpoint,
+            netns,
+            kind: kind.into(),
+            addresses: Vec::new(),
+            attach: Value::Null,
+            result: None,
+            created: time::now(),
+        })
+    }
+}
+
+/// The directory of records.
+#[derive(Clone, Debug)]
+pub struct Records {
+    dir: PathBuf,
+}
+
+impl Records {
+    /// Returns the records below `root`.
+    pub fn new(root: &Root) -> Self {
+        Self {
+            dir: root.attachments_dir(),
+        }
+    }
+
+    /// Writes a record in one step.
+    ///
+    /// # Errors
+    ///
+    /// Names the path and the reason.
+    pub fn write(&self, record: &Record) -> Result<(), StateError> {
+        let path = self.path(&record.endpoint.container, &record.endpoint.ifname);
+        document::write(&path, record, Durability::Boot)
+    }
+
+    /// Forgets an attachment; one that was never recorded is no error.
+    ///
+    /// The file is kept when it is about another network: the interface name was then given anew, and
+    /// this is a late second DEL for its former owner.
+    ///
+    /// # Errors
+    ///
+    /// Names what could not be removed.
+    pub fn remove(&self, endpoint: &Endpoint) -> Result<(), StateError> {
+        let path = self.path(&endpoint.container, &endpoint.ifname);
+        if let Some(record) = self.get(&endpoint.container, &endpoint.ifname)
+            && record.endpoint.network != endpoint.network
+        {
+            return Ok(());
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if absent(&error) => {}
+            Err(error) => return Err(StateError::io("remove", &path)(error)),
+        }
+        remove_if_empty(&self.dir.join(endpoint.container.as_str()))
+    }
+
+    /// Returns the record of an attachment made in this boot.
+    ///
+    /// A file that is truncated, foreign or of another boot is no record, so that it never blocks a DEL;
+    /// [`Records::inspect`] tells why.
+    pub fn get(&self, container: &ContainerId, ifname: &IfName) -> Option<Record> {
+        let boot = boot::id().ok()?;
+        self.inspect(container, ifname)
+            .ok()
+            .flatten()
+            .filter(|record| record.boot == boot)
+    }
+
+    /// Returns whatever record the file holds, or what is wrong with it.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, is damaged, names another attachment or has a newer schema.
+    pub fn inspect(&self, container: &ContainerId, ifname: &IfName) -> Result<Option<Record>, StateError> {
+        let path = self.path(container, ifname);
+        let Some(record) = document::read::<Record>(&path)? else {
+            return Ok(None);
+        };
+        if record.endpoint.container == *container && record.endpoint.ifname == *ifname {
+            Ok(Some(record))
+        } else {
+            Err(StateError::Damaged {
+                path,
+                reason: format!("it is about {}", record.endpoint),
+            })
+        }
+    }
+
+    /// Returns this boot's attachments to a network, ordered by container and interface.
+    pub fn of_network(&self, network: &NetworkName) -> Vec<Record> {
+        let mut records = self.all();
+        records.retain(|record| record.endpoint.network == *network);
+        records
+    }
+
+    /// Returns this boot's attachments of a container, ordered by interface.
+    pub fn of_container(&self, container: &ContainerId) -> Vec<Record> {
+        let mut records: Vec<Record> = entries(&self.dir.join(container.as_str()), ".json")
+            .filter_map(|ifname| self.get(container, &ifname))
+            .collect();
+        records.sort_by(|one, two| one.endpoint.ifname.cmp(&two.endpoint.ifname));
+        records
+    }
+
+    /// Returns this boot's attachments, ordered by container and interface.
+    pub fn all(&self) -> Vec<Record> {
+        let mut containers: Vec<ContainerId> = entries(&self.dir, "").collect();
+        containers.sort();
+        containers
+            .iter()
+            .flat_map(|container| self.of_container(container))
+            .collect()
+    }
+
+    fn path(&self, container: &ContainerId, ifname: &IfName) -> PathBuf {
+        self.dir.join(container.as_str()).join(format!("{ifname}.json"))
+    }
+}
+
+/// Returns the names in `dir` that end in `suffix` and parse without it. A missing directory has none.
+fn entries<T: std::str::FromStr>(dir: &Path, suffix: &'static str) -> impl Iterator<Item = T> {
+    let names = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter_map(move |name| name.strip_suffix(suffix)?.parse().ok())
+}
+
+/// Removes a container's directory, unless another attachment is in it.
+fn remove_if_empty(dir: &Path) -> Result<(), StateError> {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if is_leftover(&entry) {
+            drop(fs::remove_file(entry.path()));
+        }
+    }
+    match fs::remove_dir(dir) {
+        Ok(()) => Ok(()),
+        Err(error) if absent(&error) || error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        Err(error) => Err(StateError::io("remove", dir)(error)),
+    }
+}
+
+/// Returns whether a file is what a killed writer left behind.
+///
+/// Some runtimes attach one container to several networks at the same time, so a young temporary file
+/// may still be somebody's.
+fn is_leftover(entry: &fs::DirEntry) -> bool {
+    let temporary = entry
+        .file_name()
+        .as_encoded_bytes()
+        .starts_with(atomic::TEMPORARY.as_bytes());
+    let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+    temporary && age().is_some_and(|age| age > Duration::from_secs(60))
+}
+
+fn absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn endpoint(network: &str, container: &str, ifname: &str) -> Endpoint {
+        Endpoint {
+            network: network.parse().unwrap(),
+            container: container.parse().unwrap(),
+            ifname: ifname.parse().unwrap(),
+        }
+    }
+
+    fn record(network: &str, container: &str, ifname: &str) -> Record {
+        Record::intent(
+            endpoint(network, container, ifname),
+            Some("/run/netns/red".into()),
+            "bridge",
+        )
+        .unwrap()
+    }
+
+    fn lab() -> (tempfile::TempDir, Records) {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::new(&Root::new(Some(dir.path().into())));
+        (dir, records)
+    }
+
+    #[test]
+    fn a_record_comes_back_and_goes() {
+        let (_dir, records) = lab();
+        let mut written = record("blue", "c1", "eth0");
+        written.addresses = vec!["10.1.0.5/16".parse().unwrap()];
+        written.attach = serde_json::json!({"name": "web"});
+        records.write(&written).unwrap();
+        records.write(&record("red", "c1", "eth1")).unwrap();
+        records.write(&record("red", "c0", "eth0")).unwrap();
+
+        let key = &written.endpoint;
+        assert_eq!(records.get(&key.container, &key.ifname), Some(written.clone()));
+        let text = fs::read_to_string(records.path(&key.container, &key.ifname)).unwrap();
+        assert!(text.starts_with("{\"schema\":1,"), "{text}");
+        let keys = |list: Vec<Record>| {
+            list.iter()
+                .map(|one| one.endpoint.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            keys(records.all()),
+            ["eth0 of c0 on red", "eth0 of c1 on blue", "eth1 of c1 on red"]
+        );
+        assert_eq!(
+            keys(records.of_network(&"red".parse().unwrap())),
+            ["eth0 of c0 on red", "eth1 of c1 on red"]
+        );
+
+        records.remove(key).unwrap();
+        assert_eq!(records.get(&key.container, &key.ifname), None);
+        assert!(records.dir.join("c1").exists());
+        records.remove(&endpoint("red", "c1", "eth1")).unwrap();
+        assert!(!records.dir.join("c1").exists());
+        records.remove(key).unwrap();
+    }
+
+    #[test]
+    fn a_late_second_removal_spares_the_next_owner() {
+        let (_dir, records) = lab();
+        records.write(&record("red", "c1", "eth0")).unwrap();
+        records.remove(&endpoint("blue", "c1", "eth0")).unwrap();
+        assert_eq!(records.all().len(), 1);
+    }
+
+    #[test]
+    fn damaged_and_foreign_files_never_block() {
+        let (_dir, records) = lab();
+        let good = record("red", "c1", "eth0");
+        let text = serde_json::to_string(&good).unwrap();
+        let path = records.path(&good.endpoint.container, &good.endpoint.ifname);
+        let other_boot = text.replace(&good.boot, "0-0");
+        let other_key = text.replace("eth0", "eth7");
+        let newer = text.replace("\"schema\":1", "\"schema\":9");
+        for bad in [
+            "",
+            "{",
+            "[]",
+            "null",
+            &text[..text.len() / 2],
+            "\u{0}\u{0}",
+            &other_boot,
+            &other_key,
+            &newer,
+        ] {
+            atomic::write(&path, bad.as_bytes(), Durability::Boot, 0o600).unwrap();
+            assert_eq!(
+                records.get(&good.endpoint.container, &good.endpoint.ifname),
+                None,
+                "{bad}"
+            );
+            assert!(records.all().is_empty());
+            records.remove(&good.endpoint).unwrap();
+            assert!(!records.dir.join("c1").exists(), "{bad}");
+        }
+        atomic::write(&records.dir.join(".hidden/x"), b"", Durability::Boot, 0o600).unwrap();
+        atomic::write(
+            &records.dir.join("c2/not an interface.json"),
+            b"",
+            Durability::Boot,
+            0o600,
+        )
+        .unwrap();
+        atomic::write(&records.dir.join("stray"), b"", Durability::Boot, 0o600).unwrap();
+        assert!(records.all().is_empty());
+        records
+            .remove(&endpoint("red", "stray", "eth0"))
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    #[test]
+    fn a_killed_writers_leftover_does_not_keep_the_directory() {
+        let (_dir, records) = lab();
+        let record = record("red", "c1", "eth0");
+        records.write(&record).unwrap();
+        atomic::write(
+            &records.dir.join("c1").join(atomic::temporary_name()),
+            b"{",
+            Durability::Boot,
+            0o600,
+        )
+        .unwrap();
+        records.remove(&record.endpoint).unwrap();
+        assert!(!records.dir.join("c1").exists());
+    }
+}

@@ -1,0 +1,27 @@
+//! Which boot of this machine we are in.
+
+use std::fs;
+use std::path::Path;
+
+use crate::StateError;
+
+/// Returns the kernel's boot id: what was true under another one is void now.
+///
+/// # Errors
+///
+/// Names the file when `/proc` is not mounted.
+pub fn id() -> Result<String, StateError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = fs::read_to_string(path).map_err(StateError::io("read", path))?;
+    Ok(text.trim().into())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_id_is_a_uuid_and_stays() {
+        let id = super::id().unwrap();
+        assert_eq!(id.len(), 36);
+        assert_eq!(id, super::id().unwrap());
+    }
+}

@@ -1,0 +1,98 @@
+//! Where everything lives.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The directory that every path of ours is below: `/`, unless `WEFT_ROOT` or `--root` says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root(PathBuf);
+
+impl Root {
+    /// The environment variable that moves everything, for this process and the plugins it starts.
+    pub const VARIABLE: &'static str = "WEFT_ROOT";
+
+    /// Returns the root the environment asks for.
+    pub fn from_env() -> Self {
+        Self::new(
+            env::var_os(Self::VARIABLE)
+                .filter(|dir| !dir.is_empty())
+                .map(PathBuf::from),
+        )
+    }
+
+    /// Returns the root below `dir`, or the real one.
+    pub fn new(dir: Option<PathBuf>) -> Self {
+        Self(dir.unwrap_or_else(|| PathBuf::from("/")))
+    }
+
+    /// Returns the root directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Returns the administrator's settings file.
+    pub fn config(&self) -> PathBuf {
+        self.0.join("etc/weft/weft.toml")
+    }
+
+    /// Returns the directory of network definitions, one conflist each.
+    pub fn networks_dir(&self) -> PathBuf {
+        self.0.join("etc/weft/networks.d")
+    }
+
+    /// Returns the directory of attachment records.
+    pub fn attachments_dir(&self) -> PathBuf {
+        self.0.join("run/weft/attachments")
+    }
+
+    /// Returns the directory of lock files.
+    pub fn locks_dir(&self) -> PathBuf {
+        self.0.join("run/weft/locks")
+    }
+
+    /// Returns the directory of name records for the resolver.
+    pub fn names_dir(&self) -> PathBuf {
+        self.0.join("run/weft/names")
+    }
+
+    /// Returns the directory of addresses kept for names.
+    pub fn reservations_dir(&self) -> PathBuf {
+        self.0.join("var/lib/weft/reservations")
+    }
+
+    /// Returns libcni's result cache.
+    pub fn cni_results_dir(&self) -> PathBuf {
+        self.0.join("var/lib/cni/results")
+    }
+
+    /// Returns host-local's data directory, the same as upstream's.
+    pub fn cni_networks_dir(&self) -> PathBuf {
+        self.0.join("var/lib/cni/networks")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_moves_every_path() {
+        let real = Root::new(None);
+        assert_eq!(real.config(), Path::new("/etc/weft/weft.toml"));
+        assert_eq!(real.cni_networks_dir(), Path::new("/var/lib/cni/networks"));
+        let moved = Root::new(Some("/srv/lab".into()));
+        for path in [
+            moved.networks_dir(),
+            moved.attachments_dir(),
+            moved.locks_dir(),
+            moved.names_dir(),
+        ] {
+            assert!(path.starts_with("/srv/lab"), "{path:?}");
+        }
+        assert_eq!(moved.cni_results_dir(), Path::new("/srv/lab/var/lib/cni/results"));
+        assert_eq!(
+            moved.reservations_dir(),
+            Path::new("/srv/lab/var/lib/weft/reservations")
+        );
+    }
+}
