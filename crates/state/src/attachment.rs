@@ -350,13 +350,15 @@ mod tests {
         let (_dir, records) = lab();
         let record = record("red", "c1", "eth0");
         records.write(&record).unwrap();
-        atomic::write(
-            &records.dir.join("c1").join(atomic::temporary_name()),
-            b"{",
-            Durability::Boot,
-            0o600,
-        )
-        .unwrap();
+        let leftover = records.dir.join("c1").join(atomic::temporary_name());
+        atomic::write(&leftover, b"{", Durability::Boot, 0o600).unwrap();
+        records.remove(&record.endpoint).unwrap();
+        assert!(leftover.exists(), "a young temporary file may still be in use");
+
+        records.write(&record).unwrap();
+        let file = fs::File::options().write(true).open(&leftover).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(90))
+            .unwrap();
         records.remove(&record.endpoint).unwrap();
         assert!(!records.dir.join("c1").exists());
     }
