@@ -1,2 +1,65 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: everything a person does to this repository, one word each.
+#![expect(
+    clippy::print_stdout,
+    reason = "a tool for people: its stdout is a screen, not a protocol"
+)]
+
+mod bench;
+mod check;
+mod demo;
+mod docs;
+mod new_driver;
+mod setup;
+mod shell;
+mod stage;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask demo                  one network, two namespaces, one ping: what weft does, in ten seconds
+cargo xtask test [FILTER]...      every test, after installing and staging what they need
+cargo xtask test --unit           the tests of the libraries alone: no root, nothing staged
+cargo xtask check                 what a change must pass besides its tests: fmt, clippy, spelling, licences, shell, house rules
+
+cargo xtask bench [--quick]       measures against Debian's CNI plugins; writes docs/performance.md (--quick: prints only)
+cargo xtask docs                  rewrites the generated pages under docs/
+cargo xtask new-driver NAME       copies plugins/none to plugins/NAME
+cargo xtask setup                 installs the programs that tests, demo and bench call, when one is missing
+cargo xtask stage [--profile dev] [NAME]...
+                                  builds `weft` and the plugins (or only the named ones) into target/stage/bin
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let (verb, rest) = match words.split_first() {
+        Some((verb, rest)) => (verb.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    let done = match verb {
+        "setup" => setup::run(),
+        "stage" => stage::run(rest),
+        "demo" => demo::run(rest),
+        "test" => test::run(rest),
+        "check" => check::run(),
+        "bench" => bench::run(rest),
+        "docs" => docs::run(),
+        "new-driver" => new_driver::run(rest),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => {
+            eprint!("xtask: unknown word {other:?}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! `bench`: builds the measuring program and hands over to it.
+
+use anyhow::Result;
+
+use crate::shell::{cargo, output, program, run as execute, top};
+use crate::{setup, stage};
+
+/// Measures; with `--quick` fewer rounds and no page written.
+pub(crate) fn run(words: &[String]) -> Result<()> {
+    setup::run()?;
+    stage::all()?;
+    output(cargo().args(["build", "--quiet", "--release", "--package", "weft-bench"]))?;
+    execute(program(top().join("target/release/weft-bench")).args(words))
+}

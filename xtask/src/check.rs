@@ -1,0 +1,107 @@
+//! `check`: what a change must pass besides its tests.
+
+mod directions;
+mod house;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell::{cargo, have, output, program, run as execute, top, tracked};
+use crate::{docs, setup, tools};
+
+/// One gate of the check.
+type Gate = (&'static str, fn() -> Result<()>);
+
+const GATES: [Gate; 8] = [
+    ("format", format),
+    ("house rules", house::check),
+    ("dependency directions", directions::check),
+    ("spelling", spelling),
+    ("shell scripts", shell_scripts),
+    ("clippy", clippy),
+    ("licences, bans, sources", deny),
+    ("generated pages", docs::are_current),
+];
+
+/// Passes every gate, and names all that were not passed.
+pub(crate) fn run() -> Result<()> {
+    setup::run()?;
+    tools::ensure()?;
+    let mut failed = Vec::new();
+    for (name, gate) in GATES {
+        match gate() {
+            Ok(()) => println!("ok      {name}"),
+            Err(error) => {
+                println!("FAILED  {name}\n{error:#}");
+                failed.push(name);
+            }
+        }
+    }
+    if !failed.is_empty() {
+        bail!("check: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn format() -> Result<()> {
+    execute(cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> Result<()> {
+    execute(cargo().args([
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))
+}
+
+fn spelling() -> Result<()> {
+    execute(&mut program("typos"))
+}
+
+fn deny() -> Result<()> {
+    execute(cargo().args([
+        "deny",
+        "--offline",
+        "--log-level",
+        "warn",
+        "check",
+        "licenses",
+        "bans",
+        "sources",
+    ]))
+}
+
+fn shell_scripts() -> Result<()> {
+    if !have("shellcheck") {
+        bail!("shellcheck is missing: cargo xtask setup");
+    }
+    let mut scripts = Vec::new();
+    for path in tracked()? {
+        let named = path.extension().is_some_and(|end| end == "sh");
+        if named || first_line(&path).is_some_and(|line| line.starts_with("#!") && line.contains("sh")) {
+            scripts.push(
+                path.strip_prefix(top())
+                    .context("a tracked file outside the work tree")?
+                    .to_path_buf(),
+            );
+        }
+    }
+    output(
+        program("shellcheck")
+            .args(["--color=never", "--external-sources"])
+            .args(scripts),
+    )
+    .map(drop)
+}
+
+fn first_line(path: &std::path::Path) -> Option<String> {
+    use std::io::{BufRead, BufReader, Read};
+    let file = std::fs::File::open(path).ok()?;
+    let mut line = String::new();
+    BufReader::new(file.take(100)).read_line(&mut line).ok()?;
+    Some(line)
+}

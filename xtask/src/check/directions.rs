@@ -1,0 +1,117 @@
+//! Which crate may depend on which: docs/architecture.md as a table.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::shell::{cargo, output};
+use crate::stage;
+
+/// What each library may use of ours, besides itself. `plan` reaches the firewall because a
+/// firewall fragment is a step of a plan; a plugin reaches the runtime to call its IPAM plugin.
+const LIBRARIES: [(&str, &[&str]); 13] = [
+    ("weft-model", &[]),
+    ("weft-cni", &["weft-model"]),
+    ("weft-ipam", &["weft-model"]),
+    ("weft-state", &["weft-model"]),
+    ("weft-netns", &["weft-model"]),
+    ("weft-netlink", &["weft-model", "weft-netns"]),
+    ("weft-nft", &["weft-model", "weft-netns", "weft-netlink"]),
+    ("weft-firewall", &["weft-model", "weft-nft", "weft-netns"]),
+    (
+        "weft-plan",
+        &[
+            "weft-model",
+            "weft-netlink",
+            "weft-netns",
+            "weft-nft",
+            "weft-firewall",
+        ],
+    ),
+    ("weft-runtime", &["weft-cni", "weft-model", "weft-state"]),
+    (
+        "weft-plugin",
+        &[
+            "weft-cni",
+            "weft-model",
+            "weft-netlink",
+            "weft-netns",
+            "weft-plan",
+            "weft-runtime",
+            "weft-state",
+            "weft-firewall",
+        ],
+    ),
+    (
+        "weft-manager",
+        &[
+            "weft-runtime",
+            "weft-cni",
+            "weft-model",
+            "weft-state",
+            "weft-ipam",
+        ],
+    ),
+    ("weft-cli", &["weft-manager", "weft-cni", "weft-model"]),
+];
+
+/// What a plugin may use of ours: everything below it, never the manager and never a neighbour.
+const PLUGIN: [&str; 10] = [
+    "weft-plugin",
+    "weft-cni",
+    "weft-plan",
+    "weft-netlink",
+    "weft-netns",
+    "weft-nft",
+    "weft-model",
+    "weft-firewall",
+    "weft-ipam",
+    "weft-state",
+];
+
+/// Packages for developers, which may use what they like and which nothing that ships may use.
+const DEVELOPERS: [&str; 4] = ["weft-testkit", "weft-tests", "weft-bench", "xtask"];
+
+/// Compares the manifests with the tables above.
+pub(crate) fn check() -> Result<()> {
+    let metadata = output(cargo().args(["metadata", "--format-version", "1", "--no-deps", "--offline"]))?;
+    let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata printed no JSON")?;
+    let types = stage::types()?;
+    let mut wrong = Vec::new();
+    for package in metadata["packages"]
+        .as_array()
+        .context("cargo metadata names no packages")?
+    {
+        let name = package["name"].as_str().unwrap_or_default();
+        if DEVELOPERS.contains(&name) {
+            continue;
+        }
+        let library = LIBRARIES
+            .iter()
+            .find(|(library, _)| *library == name)
+            .map(|(_, may)| *may);
+        let is_plugin = types.iter().any(|kind| kind == name);
+        let Some(may) = library.or(is_plugin.then_some(&PLUGIN[..])) else {
+            wrong.push(format!(
+                "{name}: not in the table of xtask/src/check/directions.rs"
+            ));
+            continue;
+        };
+        let own = package["dependencies"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|dep| dep["path"].is_string());
+        for dependency in own {
+            let target = dependency["name"].as_str().unwrap_or_default();
+            let for_tests = dependency["kind"] == "dev";
+            let allowed = may.contains(&target) || (for_tests && !types.iter().any(|kind| kind == target));
+            if !allowed {
+                wrong.push(format!("{name} must not depend on {target}"));
+            }
+        }
+    }
+    if !wrong.is_empty() {
+        bail!("{}", wrong.join("\n"));
+    }
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! `stage`: the only place where tests, demo and bench look for binaries.
+//!
+//! A plugin's start is a third of an ADD, and most of a start is the dynamic loader: the staged
+//! binaries are static (docs/performance.md). `crt-static` must not reach procedural macros, so
+//! the target is named even when it is the host's own.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell::{cargo, entries, output, program, run as execute, top};
+
+const STATIC: &str = "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static";
+
+/// One binary: the name it is staged under and the package that builds it.
+struct Binary {
+    name: String,
+    package: String,
+}
+
+/// Builds and stages what the words of the command line name.
+pub(crate) fn run(words: &[String]) -> Result<()> {
+    let mut profile = "release";
+    let mut names = Vec::new();
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        match word.as_str() {
+            "--profile" => match rest.next().map(String::as_str) {
+                Some("dev") => profile = "dev",
+                Some("release") => profile = "release",
+                other => bail!(
+                    "stage: --profile takes dev or release, not {}",
+                    other.unwrap_or("nothing")
+                ),
+            },
+            word if word.starts_with('-') => bail!("stage: unknown option {word}"),
+            name => names.push(name.to_string()),
+        }
+    }
+    stage(profile, &names)
+}
+
+/// Builds everything for release and stages it.
+pub(crate) fn all() -> Result<()> {
+    stage("release", &[])
+}
+
+/// The folder that holds the staged binaries.
+pub(crate) fn folder() -> PathBuf {
+    top().join("target/stage/bin")
+}
+
+/// Returns the folders of `plugins/`, which are the CNI types.
+pub(crate) fn types() -> Result<Vec<String>> {
+    let folders = entries(&top().join("plugins"))?;
+    let with_manifest = folders
+        .into_iter()
+        .filter(|folder| folder.join("Cargo.toml").is_file());
+    Ok(with_manifest
+        .filter_map(|folder| Some(folder.file_name()?.to_str()?.to_string()))
+        .collect())
+}
+
+fn stage(profile: &str, names: &[String]) -> Result<()> {
+    let mut binaries = vec![Binary {
+        name: "weft".into(),
+        package: "weft-cli".into(),
+    }];
+    binaries.extend(types()?.into_iter().map(|name| Binary {
+        package: name.clone(),
+        name,
+    }));
+    if let Some(stranger) = names
+        .iter()
+        .find(|name| binaries.iter().all(|binary| binary.name != **name))
+    {
+        bail!("stage: {stranger} is neither weft nor a folder of plugins/");
+    }
+    let wanted = |binary: &&Binary| names.is_empty() || names.contains(&binary.name);
+
+    let triple = host_triple()?;
+    let mut build = cargo();
+    build
+        .args(["build", "--quiet", "--profile", profile, "--target", &triple])
+        .env("CARGO_ENCODED_RUSTFLAGS", STATIC);
+    for binary in binaries.iter().filter(wanted) {
+        build.args(["--package", &binary.package]);
+    }
+    execute(&mut build)?;
+
+    let built = top()
+        .join("target")
+        .join(&triple)
+        .join(if profile == "dev" { "debug" } else { profile });
+    std::fs::create_dir_all(folder()).context("cannot create target/stage/bin")?;
+    for binary in binaries.iter().filter(wanted) {
+        put(&built.join(&binary.name), &folder().join(&binary.name))?;
+    }
+    for old in entries(&folder())? {
+        if !binaries
+            .iter()
+            .any(|binary| old.file_name() == Some(binary.name.as_ref()))
+        {
+            std::fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a binary into place by rename, so that one that is running does not stand in the way.
+fn put(from: &Path, to: &Path) -> Result<()> {
+    let fresh = to.with_extension("new");
+    std::fs::copy(from, &fresh).with_context(|| format!("cannot copy {}", from.display()))?;
+    std::fs::rename(&fresh, to).with_context(|| format!("cannot rename to {}", to.display()))
+}
+
+fn host_triple() -> Result<String> {
+    let about = output(program("rustc").arg("-vV"))?;
+    let host = about.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV names no host")?.to_string())
+}
