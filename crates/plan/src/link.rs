@@ -1,0 +1,213 @@
+//! Links: bridges, veth pairs, and links that are there already.
+
+use std::fmt;
+
+use weft_model::{IfName, Mac, Mtu};
+
+use crate::Place;
+
+/// A link and the state it should be in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The link's name.
+    pub name: IfName,
+    /// What the link is.
+    pub kind: LinkKind,
+    /// The MTU; absent leaves it to the kernel. A bridge that exists already keeps its own.
+    pub mtu: Option<Mtu>,
+    /// The Ethernet address; absent means one is chosen when the link is created.
+    pub mac: Option<Mac>,
+    /// Whether the link should be up. `false` leaves the state alone.
+    pub up: bool,
+    /// The bridge the link should be a port of.
+    pub port: Option<Port>,
+}
+
+/// What a link is, and what only a link of that kind has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A link that somebody else created.
+    Existing,
+    /// A bridge.
+    Bridge(BridgeOptions),
+    /// A pair of Ethernet devices; the step's link is one end.
+    Veth(Peer),
+}
+
+/// The options of a bridge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BridgeOptions {
+    /// Whether ports are told apart by VLAN. `false` leaves an existing bridge alone.
+    pub vlan_filtering: bool,
+    /// Whether the bridge takes frames meant for other stations. `false` leaves an existing bridge alone.
+    pub promisc: bool,
+}
+
+/// The other end of a veth pair, born where it belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Where the end lives.
+    pub place: Place,
+    /// The end's name there.
+    pub name: IfName,
+    /// The end's Ethernet address; absent means a random one.
+    pub mac: Option<Mac>,
+}
+
+/// A link's membership in a bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The bridge.
+    pub bridge: IfName,
+    /// Whether frames may leave through the port they came in by.
+    pub hairpin: bool,
+    /// Whether the port is kept from other isolated ports.
+    pub isolated: bool,
+}
+
+impl Port {
+    /// Returns a plain membership in `bridge`.
+    pub fn of(bridge: &IfName) -> Self {
+        Self {
+            bridge: bridge.clone(),
+            hairpin: false,
+            isolated: false,
+        }
+    }
+}
+
+impl Peer {
+    /// Returns an end in the container, named `name`.
+    pub fn container(name: &IfName) -> Self {
+        Self {
+            place: Place::Container,
+            name: name.clone(),
+            mac: None,
+        }
+    }
+
+    /// Returns an end in the host, named `name`.
+    pub fn host(name: &IfName) -> Self {
+        Self {
+            place: Place::Host,
+            name: name.clone(),
+            mac: None,
+        }
+    }
+
+    /// Sets the end's Ethernet address.
+    #[must_use]
+    pub fn mac(self, mac: Option<Mac>) -> Self {
+        Self { mac, ..self }
+    }
+}
+
+impl Link {
+    fn new(name: &IfName, kind: LinkKind) -> Self {
+        Self {
+            name: name.clone(),
+            kind,
+            mtu: None,
+            mac: None,
+            up: false,
+            port: None,
+        }
+    }
+
+    /// Returns a bridge.
+    pub fn bridge(name: &IfName) -> Self {
+        Self::new(name, LinkKind::Bridge(BridgeOptions::default()))
+    }
+
+    /// Returns the end `name` of a veth pair whose other end is `peer`.
+    pub fn veth(name: &IfName, peer: Peer) -> Self {
+        Self::new(name, LinkKind::Veth(peer))
+    }
+
+    /// Returns a link that exists already, such as `lo`.
+    pub fn existing(name: &IfName) -> Self {
+        Self::new(name, LinkKind::Existing)
+    }
+
+    /// Makes a bridge tell its ports apart by VLAN; without effect on other links.
+    #[must_use]
+    pub fn vlan_filtering(mut self, on: bool) -> Self {
+        if let LinkKind::Bridge(options) = &mut self.kind {
+            options.vlan_filtering = on;
+        }
+        self
+    }
+
+    /// Makes a bridge promiscuous; without effect on other links.
+    #[must_use]
+    pub fn promisc(mut self, on: bool) -> Self {
+        if let LinkKind::Bridge(options) = &mut self.kind {
+            options.promisc = on;
+        }
+        self
+    }
+
+    /// Sets the MTU.
+    #[must_use]
+    pub fn mtu(self, mtu: Option<Mtu>) -> Self {
+        Self { mtu, ..self }
+    }
+
+    /// Sets the Ethernet address.
+    #[must_use]
+    pub fn mac(self, mac: Option<Mac>) -> Self {
+        Self { mac, ..self }
+    }
+
+    /// Sets whether the link should be up.
+    #[must_use]
+    pub fn up(self, up: bool) -> Self {
+        Self { up, ..self }
+    }
+
+    /// Makes the link a port of a bridge.
+    #[must_use]
+    pub fn port(self, port: Port) -> Self {
+        Self {
+            port: Some(port),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "link {}", self.name)?;
+        match &self.kind {
+            LinkKind::Existing => {}
+            LinkKind::Bridge(_) => out.write_str(" type bridge")?,
+            LinkKind::Veth(peer) => write!(out, " peer {}:{}", peer.place, peer.name)?,
+        }
+        match (&self.kind, self.mtu) {
+            (_, Some(mtu)) => write!(out, " mtu {mtu}")?,
+            (LinkKind::Bridge(_), None) => out.write_str(" mtu auto")?,
+            _ => {}
+        }
+        if let Some(mac) = self.mac {
+            write!(out, " mac {mac}")?;
+        }
+        match &self.kind {
+            LinkKind::Bridge(options) => {
+                flag(out, " vlan-filtering", options.vlan_filtering)?;
+                flag(out, " promisc", options.promisc)?;
+            }
+            LinkKind::Veth(Peer { mac: Some(mac), .. }) => write!(out, " peer-mac {mac}")?,
+            _ => {}
+        }
+        if let Some(port) = &self.port {
+            write!(out, " master {}", port.bridge)?;
+            flag(out, " hairpin", port.hairpin)?;
+            flag(out, " isolated", port.isolated)?;
+        }
+        flag(out, " up", self.up)
+    }
+}
+
+fn flag(out: &mut fmt::Formatter<'_>, word: &str, on: bool) -> fmt::Result {
+    if on { out.write_str(word) } else { Ok(()) }
+}

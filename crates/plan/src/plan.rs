@@ -1,0 +1,142 @@
+//! Plans and their steps.
+
+use std::fmt;
+
+use crate::{Address, BridgeVlan, Link, Route, Sysctl};
+
+/// What should exist, in the order in which it is made. Removal goes the other way.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+/// One resource of a plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Where it exists.
+    pub place: Place,
+    /// How long it exists.
+    pub lifetime: Lifetime,
+    /// What it is.
+    pub resource: Resource,
+}
+
+/// The namespace a resource is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// The namespace we were started in.
+    Host,
+    /// The container's namespace.
+    Container,
+}
+
+/// How long a resource exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// As long as the container is attached: DEL removes it.
+    Attachment,
+    /// As long as the network is in use: DEL keeps it.
+    Network,
+}
+
+/// Something that should exist in the kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resource {
+    /// A link.
+    Link(Link),
+    /// An address of a link.
+    Address(Address),
+    /// A route.
+    Route(Route),
+    /// A kernel parameter.
+    Sysctl(Sysctl),
+    /// VLANs of a bridge port.
+    BridgeVlan(BridgeVlan),
+}
+
+impl Plan {
+    /// Returns a plan without steps.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends something of the attachment's in the host.
+    pub fn host(&mut self, resource: impl Into<Resource>) -> &mut Self {
+        self.push(Place::Host, Lifetime::Attachment, resource)
+    }
+
+    /// Appends something of the attachment's in the container.
+    pub fn container(&mut self, resource: impl Into<Resource>) -> &mut Self {
+        self.push(Place::Container, Lifetime::Attachment, resource)
+    }
+
+    /// Appends something in the host that all attachments of the network share.
+    pub fn network(&mut self, resource: impl Into<Resource>) -> &mut Self {
+        self.push(Place::Host, Lifetime::Network, resource)
+    }
+
+    fn push(&mut self, place: Place, lifetime: Lifetime, resource: impl Into<Resource>) -> &mut Self {
+        self.steps.push(Step {
+            place,
+            lifetime,
+            resource: resource.into(),
+        });
+        self
+    }
+}
+
+impl Extend<Step> for Plan {
+    fn extend<I: IntoIterator<Item = Step>>(&mut self, steps: I) {
+        self.steps.extend(steps);
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Host => "host",
+            Self::Container => "container",
+        })
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(link) => link.fmt(out),
+            Self::Address(address) => address.fmt(out),
+            Self::Route(route) => route.fmt(out),
+            Self::Sysctl(sysctl) => sysctl.fmt(out),
+            Self::BridgeVlan(vlan) => vlan.fmt(out),
+        }
+    }
+}
+
+/// One line: `host`, `container` or, for what the network's attachments share, `network`; then the resource.
+impl fmt::Display for Step {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.lifetime, self.place) {
+            (Lifetime::Network, Place::Host) => write!(out, "{:<11}{}", "network", self.resource),
+            (_, place) => write!(out, "{place:<11}{}", self.resource),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.steps.iter().try_for_each(|step| writeln!(out, "{step}"))
+    }
+}
+
+macro_rules! resource_from {
+    ($($kind:ident),*) => {
+        $(impl From<$kind> for Resource {
+            fn from(resource: $kind) -> Self {
+                Self::$kind(resource)
+            }
+        })*
+    };
+}
+
+resource_from!(Link, Address, Route, Sysctl, BridgeVlan);
