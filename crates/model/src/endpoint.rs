@@ -3,7 +3,6 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::{ContainerId, IfName, NetworkName};
 
@@ -26,24 +25,7 @@ impl Endpoint {
     /// It is derived from (container, interface) alone, so that DEL finds the link when the
     /// namespace, the result and our records are gone.
     pub fn host_ifname(&self) -> IfName {
-        self.derived_ifname("veth", "")
-    }
-
-    /// Returns a name of `prefix` and as many hex digits as fit, derived from the key and `salt`.
-    ///
-    /// # Panics
-    ///
-    /// If `prefix` alone is no interface name: prefixes are constants of ours.
-    pub fn derived_ifname(&self, prefix: &str, salt: &str) -> IfName {
-        let mut hash = Sha256::new();
-        for part in [self.container.as_str(), self.ifname.as_str(), salt] {
-            hash.update(part);
-            hash.update([0]);
-        }
-        let digits: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        let text = format!("{prefix}{}", &digits[..IfName::MAX - prefix.len()]);
-        #[expect(clippy::expect_used, reason = "hex digits after a constant prefix are always a name")]
-        text.parse().expect("a constant prefix and hex digits are an interface name")
+        IfName::derived(&[self.container.as_str(), self.ifname.as_str()])
     }
 }
 

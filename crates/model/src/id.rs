@@ -12,7 +12,9 @@ pub enum IdError {
     #[error("is empty")]
     Empty,
     /// The text has a character outside the CNI grammar.
-    #[error("{0:?} has characters other than letters, digits, `_`, `.` and `-`, or does not start with a letter or digit")]
+    #[error(
+        "{0:?} has characters other than letters, digits, `_`, `.` and `-`, or does not start with a letter or digit"
+    )]
     Invalid(String),
     /// The text does not fit into a file name.
     #[error("{0:?} is longer than 200 bytes")]

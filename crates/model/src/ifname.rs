@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// A network interface name: 1 to 15 bytes, no `/`, `:`, `%`, whitespace or control character, not `.` or `..`.
 ///
@@ -50,6 +51,21 @@ impl IfName {
     /// Returns the loopback interface's name.
     pub fn loopback() -> Self {
         Self("lo".into())
+    }
+
+    /// Returns `veth` and 11 hex digits that follow from `key`: the same key gives the same name, always.
+    pub fn derived(key: &[&str]) -> Self {
+        let mut hash = Sha256::new();
+        for part in key {
+            hash.update(part);
+            hash.update([0]);
+        }
+        let mut name = String::from("veth");
+        for byte in hash.finalize() {
+            name.push_str(&format!("{byte:02x}"));
+        }
+        name.truncate(Self::MAX);
+        Self(name)
     }
 
     /// Returns the name as text.

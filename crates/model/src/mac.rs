@@ -1,6 +1,7 @@
 //! Ethernet addresses.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,13 @@ pub struct Mac(pub [u8; 6]);
 pub struct MacError(String);
 
 impl Mac {
+    /// Returns a random address of the locally administered, unicast kind (IEEE 802, bits 1 and 0 of the first octet).
+    pub fn random() -> Self {
+        // The standard library seeds its hasher from the kernel: eight random bytes without another dependency.
+        let [a, b, c, d, e, f, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
+        Self([a & 0xfc | 0x02, b, c, d, e, f])
+    }
+
     /// Returns whether the address names a group of stations, which no interface may have.
     pub fn is_multicast(&self) -> bool {
         self.0[0] & 1 == 1
@@ -66,12 +74,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn random_macs_are_local_and_unicast() {
+        let macs: Vec<Mac> = (0..100).map(|_| Mac::random()).collect();
+        assert!(macs.iter().all(|mac| mac.0[0] & 3 == 2));
+        assert_ne!(macs[0], macs[1]);
+    }
+
+    #[test]
     fn a_mac_survives_printing() {
         for text in ["c2:11:22:33:44:55", "00:00:00:00:00:00"] {
             assert_eq!(text.parse::<Mac>().unwrap().to_string(), text);
         }
         assert_eq!("C2-11-22-33-44-5F".parse::<Mac>().unwrap().to_string(), "c2:11:22:33:44:5f");
-        for bad in ["", "c2", "c2:11:22:33:44", "c2:11:22:33:44:55:66", "c2:11:22:33:44:5", "+2:11:22:33:44:55"] {
+        for bad in
+            ["", "c2", "c2:11:22:33:44", "c2:11:22:33:44:55:66", "c2:11:22:33:44:5", "+2:11:22:33:44:55"]
+        {
             assert!(bad.parse::<Mac>().is_err(), "{bad:?}");
         }
     }
