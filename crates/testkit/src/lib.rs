@@ -1,1 +1,52 @@
 //! Labs for tests on the real kernel.
+//!
+//! A test is a story with a snapshot at both ends:
+//!
+//! ```no_run
+//! use weft_testkit::Lab;
+//!
+//! let lab = Lab::new();
+//! let red = lab.container("red");
+//! let before = lab.snapshot();
+//! let conf = r#"{"cniVersion": "1.1.0", "name": "n1", "type": "bridge"}"#;
+//! lab.plugin("bridge").conf(conf).add(&red).expect_ok();
+//! lab.plugin("bridge").conf(conf).del(&red).expect_ok();
+//! lab.assert_restored(&before);
+//! ```
+//!
+//! The lab is a host of its own: the calling thread gets private network and mount namespaces, a
+//! fresh /run and an empty state folder (`WEFT_ROOT`). Nothing of the machine's own network can be
+//! reached from it. Binaries come from the staged folder and nowhere else.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test's lab starts programs, enters namespaces and breaks files"
+)]
+
+mod container;
+mod lab;
+mod plugin;
+mod program;
+mod snapshot;
+mod traffic;
+
+pub use container::Container;
+pub use lab::Lab;
+pub use plugin::PluginCall;
+pub use program::{Background, Output, Program, staged, staged_folder};
+pub use snapshot::Snapshot;
+pub use traffic::{TcpServer, UdpServer};
+
+/// Ends a test that this machine cannot run, after saying what it lacked.
+///
+/// ```ignore
+/// skip_unless!(lab.has_link_type("dummy"), "kernel link type dummy");
+/// ```
+#[macro_export]
+macro_rules! skip_unless {
+    ($there:expr, $what:expr) => {
+        if !$there {
+            eprintln!("skipped: needs {}", $what);
+            return;
+        }
+    };
+}

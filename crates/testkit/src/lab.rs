@@ -1,0 +1,218 @@
+//! A host of its own for one test.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+
+use nix::mount::{MsFlags, mount};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Container, Output, PluginCall, Program, Snapshot, staged, staged_folder};
+
+/// A host of its own: the calling thread's network and mount namespaces are private from here on.
+#[derive(Debug)]
+pub struct Lab {
+    // Held for its end: the folder goes when the lab goes.
+    _folder: TempDir,
+    root: PathBuf,
+    addresses: (String, String),
+}
+
+impl Lab {
+    /// Makes a host with a loopback interface that is up and nothing else.
+    ///
+    /// The thread never goes back: nextest gives each test a process, libtest a thread.
+    ///
+    /// # Panics
+    ///
+    /// If we may not: tests run as root, or as root of a user namespace (`cargo xtask test` sees to it).
+    #[expect(clippy::new_without_default, reason = "what it does to its thread should be seen at the call")]
+    pub fn new() -> Self {
+        let folder =
+            TempDir::with_prefix("weft-lab").unwrap_or_else(|error| panic!("no folder for the lab: {error}"));
+        isolate().unwrap_or_else(|error| {
+            panic!("the lab cannot leave the machine's namespaces ({error}): be root")
+        });
+        let root = folder.path().join("root");
+        make(&root);
+        let addresses = ("192.0.2".to_string(), "2001:db8:ffff".to_string());
+        Self { _folder: folder, root, addresses }
+    }
+
+    /// Returns the folder that stands for `/` in all of weft's paths.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns a path under [`Lab::root`].
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.root.join(below.trim_start_matches('/'))
+    }
+
+    /// Writes a file under [`Lab::root`], making its folders.
+    pub fn write(&self, below: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.path(below);
+        make(path.parent().unwrap_or(&path));
+        std::fs::write(&path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
+    /// Reads a file under [`Lab::root`].
+    pub fn read(&self, below: &str) -> String {
+        let path = self.path(below);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// Makes a container: a namespace pinned at `/run/netns/NAME`.
+    pub fn container(&self, name: &str) -> Container {
+        Container::create(name)
+    }
+
+    /// Makes a namespace that plays the outside world, and the uplink to it.
+    ///
+    /// The host has 192.0.2.1 and 2001:db8:ffff::1 on `uplink0`, the outside .2 and ::2 on `eth0`. The
+    /// host's default routes lead outside; the outside knows nobody but the host.
+    pub fn uplink(&self) -> Container {
+        let outside = self.container("outside");
+        let (v4, v6) = &self.addresses;
+        self.ip("link add uplink0 type veth peer name eth0 netns outside");
+        self.ip(&format!("address add {v4}.1/24 dev uplink0"));
+        self.ip(&format!("address add {v6}::1/64 dev uplink0 nodad"));
+        self.ip("link set uplink0 up");
+        outside.ip(&format!("address add {v4}.2/24 dev eth0"));
+        outside.ip(&format!("address add {v6}::2/64 dev eth0 nodad"));
+        outside.ip("link set eth0 up");
+        self.ip(&format!("route add default via {v4}.2"));
+        self.ip(&format!("route add default via {v6}::2"));
+        outside
+    }
+
+    /// Prepares a call of a staged plugin.
+    pub fn plugin(&self, kind: &str) -> PluginCall<'_> {
+        PluginCall::new(self, kind, staged_folder())
+    }
+
+    /// Prepares a call of a plugin in some other folder.
+    pub fn plugin_in(&self, folder: &Path, kind: &str) -> PluginCall<'_> {
+        PluginCall::new(self, kind, folder.to_path_buf())
+    }
+
+    /// Runs the staged `weft` in this lab.
+    pub fn weft<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Output {
+        self.weft_program(words).run()
+    }
+
+    /// Prepares a run of the staged `weft`, for a test that changes its surroundings.
+    pub fn weft_program<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Program {
+        let program = Program::new(staged("weft")).args(words);
+        program.env("WEFT_ROOT", &self.root).env("CNI_PATH", staged_folder())
+    }
+
+    /// Runs `ip` with these words.
+    ///
+    /// # Panics
+    ///
+    /// If it does not succeed.
+    #[track_caller]
+    pub fn ip(&self, words: &str) -> String {
+        Program::new("ip").args(words.split_whitespace()).run().expect_ok().to_string()
+    }
+
+    /// Runs `ip` with these words and returns its JSON.
+    #[track_caller]
+    pub fn ip_json(&self, words: &str) -> Value {
+        json_of_ip(words)
+    }
+
+    /// Returns the ruleset as `nft` lists it.
+    pub fn ruleset(&self) -> String {
+        Program::new("nft").args(["-s", "list", "ruleset"]).run().expect_ok().to_string()
+    }
+
+    /// Runs a command line of `sh`.
+    pub fn sh(&self, line: &str) -> Output {
+        let path = format!("{}:{}", staged_folder().display(), std::env::var("PATH").unwrap_or_default());
+        Program::new("sh").args(["-c", line]).env("WEFT_ROOT", &self.root).env("PATH", path).run()
+    }
+
+    /// Says whether the host has a link of this name.
+    pub fn has_link(&self, name: &str) -> bool {
+        Program::new("ip").args(["link", "show", "dev", name]).run().code == 0
+    }
+
+    /// Says whether this kernel makes links of this type (with these further words of `ip link add`).
+    pub fn has_link_type(&self, words: &str) -> bool {
+        let made =
+            Program::new("ip").args("link add name probe0 type".split(' ')).args(words.split(' ')).run().code
+                == 0;
+        if made {
+            self.ip("link delete probe0");
+        }
+        made
+    }
+
+    /// Collects the host's state and our files.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::take(&self.root)
+    }
+
+    /// Asserts that the host is as it was.
+    ///
+    /// What the kernel clears away on its own (an expired set element, a link on its way out) is given
+    /// two seconds.
+    #[track_caller]
+    pub fn assert_restored(&self, before: &Snapshot) {
+        let mut now = self.snapshot();
+        for _ in 0..20 {
+            if now == *before {
+                return;
+            }
+            thread::sleep(std::time::Duration::from_millis(100));
+            now = self.snapshot();
+        }
+        panic!("the host is not as it was:\n{}", before.difference(&now));
+    }
+
+    /// Mounts a file system of `bytes` bytes in memory on a folder under [`Lab::root`].
+    pub fn small_disk(&self, below: &str, bytes: usize) {
+        let path = self.path(below);
+        make(&path);
+        let size = format!("size={bytes}");
+        mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+/// Runs `ip -json` in the calling thread's namespace.
+#[track_caller]
+pub(crate) fn json_of_ip(words: &str) -> Value {
+    let output = Program::new("ip").args(["-json", "-details"]).args(words.split_whitespace()).run();
+    let text = output.expect_ok();
+    if text.trim().is_empty() {
+        return Value::Array(Vec::new());
+    }
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("no JSON ({error}): {output}"))
+}
+
+pub(crate) fn make(folder: &Path) {
+    std::fs::create_dir_all(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+}
+
+fn isolate() -> Result<(), Box<dyn std::error::Error>> {
+    weft_netns::isolate()?;
+    // KERNEL: /sys/class/net shows the namespace of whoever mounted it.
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>)?;
+    Ok(())
+}
+
+/// Runs `work` on a thread of its own and hands back its value, or its panic.
+pub(crate) fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let (send, receive) = mpsc::channel();
+    thread::scope(|scope| {
+        let worker = scope.spawn(move || send.send(work()).ok());
+        if let Err(panic) = worker.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    receive.recv().unwrap_or_else(|_| panic!("a worker ended without its value"))
+}
