@@ -1,0 +1,221 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::*;
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Port {
+    host_port: u16,
+    #[serde(rename = "hostIP")]
+    host_ip: String,
+    protocol: Option<Protocol>,
+    next: Option<Box<Port>>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Protocol {
+    Tcp,
+    Other(u8),
+    Range { first: u16, last: u16 },
+    Pair(u8, u8),
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct Conf {
+    mtu: Option<u32>,
+    ports: Vec<Port>,
+    sysctl: BTreeMap<String, String>,
+    named: BTreeMap<String, Port>,
+    raw: Value,
+    pair: Option<(u8, Port)>,
+    wrapped: Wrapped,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+struct Wrapped(Vec<u8>);
+
+fn conf(value: Value) -> Result<Conf, String> {
+    from_value(&value).map_err(|error| error.to_string())
+}
+
+#[test]
+fn keys_of_structs_match_in_any_case_at_every_depth() {
+    let port = json!({ "HostPort": 80, "HOSTIP": "::", "Protocol": "tcp", "Next": { "hostport": 81 } });
+    let expected = Port {
+        host_port: 80,
+        host_ip: "::".into(),
+        protocol: Some(Protocol::Tcp),
+        next: Some(Box::new(Port { host_port: 81, ..Port::default() })),
+    };
+    let read = conf(json!({
+        "MTU": 1400, "PORTS": [port], "Sysctl": { "Net.X": "1" }, "named": { "Web": { "HostPort": 1 } },
+        "RAW": { "KeepMe": null }, "Pair": [1, { "HostPort": 2 }], "Wrapped": [7],
+    }));
+    let read = read.unwrap();
+    assert_eq!(read.mtu, Some(1400));
+    assert_eq!(read.ports, [expected]);
+    assert_eq!(read.sysctl["Net.X"], "1");
+    assert_eq!(read.named["Web"].host_port, 1);
+    assert_eq!(read.raw, json!({ "KeepMe": null }));
+    assert_eq!(read.pair.unwrap().1.host_port, 2);
+    assert_eq!(read.wrapped, Wrapped(vec![7]));
+}
+
+#[test]
+fn an_exact_key_is_preferred_and_otherwise_the_last_wins() {
+    assert_eq!(conf(json!({ "MTU": 1, "Mtu": 2, "mtu": 3 })).unwrap().mtu, Some(3));
+    assert_eq!(conf(json!({ "MTU": 1, "Mtu": 2 })).unwrap().mtu, Some(2));
+    assert_eq!(conf(json!({ "MTU": 1, "mtu": null })).unwrap().mtu, Some(1));
+    assert_eq!(from_slice::<Conf>(br#"{"mtu":1,"mtu":2}"#).unwrap().mtu, Some(2));
+    let object = json!({ "MTU": 1, "Mtu": 2, "x": null });
+    assert_eq!(get(&object, "mtu"), Some(&json!(2)));
+    assert_eq!(get(&object, "MTU"), Some(&json!(1)));
+    assert_eq!(get(&object, "x"), None);
+    assert_eq!(entry(&object, "X"), Some(&Value::Null));
+    assert_eq!(get(&json!([]), "x"), None);
+}
+
+#[test]
+fn null_is_absent() {
+    let read = conf(json!({ "mtu": null, "ports": null, "sysctl": { "a": null }, "wrapped": null }));
+    assert_eq!(read.unwrap(), Conf::default());
+}
+
+#[test]
+fn enums_are_read_in_all_their_forms() {
+    let read = |value: Value| from_value::<Protocol>(&value).map_err(|error| error.to_string());
+    assert_eq!(read(json!("tcp")), Ok(Protocol::Tcp));
+    assert_eq!(read(json!({ "TCP": null })), Ok(Protocol::Tcp));
+    assert_eq!(read(json!({ "other": 9 })), Ok(Protocol::Other(9)));
+    assert_eq!(
+        read(json!({ "Range": { "First": 1, "LAST": 2 } })),
+        Ok(Protocol::Range { first: 1, last: 2 })
+    );
+    assert_eq!(read(json!({ "pair": [1, 2] })), Ok(Protocol::Pair(1, 2)));
+    for (bad, why) in [
+        (json!("udp"), "unknown variant `udp`, expected one of `tcp`, `other`, `range`, `pair`"),
+        (
+            json!({ "range": { "first": -1, "last": 2 } }),
+            "range.first: invalid value: integer `-1`, expected u16",
+        ),
+        (
+            json!({ "pair": [1] }),
+            "pair: invalid length 1, expected tuple variant Protocol::Pair with 2 elements",
+        ),
+        (json!({ "tcp": 1 }), "tcp: no value is expected"),
+        (json!("other"), "\"other\" needs a value"),
+        (json!({ "a": 1, "b": 2 }), "a string or an object with one key is expected"),
+    ] {
+        assert_eq!(read(bad), Err(why.into()));
+    }
+}
+
+#[test]
+fn errors_say_where() {
+    for (bad, why) in [
+        (json!({ "mtu": "1500" }), "mtu: invalid type: string \"1500\", expected u32"),
+        (json!({ "MTU": 1500.0 }), "MTU: invalid type: floating point `1500.0`, expected u32"),
+        (json!({ "mtu": -1 }), "mtu: invalid value: integer `-1`, expected u32"),
+        (json!({ "ports": {} }), "ports: invalid type: map, expected a sequence"),
+        (
+            json!({ "ports": [{}, { "hostPort": "x" }] }),
+            "ports[1].hostPort: invalid type: string \"x\", expected u16",
+        ),
+        (
+            json!({ "ports": [{ "next": { "protocol": { "range": { "first": 1, "last": [] } } } }] }),
+            "ports[0].next.protocol.range.last: invalid type: sequence, expected u16",
+        ),
+        (json!({ "named": { "Web": 3 } }), "named.Web: invalid type: integer `3`, expected struct Port"),
+        (json!({ "wrapped": [1, null] }), "wrapped[1]: invalid type: null, expected u8"),
+        (json!({ "sysctl": { "a": 1 } }), "sysctl.a: invalid type: integer `1`, expected a string"),
+        (json!([]), "invalid type: sequence, expected struct Conf"),
+    ] {
+        assert_eq!(conf(bad), Err(why.into()));
+    }
+    assert_eq!(JsonError::new("x").at(0).at(1).under("a").path(), "a[1][0]");
+}
+
+#[test]
+fn unknown_keys_are_seen_by_structs_that_deny_them() {
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its keys matter")]
+    struct Strict {
+        a: u8,
+    }
+    assert!(from_value::<Strict>(&json!({ "A": 1 })).is_ok());
+    let error = from_value::<Strict>(&json!({ "A": 1, "B": 2 })).unwrap_err();
+    assert_eq!(error.to_string(), "unknown field `B`, expected `a`");
+}
+
+#[test]
+fn documents_are_strict_and_text_is_forgiving() {
+    assert!(parse(b"{} x").is_err());
+    assert!(parse(b"").is_err());
+    assert_eq!(parse(b"\"a\xffb\"").unwrap(), json!("a\u{fffd}b"));
+}
+
+#[test]
+fn printing_is_as_in_go() {
+    let value = json!({ "a": [], "b": {}, "c": [1, "<&>\u{2028}\n\"é"], "d": { "e": null } });
+    insta::assert_snapshot!(pretty(&value), @r#"
+    {
+        "a": [],
+        "b": {},
+        "c": [
+            1,
+            "\u003c\u0026\u003e\u2028\n\"é"
+        ],
+        "d": {
+            "e": null
+        }
+    }
+    "#);
+    assert_eq!(pretty(&"a<b"), "\"a\\u003cb\"");
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+    ];
+    let key = prop_oneof![".{0,4}", "(?i)mtu|ports|sysctl|named|raw|pair|hostport|protocol|next"];
+    leaf.prop_recursive(4, 32, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map(key.clone(), inner, 0..6)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_value_reads_as_itself(value in any_json()) {
+        prop_assert_eq!(from_value::<Value>(&value).unwrap(), value);
+    }
+
+    #[test]
+    fn printing_and_parsing_are_inverse(value in any_json()) {
+        prop_assert_eq!(parse(pretty(&value).as_bytes()).unwrap(), value);
+    }
+
+    #[test]
+    fn any_value_is_read_or_refused(value in any_json()) {
+        let _: Result<Conf, _> = from_value(&value);
+        let _: Result<Protocol, _> = from_value(&value);
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        let _: Result<Conf, _> = from_slice(&bytes);
+    }
+}
