@@ -10,7 +10,7 @@ mod pool;
 mod range;
 mod set;
 
-pub use address::{cidr, next};
+pub use address::next;
 pub use allocate::{Choice, Policy, RequestError, Requestable, Taken};
 pub use pool::{Pool, PoolError};
 pub use range::{Range, RangeError};

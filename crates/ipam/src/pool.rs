@@ -69,12 +69,14 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Range, cidr};
+    use crate::Range;
 
     fn pool(sets: &[&str]) -> Result<Pool, PoolError> {
         let make = |text: &&str| {
-            let ranges: Result<Vec<Range>, _> =
-                text.split_whitespace().map(|one| Range::new(cidr(one).unwrap(), None, None, None)).collect();
+            let ranges: Result<Vec<Range>, _> = text
+                .split_whitespace()
+                .map(|one| Range::new(one.parse().unwrap(), None, None, None))
+                .collect();
             RangeSet::new(ranges?)
         };
         Pool::new(sets.iter().map(make))

@@ -153,11 +153,10 @@ impl fmt::Display for Range {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cidr;
 
     fn range(subnet: &str, start: &str, end: &str, gateway: &str) -> Result<Range, RangeError> {
         let ip = |text: &str| (!text.is_empty()).then(|| text.parse().unwrap());
-        Range::new(cidr(subnet).unwrap(), ip(start), ip(end), ip(gateway))
+        Range::new(subnet.parse().unwrap(), ip(start), ip(end), ip(gateway))
     }
 
     #[test]

@@ -78,11 +78,10 @@ impl fmt::Display for RangeSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cidr;
 
     fn set(subnets: &[&str]) -> Result<RangeSet, SetError> {
         RangeSet::new(
-            subnets.iter().map(|text| Range::new(cidr(text).unwrap(), None, None, None).unwrap()).collect(),
+            subnets.iter().map(|text| Range::new(text.parse().unwrap(), None, None, None).unwrap()).collect(),
         )
     }
 
