@@ -175,29 +175,11 @@ pub fn run(invocation: Invocation) -> Result<Output, ExecError> {
 ///
 /// When the process cannot be started.
 pub fn start(invocation: Invocation) -> Result<Running, ExecError> {
-    let Invocation {
-        program,
-        args,
-        env,
-        stdin,
-        timeout,
-        leader,
-    } = invocation;
-    let failed = |source| ExecError::Start {
-        program: program.clone(),
-        source,
-    };
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one place that starts processes"
-    )]
+    let Invocation { program, args, env, stdin, timeout, leader } = invocation;
+    let failed = |source| ExecError::Start { program: program.clone(), source };
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
     let mut command = Command::new(&program);
-    command
-        .args(args)
-        .envs(env)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(args).envs(env).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if leader {
         command.process_group(0);
     }
@@ -213,14 +195,8 @@ pub fn start(invocation: Invocation) -> Result<Running, ExecError> {
     let mut running = Running {
         exit,
         stdin: child.stdin.take(),
-        stdout: Sink {
-            pipe: child.stdout.take(),
-            bytes: Vec::new(),
-        },
-        stderr: Sink {
-            pipe: child.stderr.take(),
-            bytes: Vec::new(),
-        },
+        stdout: Sink { pipe: child.stdout.take(), bytes: Vec::new() },
+        stderr: Sink { pipe: child.stderr.take(), bytes: Vec::new() },
         child,
         program,
         input: stdin,
@@ -230,10 +206,7 @@ pub fn start(invocation: Invocation) -> Result<Running, ExecError> {
         leader,
         reaped: false,
     };
-    running
-        .unblock()
-        .and_then(|()| running.feed())
-        .map_err(|source| running.broken(source))?;
+    running.unblock().and_then(|()| running.feed()).map_err(|source| running.broken(source))?;
     Ok(running)
 }
 
@@ -254,10 +227,7 @@ fn spawn(command: &mut Command) -> std::io::Result<Child> {
 
 /// Returns a descriptor that becomes readable when the process has exited.
 fn watch(child: &Child) -> std::io::Result<OwnedFd> {
-    let pid = i32::try_from(child.id())
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or(ErrorKind::InvalidData)?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(ErrorKind::InvalidData)?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
@@ -282,10 +252,7 @@ impl Running {
     fn step(&mut self) -> Result<bool, ExecError> {
         let left = self.timeout.saturating_sub(self.started.elapsed());
         if left.is_zero() {
-            return Err(ExecError::Timeout {
-                program: self.program.clone(),
-                after: self.timeout,
-            });
+            return Err(ExecError::Timeout { program: self.program.clone(), after: self.timeout });
         }
         let exited = self.wait(left).map_err(|source| self.broken(source))?;
         self.feed()
@@ -298,23 +265,9 @@ impl Running {
     /// Waits until something can be moved or the process has exited; returns whether the latter.
     fn wait(&self, left: Duration) -> std::io::Result<bool> {
         let mut fds = vec![PollFd::new(self.exit.as_fd(), PollFlags::POLLIN)];
-        fds.extend(
-            self.stdin
-                .as_ref()
-                .map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)),
-        );
-        fds.extend(
-            self.stdout
-                .pipe
-                .as_ref()
-                .map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)),
-        );
-        fds.extend(
-            self.stderr
-                .pipe
-                .as_ref()
-                .map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)),
-        );
+        fds.extend(self.stdin.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)));
+        fds.extend(self.stdout.pipe.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        fds.extend(self.stderr.pipe.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
         // A wait that ends a millisecond early is asked for again; one rounded down to zero would spin.
         let patience = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, patience) {
@@ -385,10 +338,7 @@ mod tests {
     use super::*;
 
     fn sh(script: &str) -> Invocation {
-        Invocation {
-            args: vec!["-c".into(), script.into()],
-            ..Invocation::new("/bin/sh")
-        }
+        Invocation { args: vec!["-c".into(), script.into()], ..Invocation::new("/bin/sh") }
     }
 
     fn text(bytes: &[u8]) -> &str {
@@ -398,12 +348,8 @@ mod tests {
     #[test]
     fn input_output_and_status_are_carried() {
         let env = vec![("WORD".into(), "said".into())];
-        let output = run(Invocation {
-            stdin: b"this".to_vec(),
-            env,
-            ..sh("cat; echo $WORD >&2; exit 3")
-        })
-        .unwrap();
+        let output =
+            run(Invocation { stdin: b"this".to_vec(), env, ..sh("cat; echo $WORD >&2; exit 3") }).unwrap();
         assert_eq!(text(&output.stdout), "this");
         assert_eq!(text(&output.stderr), "said\n");
         assert_eq!(output.status.code(), Some(3));
@@ -412,22 +358,14 @@ mod tests {
     #[test]
     fn a_process_that_talks_before_it_reads_does_not_deadlock() {
         let script = "head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2; cat";
-        let output = run(Invocation {
-            stdin: vec![b'x'; 1_000_000],
-            ..sh(script)
-        })
-        .unwrap();
+        let output = run(Invocation { stdin: vec![b'x'; 1_000_000], ..sh(script) }).unwrap();
         assert_eq!(output.stdout.len(), 1_300_000);
         assert_eq!(output.stderr.len(), 300_000);
     }
 
     #[test]
     fn a_process_that_does_not_read_is_no_error() {
-        let output = run(Invocation {
-            stdin: vec![b'x'; 1_000_000],
-            ..sh("exec true")
-        })
-        .unwrap();
+        let output = run(Invocation { stdin: vec![b'x'; 1_000_000], ..sh("exec true") }).unwrap();
         assert!(output.status.success());
     }
 
@@ -445,16 +383,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let note = dir.path().join("pid");
         let script = format!("sleep 300 & echo $! > {}; wait", note.display());
-        let error = run(Invocation {
-            timeout,
-            leader: true,
-            ..sh(&script)
-        })
-        .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "/bin/sh gave no answer within 300 ms and was killed"
-        );
+        let error = run(Invocation { timeout, leader: true, ..sh(&script) }).unwrap_err();
+        assert_eq!(error.to_string(), "/bin/sh gave no answer within 300 ms and was killed");
 
         let pid: i32 = std::fs::read_to_string(note).unwrap().trim().parse().unwrap();
         let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -466,11 +396,7 @@ mod tests {
     #[test]
     fn a_process_that_closed_its_outputs_still_has_a_deadline() {
         let timeout = Duration::from_millis(100);
-        let error = run(Invocation {
-            timeout,
-            ..sh("exec sleep 300 >&- 2>&-")
-        })
-        .unwrap_err();
+        let error = run(Invocation { timeout, ..sh("exec sleep 300 >&- 2>&-") }).unwrap_err();
         assert!(matches!(error, ExecError::Timeout { .. }), "{error}");
     }
 
@@ -507,7 +433,7 @@ mod tests {
         run(sh("true")).unwrap();
         let before = open();
         run(sh("true")).unwrap();
-        let _ = run(Invocation::new("/nonexistent/plugin"));
+        drop(run(Invocation::new("/nonexistent/plugin")));
         drop(start(sh("sleep 300")).unwrap());
         assert_eq!(open(), before);
     }

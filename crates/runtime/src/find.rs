@@ -52,15 +52,8 @@ pub fn find(kind: &str, paths: &[PathBuf]) -> Result<PathBuf, FindError> {
     if paths.is_empty() {
         return Err(FindError::NoPaths);
     }
-    let missing = || FindError::Missing {
-        kind: kind.into(),
-        paths: paths.to_vec(),
-    };
-    paths
-        .iter()
-        .map(|dir| dir.join(kind))
-        .find(|file| is_file(file))
-        .ok_or_else(missing)
+    let missing = || FindError::Missing { kind: kind.into(), paths: paths.to_vec() };
+    paths.iter().map(|dir| dir.join(kind)).find(|file| is_file(file)).ok_or_else(missing)
 }
 
 fn is_file(path: &Path) -> bool {
@@ -92,9 +85,6 @@ mod tests {
         assert_eq!(text("", &paths), "no plugin name provided");
         assert_eq!(text("x", &[]), "no paths provided");
         assert_eq!(text("../x", &paths), "invalid plugin name: ../x");
-        assert_eq!(
-            text("x", &paths),
-            "failed to find plugin \"x\" in path [/nonexistent/a /nonexistent/b]"
-        );
+        assert_eq!(text("x", &paths), "failed to find plugin \"x\" in path [/nonexistent/a /nonexistent/b]");
     }
 }

@@ -2,5 +2,14 @@
 //!
 //! Everything here is synchronous: a plugin is a short-lived process, and so is whoever calls it.
 
+pub mod cache;
+mod call;
+mod chain;
 pub mod exec;
 pub mod find;
+pub mod load;
+mod request;
+
+pub use call::CallError;
+pub use chain::{ChainError, Problem, Runtime};
+pub use request::Attachment;
