@@ -131,7 +131,7 @@ impl NetConf {
     ///
     /// Code 7 when there is none, and those of [`NetConf::prev_result`].
     pub fn required_prev_result(&self) -> Result<NetworkResult, Failure> {
-        let missing = || Failure::text(Code::InvalidNetworkConfig, "Required prevResult missing");
+        let missing = || Failure::text(Code::InvalidConfig, "Required prevResult missing");
         self.prev_result()?.ok_or_else(missing)
     }
 
@@ -150,7 +150,7 @@ impl NetConf {
     ///
     /// Code 7 when there is none, and with the path to the bad key.
     pub fn ipam<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
-        let missing = || Failure::text(Code::InvalidNetworkConfig, "IPAM config missing 'ipam' key");
+        let missing = || Failure::text(Code::InvalidConfig, "IPAM config missing 'ipam' key");
         let ipam = self.ipam.as_ref().ok_or_else(missing)?;
         json::from_value(ipam).map_err(|error| invalid(error.under("ipam")))
     }
@@ -184,7 +184,7 @@ impl NetConf {
     /// Code 7 when nobody said which: that must never be taken for "none of them".
     pub fn required_valid_attachments(&self) -> Result<&[AttachmentId], Failure> {
         let missing = "cni.dev/valid-attachments is missing, so nothing can be collected";
-        let missing = || Failure::text(Code::InvalidNetworkConfig, missing);
+        let missing = || Failure::text(Code::InvalidConfig, missing);
         self.valid_attachments.as_deref().ok_or_else(missing)
     }
 
@@ -200,19 +200,19 @@ impl NetConf {
         }
         if self.version <= Version::V0_2_0 && seen.into_iter().any(|count| count > 1) {
             let msg = format!("CNI version {} does not support more than 1 address per family", self.version);
-            return Err(Failure::text(Code::InvalidNetworkConfig, msg));
+            return Err(Failure::text(Code::InvalidConfig, msg));
         }
         Ok(())
     }
 }
 
 fn invalid(error: json::JsonError) -> Failure {
-    Failure::new(Code::InvalidNetworkConfig, error)
+    Failure::new(Code::InvalidConfig, error)
 }
 
 /// Reads a network's name with the texts a plugin refuses a bad one with.
 pub(crate) fn network_name(text: &str) -> Result<NetworkName, Failure> {
-    let refuse = |msg: Cow<'static, str>| Failure::text(Code::InvalidNetworkConfig, msg);
+    let refuse = |msg: Cow<'static, str>| Failure::text(Code::InvalidConfig, msg);
     text.parse().map_err(|error: IdError| match error {
         IdError::Empty => refuse("missing network name".into()),
         IdError::Invalid(name) => {

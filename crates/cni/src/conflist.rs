@@ -78,7 +78,7 @@ impl Conflist {
             disable_gc: keys.disable_gc.0,
             load_only_inlined_plugins: keys.load_only_inlined_plugins.0,
             plugins: plugins(keys).map_err(|error| {
-                Failure::new(Code::InvalidNetworkConfig, error).while_doing(format!("network {name}"))
+                Failure::new(Code::InvalidConfig, error).while_doing(format!("network {name}"))
             })?,
             name,
             raw,

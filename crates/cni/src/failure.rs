@@ -24,7 +24,7 @@ pub enum Code {
     /// 6: something is not the JSON it should be.
     Decode,
     /// 7: the network configuration is invalid.
-    InvalidNetworkConfig,
+    InvalidConfig,
     /// 8: the namespace is not one to work in.
     InvalidNetns,
     /// 11: a passing condition is in the way.
@@ -49,7 +49,7 @@ impl Code {
             Self::InvalidEnvironment => 4,
             Self::Io => 5,
             Self::Decode => 6,
-            Self::InvalidNetworkConfig => 7,
+            Self::InvalidConfig => 7,
             Self::InvalidNetns => 8,
             Self::TryAgainLater => 11,
             Self::NotAvailable => 50,
@@ -69,7 +69,7 @@ impl From<u32> for Code {
             4 => Self::InvalidEnvironment,
             5 => Self::Io,
             6 => Self::Decode,
-            7 => Self::InvalidNetworkConfig,
+            7 => Self::InvalidConfig,
             8 => Self::InvalidNetns,
             11 => Self::TryAgainLater,
             50 => Self::NotAvailable,
@@ -159,6 +159,25 @@ impl Failure {
         self
     }
 
+    /// Returns what several failures come to: nothing wrong, the only one, or one that says what all of them say.
+    ///
+    /// For verbs that do not stop at an error. The code is the first failure's.
+    ///
+    /// # Errors
+    ///
+    /// When there is any failure.
+    pub fn all(failures: Vec<Self>) -> Result<(), Self> {
+        let mut failures = failures.into_iter();
+        let Some(mut all) = failures.next() else { return Ok(()) };
+        for failure in failures {
+            all.msg = format!("{}; {}", all.msg, failure.msg);
+            if let Some(details) = failure.details {
+                all = all.with_details(details);
+            }
+        }
+        Err(all)
+    }
+
     /// Returns the error object.
     pub fn to_json(&self, version: Version) -> String {
         json::pretty(&Wire {
@@ -227,8 +246,20 @@ mod tests {
     }
 
     #[test]
+    fn several_failures_are_told_as_one() {
+        let one = || Failure::text(Code::Io, "a").with_details("x");
+        let two = || Failure::text(Code::Internal, "b").with_details("y");
+        assert_eq!(Failure::all(vec![]), Ok(()));
+        assert_eq!(Failure::all(vec![one()]), Err(one()));
+        assert_eq!(
+            Failure::all(vec![one(), two()]),
+            Err(Failure::text(Code::Io, "a; b").with_details("x; y"))
+        );
+    }
+
+    #[test]
     fn the_object_names_the_version_and_omits_empty_details() {
-        let failure = Failure::text(Code::InvalidNetworkConfig, "missing network name");
+        let failure = Failure::text(Code::InvalidConfig, "missing network name");
         insta::assert_snapshot!(failure.to_json(Version::V1_0_0), @r#"
         {
             "cniVersion": "1.0.0",

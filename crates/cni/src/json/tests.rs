@@ -104,10 +104,7 @@ fn enums_are_read_in_all_their_forms() {
             json!({ "range": { "first": -1, "last": 2 } }),
             "range.first: invalid value: integer `-1`, expected u16",
         ),
-        (
-            json!({ "pair": [1] }),
-            "pair: invalid length 1, expected tuple variant Protocol::Pair with 2 elements",
-        ),
+        (json!({ "pair": [1] }), "pair: invalid length 1, expected tuple variant Protocol::Pair"),
         (json!({ "tcp": 1 }), "tcp: no value is expected"),
         (json!("other"), "\"other\" needs a value"),
         (json!({ "a": 1, "b": 2 }), "a string or an object with one key is expected"),
