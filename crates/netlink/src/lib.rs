@@ -1,1 +1,27 @@
 //! Blocking, pipelined rtnetlink.
+//!
+//! Requests are the typed messages of `netlink-packet-route`, built with `rtnetlink`'s builders, one
+//! module per `ip(8)` noun. A [`Batch`] carries several of them to the kernel in one send; the
+//! kernel's answers come back by [`Ticket`].
+//!
+//! Answers are read by this crate's own few lines (`wire`), not by the typed parsers: those decode
+//! some hundred attributes of a link where we need ten, and refuse a whole message for one attribute
+//! that a newer kernel writes differently.
+
+pub mod address;
+pub mod bridge_vlan;
+pub mod link;
+pub mod route;
+
+mod announced;
+mod batch;
+mod error;
+mod monitor;
+mod socket;
+mod wire;
+
+pub use announced::{Removed, delete_announced};
+pub use batch::{Batch, Replies, Reply, Request, Ticket};
+pub use error::Error;
+pub use monitor::wait_operational;
+pub use socket::Socket;

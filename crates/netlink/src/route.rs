@@ -1,0 +1,254 @@
+//! `ip route`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{
+    RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+};
+use nix::libc;
+use rtnetlink::RouteMessageBuilder;
+
+use crate::wire::{attributes, ip, u16_at, u32_at};
+use crate::{Error, Request, Socket};
+
+/// The table that `ip route` shows.
+pub const MAIN: u32 = 254;
+
+/// The scope of destinations on the link.
+pub const SCOPE_LINK: u8 = 253;
+
+/// The metric an IPv6 route has that was given none (IP6_RT_PRIO_USER).
+const IPV6_METRIC: u32 = 1024;
+
+/// A route to add, remove or look for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteInfo {
+    /// The destination.
+    pub dst: IpNetwork,
+    /// The next hop.
+    pub gateway: Option<IpAddr>,
+    /// The index of the link packets leave by.
+    pub index: u32,
+    /// The metric.
+    pub metric: Option<u32>,
+    /// The table.
+    pub table: u32,
+    /// The scope.
+    pub scope: u8,
+    /// The path MTU.
+    pub mtu: Option<u32>,
+    /// The largest TCP segment advertised.
+    pub advmss: Option<u32>,
+}
+
+/// Adds a route. With `append` it joins others to the same destination.
+pub fn add(route: &RouteInfo, append: bool) -> Request {
+    let flags = if append { libc::NLM_F_APPEND } else { libc::NLM_F_EXCL };
+    Request::new(RouteNetlinkMessage::NewRoute(message(route)), libc::NLM_F_CREATE | flags)
+}
+
+/// Removes a route.
+pub fn delete(route: &RouteInfo) -> Request {
+    Request::new(RouteNetlinkMessage::DelRoute(message(route)), 0)
+}
+
+fn message(route: &RouteInfo) -> RouteMessage {
+    let mut message = match (route.dst, route.gateway) {
+        (IpNetwork::V4(dst), gateway) => {
+            let mut builder =
+                RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(dst.network(), dst.prefix());
+            builder = match gateway {
+                Some(IpAddr::V4(gateway)) => builder.gateway(gateway),
+                Some(IpAddr::V6(gateway)) => builder.via(gateway),
+                None => builder,
+            };
+            common(builder, route)
+        }
+        (IpNetwork::V6(dst), gateway) => {
+            let mut builder =
+                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(dst.network(), dst.prefix());
+            if let Some(IpAddr::V6(gateway)) = gateway {
+                builder = builder.gateway(gateway);
+            }
+            common(builder, route)
+        }
+    };
+    let metrics: Vec<_> =
+        route.mtu.map(RouteMetric::Mtu).into_iter().chain(route.advmss.map(RouteMetric::Advmss)).collect();
+    if !metrics.is_empty() {
+        message.attributes.push(RouteAttribute::Metrics(metrics));
+    }
+    message
+}
+
+fn common<T>(builder: RouteMessageBuilder<T>, route: &RouteInfo) -> RouteMessage {
+    let mut builder = builder
+        .output_interface(route.index)
+        .table_id(route.table)
+        .scope(RouteScope::from(route.scope))
+        // What `ip route add` writes: made by an administrator, not by a routing daemon.
+        .protocol(RouteProtocol::Boot)
+        .kind(RouteType::Unicast);
+    if let Some(metric) = route.metric {
+        builder = builder.priority(metric);
+    }
+    builder.build()
+}
+
+/// Returns the routes of one table that leave by one link.
+///
+/// # Errors
+///
+/// The kernel's refusal, or the socket's failure.
+pub fn of_link(socket: &mut Socket, table: u32, index: u32) -> Result<Vec<RouteInfo>, Error> {
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        message.attributes = vec![RouteAttribute::Table(table), RouteAttribute::Oif(index)];
+        let request = Request::new(RouteNetlinkMessage::GetRoute(message), libc::NLM_F_DUMP);
+        match socket.dump(&request, |payload| Some(RouteInfo::read(payload))) {
+            Ok(found) => routes.extend(found.into_iter().flatten()),
+            // A table that nothing was ever put into does not exist; nor does IPv6 everywhere.
+            Err(error) if error.is_missing() || error.is_unsupported() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    routes.retain(|route| route.table == table && route.index == index);
+    Ok(routes)
+}
+
+/// Returns the index of the link that the main table's IPv4 default route leaves by, else the IPv6 one's.
+///
+/// # Errors
+///
+/// The kernel's refusal, or the socket's failure.
+pub fn default_link(socket: &mut Socket) -> Result<Option<u32>, Error> {
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        message.attributes = vec![RouteAttribute::Table(MAIN)];
+        let request = Request::new(RouteNetlinkMessage::GetRoute(message), libc::NLM_F_DUMP);
+        let found = socket.dump(&request, |payload| {
+            RouteInfo::read(payload).into_iter().find(|route| route.table == MAIN && route.dst.prefix() == 0)
+        });
+        match found {
+            Ok(routes) => {
+                if let Some(best) = routes.iter().min_by_key(|route| route.metric.unwrap_or(0)) {
+                    return Ok(Some(best.index));
+                }
+            }
+            Err(error) if error.is_missing() || error.is_unsupported() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// The attributes we read (include/uapi/linux/rtnetlink.h).
+mod rta {
+    pub(super) const DST: u16 = 1;
+    pub(super) const OIF: u16 = 4;
+    pub(super) const GATEWAY: u16 = 5;
+    pub(super) const PRIORITY: u16 = 6;
+    pub(super) const METRICS: u16 = 8;
+    pub(super) const MULTIPATH: u16 = 9;
+    pub(super) const TABLE: u16 = 15;
+    pub(super) const VIA: u16 = 18;
+    pub(super) const METRIC_MTU: u16 = 2;
+    pub(super) const METRIC_ADVMSS: u16 = 8;
+}
+
+impl RouteInfo {
+    /// Reads the payload of an RTM_NEWROUTE: one route, or one for each hop of a multipath route;
+    /// none for what is no unicast route.
+    fn read(payload: &[u8]) -> Vec<Self> {
+        Self::read_hops(payload).unwrap_or_default()
+    }
+
+    fn read_hops(payload: &[u8]) -> Option<Vec<Self>> {
+        let (family, prefix, scope) = (i32::from(*payload.first()?), *payload.get(1)?, *payload.get(6)?);
+        let any: IpAddr = match family {
+            libc::AF_INET => Ipv4Addr::UNSPECIFIED.into(),
+            libc::AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
+            _ => return None,
+        };
+        if *payload.get(7)? != libc::RTN_UNICAST {
+            return None;
+        }
+        let mut route = Self {
+            dst: IpNetwork::new(any, prefix).ok()?,
+            gateway: None,
+            index: 0,
+            metric: None,
+            table: u32::from(*payload.get(4)?),
+            scope,
+            mtu: None,
+            advmss: None,
+        };
+        let mut hops = None;
+        for (kind, value) in attributes(payload.get(12..)?) {
+            match kind {
+                rta::DST => route.dst = IpNetwork::new(ip(value)?, prefix).ok()?,
+                rta::OIF => route.index = u32_at(value, 0)?,
+                rta::GATEWAY | rta::VIA => route.gateway = gateway(kind, value),
+                rta::PRIORITY => route.metric = u32_at(value, 0),
+                rta::TABLE => route.table = u32_at(value, 0)?,
+                rta::METRICS => route.read_metrics(value),
+                rta::MULTIPATH => hops = Some(value),
+                _ => {}
+            }
+        }
+        Some(hops.map_or_else(|| vec![route], |hops| route.each_hop(hops)))
+    }
+
+    fn read_metrics(&mut self, metrics: &[u8]) {
+        for (kind, value) in attributes(metrics) {
+            match kind {
+                rta::METRIC_MTU => self.mtu = u32_at(value, 0),
+                rta::METRIC_ADVMSS => self.advmss = u32_at(value, 0),
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads `struct rtnexthop`s: length (2), flags (1), weight (1), interface (4), attributes.
+    fn each_hop(self, mut rest: &[u8]) -> Vec<Self> {
+        let mut hops = Vec::new();
+        while let Some(length) = u16_at(rest, 0).map(usize::from).filter(|length| *length >= 8) {
+            let Some(hop) = rest.get(..length) else { break };
+            let via = attributes(&hop[8..]).find(|(kind, _)| matches!(*kind, rta::GATEWAY | rta::VIA));
+            let gateway = via.and_then(|(kind, value)| gateway(kind, value));
+            hops.push(Self { gateway, index: u32_at(hop, 4).unwrap_or_default(), ..self });
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        hops
+    }
+
+    /// Returns whether `found`, read from the kernel, is this route. What this route leaves open may be anything.
+    pub fn is_met_by(&self, found: &Self) -> bool {
+        let metric = |route: &Self| match (route.metric.unwrap_or(0), route.dst) {
+            // KERNEL: IPv6 has no metric 0 (ip6_route_info_create, net/ipv6/route.c).
+            (0, IpNetwork::V6(_)) => IPV6_METRIC,
+            (metric, _) => metric,
+        };
+        self.dst.network() == found.dst.network()
+            && self.dst.prefix() == found.dst.prefix()
+            && self.gateway == found.gateway
+            && self.index == found.index
+            && self.table == found.table
+            && metric(self) == metric(found)
+            // IPv6 routes have no scope: the kernel says 0 whatever was asked for.
+            && (self.dst.is_ipv6() || self.scope == found.scope)
+            && self.mtu.is_none_or(|mtu| found.mtu == Some(mtu))
+            && self.advmss.is_none_or(|advmss| found.advmss == Some(advmss))
+    }
+}
+
+fn gateway(kind: u16, value: &[u8]) -> Option<IpAddr> {
+    // RTA_VIA starts with the address family.
+    if kind == rta::VIA { ip(value.get(2..)?) } else { ip(value) }
+}
