@@ -103,9 +103,8 @@ pub fn wait_operational(socket: &mut Socket, index: u32, limit: Duration) -> Res
     let mut link = present(socket, index)?;
     while !link.operational {
         if Instant::now() >= deadline {
-            let event =
-                format!("traffic on {}: its operational state is {}", link.name, state(link.operstate));
-            return Err(Error::Timeout { event, seconds: limit.as_secs() });
+            let state = format!("the operational state of {} is {}", link.name, operstate(link.operstate));
+            return Err(Error::Timeout { state, limit });
         }
         if readable([monitor.as_fd()], deadline)? == [false] {
             continue;
@@ -133,8 +132,8 @@ fn present(socket: &mut Socket, index: u32) -> Result<LinkInfo, Error> {
 }
 
 /// Names an operational state as `ip link` does (RFC 2863).
-fn state(operstate: u8) -> &'static str {
-    match operstate {
+fn operstate(number: u8) -> &'static str {
+    match number {
         1 => "NOTPRESENT",
         2 => "DOWN",
         3 => "LOWERLAYERDOWN",
