@@ -135,6 +135,18 @@ impl Lab {
         Program::new("sh").args(["-c", line]).env("WEFT_ROOT", &self.root).env("PATH", path).run()
     }
 
+    /// Reads a value under `/proc/sys/net` of the host.
+    pub fn sysctl(&self, key: &str) -> String {
+        let text = std::fs::read_to_string(Path::new("/proc/sys/net").join(key));
+        text.unwrap_or_else(|error| panic!("{key}: {error}")).trim().to_string()
+    }
+
+    /// Writes a value under `/proc/sys/net` of the host.
+    pub fn set_sysctl(&self, key: &str, value: &str) {
+        let path = Path::new("/proc/sys/net").join(key);
+        std::fs::write(path, value).unwrap_or_else(|error| panic!("{key}: {error}"));
+    }
+
     /// Says whether the host has a link of this name.
     pub fn has_link(&self, name: &str) -> bool {
         Program::new("ip").args(["link", "show", "dev", name]).run().code == 0

@@ -1,0 +1,146 @@
+//! One suite, several folders of plugins.
+//!
+//! A story is a function from a host to an outcome. Each becomes two tests: one on our staged
+//! binaries (or on the folder `WEFT_CONFORMANCE_BIN`), one on Debian's reference plugins. Where the
+//! reference plugins are known to differ, `differences.txt` says so with the reason, and the test
+//! then demands that they still do.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use weft_testkit::{Lab, PluginCall};
+
+const DEBIAN: &str = "/usr/lib/cni";
+const DIFFERENCES: &str = include_str!("differences.txt");
+
+/// What a story needed and did not find on this machine.
+#[derive(Debug)]
+pub(crate) struct Lack(pub(crate) &'static str);
+
+/// How a story ends when it does not panic.
+pub(crate) type Done = Result<(), Lack>;
+
+/// A host with a folder of plugins.
+pub(crate) struct Host {
+    pub(crate) lab: Lab,
+    folder: PathBuf,
+}
+
+impl Host {
+    fn new(folder: &Path) -> Self {
+        Self { lab: Lab::new(), folder: folder.to_path_buf() }
+    }
+
+    /// Prepares a call of a plugin of the folder under test.
+    pub(crate) fn plugin(&self, kind: &str) -> PluginCall<'_> {
+        self.lab.plugin_in(&self.folder, kind)
+    }
+
+    /// Returns a `host-local` section for these subnets, one address from each.
+    pub(crate) fn ipam(&self, subnets: &[&str]) -> Value {
+        let ranges: Vec<Value> = subnets.iter().map(|subnet| json!([{ "subnet": subnet }])).collect();
+        json!({"type": "host-local", "ranges": ranges, "dataDir": self.lab.path("leases")})
+    }
+
+    /// Returns the names of the address files of network `n1`.
+    pub(crate) fn leases(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.lab.path("leases/n1")) else { return Vec::new() };
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.filter(|name| name.parse::<std::net::IpAddr>().is_ok()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Runs a story on our own plugins.
+pub(crate) fn on_ours(story: fn(&Host) -> Done) {
+    let folder =
+        std::env::var_os("WEFT_CONFORMANCE_BIN").map_or_else(weft_testkit::staged_folder, PathBuf::from);
+    report(story(&Host::new(&folder)));
+}
+
+/// Runs a story on Debian's plugins and compares with the list of differences.
+pub(crate) fn on_debian(name: &str, story: fn(&Host) -> Done) {
+    let folder = Path::new(DEBIAN);
+    if !folder.join("bridge").exists() {
+        eprintln!("skipped: needs Debian's package containernetworking-plugins");
+        return;
+    }
+    let Some(reason) = difference(name) else {
+        return report(story(&Host::new(folder)));
+    };
+    match catch_unwind(AssertUnwindSafe(|| story(&Host::new(folder)))) {
+        Err(_) => eprintln!("differs, as listed: {reason}"),
+        Ok(Err(Lack(what))) => eprintln!("skipped: needs {what}"),
+        Ok(Ok(())) => {
+            panic!("{name} is listed in differences.txt ({reason}) but does not differ: take it off the list")
+        }
+    }
+}
+
+fn report(done: Done) {
+    if let Err(Lack(what)) = done {
+        eprintln!("skipped: needs {what}");
+    }
+}
+
+fn entries() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lines = DIFFERENCES.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(|line| {
+        line.split_once(char::is_whitespace).map_or((line, ""), |(name, reason)| (name, reason.trim()))
+    })
+}
+
+fn difference(name: &str) -> Option<&'static str> {
+    entries().find(|(listed, _)| *listed == name).map(|(_, reason)| reason)
+}
+
+/// Asserts that every listed difference names a story and a reason.
+pub(crate) fn assert_list_is_sound(stories: &[&str]) {
+    for (name, reason) in entries() {
+        assert!(stories.contains(&name), "differences.txt lists {name}, which is no story");
+        assert!(reason.len() > 10, "differences.txt gives no reason for {name}");
+    }
+}
+
+/// Makes both tests of every story.
+macro_rules! stories {
+    ($($module:ident: $($story:ident)*;)*) => {
+        /// On our plugins.
+        mod ours {
+            $(mod $module {
+                $(#[test]
+                fn $story() {
+                    crate::suite::on_ours(crate::$module::$story);
+                })*
+            })*
+        }
+
+        /// On Debian's plugins.
+        mod debian {
+            $(mod $module {
+                $(#[test]
+                fn $story() {
+                    crate::suite::on_debian(concat!(stringify!($module), "::", stringify!($story)), crate::$module::$story);
+                })*
+            })*
+        }
+
+        #[test]
+        fn the_list_of_differences_is_sound() {
+            suite::assert_list_is_sound(&[$($(concat!(stringify!($module), "::", stringify!($story)),)*)*]);
+        }
+    };
+}
+pub(crate) use stories;
+
+/// Makes one story per specification version out of a function that takes the version.
+macro_rules! versions {
+    ($story:ident: $($name:ident $version:literal)*) => {
+        $(pub(crate) fn $name(host: &crate::suite::Host) -> crate::suite::Done {
+            $story(host, $version)
+        })*
+    };
+}
+pub(crate) use versions;
