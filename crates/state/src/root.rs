@@ -45,6 +45,11 @@ impl Root {
         self.0.join("run/weft/attachments")
     }
 
+    /// Returns the directory of files that say which networks' subnets are masqueraded.
+    pub fn masquerade_dir(&self) -> PathBuf {
+        self.0.join("run/weft/masquerade")
+    }
+
     /// Returns the directory of lock files.
     pub fn locks_dir(&self) -> PathBuf {
         self.0.join("run/weft/locks")
