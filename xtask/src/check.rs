@@ -47,15 +47,7 @@ fn format() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
-    execute(cargo().args([
-        "clippy",
-        "--quiet",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))
+    execute(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))
 }
 
 fn spelling() -> Result<()> {
@@ -84,18 +76,11 @@ fn shell_scripts() -> Result<()> {
         let named = path.extension().is_some_and(|end| end == "sh");
         if named || first_line(&path).is_some_and(|line| line.starts_with("#!") && line.contains("sh")) {
             scripts.push(
-                path.strip_prefix(top())
-                    .context("a tracked file outside the work tree")?
-                    .to_path_buf(),
+                path.strip_prefix(top()).context("a tracked file outside the work tree")?.to_path_buf(),
             );
         }
     }
-    output(
-        program("shellcheck")
-            .args(["--color=never", "--external-sources"])
-            .args(scripts),
-    )
-    .map(drop)
+    output(program("shellcheck").args(["--color=never", "--external-sources"]).args(scripts)).map(drop)
 }
 
 fn first_line(path: &std::path::Path) -> Option<String> {

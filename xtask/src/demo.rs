@@ -26,11 +26,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     if !is_root() {
         again.args(["--user", "--map-root-user"]);
     }
-    execute(
-        again
-            .arg(std::env::current_exe().context("cannot find myself")?)
-            .args(["demo", INSIDE]),
-    )?;
+    execute(again.arg(std::env::current_exe().context("cannot find myself")?).args(["demo", INSIDE]))?;
     same("this machine", &before, &trace(Path::new("/"))?)
 }
 
@@ -53,36 +49,21 @@ const BUILD: [Step; 5] = [
             "ip -n outside link set eth0 up",
         ],
     },
-    Step {
-        say: "a network",
-        commands: &["weft network create --subnet 10.90.0.0/24 blue"],
-    },
+    Step { say: "a network", commands: &["weft network create --subnet 10.90.0.0/24 blue"] },
     Step {
         say: "two containers: a container is a network namespace",
         commands: &["ip netns add red", "ip netns add green"],
     },
     Step {
         say: "both join the network",
-        commands: &[
-            "weft network connect blue red",
-            "weft network connect --ip 10.90.0.20 blue green",
-        ],
+        commands: &["weft network connect blue red", "weft network connect --ip 10.90.0.20 blue green"],
     },
-    Step {
-        say: "who is where",
-        commands: &["weft network ls", "weft ps"],
-    },
+    Step { say: "who is where", commands: &["weft network ls", "weft ps"] },
 ];
 
 const PROVE: [Step; 2] = [
-    Step {
-        say: "red reaches green",
-        commands: &["ip netns exec red ping -n -c 1 -W 2 10.90.0.20"],
-    },
-    Step {
-        say: "red reaches the outside",
-        commands: &["ip netns exec red ping -n -c 1 -W 2 192.0.2.2"],
-    },
+    Step { say: "red reaches green", commands: &["ip netns exec red ping -n -c 1 -W 2 10.90.0.20"] },
+    Step { say: "red reaches the outside", commands: &["ip netns exec red ping -n -c 1 -W 2 192.0.2.2"] },
 ];
 
 const NO_WAY_BACK: &str = "ip -n outside route get 10.90.0.20";
@@ -130,10 +111,7 @@ fn show(steps: &[Step]) -> Result<()> {
         println!("\n# {}", step.say);
         for command in step.commands {
             println!("$ {command}");
-            for line in output(&mut shell(command))?
-                .lines()
-                .filter(|line| !line.trim().is_empty())
-            {
+            for line in output(&mut shell(command))?.lines().filter(|line| !line.trim().is_empty()) {
                 println!("  {line}");
             }
         }
@@ -157,11 +135,7 @@ fn no_way_back() -> Result<()> {
 fn shell(command: &str) -> std::process::Command {
     let mut shell = program("sh");
     let path = format!("{}:{}", stage::folder().display(), search_path());
-    shell
-        .args(["-c", command])
-        .env("PATH", path)
-        .env("WEFT_ROOT", ROOT)
-        .env("CNI_PATH", stage::folder());
+    shell.args(["-c", command]).env("PATH", path).env("WEFT_ROOT", ROOT).env("CNI_PATH", stage::folder());
     shell
 }
 
@@ -199,9 +173,5 @@ fn same(place: &str, before: &str, after: &str) -> Result<()> {
         .lines()
         .filter(|line| !after.lines().any(|new| new == *line))
         .map(|line| format!("\n- {line}"));
-    bail!(
-        "{place} is not as it was:{}{}",
-        gone.collect::<String>(),
-        fresh.collect::<String>()
-    );
+    bail!("{place} is not as it was:{}{}", gone.collect::<String>(), fresh.collect::<String>());
 }

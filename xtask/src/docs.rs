@@ -33,19 +33,11 @@ fn options() -> Result<String> {
          Made by `cargo xtask docs` from what each plugin prints for `describe`. `weft plugin describe TYPE` shows the same.\n",
     );
     for kind in stage::types()? {
-        let text = output(
-            program(stage::folder().join(&kind))
-                .arg("describe")
-                .env_remove("CNI_COMMAND"),
-        )?;
+        let text = output(program(stage::folder().join(&kind)).arg("describe").env_remove("CNI_COMMAND"))?;
         let about: Value =
             serde_json::from_str(&text).with_context(|| format!("{kind} describe printed no JSON"))?;
         let word = |value: &Value| value.as_str().unwrap_or_default().to_string();
-        let _ = write!(
-            page,
-            "\n## {kind}\n\n{}.\n",
-            word(&about["summary"]).trim_end_matches('.')
-        );
+        let _ = write!(page, "\n## {kind}\n\n{}.\n", word(&about["summary"]).trim_end_matches('.'));
         let options = about["options"].as_array().map(Vec::as_slice).unwrap_or_default();
         if options.is_empty() {
             page.push_str("\nNo options.\n");
@@ -56,12 +48,8 @@ fn options() -> Result<String> {
             let names =
                 std::iter::once(&option["name"]).chain(option["aliases"].as_array().into_iter().flatten());
             let names: Vec<String> = names.map(|name| format!("`{}`", word(name))).collect();
-            let cells = [
-                names.join("<br>"),
-                word(&option["value"]),
-                word(&option["default"]),
-                word(&option["help"]),
-            ];
+            let cells =
+                [names.join("<br>"), word(&option["value"]), word(&option["default"]), word(&option["help"])];
             let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
             let _ = writeln!(page, "| {} |", cells.join(" | "));
         }

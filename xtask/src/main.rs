@@ -1,8 +1,5 @@
 //! `cargo xtask`: everything a person does to this repository, one word each.
-#![expect(
-    clippy::print_stdout,
-    reason = "a tool for people: its stdout is a screen, not a protocol"
-)]
+#![expect(clippy::print_stdout, reason = "a tool for people: its stdout is a screen, not a protocol")]
 
 mod bench;
 mod check;

@@ -8,9 +8,7 @@ use crate::shell::{entries, top, write};
 
 /// Copies plugins/none to plugins/NAME under its new name.
 pub(crate) fn run(words: &[String]) -> Result<()> {
-    let [name] = words else {
-        bail!("new-driver takes one word: the driver's name")
-    };
+    let [name] = words else { bail!("new-driver takes one word: the driver's name") };
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(fits) {
         bail!("{name}: a driver's name is lower-case letters, digits and dashes, and starts with a letter");

@@ -22,11 +22,8 @@ const NEEDS: [(&str, &str); 10] = [
 pub(crate) fn run() -> Result<()> {
     let mut packages: Vec<&str> = Vec::new();
     for (wanted, package) in NEEDS {
-        let there = if wanted.starts_with('/') {
-            std::path::Path::new(wanted).exists()
-        } else {
-            have(wanted)
-        };
+        let there =
+            if wanted.starts_with('/') { std::path::Path::new(wanted).exists() } else { have(wanted) };
         if !there && !packages.contains(&package) {
             packages.push(package);
         }
@@ -50,11 +47,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     loop {
         let update = output(apt().args(["update", "-qq"]));
         let installed = update.and_then(|_| {
-            output(
-                apt()
-                    .args(["install", "-y", "-qq", "--no-install-recommends"])
-                    .args(packages),
-            )
+            output(apt().args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages))
         });
         match installed {
             Ok(_) => return Ok(()),
@@ -69,11 +62,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
 }
 
 fn apt() -> std::process::Command {
-    let mut command = if is_root() {
-        program("apt-get")
-    } else {
-        program("sudo")
-    };
+    let mut command = if is_root() { program("apt-get") } else { program("sudo") };
     if !is_root() {
         command.arg("apt-get");
     }

@@ -19,10 +19,7 @@ pub(crate) fn search_path() -> String {
 }
 
 /// Prepares a program that will run in the repository's top folder.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a task runs other programs, and waits as long as they take"
-)]
+#[expect(clippy::disallowed_methods, reason = "a task runs other programs, and waits as long as they take")]
 pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(name);
     command.current_dir(top()).env("PATH", search_path());
@@ -47,42 +44,27 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// Runs a program and returns what it printed; its stderr becomes part of the error.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let text = line(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start {text}"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {text}"))?;
     if !output.status.success() {
-        bail!(
-            "{text}: {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("{text}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Says whether a program of this name would be found.
 pub(crate) fn have(name: &str) -> bool {
-    search_path()
-        .split(':')
-        .any(|folder| Path::new(folder).join(name).is_file())
+    search_path().split(':').any(|folder| Path::new(folder).join(name).is_file())
 }
 
 /// Says whether we run as root.
 pub(crate) fn is_root() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let uids = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:"))
-        .unwrap_or_default();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
     uids.split_whitespace().nth(1) == Some("0")
 }
 
 /// Writes a file of the work tree.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a work tree is no state: git keeps the old text"
-)]
+#[expect(clippy::disallowed_methods, reason = "a work tree is no state: git keeps the old text")]
 pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -90,9 +72,7 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
 /// Returns the entries of a folder, sorted.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let listing = std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    let mut paths = listing
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<Vec<_>>>()?;
+    let mut paths = listing.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     paths.sort();
     Ok(paths)
 }
@@ -100,17 +80,10 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 /// Returns the files of the work tree that git knows or would add.
 pub(crate) fn tracked() -> Result<Vec<PathBuf>> {
     let list = output(program("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]))?;
-    Ok(list
-        .lines()
-        .map(|name| top().join(name))
-        .filter(|path| path.is_file())
-        .collect())
+    Ok(list.lines().map(|name| top().join(name)).filter(|path| path.is_file()).collect())
 }
 
 fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }

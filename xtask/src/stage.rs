@@ -28,10 +28,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
             "--profile" => match rest.next().map(String::as_str) {
                 Some("dev") => profile = "dev",
                 Some("release") => profile = "release",
-                other => bail!(
-                    "stage: --profile takes dev or release, not {}",
-                    other.unwrap_or("nothing")
-                ),
+                other => bail!("stage: --profile takes dev or release, not {}", other.unwrap_or("nothing")),
             },
             word if word.starts_with('-') => bail!("stage: unknown option {word}"),
             name => names.push(name.to_string()),
@@ -53,27 +50,33 @@ pub(crate) fn folder() -> PathBuf {
 /// Returns the folders of `plugins/`, which are the CNI types.
 pub(crate) fn types() -> Result<Vec<String>> {
     let folders = entries(&top().join("plugins"))?;
-    let with_manifest = folders
-        .into_iter()
-        .filter(|folder| folder.join("Cargo.toml").is_file());
-    Ok(with_manifest
-        .filter_map(|folder| Some(folder.file_name()?.to_str()?.to_string()))
-        .collect())
+    let with_manifest = folders.into_iter().filter(|folder| folder.join("Cargo.toml").is_file());
+    Ok(with_manifest.filter_map(|folder| Some(folder.file_name()?.to_str()?.to_string())).collect())
+}
+
+/// Returns the name of the package in a plugin's folder, which a keyword of the language cannot be.
+fn package_of(kind: &str) -> Result<String> {
+    let manifest = top().join("plugins").join(kind).join("Cargo.toml");
+    let text =
+        std::fs::read_to_string(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
+    let name = text.lines().find_map(|line| line.strip_prefix("name = "));
+    Ok(name
+        .with_context(|| format!("{} names no package", manifest.display()))?
+        .trim_matches('"')
+        .to_string())
+}
+
+/// Returns the package names of all plugins.
+pub(crate) fn packages() -> Result<Vec<String>> {
+    types()?.iter().map(|kind| package_of(kind)).collect()
 }
 
 fn stage(profile: &str, names: &[String]) -> Result<()> {
-    let mut binaries = vec![Binary {
-        name: "weft".into(),
-        package: "weft-cli".into(),
-    }];
-    binaries.extend(types()?.into_iter().map(|name| Binary {
-        package: name.clone(),
-        name,
-    }));
-    if let Some(stranger) = names
-        .iter()
-        .find(|name| binaries.iter().all(|binary| binary.name != **name))
-    {
+    let mut binaries = vec![Binary { name: "weft".into(), package: "weft-cli".into() }];
+    for name in types()? {
+        binaries.push(Binary { package: package_of(&name)?, name });
+    }
+    if let Some(stranger) = names.iter().find(|name| binaries.iter().all(|binary| binary.name != **name)) {
         bail!("stage: {stranger} is neither weft nor a folder of plugins/");
     }
     let wanted = |binary: &&Binary| names.is_empty() || names.contains(&binary.name);
@@ -88,19 +91,13 @@ fn stage(profile: &str, names: &[String]) -> Result<()> {
     }
     execute(&mut build)?;
 
-    let built = top()
-        .join("target")
-        .join(&triple)
-        .join(if profile == "dev" { "debug" } else { profile });
+    let built = top().join("target").join(&triple).join(if profile == "dev" { "debug" } else { profile });
     std::fs::create_dir_all(folder()).context("cannot create target/stage/bin")?;
     for binary in binaries.iter().filter(wanted) {
         put(&built.join(&binary.name), &folder().join(&binary.name))?;
     }
     for old in entries(&folder())? {
-        if !binaries
-            .iter()
-            .any(|binary| old.file_name() == Some(binary.name.as_ref()))
-        {
+        if !binaries.iter().any(|binary| old.file_name() == Some(binary.name.as_ref())) {
             std::fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
         }
     }

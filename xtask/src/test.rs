@@ -17,11 +17,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         stage::all()?;
     }
     let mut command = runner(unit, filters)?;
-    if unit || is_root() {
-        execute(&mut command)
-    } else {
-        execute(&mut as_root_of_its_own(&command)?)
-    }
+    if unit || is_root() { execute(&mut command) } else { execute(&mut as_root_of_its_own(&command)?) }
 }
 
 fn runner(unit: bool, filters: Vec<&String>) -> Result<std::process::Command> {

@@ -17,16 +17,7 @@ const LIBRARIES: [(&str, &[&str]); 13] = [
     ("weft-netlink", &["weft-model", "weft-netns"]),
     ("weft-nft", &["weft-model", "weft-netns", "weft-netlink"]),
     ("weft-firewall", &["weft-model", "weft-nft", "weft-netns"]),
-    (
-        "weft-plan",
-        &[
-            "weft-model",
-            "weft-netlink",
-            "weft-netns",
-            "weft-nft",
-            "weft-firewall",
-        ],
-    ),
+    ("weft-plan", &["weft-model", "weft-netlink", "weft-netns", "weft-nft", "weft-firewall"]),
     ("weft-runtime", &["weft-cni", "weft-model", "weft-state"]),
     (
         "weft-plugin",
@@ -41,16 +32,7 @@ const LIBRARIES: [(&str, &[&str]); 13] = [
             "weft-firewall",
         ],
     ),
-    (
-        "weft-manager",
-        &[
-            "weft-runtime",
-            "weft-cni",
-            "weft-model",
-            "weft-state",
-            "weft-ipam",
-        ],
-    ),
+    ("weft-manager", &["weft-runtime", "weft-cni", "weft-model", "weft-state", "weft-ipam"]),
     ("weft-cli", &["weft-manager", "weft-cni", "weft-model"]),
 ];
 
@@ -75,36 +57,26 @@ const DEVELOPERS: [&str; 4] = ["weft-testkit", "weft-tests", "weft-bench", "xtas
 pub(crate) fn check() -> Result<()> {
     let metadata = output(cargo().args(["metadata", "--format-version", "1", "--no-deps", "--offline"]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata printed no JSON")?;
-    let types = stage::types()?;
+    let plugins = stage::packages()?;
     let mut wrong = Vec::new();
-    for package in metadata["packages"]
-        .as_array()
-        .context("cargo metadata names no packages")?
-    {
+    for package in metadata["packages"].as_array().context("cargo metadata names no packages")? {
         let name = package["name"].as_str().unwrap_or_default();
         if DEVELOPERS.contains(&name) {
             continue;
         }
-        let library = LIBRARIES
-            .iter()
-            .find(|(library, _)| *library == name)
-            .map(|(_, may)| *may);
-        let is_plugin = types.iter().any(|kind| kind == name);
+        let library = LIBRARIES.iter().find(|(library, _)| *library == name).map(|(_, may)| *may);
+        let is_plugin = plugins.iter().any(|plugin| plugin == name);
         let Some(may) = library.or(is_plugin.then_some(&PLUGIN[..])) else {
-            wrong.push(format!(
-                "{name}: not in the table of xtask/src/check/directions.rs"
-            ));
+            wrong.push(format!("{name}: not in the table of xtask/src/check/directions.rs"));
             continue;
         };
-        let own = package["dependencies"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|dep| dep["path"].is_string());
+        let own =
+            package["dependencies"].as_array().into_iter().flatten().filter(|dep| dep["path"].is_string());
         for dependency in own {
             let target = dependency["name"].as_str().unwrap_or_default();
             let for_tests = dependency["kind"] == "dev";
-            let allowed = may.contains(&target) || (for_tests && !types.iter().any(|kind| kind == target));
+            let allowed =
+                may.contains(&target) || (for_tests && !plugins.iter().any(|plugin| plugin == target));
             if !allowed {
                 wrong.push(format!("{name} must not depend on {target}"));
             }

@@ -22,25 +22,11 @@ const CONFINED: [Confined; 5] = [
     },
     Confined {
         text: "Command::new(",
-        folders: &[
-            "crates/runtime/",
-            "crates/firewall/",
-            "crates/testkit/",
-            "bench/",
-            "xtask/",
-        ],
+        folders: &["crates/runtime/", "crates/firewall/", "crates/testkit/", "bench/", "xtask/"],
         why: "processes are started by weft_runtime::exec",
     },
-    Confined {
-        text: "setns(",
-        folders: &["crates/netns/"],
-        why: "only weft_netns enters namespaces",
-    },
-    Confined {
-        text: "unshare(",
-        folders: &["crates/netns/"],
-        why: "only weft_netns leaves namespaces",
-    },
+    Confined { text: "setns(", folders: &["crates/netns/"], why: "only weft_netns enters namespaces" },
+    Confined { text: "unshare(", folders: &["crates/netns/"], why: "only weft_netns leaves namespaces" },
     Confined {
         text: "println!(",
         folders: &["xtask/", "bench/"],
@@ -61,32 +47,20 @@ const PLUGIN_FILES: [&str; 4] = ["Cargo.toml", "README.md", "src/main.rs", "src/
 pub(crate) fn check() -> Result<()> {
     let mut wrong = Vec::new();
     for path in tracked()? {
-        let name = path
-            .strip_prefix(top())
-            .unwrap_or(&path)
-            .to_string_lossy()
-            .into_owned();
-        if path
-            .file_stem()
-            .and_then(|stem| stem.to_str())
-            .is_some_and(|stem| EMPTY_NAMES.contains(&stem))
-        {
+        let name = path.strip_prefix(top()).unwrap_or(&path).to_string_lossy().into_owned();
+        if path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| EMPTY_NAMES.contains(&stem)) {
             wrong.push(format!("{name}: the name says nothing about what is inside"));
         }
         if name.ends_with(".rs") && name != "xtask/src/check/house.rs" {
             let text = std::fs::read_to_string(&path)?;
             wrong.extend(
-                text.lines()
-                    .enumerate()
-                    .flat_map(|(index, line)| complaints(&name, index + 1, line)),
+                text.lines().enumerate().flat_map(|(index, line)| complaints(&name, index + 1, line)),
             );
         }
     }
     for kind in stage::types()? {
         let folder = Path::new("plugins").join(&kind);
-        let missing = PLUGIN_FILES
-            .iter()
-            .filter(|file| !top().join(&folder).join(file).is_file());
+        let missing = PLUGIN_FILES.iter().filter(|file| !top().join(&folder).join(file).is_file());
         wrong.extend(missing.map(|file| format!("{}: has no {file}", folder.display())));
     }
     if !wrong.is_empty() {
@@ -118,8 +92,7 @@ fn complaints(name: &str, number: usize, line: &str) -> Vec<String> {
 /// Says whether `text` occurs in `line` as the start of a word: `eprintln!(` is no `println!(`.
 fn starts_word(line: &str, text: &str) -> bool {
     let joins = |c: char| c.is_alphanumeric() || c == '_';
-    line.match_indices(text)
-        .any(|(at, _)| !line[..at].chars().next_back().is_some_and(joins))
+    line.match_indices(text).any(|(at, _)| !line[..at].chars().next_back().is_some_and(joins))
 }
 
 #[cfg(test)]
@@ -128,10 +101,7 @@ mod tests {
 
     #[test]
     fn a_rule_holds_outside_its_folders_only() {
-        assert_eq!(
-            complaints("crates/plan/src/lib.rs", 7, "    println!(\"x\");").len(),
-            1
-        );
+        assert_eq!(complaints("crates/plan/src/lib.rs", 7, "    println!(\"x\");").len(), 1);
         assert!(complaints("xtask/src/main.rs", 7, "    println!(\"x\");").is_empty());
         assert!(complaints("crates/plan/src/lib.rs", 7, "    eprintln!(\"x\");").is_empty());
         assert!(complaints("crates/plan/src/lib.rs", 7, "    // println!(\"x\")").is_empty());
