@@ -1,0 +1,223 @@
+//! Calling the plugin that manages addresses.
+//!
+//! CNI: a delegate is run with our environment and our input, and its answer is ours to interpret (SPEC 1.1.0,
+//! section 4). Starting and finishing are two steps, so that the kernel can be busy in between.
+
+use std::io::Write;
+
+use weft_cni::{Code, Failure, NetworkResult, Verb, Version, json};
+use weft_runtime::exec::{self, Invocation, Output};
+use weft_runtime::find::find;
+
+use crate::Call;
+
+/// A delegate under way. Dropping it kills it: finish it, and undo what it did.
+#[derive(Debug)]
+pub struct Running {
+    process: exec::Running,
+    version: Version,
+}
+
+/// Starts the delegate for addresses.
+///
+/// # Errors
+///
+/// Code 999 when it cannot be found or started.
+pub fn start(call: &Call, verb: Verb) -> Result<Running, Failure> {
+    let kind = call.conf.ipam_type().unwrap_or_default();
+    let program = find(kind, &call.paths).map_err(internal)?;
+    let process = exec::start(Invocation {
+        env: vec![("CNI_COMMAND".into(), verb.as_str().into())],
+        stdin: call.stdin.clone(),
+        ..Invocation::new(program)
+    });
+    Ok(Running { process: process.map_err(internal)?, version: call.conf.version })
+}
+
+/// Waits for the delegate's answer. Only ADD has one; that of other verbs is empty.
+///
+/// # Errors
+///
+/// The delegate's own failure with its own code, or what went wrong in between.
+pub fn finish(running: Running) -> Result<NetworkResult, Failure> {
+    let Running { process, version } = running;
+    let output = process.finish().map_err(internal)?;
+    if !output.status.success() {
+        return Err(failure(&output));
+    }
+    pass_on(&output.stderr);
+    if output.stdout.trim_ascii().is_empty() {
+        return Ok(NetworkResult::default());
+    }
+    let value = json::parse(&output.stdout).map_err(|error| Failure::new(Code::Decode, error));
+    let result = value.and_then(|value| NetworkResult::from_value(&value, version));
+    result.map_err(|failure| failure.while_doing("cannot read the IPAM plugin's result"))
+}
+
+/// Runs the delegate for addresses to its end.
+///
+/// # Errors
+///
+/// As [`start`] and [`finish`].
+pub fn run(call: &Call, verb: Verb) -> Result<NetworkResult, Failure> {
+    finish(start(call, verb)?)
+}
+
+fn internal(error: impl std::error::Error) -> Failure {
+    Failure::new(Code::Internal, error)
+}
+
+/// Returns what a delegate that failed has to say. The texts are the reference implementation's.
+fn failure(output: &Output) -> Failure {
+    let status = output.status.to_string().replace("exit status: ", "exit status ");
+    if output.stdout.is_empty() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        return Failure::text(
+            Code::Internal,
+            match stderr.as_ref() {
+                "" => format!("netplugin failed with no error message: {status}"),
+                stderr => format!("netplugin failed: {stderr:?}: {status}"),
+            },
+        );
+    }
+    pass_on(&output.stderr);
+    Failure::from_json(&output.stdout).unwrap_or_else(|| {
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let why =
+            json::parse(&output.stdout).err().map_or("no error object".into(), |error| error.to_string());
+        let msg = format!("netplugin failed but error parsing its diagnostic message {stdout:?}: {why}");
+        Failure::text(Code::Internal, msg)
+    })
+}
+
+/// Hands on what the delegate wrote for people to read.
+fn pass_on(stderr: &[u8]) {
+    if !stderr.is_empty() {
+        // Whoever closed stderr does not want to know.
+        drop(std::io::stderr().write_all(stderr));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, OpenOptions};
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::path::Path;
+
+    use tempfile::TempDir;
+    use weft_cni::NetConf;
+    use weft_state::Root;
+
+    use super::*;
+
+    /// Returns a directory with an IPAM plugin `ipam` that is this shell script.
+    fn plugin(script: &str) -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = OpenOptions::new();
+        let mut file = file.write(true).create(true).mode(0o755).open(dir.path().join("ipam")).unwrap();
+        file.write_all(format!("#!/bin/sh\n{script}\n").as_bytes()).unwrap();
+        dir
+    }
+
+    fn call(version: &str, paths: &[&Path]) -> Call {
+        let stdin = format!(r#"{{"cniVersion":"{version}","name":"n","type":"x","ipam":{{"type":"ipam"}}}}"#);
+        Call {
+            verb: Verb::Add,
+            conf: NetConf::parse(stdin.as_bytes()).unwrap(),
+            stdin: stdin.into_bytes(),
+            paths: paths.iter().map(|path| path.to_path_buf()).collect(),
+            root: Root::new(None),
+            args: String::new(),
+        }
+    }
+
+    fn outcome(script: &str) -> Result<NetworkResult, (u32, String)> {
+        let dir = plugin(script);
+        run(&call("1.0.0", &[dir.path()]), Verb::Add).map_err(|failure| (failure.code.number(), failure.msg))
+    }
+
+    #[test]
+    fn a_delegate_gets_our_input_and_another_command() {
+        let dir = plugin(r#"cat > "$0.stdin"; echo "$CNI_COMMAND" > "$0.command""#);
+        let call = call("0.4.0", &[Path::new("/nonexistent"), dir.path()]);
+        for verb in [Verb::Add, Verb::Check, Verb::Del, Verb::Gc, Verb::Status] {
+            assert_eq!(run(&call, verb).unwrap(), NetworkResult::default());
+            let read = |what: &str| fs::read(dir.path().join(what)).unwrap();
+            assert_eq!(read("ipam.stdin"), call.stdin);
+            assert_eq!(read("ipam.command"), format!("{verb}\n").as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_result_is_read_in_the_configurations_version_unless_it_has_its_own() {
+        let ip = r#"{"ip4":{"ip":"10.0.0.2/8"}}"#;
+        let dir = plugin(&format!("echo '{ip}'"));
+        let result = run(&call("0.2.0", &[dir.path()]), Verb::Add).unwrap();
+        assert_eq!(result.ips[0].address, "10.0.0.2/8".parse().unwrap());
+        assert_eq!(run(&call("1.0.0", &[dir.path()]), Verb::Add).unwrap().ips, []);
+        let own = outcome(r#"echo '{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.2/8"}}'"#).unwrap();
+        assert_eq!(own.ips.len(), 1);
+        for nothing in ["", "echo", "echo null"] {
+            assert_eq!(outcome(nothing), Ok(NetworkResult::default()));
+        }
+    }
+
+    #[test]
+    fn a_failure_keeps_its_code() {
+        let script = r#"echo '{"code":11,"msg":"later","details":"d"}'; exit 1"#;
+        assert_eq!(outcome(script), Err((11, "later".into())));
+    }
+
+    #[test]
+    fn a_delegate_that_fails_without_an_error_object_is_quoted() {
+        let quoted = "netplugin failed but error parsing its diagnostic message";
+        for (script, msg) in [
+            ("exit 1", "netplugin failed with no error message: exit status 1".into()),
+            ("echo oops >&2; exit 3", r#"netplugin failed: "oops\n": exit status 3"#.into()),
+            ("printf garbage; exit 1", format!("{quoted} \"garbage\": expected value at line 1 column 1")),
+            ("printf '{}'; exit 1", format!("{quoted} \"{{}}\": no error object")),
+            ("kill -9 $$", "netplugin failed with no error message: signal: 9 (SIGKILL)".into()),
+        ] {
+            assert_eq!(outcome(script), Err((999, msg)), "{script}");
+        }
+        let (code, msg) = outcome("echo garbage").unwrap_err();
+        assert_eq!(code, 6);
+        assert!(msg.starts_with("cannot read the IPAM plugin's result: expected value"), "{msg}");
+    }
+
+    #[test]
+    fn a_delegate_that_is_not_there_is_told_with_the_path() {
+        let told = |call: &Call| start(call, Verb::Add).unwrap_err().msg;
+        let mut without = call("1.0.0", &[Path::new("/a"), Path::new("/b")]);
+        assert_eq!(told(&without), r#"failed to find plugin "ipam" in path [/a /b]"#);
+        without.conf.ipam = None;
+        assert_eq!(told(&without), "no plugin name provided");
+        assert_eq!(told(&call("1.0.0", &[])), "no paths provided");
+    }
+
+    // https://github.com/containernetworking/cni: the reference implementation takes a binary that stays busy for
+    // one that succeeded without a word.
+    #[test]
+    fn a_binary_that_is_being_written_is_waited_for_and_then_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ipam");
+        fs::copy("/bin/true", &path).unwrap();
+        let busy = OpenOptions::new().append(true).open(&path).unwrap();
+        let failure = run(&call("1.0.0", &[dir.path()]), Verb::Add).unwrap_err();
+        assert!(failure.msg.contains("Text file busy"), "{failure}");
+        drop(busy);
+        run(&call("1.0.0", &[dir.path()]), Verb::Add).unwrap();
+    }
+
+    #[test]
+    fn much_input_and_output_pass() {
+        let dir = plugin("cat > \"$0.stdin\"; head -c 200000 /dev/zero | tr '\\0' ' '; echo '{}'");
+        let mut call = call("1.0.0", &[dir.path()]);
+        call.stdin = vec![b' '; 300_000];
+        assert_eq!(run(&call, Verb::Add).unwrap(), NetworkResult::default());
+        let mut stdin = Vec::new();
+        fs::File::open(dir.path().join("ipam.stdin")).unwrap().read_to_end(&mut stdin).unwrap();
+        assert_eq!(stdin.len(), 300_000);
+    }
+}
