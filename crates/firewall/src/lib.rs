@@ -1,1 +1,183 @@
-//! Weft's rule layout and its backends.
+//! What weft asks of the host's firewall, and the layouts it is written in.
+//!
+//! A plan carries a [`Fragment`], which is data. [`ensure`] makes it so, [`remove`] takes it back,
+//! [`observe`] says what is missing. The default backend spawns no process, reads no ruleset back, and
+//! in the steady state changes nothing: one question to the kernel tells that the network is
+//! known already.
+//!
+//! Our own rules are in `table inet weft` and `table bridge weft`; no other table is touched unless the
+//! configuration asks for upstream's layout.
+
+mod backend;
+mod claim;
+mod error;
+mod fragment;
+mod iptables;
+mod layout;
+mod spoof;
+mod upstream;
+mod weft;
+
+use std::path::Path;
+
+use weft_nft::Socket;
+
+pub use backend::Backend;
+pub use error::FirewallError;
+pub use fragment::{Fragment, Masquerade, SpoofCheck};
+
+use claim::Claims;
+
+/// Whether ensuring something changed the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was not there and is now.
+    Made,
+    /// It was there.
+    AlreadyThere,
+}
+
+/// Makes a fragment so.
+///
+/// # Errors
+///
+/// When the kernel or iptables refuses, or an ownership record cannot be written. Nothing is left half
+/// done: each backend makes its change as one transaction.
+pub fn ensure(fragment: &Fragment) -> Result<Change, FirewallError> {
+    Firewall::new().ensure(fragment)
+}
+
+/// Takes a fragment back. What is not there is no error.
+///
+/// # Errors
+///
+/// When the kernel or iptables refuses. As much as possible is removed all the same, and the first
+/// refusal is returned.
+pub fn remove(fragment: &Fragment) -> Result<(), FirewallError> {
+    Firewall::new().remove(fragment)
+}
+
+/// Returns what of a fragment is missing, a line each; nothing when it is in place.
+///
+/// # Errors
+///
+/// When the kernel or iptables refuses to answer.
+pub fn observe(fragment: &Fragment) -> Result<Vec<String>, FirewallError> {
+    Firewall::new().observe(fragment)
+}
+
+/// A firewall in the network namespace of the thread that first uses it. It opens its socket when it
+/// needs one and keeps it, so that several fragments share it.
+#[derive(Debug, Default)]
+pub struct Firewall {
+    socket: Option<Socket>,
+}
+
+impl Firewall {
+    /// Returns a firewall that has done nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes a fragment so.
+    ///
+    /// # Errors
+    ///
+    /// As [`ensure`].
+    pub fn ensure(&mut self, fragment: &Fragment) -> Result<Change, FirewallError> {
+        match fragment {
+            Fragment::Masquerade(masquerade) => match masquerade.backend {
+                Backend::Weft => weft::ensure(self.socket(layout::INET_TEXT)?, masquerade),
+                Backend::UpstreamNftables => upstream::ensure(self.socket(upstream::TABLE_TEXT)?, masquerade),
+                Backend::Iptables => iptables::ensure(masquerade),
+            },
+            Fragment::SpoofCheck(check) => spoof::ensure(self.socket(layout::BRIDGE_TEXT)?, check),
+        }
+    }
+
+    /// Takes a fragment back.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`].
+    pub fn remove(&mut self, fragment: &Fragment) -> Result<(), FirewallError> {
+        match fragment {
+            Fragment::Masquerade(masquerade) => match &masquerade.endpoint {
+                Some(_) => self.remove_attachment(masquerade),
+                None => self.remove_network(masquerade),
+            },
+            Fragment::SpoofCheck(check) => match self.socket(layout::BRIDGE_TEXT) {
+                Ok(socket) => spoof::remove(socket, check),
+                Err(error) => without_nftables(error),
+            },
+        }
+    }
+
+    /// Returns what of a fragment is missing.
+    ///
+    /// # Errors
+    ///
+    /// As [`observe`].
+    pub fn observe(&mut self, fragment: &Fragment) -> Result<Vec<String>, FirewallError> {
+        match fragment {
+            Fragment::Masquerade(masquerade) => match masquerade.backend {
+                Backend::Weft => weft::observe(self.socket(layout::INET_TEXT)?, masquerade),
+                Backend::UpstreamNftables => {
+                    upstream::observe(self.socket(upstream::TABLE_TEXT)?, masquerade)
+                }
+                Backend::Iptables => iptables::observe(masquerade),
+            },
+            Fragment::SpoofCheck(check) => spoof::observe(self.socket(layout::BRIDGE_TEXT)?, check),
+        }
+    }
+
+    /// Writes `table inet weft` anew from the ownership records, in one transaction: what a flush took
+    /// away comes back, and what nobody owns goes.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses or the records cannot be read.
+    pub fn rebuild(&mut self, claims: &Path) -> Result<(), FirewallError> {
+        weft::rebuild(self.socket(layout::INET_TEXT)?, &Claims(claims))
+    }
+
+    /// Takes back what any backend may have for one attachment, whichever the configuration names
+    /// now. iptables is only started when it is named or when our records say it was used.
+    fn remove_attachment(&mut self, masquerade: &Masquerade) -> Result<(), FirewallError> {
+        let nftables = match self.socket(upstream::TABLE_TEXT) {
+            Ok(socket) => upstream::remove(socket, masquerade),
+            Err(error) => without_nftables(error),
+        };
+        let iptables = iptables::remove(masquerade);
+        nftables.and(iptables)
+    }
+
+    fn remove_network(&mut self, masquerade: &Masquerade) -> Result<(), FirewallError> {
+        let claims = Claims(&masquerade.claims);
+        let subnets = claims.drop_subnets(&masquerade.network)?;
+        if subnets.is_empty() {
+            return Ok(());
+        }
+        weft::remove(self.socket(layout::INET_TEXT)?, &claims, &subnets)
+    }
+
+    fn socket(&mut self, table: &'static str) -> Result<&mut Socket, FirewallError> {
+        match &mut self.socket {
+            Some(socket) => Ok(socket),
+            empty => {
+                let socket = Socket::open().map_err(|source| FirewallError::Nft { table, source })?;
+                Ok(empty.insert(socket))
+            }
+        }
+    }
+}
+
+/// Where netfilter sockets cannot even be opened, no nf_tables rule can be left either.
+fn without_nftables(error: FirewallError) -> Result<(), FirewallError> {
+    match &error {
+        FirewallError::Nft { source: weft_nft::Error::Open(errno), .. } if error::is_lacking(*errno) => {
+            Ok(())
+        }
+        _ => Err(error),
+    }
+}

@@ -1,0 +1,76 @@
+//! Who carries the rules.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::FirewallError;
+
+/// The way masquerading is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// Our own table, `inet weft`: static rules, one element per subnet.
+    Weft,
+    /// The table of the CNI reference plugins, `inet cni_plugins_masquerade`: one rule per address.
+    UpstreamNftables,
+    /// The chains of the CNI reference plugins, `CNI-` and 24 hex digits, by `iptables-restore`.
+    Iptables,
+}
+
+impl Backend {
+    /// Returns the backend a conflist's `ipMasqBackend` asks for: ours when it is absent, or
+    /// iptables where the kernel has no nf_tables.
+    ///
+    /// # Errors
+    ///
+    /// [`FirewallError::UnknownBackend`] when the value is not one of upstream's two.
+    pub fn choose(asked: Option<&str>) -> Result<Self, FirewallError> {
+        match asked {
+            None if weft_nft::is_usable() => Ok(Self::Weft),
+            None => Ok(Self::Iptables),
+            Some(name) => name.parse(),
+        }
+    }
+
+    /// Returns whether the backend keeps something per attachment, which DEL must remove.
+    pub fn is_per_attachment(self) -> bool {
+        self != Self::Weft
+    }
+}
+
+impl FromStr for Backend {
+    type Err = FirewallError;
+
+    /// Reads what `ipMasqBackend` may say. Our own backend has no name there: leaving the key out
+    /// asks for it, and keeps the conflist one that the reference plugins understand.
+    fn from_str(name: &str) -> Result<Self, FirewallError> {
+        match name {
+            "iptables" => Ok(Self::Iptables),
+            "nftables" => Ok(Self::UpstreamNftables),
+            other => Err(FirewallError::UnknownBackend(other.into())),
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Weft => "weft",
+            Self::UpstreamNftables => "nftables",
+            Self::Iptables => "iptables",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstreams_names_are_understood_and_no_others() {
+        assert_eq!(Backend::choose(Some("nftables")).unwrap(), Backend::UpstreamNftables);
+        assert_eq!(Backend::choose(Some("iptables")).unwrap(), Backend::Iptables);
+        let error = Backend::choose(Some("x")).unwrap_err();
+        assert_eq!(error.to_string(), "unknown ipmasq backend \"x\"");
+        assert!(error.hint().is_some());
+    }
+}

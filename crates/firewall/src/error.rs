@@ -1,0 +1,72 @@
+//! What can go wrong, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use weft_model::IfName;
+
+/// A firewall change that was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum FirewallError {
+    /// `ipMasqBackend` is none of the known names.
+    #[error("unknown ipmasq backend {0:?}")]
+    UnknownBackend(String),
+    /// The kernel refused a change to its nf_tables ruleset.
+    #[error("cannot change {table}")]
+    Nft {
+        /// The table, as `nft` writes it: `table inet weft`.
+        table: &'static str,
+        /// What the kernel said.
+        source: weft_nft::Error,
+    },
+    /// A table of our name belongs to someone else.
+    #[error("{table} is not ours: its comment is {comment:?}")]
+    NotOurs {
+        /// The table.
+        table: &'static str,
+        /// Its comment.
+        comment: String,
+    },
+    /// The spoof check was asked for without the container's address.
+    #[error("no MAC address given for the spoof check of {0}")]
+    NoMac(IfName),
+    /// An iptables program is missing or failed.
+    #[error("{program}: {problem}")]
+    Iptables {
+        /// The program, `iptables-restore` for example.
+        program: String,
+        /// What it said.
+        problem: String,
+    },
+    /// An ownership record cannot be read or written.
+    #[error("cannot keep the claim {path}")]
+    Claim {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl FirewallError {
+    /// Returns what the user can do about it, if we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownBackend(_) => {
+                Some("leave \"ipMasqBackend\" out, or set it to \"nftables\" or \"iptables\"".into())
+            }
+            Self::Nft { source, .. } => source.hint().map(str::to_owned),
+            Self::NotOurs { table, .. } => Some(format!("rename it, or remove it with: nft delete {table}")),
+            Self::Iptables { program, .. } => {
+                Some(format!("install iptables so that {program} is in PATH, or use nftables"))
+            }
+            Self::NoMac(_) | Self::Claim { .. } => None,
+        }
+    }
+}
+
+/// Returns whether the kernel said that it has no such feature.
+pub(crate) fn is_lacking(errno: Errno) -> bool {
+    matches!(errno, Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)
+}

@@ -1,0 +1,83 @@
+//! What a plan may ask of the firewall, as data.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
+use weft_model::{Endpoint, IfName, Mac, NetworkName};
+
+use crate::Backend;
+
+/// One thing the firewall should do for a network or an attachment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// Traffic leaving a network gets the host's address.
+    Masquerade(Masquerade),
+    /// Frames from a bridge port with another source address than the container's are dropped.
+    SpoofCheck(SpoofCheck),
+}
+
+/// Traffic from a network to anything outside the sender's own subnet, except multicast, gets the
+/// address of the interface it leaves by.
+///
+/// The fragment speaks for one attachment when `endpoint` is given (ADD, CHECK, DEL) and for the
+/// whole network when it is not (garbage collection, removal of the network). With
+/// [`Backend::Weft`] nothing exists per attachment: removing the fragment of an attachment keeps
+/// the network's entries, so that undoing one ADD never takes them from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Masquerade {
+    /// The network whose traffic it is.
+    pub network: NetworkName,
+    /// The network's subnets; host bits are ignored.
+    pub subnets: Vec<IpNetwork>,
+    /// The attachment, or `None` for the network as a whole.
+    pub endpoint: Option<Endpoint>,
+    /// The attachment's addresses with their prefix lengths. May be empty when removing.
+    pub addresses: Vec<IpNetwork>,
+    /// Who carries the rules.
+    pub backend: Backend,
+    /// The directory for our ownership records, `/run/weft/masquerade`. It need not exist yet.
+    pub claims: PathBuf,
+}
+
+/// Frames entering a bridge from `host_ifname` must carry the source address `mac`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoofCheck {
+    /// The host's end of the container's interface, a bridge port.
+    pub host_ifname: IfName,
+    /// The container's address. Removal does not need it and may leave it out.
+    pub mac: Option<Mac>,
+    /// The attachment.
+    pub endpoint: Endpoint,
+}
+
+impl fmt::Display for Fragment {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Masquerade(masquerade) => masquerade.fmt(out),
+            Self::SpoofCheck(check) => check.fmt(out),
+        }
+    }
+}
+
+impl fmt::Display for Masquerade {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per_address = self.backend.is_per_attachment() && self.endpoint.is_some();
+        let sources = if per_address { &self.addresses } else { &self.subnets };
+        out.write_str("masquerade")?;
+        for source in sources {
+            write!(out, " {source}")?;
+        }
+        write!(out, " of {} by {}", self.network, self.backend)
+    }
+}
+
+impl fmt::Display for SpoofCheck {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "spoof check {}", self.host_ifname)?;
+        match self.mac {
+            Some(mac) => write!(out, " only from {mac}"),
+            None => Ok(()),
+        }
+    }
+}

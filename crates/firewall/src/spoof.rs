@@ -1,0 +1,110 @@
+//! The spoof check: frames from a guarded bridge port carry the container's address or are dropped.
+
+use nix::errno::Errno;
+use weft_model::{IfName, Mac};
+use weft_nft::{Error, FoundElement, Socket, Transaction};
+
+use crate::error::is_lacking;
+use crate::{Change, FirewallError, SpoofCheck, layout};
+
+/// How often a lost race is tried again.
+const ATTEMPTS: usize = 16;
+
+fn wrap(source: Error) -> FirewallError {
+    FirewallError::Nft { table: layout::BRIDGE_TEXT, source }
+}
+
+/// Guards the port. In the steady state that is one question.
+pub(crate) fn ensure(socket: &mut Socket, check: &SpoofCheck) -> Result<Change, FirewallError> {
+    let port = &check.host_ifname;
+    let mac = check.mac.ok_or_else(|| FirewallError::NoMac(port.clone()))?;
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let found = guard(socket, port)?;
+        if found.as_ref().is_some_and(|found| found.expires.is_none() && allowed(found) == Some(mac)) {
+            return Ok(Change::AlreadyThere);
+        }
+        let mut transaction = Transaction::new();
+        if found.is_none() && socket.table(layout::BRIDGE).map_err(wrap)?.is_none() {
+            layout::create_bridge(&mut transaction);
+        }
+        // The same port with another address: its old guard and allowance go in the same moment.
+        if let Some(found) = found {
+            transaction.delete_elements(&layout::guarded(), vec![layout::guard(port, mac)]);
+            if let Some(old) = allowed(&found).filter(|old| *old != mac) {
+                transaction.delete_elements(&layout::allowed(), vec![layout::allowance(port, old)]);
+            }
+        }
+        transaction
+            .elements(&layout::guarded(), vec![layout::guard(port, mac)])
+            .elements(&layout::allowed(), vec![layout::allowance(port, mac)]);
+        match socket.commit(&transaction) {
+            Ok(()) => return Ok(Change::Made),
+            // Another process made the table, or what we found has run out meanwhile.
+            Err(Error::Refused { errno: Errno::EEXIST | Errno::ENOENT, .. }) if attempts < ATTEMPTS => {}
+            Err(error) => return Err(wrap(error)),
+        }
+    }
+}
+
+/// Stops guarding the port. The port's name is enough: the guard's comment knows the address.
+pub(crate) fn remove(socket: &mut Socket, check: &SpoofCheck) -> Result<(), FirewallError> {
+    let port = &check.host_ifname;
+    let found = match guard(socket, port) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(()),
+        // A kernel without the bridge family has no such rule.
+        Err(FirewallError::Nft { source, .. })
+            if source.errno().is_some_and(|errno| is_lacking(errno) || errno == Errno::EINVAL) =>
+        {
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    // The guard goes first: an allowance without a guard means nothing, the reverse blocks the port.
+    if let Some(mac) = allowed(&found).or(check.mac) {
+        socket.expire(&layout::guarded(), &layout::guard(port, mac)).map_err(wrap)?;
+        socket.expire(&layout::allowed(), &layout::allowance(port, mac)).map_err(wrap)?;
+    }
+    Ok(())
+}
+
+/// Returns what is missing, down to the static rules.
+pub(crate) fn observe(socket: &mut Socket, check: &SpoofCheck) -> Result<Vec<String>, FirewallError> {
+    if socket.table(layout::BRIDGE).map_err(wrap)?.is_none() {
+        return Ok(vec![layout::BRIDGE_TEXT.into()]);
+    }
+    let mut missing = Vec::new();
+    let chains =
+        [(layout::PREROUTING, layout::PREROUTING_RULES), (layout::SPOOF_CHECK, layout::SPOOF_CHECK_RULES)];
+    for (chain, rules) in chains {
+        if socket.rules(layout::BRIDGE, chain).map_err(wrap)?.len() != rules {
+            missing.push(format!("rules of chain {} {chain}", layout::BRIDGE));
+        }
+    }
+    let port = &check.host_ifname;
+    match guard(socket, port)?.as_ref().map(allowed) {
+        None => missing.push(format!("element {port} of {}", layout::guarded())),
+        Some(mac) if check.mac.is_some() && mac != check.mac => {
+            missing.push(format!("element {port} of {} for the interface's address", layout::guarded()));
+        }
+        Some(Some(mac)) => {
+            let key = layout::guard_key(port).ether(mac.0);
+            if socket.element(&layout::allowed(), &key).map_err(wrap)?.is_none() {
+                missing.push(format!("element {port} . {mac} of {}", layout::allowed()));
+            }
+        }
+        Some(None) => {}
+    }
+    Ok(missing)
+}
+
+fn guard(socket: &mut Socket, port: &IfName) -> Result<Option<FoundElement>, FirewallError> {
+    socket.element(&layout::guarded(), &layout::guard_key(port)).map_err(wrap)
+}
+
+/// Returns the address that the guard's comment names.
+fn allowed(guard: &FoundElement) -> Option<Mac> {
+    guard.comment.as_deref()?.parse().ok()
+}

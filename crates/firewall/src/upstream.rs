@@ -1,0 +1,176 @@
+//! Masquerading in the table of the CNI reference plugins, so that a host can switch between them and us.
+//!
+//! CNI: plugins/pkg/ip/ipmasq_nftables_linux.go. One rule per address, found again by its comment.
+
+use ipnetwork::IpNetwork;
+use nix::errno::Errno;
+use sha2::{Digest, Sha512};
+use weft_model::Endpoint;
+use weft_nft::expr::{Comparison, Field, Verdict, is_family, is_within};
+use weft_nft::{Chain, Error, Expr, Family, Rule, RuleInfo, Socket, Table, Transaction};
+
+use crate::{Change, FirewallError, Masquerade, layout};
+
+const TABLE: Table = Table::new(Family::Inet, "cni_plugins_masquerade");
+/// The table as errors name it.
+pub(crate) const TABLE_TEXT: &str = "table inet cni_plugins_masquerade";
+const TABLE_COMMENT: &str = "Masquerading for plugins from github.com/containernetworking/plugins";
+const CHECKS: &str = "masq_checks";
+const CHECKS_COMMENT: &str =
+    "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet";
+const POSTROUTING: &str = "postrouting";
+const POSTROUTING_RULES: usize = 3;
+const LONGEST_COMMENT: usize = 128;
+const ATTEMPTS: usize = 16;
+
+fn wrap(source: Error) -> FirewallError {
+    FirewallError::Nft { table: TABLE_TEXT, source }
+}
+
+/// Writes a rule per address, in place of those that the same attachment had.
+pub(crate) fn ensure(socket: &mut Socket, masquerade: &Masquerade) -> Result<Change, FirewallError> {
+    let Some(endpoint) = &masquerade.endpoint else { return Ok(Change::AlreadyThere) };
+    retrying(|| {
+        let old = own_rules(socket, endpoint)?;
+        let mut transaction = Transaction::new();
+        create(&mut transaction, socket.rules(TABLE, POSTROUTING)?.len());
+        delete(&mut transaction, &old);
+        for &address in &masquerade.addresses {
+            transaction.rule(rule(address, endpoint));
+        }
+        socket.commit(&transaction)
+    })?;
+    Ok(Change::Made)
+}
+
+/// Deletes the attachment's rules, whatever its addresses were.
+pub(crate) fn remove(socket: &mut Socket, masquerade: &Masquerade) -> Result<(), FirewallError> {
+    let Some(endpoint) = &masquerade.endpoint else { return Ok(()) };
+    match socket.table(TABLE) {
+        Ok(None) => return Ok(()),
+        Ok(Some(_)) => {}
+        // A kernel without nf_tables has none of its rules.
+        Err(Error::Refused { errno: Errno::EINVAL, .. }) => return Ok(()),
+        Err(error) => return Err(wrap(error)),
+    }
+    retrying(|| {
+        let mut transaction = Transaction::new();
+        delete(&mut transaction, &own_rules(socket, endpoint)?);
+        socket.commit(&transaction)
+    })
+}
+
+/// Returns which addresses have no rule.
+pub(crate) fn observe(socket: &mut Socket, masquerade: &Masquerade) -> Result<Vec<String>, FirewallError> {
+    let Some(endpoint) = &masquerade.endpoint else { return Ok(Vec::new()) };
+    let mut missing = Vec::new();
+    if socket.rules(TABLE, POSTROUTING).map_err(wrap)?.len() < POSTROUTING_RULES {
+        missing.push(format!("rules of chain {TABLE} {POSTROUTING}"));
+    }
+    let (present, wanted) = (own_rules(socket, endpoint).map_err(wrap)?.len(), masquerade.addresses.len());
+    if present != wanted {
+        missing
+            .push(format!("rules of chain {TABLE} {CHECKS} for {endpoint}: {present} instead of {wanted}"));
+    }
+    Ok(missing)
+}
+
+/// Repeats a reading and the change that follows from it when another process came in between.
+fn retrying(mut change: impl FnMut() -> Result<(), Error>) -> Result<(), FirewallError> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match change() {
+            Err(Error::Refused { errno: Errno::ENOENT, .. }) if attempts < ATTEMPTS => {}
+            outcome => return outcome.map_err(wrap),
+        }
+    }
+}
+
+fn create(transaction: &mut Transaction, postrouting_rules: usize) {
+    let postrouting = TABLE.base_chain(POSTROUTING, layout::AT_POSTROUTING);
+    transaction
+        .table(TABLE, Some(TABLE_COMMENT))
+        .chain(&TABLE.chain(CHECKS).comment(CHECKS_COMMENT))
+        .chain(&postrouting);
+    if postrouting_rules == POSTROUTING_RULES {
+        return;
+    }
+    transaction.flush_chain(TABLE, POSTROUTING);
+    for network in layout::multicast() {
+        let [meta, compare] = is_family(network.ip());
+        let mut exprs = vec![meta, compare];
+        exprs.extend(is_within(Field::destination_of(network.ip()), network, Comparison::Equal));
+        exprs.push(Expr::Verdict(Verdict::Return));
+        transaction.rule(postrouting.rule(exprs));
+    }
+    transaction.rule(postrouting.rule([Expr::Verdict(Verdict::Goto(CHECKS.into()))]));
+}
+
+fn delete(transaction: &mut Transaction, rules: &[RuleInfo]) {
+    for rule in rules {
+        transaction.delete_rule(TABLE, CHECKS, rule.handle);
+    }
+}
+
+fn own_rules(socket: &mut Socket, endpoint: &Endpoint) -> Result<Vec<RuleInfo>, Error> {
+    let prefix = instance(endpoint);
+    let mut rules = socket.rules(TABLE, CHECKS)?;
+    rules.retain(|rule| rule.comment.as_deref().is_some_and(|comment| comment.starts_with(&prefix)));
+    Ok(rules)
+}
+
+fn rule(address: IpNetwork, endpoint: &Endpoint) -> Rule {
+    let chain: Chain = TABLE.chain(CHECKS);
+    let [meta, compare] = is_family(address.ip());
+    let mut exprs = vec![meta, compare];
+    exprs.extend(is_within(Field::source_of(address.ip()), IpNetwork::from(address.ip()), Comparison::Equal));
+    exprs.extend(is_within(Field::destination_of(address.ip()), address, Comparison::NotEqual));
+    exprs.push(Expr::Masquerade);
+    chain.rule(exprs).comment(comment(endpoint))
+}
+
+/// Returns the comment by which upstream finds an attachment's rules.
+fn comment(endpoint: &Endpoint) -> String {
+    let Endpoint { network, container, ifname } = endpoint;
+    let text = format!("{}, net: {network}, if: {ifname}, id: {container}", instance(endpoint));
+    text.replace('"', "").chars().take(LONGEST_COMMENT).collect()
+}
+
+/// Returns the part of the comment that names the attachment.
+fn instance(endpoint: &Endpoint) -> String {
+    let Endpoint { network, container, ifname } = endpoint;
+    format!("{}-{}", short_hash(network.as_str()), short_hash(&format!("{ifname}:{container}")))
+}
+
+/// Returns the first 16 hex digits of a text's SHA-512.
+fn short_hash(text: &str) -> String {
+    Sha512::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_name_the_attachment_and_fit() {
+        let endpoint = |container: &str| Endpoint {
+            network: "net".parse().unwrap(),
+            container: container.parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let text = comment(&endpoint("c1"));
+        assert!(text.ends_with(", net: net, if: eth0, id: c1"), "{text}");
+        assert_eq!(text.find(','), Some(33));
+        let long = endpoint(&"c".repeat(200));
+        assert_eq!(comment(&long).len(), LONGEST_COMMENT);
+        assert!(comment(&long).starts_with(&instance(&long)));
+        assert_ne!(instance(&endpoint("c1")), instance(&endpoint("c2")));
+    }
+
+    #[test]
+    fn the_hash_is_a_prefix_of_sha512() {
+        // The well-known digest of "abc" (FIPS 180-4).
+        assert_eq!(short_hash("abc"), "ddaf35a193617aba");
+    }
+}

@@ -1,0 +1,180 @@
+//! Masquerading in our own table: one element per subnet.
+
+use ipnetwork::IpNetwork;
+use nix::errno::Errno;
+use weft_nft::{Element, Error, Socket, Transaction};
+
+use crate::claim::Claims;
+use crate::{Change, FirewallError, Masquerade, layout};
+
+/// How often a lost race is tried again. Each round another process has made progress.
+const ATTEMPTS: usize = 16;
+
+fn wrap(source: Error) -> FirewallError {
+    FirewallError::Nft { table: layout::INET_TEXT, source }
+}
+
+/// Sees to it that every subnet has its element. In the steady state that is one question each.
+pub(crate) fn ensure(socket: &mut Socket, masquerade: &Masquerade) -> Result<Change, FirewallError> {
+    let claims = Claims(&masquerade.claims);
+    let mut change = Change::AlreadyThere;
+    for &subnet in &masquerade.subnets {
+        claims.take_subnet(&masquerade.network, subnet)?;
+        if !has(socket, subnet)? {
+            install(socket, &claims, subnet)?;
+            change = Change::Made;
+        }
+    }
+    Ok(change)
+}
+
+/// Removes the elements of subnets that nobody claims any more.
+pub(crate) fn remove(
+    socket: &mut Socket,
+    claims: &Claims<'_>,
+    subnets: &[IpNetwork],
+) -> Result<(), FirewallError> {
+    for &subnet in subnets {
+        if claims.is_wanted(subnet)? {
+            continue;
+        }
+        let element = Element::new(layout::subnet_key(subnet));
+        socket.expire(&layout::subnet_set(subnet), &element).map_err(wrap)?;
+        // Someone may have claimed it since, and have found the element still there.
+        if claims.is_wanted(subnet)? {
+            install(socket, claims, subnet)?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns what is missing for these subnets, down to the static rules.
+pub(crate) fn observe(socket: &mut Socket, masquerade: &Masquerade) -> Result<Vec<String>, FirewallError> {
+    match table(socket)? {
+        Table::Absent => return Ok(vec![layout::INET_TEXT.into()]),
+        Table::Other => {
+            return Ok(vec![format!("{} has another layout than {:?}", layout::INET_TEXT, layout::VERSION)]);
+        }
+        Table::Ours => {}
+    }
+    let mut missing = Vec::new();
+    let rules = socket.rules(layout::INET, layout::POSTROUTING).map_err(wrap)?;
+    if rules.len() != layout::POSTROUTING_RULES {
+        missing.push(format!("rules of chain {} {}", layout::INET, layout::POSTROUTING));
+    }
+    for &subnet in &masquerade.subnets {
+        for chain in [layout::SAME_SUBNET, layout::MASQUERADE] {
+            let comment = layout::length_comment(subnet);
+            let rules = socket.rules(layout::INET, chain).map_err(wrap)?;
+            if !rules.iter().any(|rule| rule.comment.as_ref() == Some(&comment)) {
+                missing.push(format!("rule of chain {} {chain} for {comment}", layout::INET));
+            }
+        }
+        if !has(socket, subnet)? {
+            missing.push(format!("element {subnet} of {}", layout::subnet_set(subnet)));
+        }
+        if !Claims(&masquerade.claims).has_subnet(&masquerade.network, subnet) {
+            missing.push(format!("claim of {} on {subnet}", masquerade.network));
+        }
+    }
+    Ok(missing)
+}
+
+/// Writes the table anew with everything that is claimed.
+pub(crate) fn rebuild(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), FirewallError> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        // Whatever another process adds after this line makes the transaction start over with its claim.
+        let generation = socket.generation().map_err(wrap)?;
+        table(socket)?;
+        let mut transaction = Transaction::new();
+        transaction.only_if_generation(generation);
+        // A table is deleted only if it exists; creating it first makes sure of that.
+        transaction.table(layout::INET, None).delete_table(layout::INET);
+        layout::create_inet(&mut transaction);
+        let mut lengths = Vec::new();
+        for subnet in claims.all_subnets()? {
+            let length = (subnet.is_ipv4(), subnet.prefix());
+            if !lengths.contains(&length) {
+                lengths.push(length);
+                layout::create_length(&mut transaction, subnet);
+            }
+            transaction.elements(&layout::subnet_set(subnet), vec![Element::new(layout::subnet_key(subnet))]);
+        }
+        match socket.commit(&transaction) {
+            Err(Error::Refused { errno: Errno::ERESTART, .. }) if attempts < ATTEMPTS => {}
+            outcome => return outcome.map_err(wrap),
+        }
+    }
+}
+
+/// Returns whether the subnet has its element. One that is about to expire does not count.
+fn has(socket: &mut Socket, subnet: IpNetwork) -> Result<bool, FirewallError> {
+    let found = socket.element(&layout::subnet_set(subnet), &layout::subnet_key(subnet)).map_err(wrap)?;
+    Ok(found.is_some_and(|element| element.expires.is_none()))
+}
+
+/// What is there under our table's name.
+enum Table {
+    Absent,
+    Ours,
+    /// Written by another version of weft.
+    Other,
+}
+
+/// Returns what is there under our table's name; an error if it is someone else's.
+///
+/// KERNEL: tables have comments since Linux 5.10. Without one it is ours.
+fn table(socket: &mut Socket) -> Result<Table, FirewallError> {
+    match socket.table(layout::INET).map_err(wrap)? {
+        None => Ok(Table::Absent),
+        Some(None) => Ok(Table::Ours),
+        Some(Some(comment)) if comment == layout::VERSION => Ok(Table::Ours),
+        Some(Some(comment)) if comment.starts_with(layout::ANY_VERSION) => Ok(Table::Other),
+        Some(Some(comment)) => Err(FirewallError::NotOurs { table: layout::INET_TEXT, comment }),
+    }
+}
+
+/// How much has to be created for an element.
+#[derive(Clone, Copy)]
+enum Missing {
+    Element,
+    Length,
+    Table,
+}
+
+/// Adds a subnet's element and what it needs.
+///
+/// Each stage is one transaction that is refused as a whole if another process was faster (EEXIST)
+/// or if the stage below is missing too (ENOENT), so rules are never there twice.
+fn install(socket: &mut Socket, claims: &Claims<'_>, subnet: IpNetwork) -> Result<(), FirewallError> {
+    let mut missing = match table(socket)? {
+        Table::Absent => Missing::Table,
+        Table::Ours => Missing::Element,
+        Table::Other => return rebuild(socket, claims),
+    };
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let mut transaction = Transaction::new();
+        if let Missing::Table = missing {
+            layout::create_inet(&mut transaction);
+        }
+        if let Missing::Table | Missing::Length = missing {
+            layout::create_length(&mut transaction, subnet);
+        }
+        transaction.elements(&layout::subnet_set(subnet), vec![Element::new(layout::subnet_key(subnet))]);
+        missing = match (socket.commit(&transaction), missing) {
+            (Ok(()), _) => return Ok(()),
+            // Someone took pieces out of the table: no stage fits, and only a new table helps.
+            (Err(Error::Refused { errno: Errno::EEXIST | Errno::ENOENT, .. }), _) if attempts == ATTEMPTS => {
+                return rebuild(socket, claims);
+            }
+            (Err(Error::Refused { errno: Errno::EEXIST, .. }), _) => Missing::Element,
+            (Err(Error::Refused { errno: Errno::ENOENT, .. }), Missing::Element) => Missing::Length,
+            (Err(Error::Refused { errno: Errno::ENOENT, .. }), Missing::Length) => Missing::Table,
+            (Err(error), _) => return Err(wrap(error)),
+        };
+    }
+}

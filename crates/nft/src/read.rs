@@ -1,0 +1,53 @@
+//! Answers of the kernel, read attribute by attribute: only what we ask for is looked at, so that a
+//! ruleset with expressions we do not know never stands in the way.
+
+use std::time::Duration;
+
+use netlink_packet_core::{NLA_HEADER_SIZE, NlasIterator};
+
+use crate::userdata;
+use crate::{FoundElement, RuleInfo};
+
+const TABLE_USERDATA: u16 = 6;
+const RULE_HANDLE: u16 = 3;
+const RULE_USERDATA: u16 = 7;
+const GEN_ID: u16 = 1;
+const ELEM_LIST_ELEMENTS: u16 = 3;
+const LIST_ELEM: u16 = 1;
+const ELEM_DATA: u16 = 2;
+const ELEM_EXPIRATION: u16 = 5;
+const ELEM_USERDATA: u16 = 6;
+const DATA_VALUE: u16 = 1;
+
+/// Returns the value of the first attribute of this kind.
+fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    NlasIterator::new(bytes).map_while(Result::ok).find(|nla| nla.kind() == kind).map(|nla| {
+        let len = usize::from(nla.length());
+        &nla.into_inner()[NLA_HEADER_SIZE..len]
+    })
+}
+
+pub(crate) fn generation(attributes: &[u8]) -> Option<u32> {
+    attribute(attributes, GEN_ID)?.try_into().ok().map(u32::from_be_bytes)
+}
+
+pub(crate) fn table_comment(attributes: &[u8]) -> Option<String> {
+    userdata::find_comment(attribute(attributes, TABLE_USERDATA)?)
+}
+
+pub(crate) fn rule(attributes: &[u8]) -> Option<RuleInfo> {
+    Some(RuleInfo {
+        handle: attribute(attributes, RULE_HANDLE)?.try_into().ok().map(u64::from_be_bytes)?,
+        comment: attribute(attributes, RULE_USERDATA).and_then(userdata::find_comment),
+    })
+}
+
+pub(crate) fn element(attributes: &[u8]) -> Option<FoundElement> {
+    let element = attribute(attribute(attributes, ELEM_LIST_ELEMENTS)?, LIST_ELEM)?;
+    let millis = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
+    Some(FoundElement {
+        comment: attribute(element, ELEM_USERDATA).and_then(userdata::find_comment),
+        expires: attribute(element, ELEM_EXPIRATION).and_then(millis).map(Duration::from_millis),
+        value: attribute(element, ELEM_DATA).and_then(|data| attribute(data, DATA_VALUE)).map(<[u8]>::to_vec),
+    })
+}

@@ -1,0 +1,366 @@
+//! The socket: sending transactions and asking short questions.
+
+use std::io;
+
+use netlink_packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
+};
+use netlink_packet_netfilter::nftables::{ChainAttribute, ChainMessage, GenMessage, NfTablesMessage};
+use netlink_packet_netfilter::none::ControlMessage;
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
+
+use crate::encode::{self, Encoded};
+use crate::error::Error;
+use crate::{Element, FoundElement, Key, RuleInfo, Set, Table, Transaction, read};
+
+/// The subsystem a batch is for, in its header's res_id (NFNL_SUBSYS_NFTABLES).
+const NFTABLES: u16 = 10;
+/// NFNL_MSG_BATCH_BEGIN and its attribute NFNL_BATCH_GENID (linux/netfilter/nfnetlink.h).
+const BATCH_BEGIN: u8 = 16;
+const BATCH_GENID: u16 = 1;
+/// The type of an answer that is an error or an acknowledgement, and of the end of a list.
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+/// Netlink's header and netfilter's.
+const HEADERS: usize = 16 + 4;
+/// The kernel fills an answer up to this size when it lists (NLMSG_GOODSIZE and what it grows to).
+const ANSWER: usize = 32 * 1024;
+/// What fits into a socket's send buffer whatever the sysctls say.
+const SMALL: usize = 64 * 1024;
+/// How often an interrupted exchange is tried again.
+const ATTEMPTS: usize = 16;
+
+/// Returns whether the kernel has nf_tables and lets us use it.
+pub fn is_usable() -> bool {
+    Socket::open().and_then(|mut socket| socket.generation()).is_ok()
+}
+
+/// A blocking netfilter socket in the network namespace it was opened in.
+#[derive(Debug)]
+pub struct Socket {
+    socket: netlink_sys::Socket,
+    answer: Vec<u8>,
+    sequence: u32,
+}
+
+impl Socket {
+    /// Opens a socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`] when the kernel has no nfnetlink or is out of descriptors.
+    pub fn open() -> Result<Self, Error> {
+        let socket =
+            netlink_sys::Socket::new(NETLINK_NETFILTER).map_err(|cause| Error::Open(errno(&cause)))?;
+        Ok(Self { socket, answer: Vec::with_capacity(ANSWER), sequence: 0 })
+    }
+
+    /// Makes all the changes of a transaction, or none of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] names the first object the kernel refused. A transaction that depends on a
+    /// generation is refused with `ERESTART` when another one came in between.
+    pub fn commit(&mut self, transaction: &Transaction) -> Result<(), Error> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.try_commit(transaction) {
+                // The kernel stops a batch when a signal is pending; nothing of it has happened.
+                Err(Error::Refused { errno: Errno::EINTR, .. }) if attempts < ATTEMPTS => {}
+                Err(Error::Refused { errno: Errno::ERESTART, .. })
+                    if attempts < ATTEMPTS && transaction.generation.is_none() => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// KERNEL: a batch is worked off within the send (nfnetlink_rcv_batch), so every answer is waiting
+    /// when it returns. Failing messages are answered in any case; of the others only the last one
+    /// is asked to, which keeps a large transaction from overflowing the receive buffer.
+    fn try_commit(&mut self, transaction: &Transaction) -> Result<(), Error> {
+        let first = self.sequence.wrapping_add(1);
+        let mut out = Vec::with_capacity(1024);
+        self.push_control(&mut out, begin(transaction.generation));
+        let last = transaction.changes.len() - 1;
+        for (index, change) in transaction.changes.iter().enumerate() {
+            let mut message = encode::change(change, u32::try_from(index).unwrap_or(u32::MAX));
+            if index == last {
+                message.flags |= NLM_F_ACK;
+            }
+            self.push(&mut out, message, 0);
+        }
+        self.push_control(&mut out, ControlMessage::BatchEnd);
+        self.send(&out)?;
+
+        let mut refusal = None;
+        // After a refusal the queue is emptied, so that no later question gets an old answer.
+        while self.receive()? {
+            for message in Messages(&self.answer) {
+                let (header, body) = message.ok_or_else(|| Error::Answer("a transaction".into()))?;
+                // The sequence numbers of one transaction run without gaps; `first` is its begin.
+                let index = header.sequence.wrapping_sub(first).wrapping_sub(1) as usize;
+                match error_code(body) {
+                    _ if header.kind != NLMSG_ERROR => {}
+                    0 if index == last && refusal.is_none() => return Ok(()),
+                    0 => {}
+                    errno => {
+                        refusal.get_or_insert((index, Errno::from_raw(errno)));
+                    }
+                }
+            }
+        }
+        let (index, errno) = refusal.ok_or_else(|| Error::Answer("a transaction".into()))?;
+        let object = transaction.changes.get(index).map_or("transaction".into(), ToString::to_string);
+        Err(Error::Refused { object, errno })
+    }
+
+    /// Returns the number of the ruleset's present state, which every transaction changes.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no nf_tables, or does not let us use it.
+    pub fn generation(&mut self) -> Result<u32, Error> {
+        let question = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
+        let found = self.ask(NetfilterProtoFamily::Unspec, question, "nf_tables", read::generation)?;
+        found.ok_or_else(|| Error::Answer("the ruleset's generation".into()))
+    }
+
+    /// Returns a table's comment, or `None` if there is no such table. The inner `None` is a table
+    /// without a comment.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn table(&mut self, table: Table) -> Result<Option<Option<String>>, Error> {
+        let question = NfTablesMessage::GetTable(encode::table_message(table));
+        let object = format!("table {table}");
+        self.ask(table.family.into(), question, &object, |attributes| Some(read::table_comment(attributes)))
+    }
+
+    /// Returns whether a chain exists.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn has_chain(&mut self, table: Table, chain: &str) -> Result<bool, Error> {
+        let attributes = vec![ChainAttribute::Table(table.name.into()), ChainAttribute::Name(chain.into())];
+        let question = NfTablesMessage::GetChain(ChainMessage { attributes });
+        let object = format!("chain {table} {chain}");
+        Ok(self.ask(table.family.into(), question, &object, |_| Some(()))?.is_some())
+    }
+
+    /// Returns the element a key leads to, in constant time, or `None` if there is none, or no
+    /// such set, or no such table.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn element(&mut self, set: &Set, key: &Key) -> Result<Option<FoundElement>, Error> {
+        let question = NfTablesMessage::GetSetElement(encode::element_question(set, key));
+        self.ask(set.table.family.into(), question, &set.name, read::element)
+    }
+
+    /// Returns the rules of one chain; none if there is no such chain.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn rules(&mut self, table: Table, chain: &str) -> Result<Vec<RuleInfo>, Error> {
+        let message = NfTablesMessage::GetRule(encode::rules_message(table, chain, None));
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let question =
+                Encoded { family: table.family.into(), flags: NLM_F_DUMP, message: message.clone().into() };
+            match self.list(question, chain)? {
+                Some(rules) => return Ok(rules),
+                None if attempts < ATTEMPTS => {}
+                None => return Err(Error::Answer(format!("the rules of chain {table} {chain}"))),
+            }
+        }
+    }
+
+    /// Removes elements of an expiring set without the wait that follows a deletion.
+    ///
+    /// They run out at once where the kernel can do that, and are deleted otherwise. Elements that
+    /// do not exist are no error.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, for another reason than the element's absence.
+    pub fn expire(&mut self, set: &Set, element: &Element) -> Result<(), Error> {
+        match self.element(set, &element.key)? {
+            None => return Ok(()),
+            Some(found) if found.expires.is_some() => return Ok(()),
+            Some(_) => {}
+        }
+        self.commit(Transaction::new().expire(set, vec![element.clone()]))?;
+        // KERNEL: before Linux 6.12 the update is accepted and ignored.
+        match self.element(set, &element.key)? {
+            Some(found) if found.expires.is_none() => {
+                absent_is_fine(self.commit(Transaction::new().delete_elements(set, vec![element.clone()])))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends a question with one answer and returns what `pick` finds in its attributes, or `None`
+    /// if the kernel says that there is no such object.
+    fn ask<T>(
+        &mut self,
+        family: NetfilterProtoFamily,
+        question: NfTablesMessage,
+        object: &str,
+        pick: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let mut out = Vec::with_capacity(256);
+        self.push(&mut out, Encoded { family, flags: 0, message: question.into() }, 0);
+        self.send(&out)?;
+        let strange = || Error::Answer(object.into());
+        if !self.receive()? {
+            return Err(strange());
+        }
+        let (header, body) = Messages(&self.answer).next().flatten().ok_or_else(strange)?;
+        if header.sequence != self.sequence {
+            return Err(strange());
+        }
+        if header.kind != NLMSG_ERROR {
+            return pick(body).map(Some).ok_or_else(strange);
+        }
+        match Errno::from_raw(error_code(body)) {
+            Errno::ENOENT => Ok(None),
+            errno => Err(Error::Refused { object: object.into(), errno }),
+        }
+    }
+
+    /// Returns the rules of a chain, or `None` if the list changed while it was read.
+    fn list(&mut self, question: Encoded, chain: &str) -> Result<Option<Vec<RuleInfo>>, Error> {
+        let mut out = Vec::with_capacity(256);
+        self.push(&mut out, question, 0);
+        self.send(&out)?;
+        let mut rules = Vec::new();
+        let mut torn = false;
+        while self.receive()? {
+            for message in Messages(&self.answer) {
+                let (header, body) = message.ok_or_else(|| Error::Answer(format!("chain {chain}")))?;
+                torn |= header.flags & NLM_F_DUMP_INTR != 0;
+                match header.kind {
+                    NLMSG_DONE => return Ok((!torn).then_some(rules)),
+                    NLMSG_ERROR => match Errno::from_raw(error_code(body)) {
+                        Errno::ENOENT => return Ok(Some(Vec::new())),
+                        errno => return Err(Error::Refused { object: format!("chain {chain}"), errno }),
+                    },
+                    _ => rules.extend(read::rule(body)),
+                }
+            }
+        }
+        Err(Error::Answer(format!("chain {chain}")))
+    }
+
+    fn push_control(&mut self, out: &mut Vec<u8>, message: ControlMessage) {
+        let message = Encoded { family: NetfilterProtoFamily::Unspec, flags: 0, message: message.into() };
+        self.push(out, message, NFTABLES);
+    }
+
+    fn push(&mut self, out: &mut Vec<u8>, encoded: Encoded, res_id: u16) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let header = NetfilterHeader::new(encoded.family, 0, res_id);
+        let mut message =
+            NetlinkMessage::from(NetfilterMessage::new::<NetfilterMessageInner>(header, encoded.message));
+        message.header.flags = NLM_F_REQUEST | encoded.flags;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let start = out.len();
+        out.resize(start + message.buffer_len(), 0);
+        message.serialize(&mut out[start..]);
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), Error> {
+        if bytes.len() > SMALL {
+            setsockopt(&self.socket, sockopt::SndBufForce, &(bytes.len() * 2)).map_err(Error::Socket)?;
+        }
+        loop {
+            match self.socket.send(bytes, 0) {
+                Ok(_) => return Ok(()),
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(Error::Socket(errno(&cause))),
+            }
+        }
+    }
+
+    /// Reads one answer; returns false if none is waiting.
+    fn receive(&mut self) -> Result<bool, Error> {
+        loop {
+            self.answer.clear();
+            match self.socket.recv(&mut self.answer, MsgFlags::MSG_DONTWAIT.bits()) {
+                Ok(_) => return Ok(true),
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(Error::Socket(errno(&cause))),
+            }
+        }
+    }
+}
+
+fn begin(generation: Option<u32>) -> ControlMessage {
+    match generation {
+        None => ControlMessage::BatchBegin,
+        Some(number) => ControlMessage::Other {
+            message_type: BATCH_BEGIN,
+            attributes: vec![DefaultNla::new(BATCH_GENID, number.to_be_bytes().to_vec())],
+        },
+    }
+}
+
+fn errno(cause: &io::Error) -> Errno {
+    Errno::from_raw(cause.raw_os_error().unwrap_or_default())
+}
+
+fn absent_is_fine(outcome: Result<(), Error>) -> Result<(), Error> {
+    match outcome {
+        Err(Error::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Returns the error number of an error message, 0 for an acknowledgement.
+fn error_code(body: &[u8]) -> i32 {
+    // An error message has no netfilter header: the four bytes before the attributes are the code.
+    body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code).saturating_neg())
+}
+
+/// What we use of a netlink header.
+struct Header {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+}
+
+/// The messages in a buffer, each as its header and its attributes; `None` for a broken one.
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Option<(Header, &'a [u8])>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let bytes = std::mem::take(&mut self.0);
+        let Ok(message) = NetlinkBuffer::new_checked(bytes) else { return Some(None) };
+        let (kind, len) = (message.message_type(), message.length() as usize);
+        let start = if kind == NLMSG_ERROR { HEADERS - 4 } else { HEADERS };
+        let header = Header { kind, flags: message.flags(), sequence: message.sequence_number() };
+        self.0 = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some(bytes.get(start.min(len)..len).map(|body| (header, body)))
+    }
+}
