@@ -207,14 +207,18 @@ pub fn set_port(name: &IfName, options: PortOptions) -> Request {
     Request::new(RouteNetlinkMessage::NewLink(message), 0)
 }
 
-/// Sets a link's MTU by name, so that the request can follow the one that creates the link.
-pub fn set_mtu(name: &IfName, mtu: u32) -> Request {
-    Request::new(RouteNetlinkMessage::SetLink(Builder::new().name(name.as_str()).mtu(mtu).build()), 0)
-}
-
 /// Changes a link.
 pub fn change(index: u32, change: &Change) -> Request {
-    let mut builder = sized(Builder::new().index(index), change.mtu, change.mac);
+    changed(Builder::new().index(index), change)
+}
+
+/// Changes a link by name.
+pub fn change_named(name: &IfName, change: &Change) -> Request {
+    changed(Builder::new().name(name.as_str()), change)
+}
+
+fn changed(builder: Builder, change: &Change) -> Request {
+    let mut builder = sized(builder, change.mtu, change.mac);
     builder = match change.up {
         Some(true) => builder.up(),
         Some(false) => builder.down(),

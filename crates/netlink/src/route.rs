@@ -121,26 +121,27 @@ pub fn of_link(socket: &mut Socket, table: u32, index: u32) -> Result<Vec<RouteI
     Ok(routes)
 }
 
-/// Returns the index of the link that the main table's IPv4 default route leaves by, else the IPv6 one's.
+/// Returns the index of the link that the main table's IPv4 default route leaves by, else the IPv6 one's,
+/// in the calling thread's namespace.
 ///
 /// # Errors
 ///
 /// The kernel's refusal, or the socket's failure.
-pub fn default_link(socket: &mut Socket) -> Result<Option<u32>, Error> {
+pub fn default_link() -> Result<Option<u32>, Error> {
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
         message.attributes = vec![RouteAttribute::Table(MAIN)];
         let request = Request::new(RouteNetlinkMessage::GetRoute(message), libc::NLM_F_DUMP);
-        let found = socket.dump(&request, |payload| {
+        // KERNEL: a dump goes from the shortest prefix of the lowest address up, and from the lowest
+        // metric up (fn_trie_dump_leaf, net/ipv4/fib_trie.c), so the first default route is the best
+        // one, and for IPv4 it is in the first piece however long the table.
+        let found = Socket::open()?.find(request, |payload| {
             RouteInfo::read(payload).into_iter().find(|route| route.table == MAIN && route.dst.prefix() == 0)
         });
         match found {
-            Ok(routes) => {
-                if let Some(best) = routes.iter().min_by_key(|route| route.metric.unwrap_or(0)) {
-                    return Ok(Some(best.index));
-                }
-            }
+            Ok(Some(route)) => return Ok(Some(route.index)),
+            Ok(None) => {}
             Err(error) if error.is_missing() || error.is_unsupported() => {}
             Err(error) => return Err(error),
         }

@@ -153,6 +153,35 @@ impl Socket {
         Err(Error::refused(Errno::EINTR))
     }
 
+    /// Sends a dump request and returns the first thing found, without reading the rest.
+    ///
+    /// The rest stays in the socket, which therefore goes.
+    pub(crate) fn find<T>(
+        mut self,
+        request: Request,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let mut batch = Batch::new();
+        batch.push(request);
+        let first = self.sequence;
+        self.send(batch.numbered(0..1, first))?;
+        let (mut open, mut found) = (true, None);
+        while open && found.is_none() {
+            self.receive(|message| {
+                match i32::from(message.kind) {
+                    libc::NLMSG_DONE | libc::NLMSG_ERROR => {
+                        open = false;
+                        return message.verdict();
+                    }
+                    _ if found.is_none() => found = read(message.payload),
+                    _ => {}
+                }
+                Ok(())
+            })?;
+        }
+        Ok(found)
+    }
+
     /// Dumps once; returns whether nothing changed meanwhile.
     fn dump_once(&mut self, request: Request, visit: &mut dyn FnMut(&[u8])) -> Result<bool, Error> {
         const NLM_F_DUMP_INTR: u16 = 0x10;

@@ -141,13 +141,13 @@ fn appended_routes_stand_side_by_side() {
 #[test]
 fn the_default_routes_link_is_found() {
     let (mut host, index) = pair();
-    assert_eq!(route::default_link(&mut host).unwrap(), None);
+    assert_eq!(route::default_link().unwrap(), None);
     host.request(address::add(index, net("fd00::3/64"), false)).unwrap();
     host.request(route::add(&RouteInfo { gateway: Some(ip("fd00::1")), ..route("::/0", index) }, false))
         .unwrap();
-    assert_eq!(route::default_link(&mut host).unwrap(), Some(index), "by IPv6 when that is all there is");
+    assert_eq!(route::default_link().unwrap(), Some(index), "by IPv6 when that is all there is");
     let other = host.link(link::get(&name("b"))).unwrap().unwrap().index;
     host.request(route::add(&RouteInfo { scope: route::SCOPE_LINK, ..route("0.0.0.0/0", other) }, false))
         .unwrap();
-    assert_eq!(route::default_link(&mut host).unwrap(), Some(other), "by IPv4 first");
+    assert_eq!(route::default_link().unwrap(), Some(other), "by IPv4 first");
 }
