@@ -181,7 +181,7 @@ mod tests {
         let output = output.unwrap();
         assert_eq!(output.status.code(), Some(1));
         let stdout = String::from_utf8(output.stdout).unwrap();
-        let failure = Failure::from_json(stdout[stdout.find('{').unwrap()..].as_bytes()).unwrap();
+        let failure = Failure::from_json(&stdout.as_bytes()[stdout.find('{').unwrap()..]).unwrap();
         assert_eq!(failure.code, Code::Internal);
         assert!(failure.msg.starts_with("internal error: the description is missing at "), "{failure}");
     }
