@@ -311,7 +311,10 @@ fn field_lengths(fields: &[Type]) -> Vec<DefaultNla> {
 }
 
 fn elements_message(set: &Set, elements: &[Element], fate: Fate) -> SetElementMessage {
-    let list = elements.iter().flat_map(|element| element_attributes(set, element, fate)).collect();
+    elements_list(set, elements.iter().flat_map(|element| element_attributes(set, element, fate)).collect())
+}
+
+fn elements_list(set: &Set, list: Vec<ListAttribute<SetElementAttribute>>) -> SetElementMessage {
     SetElementMessage {
         attributes: vec![
             SetElementList::Table(set.table.name.into()),
@@ -321,9 +324,12 @@ fn elements_message(set: &Set, elements: &[Element], fate: Fate) -> SetElementMe
     }
 }
 
-/// Returns the message that asks for the element of one key.
+/// Returns the message that asks for the element of one key. The kernel answers each entry of the
+/// list with a message of its own, so there is only one: the end of a range is not asked for.
 pub(crate) fn element_question(set: &Set, key: &Key) -> SetElementMessage {
-    elements_message(set, &[Element::new(key.clone())], Fate::Delete)
+    let mut list = element_attributes(set, &Element::new(key.clone()), Fate::Delete);
+    list.truncate(1);
+    elements_list(set, list)
 }
 
 fn value(key: &Key, fields: &[Type]) -> DataAttribute {
