@@ -104,7 +104,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in ".{0,40}") {
-            let _: Result<_, _> = CniArgs::parse(&text, &["IP"]);
+            drop(CniArgs::parse(&text, &["IP"]));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use weft_cni::{AttachmentId, CniArgs, Code, Failure, NetConf, NetworkResult, Verb};
-use weft_model::Endpoint;
+use weft_model::{Endpoint, Mac};
 use weft_state::Root;
 
 /// A call by a runtime.
@@ -82,5 +82,88 @@ impl Call {
     /// Code 4 for malformed pairs, and for keys not `known` unless the caller said to ignore them.
     pub fn cni_args(&self, known: &[&str]) -> Result<CniArgs, Failure> {
         CniArgs::parse(&self.args, known)
+    }
+
+    /// Returns the hardware address asked for. The runtime's word beats that of `args`, and both that of `CNI_ARGS`.
+    ///
+    /// # Errors
+    ///
+    /// When it is no hardware address or that of a group, or `CNI_ARGS` is malformed.
+    pub fn requested_mac(&self) -> Result<Option<Mac>, Failure> {
+        let args = self.cni_args(&["MAC"])?;
+        let text = match self.conf.capability::<String>("mac")? {
+            None => self.conf.cni_arg::<String>("mac")?,
+            some => some,
+        };
+        let Some(text) = text.as_deref().or_else(|| args.get("MAC")).filter(|text| !text.is_empty()) else {
+            return Ok(None);
+        };
+        let mac: Mac = text.parse().map_err(|error| Failure::new(Code::InvalidConfig, error))?;
+        if mac.is_multicast() {
+            let msg = format!("{mac} is a group's MAC address, which no interface can have");
+            return Err(Failure::text(Code::InvalidConfig, msg));
+        }
+        Ok(Some(mac))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(conf: &str, args: &str) -> Call {
+        let stdin = format!(r#"{{"name":"n","x":1{conf}}}"#).into_bytes();
+        Call {
+            verb: Verb::Add,
+            conf: NetConf::parse(&stdin).unwrap(),
+            stdin,
+            paths: Vec::new(),
+            root: Root::new(None),
+            args: args.into(),
+        }
+    }
+
+    #[test]
+    fn the_runtimes_hardware_address_beats_the_others() {
+        let runtime = r#","runtimeConfig":{"mac":"c2:11:22:33:44:01"}"#;
+        let args = r#","args":{"cni":{"mac":"c2:11:22:33:44:02"}}"#;
+        let env = "MAC=c2:11:22:33:44:03;IgnoreUnknown=1;A=b";
+        for (conf, env, expected) in [
+            (format!("{runtime}{args}"), env, Some(1)),
+            (args.to_owned(), env, Some(2)),
+            (String::new(), env, Some(3)),
+            (String::new(), "MAC=", None),
+            (String::new(), "", None),
+        ] {
+            let mac = call(&conf, env).requested_mac().unwrap();
+            assert_eq!(mac.map(|mac| mac.0[5]), expected, "{conf} {env}");
+        }
+        for (conf, env, why) in [
+            (runtime, "A=b", r#"ARGS: unknown args ["A=b"]"#),
+            ("", "MAC=x", r#""x" is not a MAC address: six pairs of hex digits with colons are expected"#),
+            (
+                "",
+                "MAC=01:00:5e:00:00:01",
+                "01:00:5e:00:00:01 is a group's MAC address, which no interface can have",
+            ),
+        ] {
+            assert_eq!(call(conf, env).requested_mac().unwrap_err().msg, why);
+        }
+    }
+
+    #[test]
+    fn what_a_verb_needs_is_asked_for_by_name() {
+        let endpoint = Endpoint {
+            network: "n".parse().unwrap(),
+            container: "c".parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let attachment = Attachment { endpoint, netns: None, call: call("", "") };
+        let code = |failure: Failure| (failure.code.number(), failure.msg);
+        let missing = attachment.required_netns().map(drop).map_err(code);
+        assert_eq!(missing, Err((4, "required env variables [CNI_NETNS] missing".into())));
+        let missing = attachment.required_prev_result().map(drop).map_err(code);
+        assert_eq!(missing, Err((7, "Required prevResult missing".into())));
+        assert!(attachment.valid_attachments().is_err());
     }
 }

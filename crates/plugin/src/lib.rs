@@ -1,6 +1,6 @@
 //! The skeleton of a plugin binary.
 //!
-//! A plugin implements [`Plugin`], or a driver when it makes links, and its `main` calls [`main`].
+//! A plugin implements [`Plugin`], or [`Driver`] when it makes links, and its `main` calls [`main`].
 //! Everything else the protocol asks for is here: the environment, the configuration, the versions,
 //! errors as JSON, delegates.
 
@@ -8,10 +8,12 @@ mod about;
 mod call;
 pub mod delegate;
 mod dispatch;
+mod driver;
 pub mod env;
 mod plugin;
 
 pub use about::{About, DriverAbout, OptionAbout};
 pub use call::{Attachment, Call};
+pub use driver::{ContainerRequest, Driven, Driver, Leases, host_local, loopback_addresses};
 pub use plugin::{Plugin, main};
 pub use weft_cni::{ComposeRequest, ComposedSubnet, Verb};

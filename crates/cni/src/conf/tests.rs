@@ -102,7 +102,7 @@ fn prev_result_must_be_of_the_configurations_class() {
     for (own, config) in
         [(None, "0.3.1"), (Some("0.3.0"), "0.4.0"), (Some("1.1.0"), "1.0.0"), (Some(""), "1.0.0")]
     {
-        assert_eq!(prev(own, config).unwrap().interfaces, [eth0.clone()]);
+        assert_eq!(prev(own, config).unwrap().interfaces, std::slice::from_ref(&eth0));
     }
     let refusal = "could not parse prevResult: result type supports";
     assert_eq!(
@@ -179,7 +179,7 @@ fn old_versions_have_room_for_one_address_of_a_family() {
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-        let _: Result<_, _> = NetConf::parse(&bytes);
+        drop(NetConf::parse(&bytes));
     }
 
     #[test]
@@ -194,7 +194,7 @@ proptest! {
             r#"{{"name":{name},"cniVersion":{version},"ipam":{ipam},"cni.dev/attachments":{list},"dns":{dns},"prevResult":{dns}}}"#
         );
         if let Ok(conf) = NetConf::parse(text.as_bytes()) {
-            let _: Result<_, _> = conf.prev_result();
+            drop(conf.prev_result());
         }
     }
 }

@@ -207,12 +207,12 @@ proptest! {
 
     #[test]
     fn any_value_is_read_or_refused(value in any_json()) {
-        let _: Result<Conf, _> = from_value(&value);
-        let _: Result<Protocol, _> = from_value(&value);
+        drop(from_value::<Conf>(&value));
+        drop(from_value::<Protocol>(&value));
     }
 
     #[test]
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-        let _: Result<Conf, _> = from_slice(&bytes);
+        drop(from_slice::<Conf>(&bytes));
     }
 }

@@ -467,7 +467,7 @@ proptest! {
     ) {
         let text = format!(r#"{{"cniVersion":"{version}","ips":{ips},"ip4":{ips},"routes":{routes}}}"#);
         if let Ok(value) = json::parse(text.as_bytes()) {
-            let _: Result<_, _> = NetworkResult::from_value(&value, Version::LATEST);
+            drop(NetworkResult::from_value(&value, Version::LATEST));
         }
     }
 }
