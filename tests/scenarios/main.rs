@@ -1,1 +1,16 @@
-//! User stories through the real `weft`.
+//! User stories: through the real `weft`, and through the real plugins against the real kernel.
+#![expect(clippy::unwrap_used, reason = "a story that finds something else than it looks for ends there")]
+
+mod addressing;
+mod bad_input;
+mod bridge_plugin;
+mod broken_plugins;
+mod conflist;
+mod connect;
+mod host_and_none;
+mod labs;
+mod lifecycle;
+mod many;
+mod masquerade;
+mod two_networks;
+mod vanished;

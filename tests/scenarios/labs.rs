@@ -1,0 +1,42 @@
+//! The shell labs for people do what they say.
+
+use std::path::{Path, PathBuf};
+
+use weft_testkit::{Lab, Output};
+
+fn script(lab: &Lab, name: &str, words: &str) -> Output {
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../netns-scripts").join(name);
+    lab.sh(&format!("{} {words}", path.display()))
+}
+
+/// Builds a lab, lets `look` see it, and takes it down again without a trace.
+fn up_and_down(name: &str, look: impl Fn(&Lab, &str)) {
+    let lab = Lab::new();
+    lab.weft(["network", "ls"]).expect_ok();
+    lab.set_sysctl("ipv4/ip_forward", "1");
+    let before = lab.snapshot();
+    let up = script(&lab, name, "");
+    look(&lab, up.expect_ok());
+    script(&lab, name, "--down").expect_ok();
+    lab.assert_restored(&before);
+    script(&lab, name, "--down").expect_ok();
+}
+
+#[test]
+fn bridge_two_containers() {
+    up_and_down("bridge-two-containers.sh", |lab, said| {
+        assert!(said.contains("--down"), "it says how to take it down: {said}");
+        lab.sh("ip netns exec red ping -n -c 1 -W 2 10.90.0.20").expect_ok();
+    });
+}
+
+#[test]
+fn two_networks_isolated() {
+    up_and_down("two-networks-isolated.sh", |lab, _| {
+        lab.sh("ip netns exec red ping -n -c 1 -W 2 10.91.0.1").expect_ok();
+        let show = script(lab, "show.sh", "");
+        for word in ["red", "blue", "pink", "10.90.0."] {
+            assert!(show.expect_ok().contains(word), "{word}: {show}");
+        }
+    });
+}
