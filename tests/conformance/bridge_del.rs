@@ -106,7 +106,7 @@ pub(crate) fn check_needs_a_previous_result(host: &Host) -> Done {
     let (conf, _) = added(host, &red);
     let refused = host.plugin("bridge").json(&conf).check(&red);
     assert_ne!(refused.code, 0);
-    assert!(refused.stdout.contains("equired prevResult missing"), "{refused}");
+    assert!(refused.stdout.contains("Required prevResult missing"), "{refused}");
     Ok(())
 }
 

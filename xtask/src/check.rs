@@ -51,20 +51,11 @@ fn clippy() -> Result<()> {
 }
 
 fn spelling() -> Result<()> {
-    execute(&mut program("typos"))
+    execute(&mut program(tools::typos()))
 }
 
 fn deny() -> Result<()> {
-    execute(cargo().args([
-        "deny",
-        "--offline",
-        "--log-level",
-        "warn",
-        "check",
-        "licenses",
-        "bans",
-        "sources",
-    ]))
+    output(cargo().args(["deny", "--log-level", "error", "check", "licenses", "bans", "sources"])).map(drop)
 }
 
 fn shell_scripts() -> Result<()> {

@@ -12,10 +12,12 @@ pub(crate) fn top() -> PathBuf {
     here.parent().unwrap_or(here).to_path_buf()
 }
 
-/// The search path given to every program: root's folders too, which a login shell may lack.
+/// The search path given to every program: root's folders and cargo's too, which a login shell may lack.
 pub(crate) fn search_path() -> String {
     let own = std::env::var("PATH").unwrap_or_default();
-    format!("{own}:/usr/local/sbin:/usr/sbin:/sbin")
+    let home = std::env::var("HOME").unwrap_or_else(|_| "/root".into());
+    let cargo = std::env::var("CARGO_HOME").unwrap_or_else(|_| format!("{home}/.cargo"));
+    format!("{own}:{cargo}/bin:/usr/local/sbin:/usr/sbin:/sbin")
 }
 
 /// Prepares a program that will run in the repository's top folder.
