@@ -14,9 +14,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
-use weft_model::IfName;
 
-use crate::link::{LinkInfo, delete_index, get, get_index};
+use crate::link::{LinkInfo, delete_index, get_index};
 use crate::monitor::{LinkEvent, Monitor, readable};
 use crate::wire::{messages, u32_at};
 use crate::{Batch, Error, Socket};
@@ -42,8 +41,7 @@ pub enum Removed {
 /// # Errors
 ///
 /// The kernel's refusal, or the failure of a socket or of `fork`.
-pub fn delete_announced(socket: &mut Socket, name: &IfName) -> Result<Removed, Error> {
-    let Some(link) = socket.link(get(name))? else { return Ok(Removed::Absent) };
+pub fn delete_announced(socket: &mut Socket, link: &LinkInfo) -> Result<Removed, Error> {
     let mut monitor = Monitor::open()?;
     // The child's own socket: an answer to it must not be taken by us.
     let asking = Socket::open()?;
@@ -51,9 +49,9 @@ pub fn delete_announced(socket: &mut Socket, name: &IfName) -> Result<Removed, E
     batch.push(delete_index(link.index));
     let request = batch.numbered(0..1, 1);
     let child = spawn(asking.as_fd().as_raw_fd(), request)?;
-    match announced(socket, &mut monitor, &link, &child)? {
+    match announced(socket, &mut monitor, link, &child)? {
         Some(removed) => Ok(removed),
-        None => Err(Error::Timeout { state: format!("{name} is still there"), limit: LIMIT }),
+        None => Err(Error::Timeout { state: format!("{} is still there", link.name), limit: LIMIT }),
     }
 }
 

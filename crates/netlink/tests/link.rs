@@ -135,18 +135,20 @@ fn a_deletion_is_announced_and_the_other_end_goes_too() {
     assert_eq!(names(&mut host), ["lo", "br0", "veth0"]);
     assert_eq!(names(&mut inside), ["lo", "eth0"]);
 
-    assert_eq!(delete_announced(&mut host, &name("veth0")).unwrap(), Removed::Gone);
+    let seen = host.link(link::get(&name("veth0"))).unwrap().unwrap();
+    assert_eq!(delete_announced(&mut host, &seen).unwrap(), Removed::Gone);
 
     assert_eq!(names(&mut host), ["lo", "br0"]);
     assert_eq!(names(&mut inside), ["lo"]);
-    assert_eq!(delete_announced(&mut host, &name("veth0")).unwrap(), Removed::Absent);
+    assert_eq!(delete_announced(&mut host, &seen).unwrap(), Removed::Absent, "somebody was faster");
 }
 
 #[test]
 fn a_deletion_the_kernel_refuses_is_an_error() {
     isolate().unwrap();
     let mut host = Socket::open().unwrap();
-    let error = delete_announced(&mut host, &name("lo")).unwrap_err();
+    let lo = host.link(link::get(&name("lo"))).unwrap().unwrap();
+    let error = delete_announced(&mut host, &lo).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::EOPNOTSUPP), "{error}");
     assert_eq!(names(&mut host), ["lo"]);
 }

@@ -4,10 +4,26 @@
 //! should exist in the host or in the container. Plans are data: they are compared, printed and
 //! reviewed as text, and nothing happens while one is made.
 
-mod link;
-mod plan;
-mod resource;
+//!
+//! A [`Kernel`] brings the kernel to a plan and writes every change into a [`Journal`], which can take
+//! it all back. The same plan, read backwards, is how things are removed; compared with what is there,
+//! it is how they are checked.
 
+mod ensure;
+mod error;
+mod journal;
+mod kernel;
+mod link;
+mod observe;
+mod plan;
+mod remove;
+mod resource;
+mod sysctl;
+
+pub use error::{ApplyError, Cause, Difference, Problem};
+pub use journal::{Journal, Leftover};
+pub use kernel::{Kernel, LinkFacts, uplink_mtu};
 pub use link::{BridgeOptions, Link, LinkKind, Peer, Port};
 pub use plan::{Lifetime, Place, Plan, Resource, Step};
+pub use remove::Removal;
 pub use resource::{Address, BridgeVlan, Conflict, Route, Sysctl, VlanRange, VlanSide};

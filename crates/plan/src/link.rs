@@ -68,31 +68,19 @@ pub struct Port {
 impl Port {
     /// Returns a plain membership in `bridge`.
     pub fn of(bridge: &IfName) -> Self {
-        Self {
-            bridge: bridge.clone(),
-            hairpin: false,
-            isolated: false,
-        }
+        Self { bridge: bridge.clone(), hairpin: false, isolated: false }
     }
 }
 
 impl Peer {
     /// Returns an end in the container, named `name`.
     pub fn container(name: &IfName) -> Self {
-        Self {
-            place: Place::Container,
-            name: name.clone(),
-            mac: None,
-        }
+        Self { place: Place::Container, name: name.clone(), mac: None }
     }
 
     /// Returns an end in the host, named `name`.
     pub fn host(name: &IfName) -> Self {
-        Self {
-            place: Place::Host,
-            name: name.clone(),
-            mac: None,
-        }
+        Self { place: Place::Host, name: name.clone(), mac: None }
     }
 
     /// Sets the end's Ethernet address.
@@ -104,14 +92,7 @@ impl Peer {
 
 impl Link {
     fn new(name: &IfName, kind: LinkKind) -> Self {
-        Self {
-            name: name.clone(),
-            kind,
-            mtu: None,
-            mac: None,
-            up: false,
-            port: None,
-        }
+        Self { name: name.clone(), kind, mtu: None, mac: None, up: false, port: None }
     }
 
     /// Returns a bridge.
@@ -168,10 +149,7 @@ impl Link {
     /// Makes the link a port of a bridge.
     #[must_use]
     pub fn port(self, port: Port) -> Self {
-        Self {
-            port: Some(port),
-            ..self
-        }
+        Self { port: Some(port), ..self }
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use weft_firewall::Fragment;
+use weft_model::IfName;
+
 use crate::{Address, BridgeVlan, Link, Route, Sysctl};
 
 /// What should exist, in the order in which it is made. Removal goes the other way.
@@ -53,6 +56,8 @@ pub enum Resource {
     Sysctl(Sysctl),
     /// VLANs of a bridge port.
     BridgeVlan(BridgeVlan),
+    /// Something the firewall does.
+    Firewall(Fragment),
 }
 
 impl Plan {
@@ -76,12 +81,27 @@ impl Plan {
         self.push(Place::Host, Lifetime::Network, resource)
     }
 
+    /// Returns the steps in order.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Returns the steps that live that long.
+    #[must_use]
+    pub fn of_lifetime(&self, lifetime: Lifetime) -> Self {
+        Self { steps: self.steps.iter().filter(|step| step.lifetime == lifetime).cloned().collect() }
+    }
+
+    /// Returns whether a step brings this link up.
+    pub fn raises(&self, place: Place, name: &IfName) -> bool {
+        self.steps.iter().any(|step| {
+            step.place == place
+                && matches!(&step.resource, Resource::Link(link) if link.up && link.name == *name)
+        })
+    }
+
     fn push(&mut self, place: Place, lifetime: Lifetime, resource: impl Into<Resource>) -> &mut Self {
-        self.steps.push(Step {
-            place,
-            lifetime,
-            resource: resource.into(),
-        });
+        self.steps.push(Step { place, lifetime, resource: resource.into() });
         self
     }
 }
@@ -89,6 +109,15 @@ impl Plan {
 impl Extend<Step> for Plan {
     fn extend<I: IntoIterator<Item = Step>>(&mut self, steps: I) {
         self.steps.extend(steps);
+    }
+}
+
+impl IntoIterator for Plan {
+    type Item = Step;
+    type IntoIter = std::vec::IntoIter<Step>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.steps.into_iter()
     }
 }
 
@@ -109,6 +138,7 @@ impl fmt::Display for Resource {
             Self::Route(route) => route.fmt(out),
             Self::Sysctl(sysctl) => sysctl.fmt(out),
             Self::BridgeVlan(vlan) => vlan.fmt(out),
+            Self::Firewall(fragment) => fragment.fmt(out),
         }
     }
 }
@@ -140,3 +170,9 @@ macro_rules! resource_from {
 }
 
 resource_from!(Link, Address, Route, Sysctl, BridgeVlan);
+
+impl From<Fragment> for Resource {
+    fn from(fragment: Fragment) -> Self {
+        Self::Firewall(fragment)
+    }
+}

@@ -37,12 +37,7 @@ pub enum Conflict {
 impl Address {
     /// Returns an address of `dev` that tolerates others and is usable at once.
     pub fn on(dev: &IfName, address: IpNetwork) -> Self {
-        Self {
-            dev: dev.clone(),
-            address,
-            conflict: Conflict::Allow,
-            dad: false,
-        }
+        Self { dev: dev.clone(), address, conflict: Conflict::Allow, dad: false }
     }
 
     /// Sets what to do about other addresses of the link.
@@ -172,11 +167,7 @@ impl fmt::Display for Route {
                 write!(out, " {word} {number}")?;
             }
         }
-        if self.append {
-            out.write_str(" append")
-        } else {
-            Ok(())
-        }
+        if self.append { out.write_str(" append") } else { Ok(()) }
     }
 }
 
@@ -195,30 +186,19 @@ pub struct Sysctl {
 impl Sysctl {
     /// Returns a parameter that must take the value.
     pub fn set(key: impl Into<String>, value: impl Into<String>) -> Self {
-        Self {
-            key: key.into(),
-            value: value.into(),
-            required: true,
-        }
+        Self { key: key.into(), value: value.into(), required: true }
     }
 
     /// Returns a parameter that takes the value where the kernel has it.
     pub fn attempt(key: impl Into<String>, value: impl Into<String>) -> Self {
-        Self {
-            required: false,
-            ..Self::set(key, value)
-        }
+        Self { required: false, ..Self::set(key, value) }
     }
 }
 
 impl fmt::Display for Sysctl {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "sysctl {} = {}", self.key, self.value)?;
-        if self.required {
-            Ok(())
-        } else {
-            out.write_str(" if present")
-        }
+        if self.required { Ok(()) } else { out.write_str(" if present") }
     }
 }
 
@@ -261,44 +241,24 @@ pub struct VlanRange {
 impl VlanRange {
     /// Returns the VLAN of an access port: untagged both ways.
     pub fn access(vlan: VlanId) -> Self {
-        Self {
-            first: vlan,
-            last: vlan,
-            pvid: true,
-            untagged: true,
-        }
+        Self { first: vlan, last: vlan, pvid: true, untagged: true }
     }
 
     /// Returns VLANs of a trunk: tagged both ways.
     pub fn tagged(first: VlanId, last: VlanId) -> Self {
-        Self {
-            first,
-            last,
-            pvid: false,
-            untagged: false,
-        }
+        Self { first, last, pvid: false, untagged: false }
     }
 }
 
 impl BridgeVlan {
     /// Returns the VLANs of the port `dev`, which leaves the VLAN it was born in.
     pub fn port(dev: &IfName, vlans: Vec<VlanRange>) -> Self {
-        Self {
-            dev: dev.clone(),
-            side: VlanSide::Port,
-            vlans,
-            keep_default: false,
-        }
+        Self { dev: dev.clone(), side: VlanSide::Port, vlans, keep_default: false }
     }
 
     /// Returns the VLANs of the bridge `dev` itself.
     pub fn bridge(dev: &IfName, vlans: Vec<VlanRange>) -> Self {
-        Self {
-            dev: dev.clone(),
-            side: VlanSide::Bridge,
-            vlans,
-            keep_default: true,
-        }
+        Self { dev: dev.clone(), side: VlanSide::Bridge, vlans, keep_default: true }
     }
 
     /// Sets whether the port stays in the VLAN the bridge gave it when it joined.

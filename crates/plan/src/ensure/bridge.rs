@@ -1,0 +1,107 @@
+//! Bridges.
+
+use weft_netlink::link::{self, Change, LinkInfo, NewBridge};
+use weft_netlink::{Batch, Error};
+
+use super::existing::inverse;
+use super::{Ensure, vlan};
+use crate::journal::Undo;
+use crate::kernel::{Known, random_mac};
+use crate::{BridgeOptions, Cause, Link, Step};
+
+/// How often a bridge may vanish or appear between the question and the request.
+const ATTEMPTS: usize = 3;
+
+impl Ensure<'_> {
+    pub(super) fn bridge(&mut self, step: &Step, link: &Link, options: BridgeOptions) -> Result<(), Cause> {
+        let mut last = Cause::NoLink { place: step.place, name: link.name.clone() };
+        for _ in 0..ATTEMPTS {
+            let result = match self.kernel.look(step.place, &link.name)? {
+                Some(found) => self.adopt(step, link, options, &found),
+                None => self.create_bridge(step, link, options),
+            };
+            match result {
+                // Another ADD was first, or the bridge went: no lock is held between plugins.
+                Err(Cause::Netlink(error)) if error.is_exists() || error.is_missing() => last = error.into(),
+                other => return other,
+            }
+        }
+        Err(last)
+    }
+
+    /// KERNEL: until someone sets its address, a bridge takes the lowest MAC among its ports
+    /// (br_stp_recalculate_bridge_id, net/bridge/br_stp_if.c). Containers come and go, so neighbours'
+    /// ARP entries would go stale for minutes. An address given at birth stays.
+    /// Kept honest by tests/bridge.rs: a_bridge_keeps_its_mac_and_mtu.
+    ///
+    /// KERNEL: the same goes for the MTU, but one given at birth does not count: only a change marks
+    /// it as the user's (BROPT_MTU_SET_BY_USER, net/bridge/br_device.c).
+    fn create_bridge(&mut self, step: &Step, link: &Link, options: BridgeOptions) -> Result<(), Cause> {
+        let new = NewBridge {
+            name: &link.name,
+            mac: link.mac.unwrap_or_else(random_mac),
+            vlan_filtering: options.vlan_filtering,
+            promisc: options.promisc,
+            up: link.up,
+        };
+        let mut batch = Batch::new();
+        let created = batch.push(link::create_bridge(&new));
+        let sized = link.mtu.map(|mtu| {
+            let change = Change { mtu: Some(mtu.get()), ..Change::default() };
+            batch.push(link::change_named(&link.name, &change))
+        });
+        let replies = self.kernel.socket(step.place)?.call(&mut batch)?;
+        let reply = replies.of(created).map_err(|error| match options.vlan_filtering {
+            true => vlan::refused(error),
+            false => error.into(),
+        })?;
+        let mut known = Known { fresh: true, ..Known::from(&reply.link()?) };
+        let undo = Undo::DeleteLink { place: step.place, name: link.name.clone(), index: known.facts.index };
+        if let Some(ticket) = sized
+            && replies.of(ticket).is_ok()
+        {
+            known.facts.mtu = link.mtu.map_or(known.facts.mtu, |mtu| mtu.get());
+        }
+        self.kernel.learn(step.place, &link.name, known);
+        self.note(step, undo);
+        sized.map_or(Ok(()), |ticket| replies.of(ticket).map(drop))?;
+        Ok(())
+    }
+
+    /// An existing bridge keeps its MTU and what it has more of than was asked for.
+    fn adopt(
+        &mut self,
+        step: &Step,
+        link: &Link,
+        options: BridgeOptions,
+        found: &LinkInfo,
+    ) -> Result<(), Cause> {
+        let Some(bridge) = found.bridge else {
+            return Err(Cause::OtherKind { name: link.name.clone(), wanted: "bridge" });
+        };
+        let change = Change {
+            up: (link.up && !found.up).then_some(true),
+            promisc: (options.promisc && !found.promisc).then_some(true),
+            vlan_filtering: (options.vlan_filtering && !bridge.vlan_filtering).then_some(true),
+            mac: link.mac.filter(|mac| found.mac != Some(*mac)),
+            ..Change::default()
+        };
+        if change == Change::default() {
+            return Ok(());
+        }
+        let request = link::change(found.index, &change);
+        self.kernel.socket(step.place)?.request(request).map_err(|error: Error| {
+            if change.vlan_filtering.is_some() { vlan::refused(error) } else { error.into() }
+        })?;
+        if let Some(mac) = change.mac {
+            let mut known = Known::from(found);
+            known.facts.mac = mac;
+            self.kernel.learn(step.place, &link.name, known);
+        }
+        let back = inverse(found, &change);
+        let undo =
+            Undo::ChangeLink { place: step.place, name: link.name.clone(), index: found.index, change: back };
+        self.note(step, undo);
+        Ok(())
+    }
+}

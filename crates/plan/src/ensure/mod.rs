@@ -1,0 +1,263 @@
+//! Making a plan so.
+//!
+//! Steps are turned into requests in order, and requests gather until something has to be known that
+//! only an answer tells: then they travel in one send. With the bridge there, a container is one
+//! question for the bridge, one send for the pair of links, one for everything inside.
+
+mod address;
+mod bridge;
+mod existing;
+mod route;
+mod veth;
+mod vlan;
+
+use weft_firewall::Change as FirewallChange;
+use weft_model::IfName;
+use weft_netlink::{Batch, Error, Replies, Request, Ticket, link};
+use weft_netns::Netns;
+
+use crate::journal::{Ports, Undo};
+use crate::sysctl::{self, Change as SysctlChange};
+use crate::{ApplyError, Cause, Journal, Kernel, Lifetime, Place, Plan, Resource, Step, Sysctl};
+
+use address::Probing;
+use veth::Pair;
+
+pub(crate) use route::info as route_info;
+pub(crate) use vlan::{side as vlan_side, vlans as vlans_of};
+
+impl Kernel {
+    /// Makes everything in a plan so. What is there already is left alone.
+    ///
+    /// Every change is in the journal, also when a later step fails: [`Journal::undo`] then brings back
+    /// what was before.
+    ///
+    /// # Errors
+    ///
+    /// The first step that could not be made. Steps behind it may have been, if they travelled together.
+    pub fn ensure(&mut self, plan: &Plan, journal: &mut Journal) -> Result<(), ApplyError> {
+        let mut ensure = Ensure {
+            kernel: self,
+            journal,
+            plan,
+            place: Place::Host,
+            batch: Batch::new(),
+            pending: Vec::new(),
+            held: Vec::new(),
+            probing: Vec::new(),
+        };
+        ensure.all()
+    }
+}
+
+/// A plan being made so.
+struct Ensure<'a> {
+    kernel: &'a mut Kernel,
+    journal: &'a mut Journal,
+    plan: &'a Plan,
+    /// Where the gathered requests go.
+    place: Place,
+    batch: Batch,
+    pending: Vec<Pending<'a>>,
+    /// Namespaces that the gathered requests name by descriptor.
+    held: Vec<Netns>,
+    /// Addresses to wait for.
+    probing: Vec<Probing<'a>>,
+}
+
+/// A request that was gathered, and what its answer means.
+struct Pending<'a> {
+    step: &'a Step,
+    ticket: Ticket,
+    meaning: Meaning<'a>,
+}
+
+enum Meaning<'a> {
+    /// Granted means made; the undo is for the journal, unless there is nothing to undo.
+    Made(Option<Undo>),
+    /// The new address is there.
+    Address(address::Wanted<'a>),
+    /// The new route is there.
+    Route(weft_netlink::route::RouteInfo),
+    /// The new pair of links is there.
+    Veth(Box<Pair<'a>>),
+    /// The link is as it should be; `look` tells how it was.
+    Existing { look: Ticket, name: &'a IfName, change: link::Change },
+    /// The VLANs are right.
+    Vlans(Option<Undo>),
+}
+
+fn at(step: &Step) -> impl Fn(Cause) -> ApplyError {
+    move |cause| ApplyError { step: Box::new(step.clone()), cause }
+}
+
+impl<'a> Ensure<'a> {
+    fn all(&mut self) -> Result<(), ApplyError> {
+        let mut rest = self.plan.steps();
+        while let Some((step, tail)) = rest.split_first() {
+            rest = match &step.resource {
+                Resource::Link(link) => {
+                    self.link(step, link)?;
+                    tail
+                }
+                Resource::Address(address) => {
+                    self.address(step, address)?;
+                    tail
+                }
+                Resource::Route(route) => {
+                    self.route(step, route)?;
+                    tail
+                }
+                Resource::BridgeVlan(vlan) => {
+                    self.vlan(step, vlan)?;
+                    tail
+                }
+                Resource::Sysctl(_) => self.sysctls(rest)?,
+                Resource::Firewall(fragment) => {
+                    self.flush()?;
+                    let change =
+                        self.kernel.firewall.ensure(fragment).map_err(|error| at(step)(error.into()))?;
+                    if change == FirewallChange::Made {
+                        self.note(step, Undo::RemoveFragment(fragment.clone()));
+                    }
+                    tail
+                }
+            };
+        }
+        self.flush()?;
+        self.wait_for_probes()
+    }
+
+    /// Writes the sysctls at the head of `steps` that are in one place, all on one visit; returns the rest.
+    fn sysctls(&mut self, steps: &'a [Step]) -> Result<&'a [Step], ApplyError> {
+        self.flush()?;
+        let (run, rest) = steps.split_at(leading_sysctls(steps).count());
+        let Some(first) = run.first() else { return Ok(rest) };
+        let write = || leading_sysctls(run).map(sysctl::ensure).collect::<Vec<_>>();
+        let results = self.kernel.run(first.place, write).map_err(at(first))?;
+        let mut refused = Ok(rest);
+        for (step, result) in run.iter().zip(results) {
+            match (&step.resource, result) {
+                (Resource::Sysctl(sysctl), Ok(SysctlChange::Written(value))) => {
+                    let key = sysctl.key.clone();
+                    self.note(step, Undo::RestoreSysctl { place: step.place, key, value });
+                }
+                (_, Err(cause)) => refused = refused.and(Err(at(step)(cause))),
+                _ => {}
+            }
+        }
+        refused
+    }
+
+    /// Gathers a request.
+    fn queue(&mut self, step: &'a Step, request: Request, meaning: Meaning<'a>) -> Result<(), ApplyError> {
+        let ticket = self.push(step.place, request)?;
+        self.pending.push(Pending { step, ticket, meaning });
+        Ok(())
+    }
+
+    /// Gathers a request whose answer matters to another one.
+    fn push(&mut self, place: Place, request: Request) -> Result<Ticket, ApplyError> {
+        if place != self.place {
+            self.flush()?;
+            self.place = place;
+        }
+        Ok(self.batch.push(request))
+    }
+
+    /// Sends what has gathered and makes sense of the answers. All that was granted is in the journal
+    /// before the first refusal is returned.
+    fn flush(&mut self) -> Result<(), ApplyError> {
+        let Some(first) = self.pending.first() else { return Ok(()) };
+        let first = first.step;
+        let mut batch = std::mem::take(&mut self.batch);
+        let socket = self.kernel.socket(self.place).map_err(at(first))?;
+        let replies = socket.call(&mut batch).map_err(|error| at(first)(error.into()))?;
+        self.held.clear();
+        let mut refused = Ok(());
+        for Pending { step, ticket, meaning } in std::mem::take(&mut self.pending) {
+            let result = self.settle(step, &replies, ticket, meaning).map_err(at(step));
+            refused = refused.and(result);
+        }
+        refused
+    }
+
+    fn settle(
+        &mut self,
+        step: &'a Step,
+        replies: &Replies,
+        ticket: Ticket,
+        meaning: Meaning<'a>,
+    ) -> Result<(), Cause> {
+        let reply = replies.of(ticket);
+        match (meaning, reply) {
+            (Meaning::Veth(pair), reply) => self.settle_veth(step, *pair, reply.cloned()),
+            (Meaning::Existing { look, name, change }, reply) => {
+                let before = replies.of(look).map_err(|error| no_link(error, step.place, name))?.link()?;
+                reply?;
+                self.settle_existing(step, name, &before, &change);
+                Ok(())
+            }
+            (Meaning::Made(undo), reply) => {
+                reply?;
+                undo.into_iter().for_each(|undo| self.note(step, undo));
+                Ok(())
+            }
+            (Meaning::Vlans(undo), reply) => {
+                reply.map_err(vlan::refused)?;
+                undo.into_iter().for_each(|undo| self.note(step, undo));
+                Ok(())
+            }
+            (Meaning::Address(wanted), reply) => self.settle_address(step, wanted, reply.err()),
+            (Meaning::Route(route), reply) => self.settle_route(step, &route, reply.err()),
+        }
+    }
+
+    /// Returns a link's index. What has gathered is sent first if it may create the link.
+    fn index(&mut self, step: &Step, place: Place, name: &IfName) -> Result<u32, ApplyError> {
+        if self.kernel.known(place, name).is_none() {
+            self.flush()?;
+        }
+        self.kernel.index(place, name).map_err(at(step))
+    }
+
+    /// Returns whether we created the link in this plan or an earlier one.
+    fn is_fresh(&self, place: Place, name: &IfName) -> bool {
+        self.kernel.known(place, name).is_some_and(|known| known.fresh)
+    }
+
+    /// Writes a change into the journal.
+    fn note(&mut self, step: &Step, undo: Undo) {
+        let shared = step.lifetime == Lifetime::Network;
+        if shared && self.journal.ports.is_none() {
+            self.journal.ports = self.kernel.ports_of_bridge();
+        }
+        self.journal.push(undo, shared);
+    }
+}
+
+impl Kernel {
+    /// Returns the ports of the bridge we have to do with, if there is one.
+    fn ports_of_bridge(&mut self) -> Option<Ports> {
+        let bridge = self.a_bridge()?;
+        let indices = if bridge.fresh {
+            Vec::new()
+        } else {
+            let ports = link::ports(self.socket(Place::Host).ok()?, bridge.facts.index).ok()?;
+            ports.into_iter().map(|port| port.index).collect()
+        };
+        Some(Ports { bridge: bridge.facts.index, indices })
+    }
+}
+
+fn leading_sysctls(steps: &[Step]) -> impl Iterator<Item = &Sysctl> {
+    let place = steps.first().map(|step| step.place);
+    steps.iter().map_while(move |step| match &step.resource {
+        Resource::Sysctl(sysctl) if Some(step.place) == place => Some(sysctl),
+        _ => None,
+    })
+}
+
+fn no_link(error: Error, place: Place, name: &IfName) -> Cause {
+    if error.is_missing() { Cause::NoLink { place, name: name.clone() } } else { error.into() }
+}

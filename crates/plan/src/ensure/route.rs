@@ -1,0 +1,51 @@
+//! Routes.
+
+use weft_netlink::Error;
+use weft_netlink::route::{self, RouteInfo};
+
+use super::{Ensure, Meaning};
+use crate::journal::Undo;
+use crate::{ApplyError, Cause, Route, Step};
+
+impl<'a> Ensure<'a> {
+    pub(super) fn route(&mut self, step: &'a Step, route: &'a Route) -> Result<(), ApplyError> {
+        let index = self.index(step, step.place, &route.dev)?;
+        let wanted = info(route, index);
+        self.queue(step, route::add(&wanted, route.append), Meaning::Route(wanted))
+    }
+
+    pub(super) fn settle_route(
+        &mut self,
+        step: &Step,
+        wanted: &RouteInfo,
+        refused: Option<Error>,
+    ) -> Result<(), Cause> {
+        match refused {
+            None => {
+                self.note(step, Undo::DeleteRoute { place: step.place, route: *wanted });
+                Ok(())
+            }
+            Some(error) if error.is_exists() => {
+                let found = route::of_link(self.kernel.socket(step.place)?, wanted.table, wanted.index)?;
+                if found.iter().any(|one| wanted.is_met_by(one)) { Ok(()) } else { Err(error.into()) }
+            }
+            Some(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Returns the kernel's view of a route that leaves by the link `index`.
+pub(crate) fn info(route: &Route, index: u32) -> RouteInfo {
+    // As `ip route add` chooses: what has no next hop is on the link.
+    let scope = if route.gateway.is_some() { 0 } else { route::SCOPE_LINK };
+    RouteInfo {
+        dst: route.dst,
+        gateway: route.gateway,
+        index,
+        metric: route.metric,
+        table: route.table.unwrap_or(route::MAIN),
+        scope: route.scope.unwrap_or(scope),
+        mtu: route.mtu,
+        advmss: route.advmss,
+    }
+}

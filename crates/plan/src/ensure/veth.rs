@@ -1,0 +1,197 @@
+//! Veth pairs.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use weft_model::Mac;
+use weft_netlink::link::{self, Change, LinkInfo, NewVeth};
+use weft_netlink::{Batch, Error, Reply, Request};
+
+use super::existing::{inverse, options};
+use super::{Ensure, Meaning, at};
+use crate::journal::Undo;
+use crate::kernel::{Known, random_mac};
+use crate::{ApplyError, Cause, Lifetime, Link, Peer, Place, Step};
+
+/// A pair on its way to the kernel.
+pub(super) struct Pair<'a> {
+    link: &'a Link,
+    peer: &'a Peer,
+    mac: Mac,
+    peer_mac: Mac,
+    master: Option<u32>,
+    /// Whether this is the second attempt.
+    again: bool,
+}
+
+impl<'a> Ensure<'a> {
+    pub(super) fn veth(&mut self, step: &'a Step, link: &'a Link, peer: &'a Peer) -> Result<(), ApplyError> {
+        let master = match &link.port {
+            Some(port) => Some(self.index(step, step.place, &port.bridge)?),
+            None => None,
+        };
+        if step.lifetime == Lifetime::Network {
+            self.flush()?;
+            if let Some(found) = self.kernel.look(step.place, &link.name).map_err(at(step))? {
+                return self.adopt_pair(step, link, peer, master, &found).map_err(at(step));
+            }
+        }
+        let pair = Pair {
+            link,
+            peer,
+            mac: link.mac.unwrap_or_else(random_mac),
+            peer_mac: peer.mac.unwrap_or_else(random_mac),
+            master,
+            again: false,
+        };
+        let request = self.create(step.place, &pair).map_err(at(step))?;
+        self.queue(step, request, Meaning::Veth(Box::new(pair)))?;
+        if let Some(port) = link.port.as_ref().filter(|port| port.hairpin || port.isolated) {
+            self.queue(step, link::set_port(&link.name, options(port)), Meaning::Made(None))?;
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, place: Place, pair: &Pair<'_>) -> Result<Request, Cause> {
+        let netns = if pair.peer.place == place { None } else { Some(self.kernel.netns(pair.peer.place)?) };
+        let request = link::create_veth(&NewVeth {
+            name: &pair.link.name,
+            mac: Some(pair.mac),
+            mtu: pair.link.mtu.map(|mtu| mtu.get()),
+            master: pair.master,
+            up: pair.link.up,
+            peer: &pair.peer.name,
+            peer_mac: Some(pair.peer_mac),
+            peer_netns: netns.as_ref().map(AsFd::as_fd),
+        });
+        self.held.extend(netns);
+        Ok(request)
+    }
+
+    pub(super) fn settle_veth(
+        &mut self,
+        step: &'a Step,
+        pair: Pair<'a>,
+        reply: Result<Reply, Error>,
+    ) -> Result<(), Cause> {
+        let created = match reply {
+            Ok(reply) => reply.link()?,
+            Err(error) if error.is_exists() && !pair.again => return self.taken(step, pair),
+            Err(error) => return Err(pair.refused(error)),
+        };
+        let known = Known { fresh: true, master: pair.master, ..Known::from(&created) };
+        self.kernel.learn(step.place, &pair.link.name, known);
+        if let Some(index) = created.peer {
+            let mut other = Known { master: None, ..known };
+            other.facts.index = index;
+            other.facts.mac = pair.peer_mac;
+            self.kernel.learn(pair.peer.place, &pair.peer.name, other);
+        }
+        let name = pair.link.name.clone();
+        self.note(step, Undo::DeleteLink { place: step.place, name, index: created.index });
+        Ok(())
+    }
+
+    /// One of the two names is taken. The container's is somebody else's. The host's is derived from the
+    /// container's id and the interface's name, so it is ours: left by an ADD that was killed.
+    fn taken(&mut self, step: &'a Step, pair: Pair<'a>) -> Result<(), Cause> {
+        let Pair { link, peer, .. } = &pair;
+        match self.kernel.look(step.place, &link.name)? {
+            None if self.kernel.exists(peer.place, &peer.name)? => {
+                return Err(Cause::NameTaken { name: link.name.clone(), peer: peer.name.clone() });
+            }
+            // Whatever it was has gone since.
+            None => {}
+            Some(found) if !found.is_veth() => {
+                return Err(Cause::OtherKind { name: link.name.clone(), wanted: "veth" });
+            }
+            Some(found) => {
+                if self.is_in_use(step.place, &found)? {
+                    return Err(match self.kernel.exists(peer.place, &peer.name)? {
+                        true => Cause::NameTaken { name: link.name.clone(), peer: peer.name.clone() },
+                        false => Cause::InUse { name: link.name.clone() },
+                    });
+                }
+                self.kernel.forget(step.place, &link.name);
+                match self.kernel.socket(step.place)?.request(link::delete_index(found.index)) {
+                    Err(error) if !error.is_missing() => return Err(error.into()),
+                    _ => {}
+                }
+            }
+        }
+        self.again(step, pair)
+    }
+
+    fn again(&mut self, step: &'a Step, pair: Pair<'a>) -> Result<(), Cause> {
+        let mut batch = Batch::new();
+        let created = batch.push(self.create(step.place, &pair)?);
+        if let Some(port) = &pair.link.port {
+            batch.push(link::set_port(&pair.link.name, options(port)));
+        }
+        let replies = self.kernel.socket(step.place)?.call(&mut batch)?;
+        self.held.clear();
+        self.settle_veth(step, Pair { again: true, ..pair }, replies.of(created).cloned())?;
+        Ok(replies.all()?)
+    }
+
+    /// Returns whether a pair we find under our name is at work.
+    ///
+    /// An ADD raises the container's end last, so one that was killed has left it down, and frames pass
+    /// only with both ends up. Or the end is up in a namespace that is being taken down, which the
+    /// kernel does later and in its own time: then its id leads nowhere. Whatever else is up is in use,
+    /// and taking it away would cut off a container that is none of this ADD's business.
+    fn is_in_use(&mut self, place: Place, found: &LinkInfo) -> Result<bool, Cause> {
+        if !found.operational {
+            return Ok(false);
+        }
+        match (found.peer_netns, found.peer) {
+            (None, _) => Ok(true),
+            (Some(id), Some(index)) if id >= 0 => {
+                Ok(self.kernel.socket(place)?.request(link::get_elsewhere(id, index)).is_ok())
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// A pair that the network's attachments share and that is there already.
+    fn adopt_pair(
+        &mut self,
+        step: &Step,
+        link: &Link,
+        peer: &Peer,
+        master: Option<u32>,
+        found: &LinkInfo,
+    ) -> Result<(), Cause> {
+        let other = if found.is_veth() { self.kernel.look(peer.place, &peer.name)? } else { None };
+        if other.is_none_or(|other| found.peer != Some(other.index)) {
+            return Err(Cause::OtherKind { name: link.name.clone(), wanted: "veth" });
+        }
+        let change = Change {
+            up: (link.up && !found.up).then_some(true),
+            master: master.filter(|index| found.master != Some(*index)),
+            ..Change::default()
+        };
+        if change == Change::default() {
+            return Ok(());
+        }
+        self.kernel.socket(step.place)?.request(link::change(found.index, &change))?;
+        let back = inverse(found, &change);
+        let undo =
+            Undo::ChangeLink { place: step.place, name: link.name.clone(), index: found.index, change: back };
+        self.note(step, undo);
+        Ok(())
+    }
+}
+
+impl Pair<'_> {
+    fn refused(&self, error: Error) -> Cause {
+        match (error.errno(), &self.link.port) {
+            // KERNEL: port numbers have ten bits, and number 0 is no port (BR_PORT_BITS, net/bridge/br_private.h).
+            (Some(Errno::EXFULL), Some(port)) => Cause::BridgeFull(port.bridge.clone()),
+            (Some(Errno::EEXIST), _) => {
+                Cause::NameTaken { name: self.link.name.clone(), peer: self.peer.name.clone() }
+            }
+            _ => error.into(),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What goes wrong while a plan is made, taken apart or compared.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use ipnetwork::IpNetwork;
+use weft_firewall::FirewallError;
+use weft_model::IfName;
+use weft_netlink as netlink;
+use weft_netns::NetnsError;
+
+use crate::{Place, Resource, Step};
+
+/// Why a step cannot be made, removed or observed.
+///
+/// CNI: the texts of the typed causes are those of the reference plugins, which runtimes show to people.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// A link of that name is something else.
+    #[error("\"{name}\" already exists but is not a {wanted}")]
+    OtherKind {
+        /// The link's name.
+        name: IfName,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// The container has an interface of that name.
+    #[error("container veth name (\"{peer}\") peer provided (\"{name}\") already exists")]
+    NameTaken {
+        /// The host's end.
+        name: IfName,
+        /// The interface's name in the container.
+        peer: IfName,
+    },
+    /// The host's end carries traffic of another namespace.
+    #[error("interface \"{name}\" exists already and its other end is up in another namespace")]
+    InUse {
+        /// The host's end.
+        name: IfName,
+    },
+    /// The bridge has no room.
+    #[error("bridge \"{0}\" has 1023 ports, as many as a bridge takes")]
+    BridgeFull(IfName),
+    /// The kernel cannot tell ports apart by VLAN.
+    #[error("this kernel has no VLAN filtering for bridges")]
+    NoVlanFiltering,
+    /// The link has another address.
+    #[error("\"{dev}\" already has an IP address different from {address}")]
+    AddressConflict {
+        /// The link.
+        dev: IfName,
+        /// The address it should have.
+        address: IpNetwork,
+    },
+    /// Another station has the address.
+    #[error("link {dev} has address {address} in DADFAILED state")]
+    Duplicate {
+        /// The link.
+        dev: IfName,
+        /// The address.
+        address: IpNetwork,
+    },
+    /// There is no such link.
+    #[error("there is no interface \"{name}\" in the {place}")]
+    NoLink {
+        /// Where it should be.
+        place: Place,
+        /// The link's name.
+        name: IfName,
+    },
+    /// The step is in a container, and none was given.
+    #[error("the container's network namespace is not there")]
+    NoContainer,
+    /// A sysctl's name leads out of `/proc/sys/net`.
+    #[error("\"{0}\" is not a sysctl of a network namespace")]
+    BadKey(String),
+    /// A sysctl cannot be read or written.
+    #[error("{action} /proc/sys/{key}")]
+    Sysctl {
+        /// Whether it was read or written.
+        action: &'static str,
+        /// The sysctl.
+        key: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The namespace cannot be entered.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// The firewall refused.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+}
+
+impl Cause {
+    /// Returns whether we lack the right to do it.
+    pub fn is_not_permitted(&self) -> bool {
+        match self {
+            Self::Netlink(error) => error.is_not_permitted(),
+            Self::Sysctl { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            _ => false,
+        }
+    }
+
+    /// Returns what the user can do about it, if we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::OtherKind { name, .. } => Some(format!("delete {name}, or set \"bridge\" to a free name")),
+            Self::BridgeFull(_) => Some("spread the containers over several networks".into()),
+            Self::AddressConflict { dev, .. } => {
+                Some(format!("remove the address from {dev}, or set \"forceAddress\" to true"))
+            }
+            Self::Firewall(error) => error.hint(),
+            error if error.is_not_permitted() => Some("run it as root, or with CAP_NET_ADMIN".into()),
+            _ => None,
+        }
+    }
+
+    /// Whether the cause names the object itself, so that naming the step would only repeat it.
+    fn speaks_for_itself(&self) -> bool {
+        !matches!(self, Self::Netlink(_) | Self::Netns(_) | Self::NoContainer)
+    }
+}
+
+/// A step that could not be made.
+#[derive(Debug)]
+pub struct ApplyError {
+    /// The step.
+    pub step: Box<Step>,
+    /// Why not.
+    pub cause: Cause,
+}
+
+/// Something that could not be removed.
+#[derive(Debug)]
+pub struct Problem {
+    /// What should have gone.
+    pub resource: Resource,
+    /// Why it did not.
+    pub cause: Cause,
+}
+
+/// Something that should not be the way it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference(pub(crate) String);
+
+impl fmt::Display for Difference {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for ApplyError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.cause.speaks_for_itself() {
+            true => self.cause.fmt(out),
+            false => write!(out, "cannot make {}", self.step.resource),
+        }
+    }
+}
+
+impl Error for ApplyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        if self.cause.speaks_for_itself() { self.cause.source() } else { Some(&self.cause) }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "cannot remove {}", self.resource)
+    }
+}
+
+impl Error for Problem {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.cause)
+    }
+}

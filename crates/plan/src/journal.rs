@@ -1,0 +1,167 @@
+//! What was changed, and how to change it back.
+
+use std::error::Error;
+use std::fmt;
+
+use ipnetwork::IpNetwork;
+use weft_firewall::Fragment;
+use weft_model::IfName;
+use weft_netlink::bridge_vlan::{self, Side, Vlans};
+use weft_netlink::link::{self, Change};
+use weft_netlink::route::{self, RouteInfo};
+use weft_netlink::{Request, address};
+
+use crate::{Cause, Kernel, Place, sysctl};
+
+/// The changes made so far, in order. Forgetting it makes them permanent.
+#[derive(Debug, Default)]
+pub struct Journal {
+    entries: Vec<Entry>,
+    /// The ports of the network's bridge before the network was changed.
+    pub(crate) ports: Option<Ports>,
+}
+
+/// The ports of a bridge at one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ports {
+    pub(crate) bridge: u32,
+    pub(crate) indices: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    undo: Undo,
+    /// Whether it belongs to all attachments of the network.
+    shared: bool,
+}
+
+/// How to take back one change.
+#[derive(Debug)]
+pub(crate) enum Undo {
+    DeleteLink { place: Place, name: IfName, index: u32 },
+    ChangeLink { place: Place, name: IfName, index: u32, change: Change },
+    DeleteAddress { place: Place, dev: IfName, index: u32, address: IpNetwork },
+    AddAddresses { place: Place, dev: IfName, index: u32, addresses: Vec<IpNetwork> },
+    DeleteRoute { place: Place, route: RouteInfo },
+    RestoreSysctl { place: Place, key: String, value: String },
+    DeleteVlans { place: Place, dev: IfName, index: u32, side: Side, vlans: Vec<Vlans> },
+    AddVlans { place: Place, dev: IfName, index: u32, side: Side, vlans: Vec<Vlans> },
+    RemoveFragment(Fragment),
+}
+
+/// A change that could not be taken back.
+#[derive(Debug)]
+pub struct Leftover {
+    what: String,
+    cause: Cause,
+}
+
+impl fmt::Display for Leftover {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} ({})", self.what, self.cause)
+    }
+}
+
+impl Error for Leftover {}
+
+impl Journal {
+    pub(crate) fn push(&mut self, undo: Undo, shared: bool) {
+        self.entries.push(Entry { undo, shared });
+    }
+
+    /// Returns whether nothing was changed.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes every change back, the last one first, and returns what is left.
+    ///
+    /// What belongs to the network stays when somebody has joined the network's bridge since: no lock
+    /// is held between plugins, and another ADD may already count on the bridge, its address or
+    /// forwarding that this one was first to set up.
+    pub fn undo(&mut self, kernel: &mut Kernel) -> Vec<Leftover> {
+        let mut left = Vec::new();
+        let mut joined = None;
+        for Entry { undo, shared } in std::mem::take(&mut self.entries).into_iter().rev() {
+            if shared && *joined.get_or_insert_with(|| self.has_new_ports(kernel)) {
+                continue;
+            }
+            let what = undo.to_string();
+            if let Err(cause) = undo.run(kernel) {
+                left.push(Leftover { what, cause });
+            }
+        }
+        left
+    }
+
+    fn has_new_ports(&self, kernel: &mut Kernel) -> bool {
+        let Some(Ports { bridge, indices }) = &self.ports else { return false };
+        let now = kernel.socket(Place::Host).and_then(|socket| Ok(link::ports(socket, *bridge)?));
+        // In doubt somebody may have.
+        now.map_or(true, |ports| ports.iter().any(|port| !indices.contains(&port.index)))
+    }
+}
+
+impl Undo {
+    fn run(self, kernel: &mut Kernel) -> Result<(), Cause> {
+        match self {
+            Self::DeleteLink { place, name, index } => {
+                kernel.forget(place, &name);
+                request(kernel, place, link::delete_index(index))
+            }
+            Self::ChangeLink { place, index, change, .. } => {
+                request(kernel, place, link::change(index, &change))
+            }
+            Self::DeleteAddress { place, index, address, .. } => {
+                request(kernel, place, address::delete(index, address))
+            }
+            Self::AddAddresses { place, index, addresses, .. } => addresses
+                .into_iter()
+                .try_for_each(|address| request(kernel, place, address::add(index, address, false))),
+            Self::DeleteRoute { place, route } => request(kernel, place, route::delete(&route)),
+            Self::RestoreSysctl { place, key, value } => {
+                kernel.run(place, || sysctl::restore(&key, &value))?
+            }
+            Self::DeleteVlans { place, index, side, vlans, .. } => {
+                request(kernel, place, bridge_vlan::delete(index, side, &vlans))
+            }
+            Self::AddVlans { place, index, side, vlans, .. } => {
+                request(kernel, place, bridge_vlan::add(index, side, &vlans))
+            }
+            Self::RemoveFragment(fragment) => Ok(kernel.firewall.remove(&fragment)?),
+        }
+    }
+}
+
+/// Sends a request whose object may have gone with another, or come back by itself.
+fn request(kernel: &mut Kernel, place: Place, request: Request) -> Result<(), Cause> {
+    match kernel.socket(place)?.request(request) {
+        Err(error) if !error.is_missing() && !error.is_exists() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// What is left when the undoing fails.
+impl fmt::Display for Undo {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DeleteLink { place, name, .. } => write!(out, "{place} link {name}"),
+            Self::ChangeLink { place, name, .. } => write!(out, "{place} link {name} changed"),
+            Self::DeleteAddress { place, dev, address, .. } => {
+                write!(out, "{place} addr {address} dev {dev}")
+            }
+            Self::AddAddresses { place, dev, addresses, .. } => {
+                write!(out, "{place} dev {dev} without")?;
+                addresses.iter().try_for_each(|address| write!(out, " {address}"))
+            }
+            Self::DeleteRoute { place, route } => write!(out, "{place} route {}", route.dst),
+            Self::RestoreSysctl { place, key, value } => {
+                write!(out, "{place} sysctl {key} no longer {value}")
+            }
+            Self::DeleteVlans { place, dev, .. } | Self::AddVlans { place, dev, .. } => {
+                write!(out, "{place} vlans of {dev} changed")
+            }
+            Self::RemoveFragment(fragment) => fragment.fmt(out),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The kernel, seen from the host and from one container.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use weft_firewall::Firewall;
+use weft_model::{IfName, Mac, Mtu};
+use weft_netlink::link::{BridgeInfo, LinkInfo};
+use weft_netlink::{Socket, address, link, route, wait_operational};
+use weft_netns::Netns;
+
+use crate::{Cause, Place};
+
+/// How long a port may take until frames pass it. It takes a tenth of a millisecond.
+const OPERATIONAL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Applies plans: the sockets of the host and of one container, and what is known of their links.
+#[derive(Debug)]
+pub struct Kernel {
+    host: Socket,
+    container: Option<Container>,
+    pub(crate) firewall: Firewall,
+    known: HashMap<(Place, IfName), Known>,
+}
+
+#[derive(Debug)]
+struct Container {
+    netns: Netns,
+    socket: Option<Socket>,
+}
+
+/// What the kernel said of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkFacts {
+    /// The index.
+    pub index: u32,
+    /// The Ethernet address; all zeroes for a link without one.
+    pub mac: Mac,
+    /// The MTU.
+    pub mtu: u32,
+}
+
+/// A link we have seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known {
+    pub(crate) facts: LinkFacts,
+    /// Whether we created it: nothing of it was there before, and all of it goes with it.
+    pub(crate) fresh: bool,
+    pub(crate) bridge: Option<BridgeInfo>,
+    /// The bridge it is a port of.
+    pub(crate) master: Option<u32>,
+}
+
+impl From<&LinkInfo> for Known {
+    fn from(link: &LinkInfo) -> Self {
+        let facts = LinkFacts { index: link.index, mac: link.mac.unwrap_or(Mac([0; 6])), mtu: link.mtu };
+        Self { facts, fresh: false, bridge: link.bridge, master: link.master }
+    }
+}
+
+impl Kernel {
+    /// Opens the host and, if given, a container. Nothing in the container is touched before a step needs it.
+    ///
+    /// # Errors
+    ///
+    /// When the process has no descriptors left.
+    pub fn open(container: Option<&Netns>) -> Result<Self, Cause> {
+        let container = match container {
+            Some(netns) => Some(Container { netns: netns.try_clone()?, socket: None }),
+            None => None,
+        };
+        Ok(Self { host: Socket::open()?, container, firewall: Firewall::new(), known: HashMap::new() })
+    }
+
+    /// Returns what the kernel said of a link while plans were ensured or observed. Asks nothing.
+    pub fn link(&self, place: Place, name: &IfName) -> Option<LinkFacts> {
+        self.known(place, name).map(|known| known.facts)
+    }
+
+    /// Returns whether a link exists.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn exists(&mut self, place: Place, name: &IfName) -> Result<bool, Cause> {
+        Ok(self.look(place, name)?.is_some())
+    }
+
+    /// Returns a link's addresses.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such link, or the kernel refuses to answer.
+    pub fn addresses(&mut self, place: Place, name: &IfName) -> Result<Vec<IpNetwork>, Cause> {
+        let index = self.index(place, name)?;
+        let addresses = address::of_link(self.socket(place)?, index)?;
+        Ok(addresses.into_iter().map(|found| found.address).collect())
+    }
+
+    /// Waits until frames pass a link of the host.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such link, or when it takes longer than five seconds.
+    pub fn wait_up(&mut self, name: &IfName) -> Result<(), Cause> {
+        let index = self.index(Place::Host, name)?;
+        wait_operational(&mut self.host, index, OPERATIONAL_LIMIT)?;
+        Ok(())
+    }
+
+    pub(crate) fn known(&self, place: Place, name: &IfName) -> Option<Known> {
+        self.known.get(&(place, name.clone())).copied()
+    }
+
+    /// Returns the bridge we have to do with, if we have seen one in the host.
+    pub(crate) fn a_bridge(&self) -> Option<Known> {
+        let mut hosts = self.known.iter().filter(|((place, _), _)| *place == Place::Host);
+        hosts.find(|(_, known)| known.bridge.is_some()).map(|(_, known)| *known)
+    }
+
+    pub(crate) fn learn(&mut self, place: Place, name: &IfName, known: Known) {
+        self.known.insert((place, name.clone()), known);
+    }
+
+    pub(crate) fn forget(&mut self, place: Place, name: &IfName) {
+        self.known.remove(&(place, name.clone()));
+    }
+
+    /// Asks for a link, and remembers it.
+    pub(crate) fn look(&mut self, place: Place, name: &IfName) -> Result<Option<LinkInfo>, Cause> {
+        let found = self.socket(place)?.link(link::get(name))?;
+        if let Some(link) = &found {
+            let fresh =
+                self.known(place, name).is_some_and(|known| known.fresh && known.facts.index == link.index);
+            self.learn(place, name, Known { fresh, ..Known::from(link) });
+        }
+        Ok(found)
+    }
+
+    /// Returns a link's index, asking only if the link was not seen yet.
+    pub(crate) fn index(&mut self, place: Place, name: &IfName) -> Result<u32, Cause> {
+        if let Some(known) = self.known(place, name) {
+            return Ok(known.facts.index);
+        }
+        match self.look(place, name)? {
+            Some(link) => Ok(link.index),
+            None => Err(Cause::NoLink { place, name: name.clone() }),
+        }
+    }
+
+    pub(crate) fn has_container(&self) -> bool {
+        self.container.is_some()
+    }
+
+    pub(crate) fn netns(&self, place: Place) -> Result<Netns, Cause> {
+        match (place, &self.container) {
+            (Place::Host, _) => Ok(Netns::current()?),
+            (Place::Container, Some(container)) => Ok(container.netns.try_clone()?),
+            (Place::Container, None) => Err(Cause::NoContainer),
+        }
+    }
+
+    pub(crate) fn socket(&mut self, place: Place) -> Result<&mut Socket, Cause> {
+        match place {
+            Place::Host => Ok(&mut self.host),
+            Place::Container => self.container.as_mut().ok_or(Cause::NoContainer)?.socket(),
+        }
+    }
+
+    /// Runs `work` on a thread in the place's namespace. The first visit to the container also opens
+    /// its socket, so that an ADD needs one such thread.
+    pub(crate) fn run<T: Send>(&mut self, place: Place, work: impl FnOnce() -> T + Send) -> Result<T, Cause> {
+        match place {
+            Place::Host => Ok(work()),
+            Place::Container => self.container.as_mut().ok_or(Cause::NoContainer)?.run(work),
+        }
+    }
+}
+
+impl Container {
+    fn socket(&mut self) -> Result<&mut Socket, Cause> {
+        if self.socket.is_none() {
+            self.run(|| ())?;
+        }
+        self.socket.as_mut().ok_or(Cause::NoContainer)
+    }
+
+    fn run<T: Send>(&mut self, work: impl FnOnce() -> T + Send) -> Result<T, Cause> {
+        let missing = self.socket.is_none();
+        let (socket, value) = self.netns.run(|| (missing.then(Socket::open), work()))?;
+        if let Some(socket) = socket {
+            self.socket = Some(socket?);
+        }
+        Ok(value)
+    }
+}
+
+/// Returns a random Ethernet address that no manufacturer gives out.
+///
+/// Links get their addresses from us and not from the kernel: udev leaves alone what was set on
+/// purpose (systemd.link(5), MACAddressPolicy), and we know it without asking.
+pub(crate) fn random_mac() -> Mac {
+    let [a, b, c, d, e, f, ..] = RandomState::new().hash_one(std::process::id()).to_ne_bytes();
+    // Bit 0 of the first byte would make it a group's address; bit 1 makes it a local one.
+    Mac([a & 0xfc | 2, b, c, d, e, f])
+}
+
+/// Returns the MTU of the link that the host's default route leaves by: IPv4's, else IPv6's.
+pub fn uplink_mtu() -> Option<Mtu> {
+    let index = route::default_link().ok().flatten()?;
+    let link = Socket::open().ok()?.link(link::get_index(index)).ok().flatten()?;
+    Mtu::try_from(i64::from(link.mtu)).ok()
+}

@@ -1,0 +1,211 @@
+//! Comparing a plan with what is there.
+
+use weft_model::IfName;
+use weft_netlink::link::LinkInfo;
+use weft_netlink::{address, bridge_vlan, route};
+
+use crate::ensure::{route_info, vlans_of};
+use crate::{
+    Address, BridgeOptions, BridgeVlan, Cause, Difference, Kernel, Link, LinkKind, Peer, Place, Plan, Port,
+    Resource, Route, Step, Sysctl, sysctl,
+};
+
+impl Kernel {
+    /// Says how what is there differs from a plan; nothing when it does not.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn observe(&mut self, plan: &Plan) -> Result<Vec<Difference>, Cause> {
+        let mut found = Vec::new();
+        for step in plan.steps() {
+            if step.place == Place::Container && !self.has_container() {
+                return Err(Cause::NoContainer);
+            }
+            self.observe_step(step, &mut found)?;
+        }
+        let mut differences: Vec<Difference> = Vec::new();
+        for text in found {
+            // Several steps may miss the same link.
+            if !differences.iter().any(|difference| difference.0 == text) {
+                differences.push(Difference(text));
+            }
+        }
+        Ok(differences)
+    }
+
+    fn observe_step(&mut self, step: &Step, found: &mut Vec<String>) -> Result<(), Cause> {
+        let place = step.place;
+        match &step.resource {
+            Resource::Link(wanted) => self.observe_link(place, wanted, found),
+            Resource::Address(wanted) => self.observe_address(place, wanted, found),
+            Resource::Route(wanted) => self.observe_route(place, wanted, found),
+            Resource::BridgeVlan(wanted) => self.observe_vlans(place, wanted, found),
+            Resource::Sysctl(wanted) => self.observe_sysctl(place, wanted, found),
+            Resource::Firewall(wanted) => {
+                found.extend(self.firewall.observe(wanted)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns a link, or says that it is missing.
+    fn find(
+        &mut self,
+        place: Place,
+        name: &IfName,
+        found: &mut Vec<String>,
+    ) -> Result<Option<LinkInfo>, Cause> {
+        let link = self.look(place, name)?;
+        if link.is_none() {
+            found.push(format!("{place} interface {name} does not exist"));
+        }
+        Ok(link)
+    }
+
+    fn observe_link(&mut self, place: Place, wanted: &Link, found: &mut Vec<String>) -> Result<(), Cause> {
+        let Some(link) = self.find(place, &wanted.name, found)? else { return Ok(()) };
+        let title = format!("{place} interface {}", wanted.name);
+        let mut note = |wrong: bool, text: String| found.extend(wrong.then(|| format!("{title} {text}")));
+        note(wanted.up && !link.up, "is down".into());
+        if let Some(mac) = wanted.mac {
+            let is = link.mac.map_or_else(|| "none".into(), |mac| mac.to_string());
+            note(link.mac != Some(mac), format!("has MAC address {is}, not {mac}"));
+        }
+        // A bridge that existed already has kept its own.
+        let mtu = wanted.mtu.map(|mtu| mtu.get()).filter(|_| !matches!(wanted.kind, LinkKind::Bridge(_)));
+        note(
+            mtu.is_some_and(|mtu| mtu != link.mtu),
+            format!("has MTU {}, not {}", link.mtu, mtu.unwrap_or_default()),
+        );
+        match &wanted.kind {
+            LinkKind::Existing => {}
+            LinkKind::Bridge(options) => found.extend(bridge_differences(&title, *options, &link)),
+            LinkKind::Veth(peer) => self.observe_peer(&title, peer, &link, found)?,
+        }
+        match &wanted.port {
+            Some(port) => self.observe_port(place, &title, port, &link, found),
+            None => Ok(()),
+        }
+    }
+
+    fn observe_peer(
+        &mut self,
+        title: &str,
+        peer: &Peer,
+        link: &LinkInfo,
+        found: &mut Vec<String>,
+    ) -> Result<(), Cause> {
+        if !link.is_veth() {
+            found.push(format!("{title} is not a veth"));
+            return Ok(());
+        }
+        let Some(other) = self.find(peer.place, &peer.name, found)? else { return Ok(()) };
+        if link.peer != Some(other.index) || other.peer != Some(link.index) {
+            found.push(format!("{title} is not the other end of {} interface {}", peer.place, peer.name));
+        }
+        if let Some(mac) = peer.mac.filter(|mac| other.mac != Some(*mac)) {
+            let is = other.mac.map_or_else(|| "none".into(), |mac| mac.to_string());
+            found.push(format!("{} interface {} has MAC address {is}, not {mac}", peer.place, peer.name));
+        }
+        Ok(())
+    }
+
+    fn observe_port(
+        &mut self,
+        place: Place,
+        title: &str,
+        port: &Port,
+        link: &LinkInfo,
+        found: &mut Vec<String>,
+    ) -> Result<(), Cause> {
+        let Some(bridge) = self.find(place, &port.bridge, found)? else { return Ok(()) };
+        if link.master != Some(bridge.index) {
+            found.push(format!("{title} is not a port of {}", port.bridge));
+            return Ok(());
+        }
+        let Some(options) = link.port else { return Ok(()) };
+        for (name, wanted, is) in
+            [("hairpin", port.hairpin, options.hairpin), ("isolated", port.isolated, options.isolated)]
+        {
+            if wanted != is {
+                found.push(format!("{title} has {name} {}, not {}", switch(is), switch(wanted)));
+            }
+        }
+        Ok(())
+    }
+
+    fn observe_address(
+        &mut self,
+        place: Place,
+        wanted: &Address,
+        found: &mut Vec<String>,
+    ) -> Result<(), Cause> {
+        let Some(link) = self.find(place, &wanted.dev, found)? else { return Ok(()) };
+        let addresses = address::of_link(self.socket(place)?, link.index)?;
+        if !addresses.iter().any(|one| one.address == wanted.address) {
+            found.push(format!("{place} interface {} does not have address {}", wanted.dev, wanted.address));
+        }
+        Ok(())
+    }
+
+    fn observe_route(&mut self, place: Place, wanted: &Route, found: &mut Vec<String>) -> Result<(), Cause> {
+        let Some(link) = self.find(place, &wanted.dev, found)? else { return Ok(()) };
+        let info = route_info(wanted, link.index);
+        let routes = route::of_link(self.socket(place)?, info.table, link.index)?;
+        if !routes.iter().any(|one| info.is_met_by(one)) {
+            found.push(format!("{place} {wanted} does not exist"));
+        }
+        Ok(())
+    }
+
+    fn observe_vlans(
+        &mut self,
+        place: Place,
+        wanted: &BridgeVlan,
+        found: &mut Vec<String>,
+    ) -> Result<(), Cause> {
+        let Some(link) = self.find(place, &wanted.dev, found)? else { return Ok(()) };
+        let is = bridge_vlan::of_link(self.socket(place)?, link.index)?;
+        for range in &wanted.vlans {
+            let vlans = vlans_of(range);
+            // The kernel joins neighbours that are treated alike.
+            let within = |one: &bridge_vlan::Vlans| {
+                one.first <= vlans.first
+                    && vlans.last <= one.last
+                    && (one.pvid, one.untagged) == (vlans.pvid, vlans.untagged)
+            };
+            if !is.iter().any(within) {
+                found.push(format!("{place} interface {} is not in VLAN {range}", wanted.dev));
+            }
+        }
+        Ok(())
+    }
+
+    fn observe_sysctl(
+        &mut self,
+        place: Place,
+        wanted: &Sysctl,
+        found: &mut Vec<String>,
+    ) -> Result<(), Cause> {
+        let difference = self.run(place, || sysctl::observe(wanted))??;
+        found.extend(difference.map(|text| format!("{place} {text}")));
+        Ok(())
+    }
+}
+
+fn bridge_differences(title: &str, options: BridgeOptions, link: &LinkInfo) -> Vec<String> {
+    let Some(bridge) = link.bridge else { return vec![format!("{title} is not a bridge")] };
+    let mut found = Vec::new();
+    if options.vlan_filtering && !bridge.vlan_filtering {
+        found.push(format!("{title} does not filter VLANs"));
+    }
+    if options.promisc && !link.promisc {
+        found.push(format!("{title} is not promiscuous"));
+    }
+    found
+}
+
+fn switch(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}

@@ -1,0 +1,147 @@
+//! Taking a plan apart.
+
+use std::collections::HashSet;
+
+use weft_model::IfName;
+use weft_netlink::link::{self, Change};
+use weft_netlink::{Removed, address, bridge_vlan, delete_announced, route};
+
+use crate::ensure::{route_info, vlan_side, vlans_of};
+use crate::{Cause, Kernel, Link, LinkKind, Place, Plan, Problem, Resource, Step};
+
+/// How a veth pair is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// Return as soon as the kernel has announced that the link is gone; a child process of ours waits
+    /// for the rest, some 20 ms. For processes that end soon.
+    Announced,
+    /// Wait for everything.
+    Synchronous,
+}
+
+impl Kernel {
+    /// Removes everything in a plan, the last step first. What is not there is fine; the container
+    /// need not be there either. Nothing stops it: all that could not be removed is returned.
+    ///
+    /// Give it the part of a plan that should go ([`Plan::of_lifetime`]). A bridge that has ports is in
+    /// use and stays, with its addresses. Sysctls stay: what they were before is not known any more.
+    pub fn remove(&mut self, plan: &Plan, removal: Removal) -> Vec<Problem> {
+        let going = going(plan);
+        let mut problems = Vec::new();
+        for step in plan.steps().iter().rev() {
+            if let Err(cause) = self.remove_step(step, &going, removal) {
+                problems.push(Problem { resource: step.resource.clone(), cause });
+            }
+        }
+        problems
+    }
+
+    fn remove_step(
+        &mut self,
+        step: &Step,
+        going: &HashSet<(Place, &IfName)>,
+        removal: Removal,
+    ) -> Result<(), Cause> {
+        let place = step.place;
+        let dev = match &step.resource {
+            Resource::Link(link) => match &link.kind {
+                LinkKind::Veth(_) => return self.remove_veth(place, &link.name, removal),
+                LinkKind::Bridge(_) => return self.remove_bridge(place, &link.name),
+                LinkKind::Existing => &link.name,
+            },
+            Resource::Address(address) => &address.dev,
+            Resource::Route(route) => &route.dev,
+            Resource::BridgeVlan(vlan) => &vlan.dev,
+            Resource::Firewall(fragment) => return Ok(self.firewall.remove(fragment)?),
+            Resource::Sysctl(_) => return Ok(()),
+        };
+        // It goes with its link, or went with its namespace.
+        if going.contains(&(place, dev)) || (place == Place::Container && !self.has_container()) {
+            return Ok(());
+        }
+        let Some(link) = self.look(place, dev)? else { return Ok(()) };
+        let request = match &step.resource {
+            Resource::Link(wanted) => match release(place, wanted) {
+                Some(change) => link::change(link.index, &change),
+                None => return Ok(()),
+            },
+            Resource::Address(wanted) => address::delete(link.index, wanted.address),
+            Resource::Route(wanted) => route::delete(&route_info(wanted, link.index)),
+            Resource::BridgeVlan(wanted) => {
+                let vlans: Vec<_> = wanted.vlans.iter().map(vlans_of).collect();
+                bridge_vlan::delete(link.index, vlan_side(wanted.side), &vlans)
+            }
+            Resource::Firewall(_) | Resource::Sysctl(_) => return Ok(()),
+        };
+        match self.socket(place)?.request(request) {
+            Err(error) if !error.is_missing() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The name is derived from what we were asked to remove, so the pair is ours; but nothing else is.
+    fn remove_veth(&mut self, place: Place, name: &IfName, removal: Removal) -> Result<(), Cause> {
+        if place == Place::Container && !self.has_container() {
+            return Ok(());
+        }
+        let Some(found) = self.look(place, name)? else { return Ok(()) };
+        if !found.is_veth() {
+            return Err(Cause::OtherKind { name: name.clone(), wanted: "veth" });
+        }
+        self.forget(place, name);
+        let socket = self.socket(place)?;
+        match removal {
+            Removal::Announced if place == Place::Host => {
+                let (Removed::Gone | Removed::Absent) = delete_announced(socket, &found)?;
+            }
+            _ => match socket.request(link::delete_index(found.index)) {
+                Err(error) if !error.is_missing() => return Err(error.into()),
+                _ => {}
+            },
+        }
+        Ok(())
+    }
+
+    fn remove_bridge(&mut self, place: Place, name: &IfName) -> Result<(), Cause> {
+        let Some(found) = self.look(place, name)? else { return Ok(()) };
+        if !found.is_bridge() {
+            return Err(Cause::OtherKind { name: name.clone(), wanted: "bridge" });
+        }
+        let socket = self.socket(place)?;
+        if !link::ports(socket, found.index)?.is_empty() {
+            return Ok(());
+        }
+        match socket.request(link::delete_index(found.index)) {
+            Err(error) if !error.is_missing() => Err(error.into()),
+            _ => {
+                self.forget(place, name);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What is left to do about a link that somebody else created: out of its bridge, and in the container down.
+fn release(place: Place, link: &Link) -> Option<Change> {
+    let change = Change {
+        up: (link.up && place == Place::Container).then_some(false),
+        master: link.port.is_some().then_some(0),
+        ..Change::default()
+    };
+    (change != Change::default()).then_some(change)
+}
+
+/// The links that a plan created: with them goes what is on them.
+fn going(plan: &Plan) -> HashSet<(Place, &IfName)> {
+    let links = plan.steps().iter().filter_map(|step| match &step.resource {
+        Resource::Link(link) => Some((step.place, link)),
+        _ => None,
+    });
+    links
+        .flat_map(|(place, link)| match &link.kind {
+            LinkKind::Veth(peer) => vec![(place, &link.name), (peer.place, &peer.name)],
+            LinkKind::Bridge(_) => vec![(place, &link.name)],
+            LinkKind::Existing => Vec::new(),
+        })
+        .collect()
+}

@@ -1,0 +1,71 @@
+//! Reading and writing `/proc/sys/net`, in the namespace of the calling thread.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+
+use crate::{Cause, Sysctl};
+
+/// What writing a sysctl did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It had the value, or the kernel does not have it and it need not be there.
+    AlreadyThere,
+    /// It had this value before.
+    Written(String),
+}
+
+fn path(key: &str) -> Result<String, Cause> {
+    let inside = key.starts_with("net/") && key.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    if inside { Ok(format!("/proc/sys/{key}")) } else { Err(Cause::BadKey(key.into())) }
+}
+
+/// KERNEL: values with several numbers are read with tabs between them, however they were written.
+fn same(one: &str, other: &str) -> bool {
+    one.split_whitespace().eq(other.split_whitespace())
+}
+
+/// Makes a sysctl have its value. A file is written only if it has another one: `/proc/sys` may be
+/// read-only and right.
+pub(crate) fn ensure(sysctl: &Sysctl) -> Result<Change, Cause> {
+    let path = path(&sysctl.key)?;
+    let failed = |action| move |source| Cause::Sysctl { action, key: sysctl.key.clone(), source };
+    let before = match fs::read_to_string(&path) {
+        Ok(before) => before,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !sysctl.required => {
+            return Ok(Change::AlreadyThere);
+        }
+        Err(error) => return Err(failed("read")(error)),
+    };
+    if same(&before, &sysctl.value) {
+        return Ok(Change::AlreadyThere);
+    }
+    write(&path, &sysctl.value).map_err(failed("write"))?;
+    Ok(Change::Written(before.trim().into()))
+}
+
+/// Gives a sysctl back the value it had. One that went with its link needs none.
+pub(crate) fn restore(key: &str, value: &str) -> Result<(), Cause> {
+    match write(&path(key)?, value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(Cause::Sysctl { action: "write", key: key.into(), source }),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Says how a sysctl differs from what it should be.
+pub(crate) fn observe(sysctl: &Sysctl) -> Result<Option<String>, Cause> {
+    let Sysctl { key, value, required } = sysctl;
+    match fs::read_to_string(path(key)?) {
+        Ok(found) if same(&found, value) => Ok(None),
+        Ok(found) => Ok(Some(format!("sysctl {key} is {}, not {value}", found.trim()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(required.then(|| format!("sysctl {key} does not exist")))
+        }
+        Err(source) => Err(Cause::Sysctl { action: "read", key: key.clone(), source }),
+    }
+}
+
+/// KERNEL: a sysctl takes its value in one write, at once; there is no half-written state.
+fn write(path: &str, value: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+}
