@@ -1,1 +1,87 @@
 //! The network manager's use cases, one verb a file.
+//!
+//! A network is a CNI conflist, a container is a network namespace, and whatever happens to the kernel
+//! happens in a CNI plugin: this crate finds plugins, asks them to describe themselves and to compose
+//! conflists, and then speaks plain CNI. It knows no driver.
+
+mod attachments;
+pub mod claims;
+pub mod config;
+mod connect;
+mod create;
+mod disconnect;
+pub mod drivers;
+mod error;
+mod exists;
+pub mod filter;
+pub mod host;
+mod inspect;
+mod locks;
+mod ls;
+pub mod namespace;
+pub mod network;
+pub mod order;
+mod plugins;
+pub mod pools;
+pub mod predefined;
+mod prune;
+mod ps;
+mod rm;
+pub mod routes;
+pub mod store;
+pub mod subnets;
+
+use weft_runtime::Runtime;
+use weft_state::{Records, Reservations, Root};
+
+pub use attachments::Liveness;
+use claims::Claims;
+use config::Config;
+pub use connect::Connect;
+pub use create::Create;
+pub use disconnect::Disconnect;
+use drivers::Drivers;
+pub use error::{Error, Kind};
+pub use inspect::Inspected;
+use locks::Locks;
+pub use ls::Listed;
+pub use plugins::Plugin;
+pub use prune::Pruned;
+pub use ps::Attached;
+use store::Store;
+
+/// The networks and attachments of one host, or of one root directory.
+#[derive(Debug)]
+pub struct Manager {
+    root: Root,
+    config: Config,
+    runtime: Runtime,
+    drivers: Drivers,
+    store: Store,
+    records: Records,
+    reservations: Reservations,
+    claims: Claims,
+    locks: Locks,
+}
+
+impl Manager {
+    /// Returns the manager of everything below `root`.
+    ///
+    /// # Errors
+    ///
+    /// When the settings file is wrong.
+    pub fn open(root: Root) -> Result<Self, Error> {
+        let config = Config::load(&root)?;
+        Ok(Self {
+            runtime: Runtime::new(&root, config.plugin_path.clone()),
+            drivers: Drivers::new(&root, config.plugin_path.clone()),
+            store: Store::new(&root),
+            records: Records::new(&root),
+            reservations: Reservations::new(&root),
+            claims: Claims::new(&root),
+            locks: Locks::new(&root),
+            config,
+            root,
+        })
+    }
+}

@@ -135,6 +135,18 @@ impl Runtime {
         Ok(result)
     }
 
+    /// Attaches a container without keeping the result: for interfaces nobody will ask to remove.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runtime::add`].
+    pub fn add_uncached(&self, list: &Conflist, attachment: &Attachment) -> Result<Value, ChainError> {
+        self.add_each(list, attachment).map_err(|problem| ChainError::Plugin {
+            problem: problem.into(),
+            left: self.del(list, attachment),
+        })
+    }
+
     fn add_each(&self, list: &Conflist, attachment: &Attachment) -> Result<Value, Problem> {
         let mut result = None;
         for plugin in &list.plugins {

@@ -1,0 +1,217 @@
+//! `weft network connect`.
+
+mod attach;
+mod metric;
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use weft_cni::Conflist;
+use weft_cni::json::get;
+use weft_model::{ContainerId, Endpoint, IfName, Mac, NetworkName};
+use weft_runtime::{Attachment, CallError, ChainError};
+use weft_state::attachment::Record;
+
+use crate::attachments::name_of;
+use crate::locks::{Mine, Shared};
+use crate::namespace::{Container, Identity};
+use crate::store::Stored;
+use crate::{Error, Manager, predefined};
+
+/// A connection to make.
+#[derive(Clone, Debug, Default)]
+pub struct Connect {
+    /// The network's name or id.
+    pub network: String,
+    /// The container, as a person names it.
+    pub netns: String,
+    /// The container's id, if not the one that follows from `netns`.
+    pub id: Option<String>,
+    /// The container's name on the network.
+    pub name: Option<String>,
+    /// More names.
+    pub aliases: Vec<String>,
+    /// The addresses wanted, at most one for each family.
+    pub addresses: Vec<IpAddr>,
+    /// The MAC address wanted.
+    pub mac: Option<Mac>,
+    /// The interface's name, if not the next free `eth`.
+    pub interface: Option<IfName>,
+    /// Which network's gateway becomes the default one: the highest priority wins.
+    pub priority: i64,
+    /// Settings of the container's interface.
+    pub sysctls: Vec<(String, String)>,
+}
+
+/// A request that was understood, with the container under our lock.
+struct Job<'a> {
+    request: &'a Connect,
+    container: &'a Container,
+    identity: &'a Identity,
+    stored: &'a Stored,
+    name: Option<&'a ContainerId>,
+    others: &'a [Record],
+}
+
+impl Manager {
+    /// Connects a container to a network. Nothing is left behind if that fails.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such network or container, it is connected already, the address is not to be had,
+    /// or a plugin fails.
+    pub fn connect(&self, request: &Connect) -> Result<Record, Error> {
+        let container = Container::named(&request.netns, request.id.as_deref())?;
+        let network = self.store.find(&request.network)?;
+        let name = request.name.as_deref().map(container_name).transpose()?;
+        request.aliases.iter().try_for_each(|alias| container_name(alias).map(drop))?;
+        let identity = container.require(&request.netns)?;
+        self.materialize(&network)?;
+
+        let mine = self.locks.container(&container.id)?;
+        let shared = self.locks.shared(&network)?;
+        let stored = self.store.load(&network)?.ok_or_else(|| Error::NoNetwork(request.network.clone()))?;
+        let others = self.heal(&mine, Some(&identity))?;
+        check_company(&network, &others)?;
+        let job = Job {
+            request,
+            container: &container,
+            identity: &identity,
+            stored: &stored,
+            name: name.as_ref(),
+            others: &others,
+        };
+        let outcome = self.connect_named(&mine, &shared, &job);
+        if outcome.is_err() {
+            drop(shared);
+            self.let_go(mine)?;
+        }
+        outcome
+    }
+
+    fn connect_named(&self, mine: &Mine, shared: &Shared, job: &Job<'_>) -> Result<Record, Error> {
+        let Some(name) = job.name else { return self.connect_once(mine, shared, job) };
+        let network = &job.stored.network.name;
+        let attached = |holder: &ContainerId| {
+            let records = self.records.of_container(holder);
+            records.iter().any(|record| record.endpoint.network == *network)
+        };
+        if !self.claims.claim(network, name, mine.container(), attached)? {
+            return Err(Error::Connected { name: name.to_string(), network: network.clone() });
+        }
+        self.connect_once(mine, shared, job)
+            .inspect_err(|_| self.claims.release(network, name, mine.container()))
+    }
+
+    /// Connects with the addresses the name had last time; if those are taken, with others.
+    fn connect_once(&self, mine: &Mine, shared: &Shared, job: &Job<'_>) -> Result<Record, Error> {
+        let network = &job.stored.network.name;
+        // A file that cannot be read costs the container its old address, not its connection.
+        let reserved = self.reservations.of_network(network).unwrap_or_default();
+        let own =
+            job.name.and_then(|name| reserved.get(name.as_str())).map(Vec::as_slice).unwrap_or_default();
+        let wanted = &job.request.addresses;
+        let sticky: Vec<IpAddr> = own
+            .iter()
+            .filter(|ip| !wanted.iter().any(|wanted| wanted.is_ipv4() == ip.is_ipv4()))
+            .filter(|ip| job.stored.network.subnets().any(|subnet| subnet.contains(**ip)))
+            .copied()
+            .collect();
+        let others =
+            reserved.iter().filter(|(name, _)| Some(name.as_str()) != job.name.map(ContainerId::as_str));
+        let avoid: Vec<IpAddr> = others.flat_map(|(_, addresses)| addresses).copied().collect();
+
+        let plan = attach::Plan::of(job, &sticky, &avoid)?;
+        let record = match self.attach(mine, shared, job, &plan) {
+            Err(Error::Chain(ChainError::Plugin { problem, .. }))
+                if !sticky.is_empty() && problem.cause.failure().is_some() =>
+            {
+                let plan = attach::Plan::of(job, &[], &avoid)?;
+                self.attach(mine, shared, job, &plan)?
+            }
+            outcome => outcome?,
+        };
+        if let Some(name) = job.name {
+            let addresses: Vec<IpAddr> = record.addresses.iter().map(ipnetwork::IpNetwork::ip).collect();
+            // The container is connected; that its address is not kept for the next time is no reason to undo it.
+            self.reservations.keep(network, name.as_str(), &addresses).ok();
+        }
+        Ok(record)
+    }
+
+    fn attach(
+        &self,
+        mine: &Mine,
+        shared: &Shared,
+        job: &Job<'_>,
+        plan: &attach::Plan<'_>,
+    ) -> Result<Record, Error> {
+        let list = plan.list(&job.stored.list);
+        let attachment = plan.attachment(job);
+        // The container's own loopback comes up while the network's plugins work.
+        let (added, loopback) = std::thread::scope(|scope| {
+            let loopback = job.others.is_empty().then(|| scope.spawn(|| self.loopback(job.container)));
+            let added = self.runtime.add(&list, &attachment);
+            (added, loopback.and_then(|thread| thread.join().ok()))
+        });
+        let result = added?;
+        let endpoint = Endpoint {
+            network: list.name.clone(),
+            container: mine.container().clone(),
+            ifname: plan.ifname.clone(),
+        };
+        let finished = loopback
+            .unwrap_or(Ok(()))
+            .and_then(|()| self.record(&endpoint, &job.container.path, &list, &plan.attach, &result));
+        finished.map_err(|error| self.undo(shared, &list, &attachment, error))
+    }
+
+    /// Disconnects again after a failure, and reports the failure; what cannot be undone is in its place.
+    fn undo(&self, _: &Shared, list: &Conflist, attachment: &Attachment, error: Error) -> Error {
+        let problems = self.runtime.del(list, attachment);
+        if problems.is_empty() { error } else { Error::Problems(problems) }
+    }
+
+    /// Brings the container's loopback interface up, if there is a plugin for it.
+    ///
+    /// DOCKER: containers have one; a namespace made by hand has it down.
+    fn loopback(&self, container: &Container) -> Result<(), Error> {
+        let list = json!({"cniVersion": "1.1.0", "name": "weft-loopback", "plugins": [{"type": "loopback"}]});
+        let list = Conflist::parse(list.to_string().as_bytes())
+            .map_err(|failure| Error::Refused { kind: "loopback".into(), failure })?;
+        let attachment =
+            Attachment::new(container.id.clone(), Some(container.path.clone()), IfName::loopback());
+        match self.runtime.add_uncached(&list, &attachment) {
+            Err(ChainError::Plugin { problem, .. }) if matches!(problem.cause, CallError::Missing(_)) => {
+                Ok(())
+            }
+            outcome => Ok(outcome.map(drop)?),
+        }
+    }
+}
+
+/// Refuses what the container's other connections do not go with.
+fn check_company(network: &NetworkName, others: &[Record]) -> Result<(), Error> {
+    if let Some(same) = others.iter().find(|other| other.endpoint.network == *network) {
+        return Err(Error::Connected { name: name_of(same).into(), network: network.clone() });
+    }
+    let private = |name: &NetworkName| name.as_str() == predefined::PRIVATE;
+    let conflict = match private(network) {
+        true => !others.is_empty(),
+        false => others.iter().any(|other| private(&other.endpoint.network)),
+    };
+    if conflict { Err(Error::Private) } else { Ok(()) }
+}
+
+fn container_name(text: &str) -> Result<ContainerId, Error> {
+    let bad =
+        |why: weft_model::IdError| Error::BadName { what: "name", name: text.into(), why: why.to_string() };
+    text.parse().map_err(bad)
+}
+
+/// Returns whether any plugin of the list takes a capability's values.
+fn declares(list: &Conflist, capability: &str) -> bool {
+    list.plugins.iter().any(|plugin| {
+        get(plugin, "capabilities").and_then(|declared| get(declared, capability)) == Some(&Value::Bool(true))
+    })
+}

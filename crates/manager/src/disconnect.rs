@@ -1,0 +1,75 @@
+//! `weft network disconnect`.
+
+use weft_model::{ContainerId, NetworkName};
+use weft_runtime::Problem;
+use weft_state::attachment::Record;
+
+use crate::namespace::Container;
+use crate::{Error, Manager, predefined};
+
+/// A connection to end.
+#[derive(Clone, Debug, Default)]
+pub struct Disconnect {
+    /// The network's name or id.
+    pub network: String,
+    /// The container, as a person names it, or its name on the network.
+    pub netns: String,
+    /// The container's id, if not the one that follows from `netns`.
+    pub id: Option<String>,
+    /// Whether to forget the connection even if a plugin fails.
+    pub force: bool,
+}
+
+impl Manager {
+    /// Disconnects a container, whether its namespace is still there or not. With `force` the connection is
+    /// forgotten in any case, and what a plugin could not do is returned.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such network or connection, or a plugin fails.
+    pub fn disconnect(&self, request: &Disconnect) -> Result<Vec<Problem>, Error> {
+        let network = match self.store.find(&request.network) {
+            // Containers can be connected to a network whose file somebody removed.
+            Err(Error::NoNetwork(name)) if request.force => name.parse().map_err(|_| Error::NoNetwork(name)),
+            outcome => outcome,
+        }?;
+        let container = self.connected(&network, request)?;
+        let mine = self.locks.container(&container)?;
+        let shared = self.locks.shared(&network)?;
+        let records = self.records.of_container(&container);
+        let mut problems = Vec::new();
+        for record in records.iter().filter(|record| record.endpoint.network == network) {
+            problems.extend(self.detach(&mine, &shared, record, request.force)?);
+        }
+        drop(shared);
+        self.let_go(mine)?;
+        if problems.is_empty() || request.force { Ok(problems) } else { Err(Error::Problems(problems)) }
+    }
+
+    /// Returns the id of the connected container a person means: one that follows from the argument, or the
+    /// one that goes by this name on the network.
+    fn connected(&self, network: &NetworkName, request: &Disconnect) -> Result<ContainerId, Error> {
+        let by_id = Container::named(&request.netns, request.id.as_deref()).map(|container| container.id);
+        if let Ok(id) = &by_id
+            && self.is_connected(network, id)
+        {
+            return Ok(id.clone());
+        }
+        let by_name = request.netns.parse().ok().and_then(|name| self.claims.holder(network, &name));
+        if let Some(id) = by_name.filter(|id| self.is_connected(network, id)) {
+            return Ok(id);
+        }
+        by_id?;
+        if network.as_str() == predefined::HOST {
+            let why =
+                "cannot disconnect container from host network - container was created in host network mode";
+            return Err(Error::Unattachable { why: why.into(), hint: None });
+        }
+        Err(Error::NotConnected { container: request.netns.clone(), network: network.clone() })
+    }
+
+    fn is_connected(&self, network: &NetworkName, id: &ContainerId) -> bool {
+        let to_network = |record: &Record| record.endpoint.network == *network;
+        self.records.of_container(id).iter().any(to_network)
+    }
+}

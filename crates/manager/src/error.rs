@@ -1,0 +1,328 @@
+//! Why a request was not carried out, and what to type next.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
+use weft_cni::{Code, Failure};
+use weft_model::{ContainerId, NetworkName};
+use weft_runtime::exec::ExecError;
+use weft_runtime::find::FindError;
+use weft_runtime::load::LoadError;
+use weft_runtime::{ChainError, Problem};
+use weft_state::StateError;
+
+use crate::routes::Route;
+use crate::subnets::SubnetErrors;
+
+/// The kinds of failure a script can tell apart by the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The request was understood and could not be carried out.
+    Failed,
+    /// The request makes no sense.
+    Usage,
+    /// The thing does not exist.
+    NotFound,
+    /// Something else is in the way: in use, overlapping, taken.
+    Conflict,
+}
+
+/// Why a request was not carried out.
+///
+/// DOCKER: where the engine has a text for it, the text begins as the engine's does; scripts match those.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such network.
+    #[error("network {0} not found")]
+    NoNetwork(String),
+    /// An id prefix fits several networks.
+    #[error("network {prefix} is ambiguous ({matches} matches found based on ID prefix)")]
+    Ambiguous {
+        /// The prefix.
+        prefix: String,
+        /// How many networks it fits.
+        matches: usize,
+    },
+    /// A name that cannot be one.
+    #[error("invalid {what} {name:?}: {why}")]
+    BadName {
+        /// What it should name.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The name is in use.
+    #[error("network with name {0} already exists")]
+    NameTaken(NetworkName),
+    /// The name is one of ours.
+    #[error("operation is not permitted on predefined {0} network")]
+    Reserved(String),
+    /// The network is one of ours.
+    #[error("{0} is a pre-defined network and cannot be removed")]
+    Permanent(NetworkName),
+    /// Containers are connected.
+    #[error("network {network} has active endpoints ({})", Holders(holders))]
+    InUse {
+        /// The network.
+        network: NetworkName,
+        /// The containers and their names.
+        holders: Vec<(ContainerId, String)>,
+    },
+    /// The subnets do not fit together.
+    #[error("invalid network config: {0}")]
+    Subnets(#[from] SubnetErrors),
+    /// The subnet belongs to another network.
+    #[error(
+        "invalid pool request: Pool overlaps with other one on this address space: {subnet} conflicts with network {network} ({existing})"
+    )]
+    Overlap {
+        /// The subnet asked for.
+        subnet: IpNetwork,
+        /// The network in the way.
+        network: NetworkName,
+        /// Its subnet.
+        existing: IpNetwork,
+    },
+    /// The host reaches something else there.
+    #[error("subnet {subnet} overlaps the host's route {route}")]
+    Routed {
+        /// The subnet asked for.
+        subnet: IpNetwork,
+        /// The route in the way.
+        route: Route,
+    },
+    /// Both families were refused.
+    #[error("IPv4 or IPv6 must be enabled")]
+    NoFamily,
+    /// No subnet is left.
+    #[error("all predefined address pools have been fully subnetted")]
+    Exhausted,
+    /// There is no such driver.
+    #[error("plugin {kind:?} not found: {why}")]
+    NoDriver {
+        /// The driver.
+        kind: String,
+        /// Where it was looked for.
+        why: FindError,
+    },
+    /// A plugin that is no driver of networks.
+    #[error("plugin {kind:?} cannot create networks: {why}")]
+    NotADriver {
+        /// The plugin.
+        kind: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A plugin that did not answer a question.
+    #[error("plugin {kind}: {why}")]
+    Plugin {
+        /// The plugin.
+        kind: String,
+        /// What it did instead.
+        why: String,
+    },
+    /// The driver refuses the network.
+    #[error("driver {kind}: {failure}")]
+    Refused {
+        /// The driver.
+        kind: String,
+        /// What it said.
+        failure: Failure,
+    },
+    /// The driver allows no further network.
+    #[error("only one instance of {0:?} network is allowed")]
+    SingleInstance(String),
+    /// There is no such container.
+    #[error("no such container: {what}: {why}")]
+    NoContainer {
+        /// The argument.
+        what: String,
+        /// What was looked for.
+        why: String,
+    },
+    /// The container cannot be connected to this network.
+    #[error("{why}")]
+    Unattachable {
+        /// The driver's reason.
+        why: String,
+        /// What to do instead.
+        hint: Option<String>,
+    },
+    /// The container is connected already.
+    #[error("endpoint with name {name} already exists in network {network}")]
+    Connected {
+        /// The container's name.
+        name: String,
+        /// The network.
+        network: NetworkName,
+    },
+    /// The container is not connected.
+    #[error("container {container} is not connected to network {network}")]
+    NotConnected {
+        /// The container.
+        container: String,
+        /// The network.
+        network: NetworkName,
+    },
+    /// The interface's name is in use.
+    #[error("interface {ifname} of container {container} is connected to network {network} already")]
+    InterfaceTaken {
+        /// The interface.
+        ifname: String,
+        /// The container.
+        container: ContainerId,
+        /// The network it belongs to.
+        network: NetworkName,
+    },
+    /// A container that wants to be alone, and another network.
+    #[error(
+        "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+    )]
+    Private,
+    /// The address is not one of the network's.
+    #[error("invalid endpoint settings: no configured subnet contains IP address {0}")]
+    OutsideSubnets(IpAddr),
+    /// A setting that no interface has.
+    #[error("unrecognised network interface sysctl {0:?}")]
+    Sysctl(String),
+    /// A gateway priority outside the range.
+    #[error("gateway priority {0} is not between -9999 and 9999")]
+    Priority(i64),
+    /// A filter that is none.
+    #[error("invalid filter {0}")]
+    Filter(String),
+    /// The settings file is wrong.
+    #[error("{}: {why}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A network's file is wrong.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A network's file has no room for what we keep in it.
+    #[error("{}: {why}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A chain of plugins failed.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// Several things did not work; the rest was done.
+    #[error("{}", joined(.0))]
+    Problems(Vec<Problem>),
+    /// A file could not be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The kernel's source of randomness could not be read.
+    #[error("cannot make up a network id: {0}")]
+    Random(std::io::Error),
+}
+
+/// Containers as docker lists them.
+struct Holders<'a>(&'a [(ContainerId, String)]);
+
+impl std::fmt::Display for Holders<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut comma = "";
+        for (id, name) in self.0 {
+            write!(out, "{comma}name:{name:?} id:\"{id}\"")?;
+            comma = ", ";
+        }
+        Ok(())
+    }
+}
+
+fn joined(problems: &[Problem]) -> String {
+    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
+
+impl Error {
+    /// Returns what kind of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::NoNetwork(_)
+            | Self::NoDriver { .. }
+            | Self::NoContainer { .. }
+            | Self::NotConnected { .. } => Kind::NotFound,
+            Self::Load(error) if error.is_missing() => Kind::NotFound,
+            Self::NameTaken(_)
+            | Self::InUse { .. }
+            | Self::Overlap { .. }
+            | Self::Routed { .. }
+            | Self::SingleInstance(_)
+            | Self::Connected { .. }
+            | Self::InterfaceTaken { .. }
+            | Self::Private => Kind::Conflict,
+            Self::BadName { .. }
+            | Self::Ambiguous { .. }
+            | Self::Subnets(_)
+            | Self::OutsideSubnets(_)
+            | Self::NoFamily
+            | Self::Sysctl(_)
+            | Self::Priority(_)
+            | Self::Filter(_) => Kind::Usage,
+            Self::Refused { failure, .. } => refusal(failure),
+            Self::Chain(ChainError::Plugin { problem, .. }) => match problem.cause.failure() {
+                Some(failure) => refusal(failure),
+                None => Kind::Failed,
+            },
+            _ => Kind::Failed,
+        }
+    }
+
+    /// Returns the next command to type, where one helps.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoNetwork(_) => Some("weft network ls".into()),
+            Self::NoDriver { .. } | Self::NotADriver { .. } => Some("weft plugin ls".into()),
+            Self::InUse { network, holders } => {
+                let (id, _) = holders.first()?;
+                Some(format!("weft network disconnect {network} {id}, or weft network rm -f {network}"))
+            }
+            Self::Overlap { network, .. } => {
+                Some(format!("weft network inspect {network}, or leave --subnet out to get a free one"))
+            }
+            Self::Routed { .. } => Some("leave --subnet out to get a free one, or see `ip route`".into()),
+            Self::Exhausted => Some("give a --subnet, or add a [[pool]] to weft.toml".into()),
+            Self::NoContainer { what, .. } if what.parse::<ContainerId>().is_ok() => {
+                Some(format!("ip netns add {what}"))
+            }
+            Self::Unattachable { hint, .. } => hint.clone(),
+            Self::Connected { .. } | Self::NotConnected { .. } => Some("weft ps".into()),
+            Self::Refused { failure, .. } => failure.details.clone(),
+            Self::Chain(ChainError::Plugin { problem, .. }) => problem.cause.failure()?.details.clone(),
+            Self::Reserved(_) => Some("give the network another name".into()),
+            _ => None,
+        }
+    }
+}
+
+/// Returns what kind of failure a plugin's error object stands for.
+fn refusal(failure: &Failure) -> Kind {
+    match failure.code {
+        Code::InvalidConfig => Kind::Usage,
+        Code::UnknownContainer => Kind::NotFound,
+        _ => Kind::Failed,
+    }
+}
+
+impl Error {
+    /// Returns the error of a plugin that did not run to its end.
+    pub(crate) fn exec(kind: &str, error: &ExecError) -> Self {
+        let why = match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        Self::Plugin { kind: kind.into(), why }
+    }
+}

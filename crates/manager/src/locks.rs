@@ -1,0 +1,92 @@
+//! Who may change what, as values: a function that changes something asks to see the proof.
+//!
+//! The order is container, then networks; whoever has a network alone waits for no container. So nobody
+//! waits in a circle.
+
+use std::path::PathBuf;
+
+use weft_model::{ContainerId, NetworkName};
+use weft_state::lock::FileLock;
+use weft_state::{Root, StateError};
+
+/// The directory of locks.
+#[derive(Clone, Debug)]
+pub(crate) struct Locks {
+    dir: PathBuf,
+}
+
+/// Proof that this process alone gives out subnets and network names.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    _lock: FileLock,
+}
+
+/// Proof that nobody connects to, changes or removes a network.
+#[derive(Debug)]
+pub(crate) struct Alone {
+    network: NetworkName,
+    lock: FileLock,
+}
+
+/// Proof that nobody removes or changes a network.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    _lock: FileLock,
+}
+
+/// Proof that this process alone connects and disconnects a container.
+#[derive(Debug)]
+pub(crate) struct Mine {
+    container: ContainerId,
+    lock: FileLock,
+}
+
+impl Alone {
+    pub(crate) fn network(&self) -> &NetworkName {
+        &self.network
+    }
+
+    /// Lets go of a network that is no more, and removes the lock's file.
+    pub(crate) fn finish(self) -> Result<(), StateError> {
+        self.lock.unlink()
+    }
+}
+
+impl Mine {
+    pub(crate) fn container(&self) -> &ContainerId {
+        &self.container
+    }
+
+    /// Lets go of a container that is connected to nothing, and removes the lock's file.
+    pub(crate) fn finish(self) -> Result<(), StateError> {
+        self.lock.unlink()
+    }
+}
+
+impl Locks {
+    pub(crate) fn new(root: &Root) -> Self {
+        Self { dir: root.locks_dir() }
+    }
+
+    pub(crate) fn pools(&self) -> Result<Pools, StateError> {
+        Ok(Pools { _lock: FileLock::exclusive(&self.dir.join("pools"))? })
+    }
+
+    pub(crate) fn alone(&self, network: &NetworkName) -> Result<Alone, StateError> {
+        let lock = FileLock::exclusive(&self.network(network))?;
+        Ok(Alone { network: network.clone(), lock })
+    }
+
+    pub(crate) fn shared(&self, network: &NetworkName) -> Result<Shared, StateError> {
+        Ok(Shared { _lock: FileLock::shared(&self.network(network))? })
+    }
+
+    pub(crate) fn container(&self, id: &ContainerId) -> Result<Mine, StateError> {
+        let lock = FileLock::exclusive(&self.dir.join(format!("container-{id}")))?;
+        Ok(Mine { container: id.clone(), lock })
+    }
+
+    fn network(&self, name: &NetworkName) -> PathBuf {
+        self.dir.join(format!("network-{name}"))
+    }
+}

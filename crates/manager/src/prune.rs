@@ -1,0 +1,76 @@
+//! `weft network prune`.
+
+use weft_cni::AttachmentId;
+use weft_model::NetworkName;
+
+use crate::filter::{FOR_PRUNE, Filters};
+use crate::store::Stored;
+use crate::{Error, Manager, predefined};
+
+/// What was pruned, and what went wrong.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// The networks removed.
+    pub deleted: Vec<NetworkName>,
+    /// Whatever did not work; the rest was done.
+    pub errors: Vec<Error>,
+}
+
+impl Manager {
+    /// Removes every custom network no container is connected to, and whatever containers that are gone have
+    /// left on the others.
+    ///
+    /// # Errors
+    ///
+    /// When a filter makes no sense.
+    pub fn prune(&self, filters: &[String]) -> Result<Pruned, Error> {
+        let filters = Filters::parse(filters, FOR_PRUNE)?;
+        let mut pruned = Pruned::default();
+        let (stored, errors) = self.store.all();
+        pruned.errors.extend(errors);
+        for stored in stored {
+            let network = &stored.network;
+            let removable = !predefined::is(&network.name) && filters.matches(network, false);
+            let outcome = match removable {
+                true => self.rm_unused(&network.name, false).map(|_| true),
+                false => self.collect(&stored).map(|()| false),
+            };
+            match outcome {
+                Ok(true) => pruned.deleted.push(network.name.clone()),
+                Ok(false) => {}
+                Err(Error::InUse { .. }) => pruned.errors.extend(self.collect(&stored).err()),
+                Err(error) => pruned.errors.push(error),
+            }
+        }
+        Ok(pruned)
+    }
+
+    /// Cleans up after containers that are gone, on a network that stays.
+    fn collect(&self, stored: &Stored) -> Result<(), Error> {
+        let name = &stored.network.name;
+        let (_, errors) = self.sweep(name);
+        if let Some(error) = errors.into_iter().next() {
+            return Err(error);
+        }
+        // INVARIANT: GC never runs for a conflist that is not ours: another runtime may know attachments of
+        // it that we do not.
+        if weft_cni::json::get(&stored.list.raw, "weft").is_none() {
+            return Ok(());
+        }
+        let alone = self.locks.alone(name)?;
+        let attached = self.records.of_network(alone.network());
+        let valid: Vec<AttachmentId> = attached
+            .iter()
+            .map(|record| AttachmentId {
+                container_id: record.endpoint.container.to_string(),
+                ifname: record.endpoint.ifname.to_string(),
+            })
+            .collect();
+        // An empty list would take the network's own parts along, which a predefined network may keep.
+        if valid.is_empty() && !predefined::is(name) {
+            return Ok(());
+        }
+        let problems = self.runtime.gc(&stored.list, &valid);
+        if problems.is_empty() { Ok(()) } else { Err(Error::Problems(problems)) }
+    }
+}

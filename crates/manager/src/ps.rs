@@ -1,0 +1,38 @@
+//! `weft ps`.
+
+use weft_state::attachment::Record;
+
+use crate::attachments::name_of;
+use crate::{Liveness, Manager, order};
+
+/// An attachment as it is listed.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    /// What was written down about it.
+    pub record: Record,
+    /// The container's name on the network; its id if it has none.
+    pub name: String,
+    /// Whether the container still is there.
+    pub liveness: Liveness,
+}
+
+impl Manager {
+    /// Lists every attachment of this boot, in natural order of containers and interfaces.
+    pub fn ps(&self) -> Vec<Attached> {
+        let attached = |record: Record| Attached {
+            name: name_of(&record).into(),
+            liveness: Liveness::of(&record),
+            record,
+        };
+        let mut all: Vec<Attached> = self.records.all().into_iter().map(attached).collect();
+        let key = |attached: &Attached| {
+            let endpoint = &attached.record.endpoint;
+            (endpoint.container.to_string(), endpoint.ifname.to_string())
+        };
+        all.sort_by(|a, b| {
+            let ((a, a_if), (b, b_if)) = (key(a), key(b));
+            order::natural(&a, &b).then_with(|| order::natural(&a_if, &b_if))
+        });
+        all
+    }
+}
