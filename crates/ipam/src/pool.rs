@@ -23,9 +23,6 @@ pub enum PoolError {
     /// An address is in two sets.
     #[error("range set {0} overlaps with {1}")]
     Overlap(usize, usize),
-    /// A result of this CNI version cannot hold all addresses.
-    #[error("CNI version {0} does not support more than 1 address per family")]
-    TooMany(String),
 }
 
 impl Pool {
@@ -48,16 +45,6 @@ impl Pool {
             }
         }
         Ok(Self(sets))
-    }
-
-    /// Refuses what a result of an early CNI version cannot hold: two addresses of one family.
-    ///
-    /// # Errors
-    ///
-    /// When there are two sets of one family.
-    pub fn at_most_one_per_family(&self, version: &str) -> Result<(), PoolError> {
-        let four = self.0.iter().filter(|set| set.is_ipv4()).count();
-        if four > 1 || self.0.len() - four > 1 { Err(PoolError::TooMany(version.into())) } else { Ok(()) }
     }
 
     /// Returns the sets.
@@ -92,13 +79,6 @@ mod tests {
             "invalid range set 0: Network 10.0.0.0/31 too small to allocate from"
         );
         assert_eq!(text(&["10.0.0.0/24", "10.1.0.0/24", "10.0.0.0/16"]), "range set 0 overlaps with 2");
-        let dual = pool(&["10.0.0.0/24", "2001:db8::/64"]).unwrap();
-        dual.at_most_one_per_family("0.2.0").unwrap();
-        assert_eq!(dual.sets().len(), 2);
-        let many = pool(&["10.0.0.0/24", "10.1.0.0/24"]).unwrap();
-        assert_eq!(
-            many.at_most_one_per_family("0.2.0").unwrap_err().to_string(),
-            "CNI version 0.2.0 does not support more than 1 address per family"
-        );
+        assert_eq!(pool(&["10.0.0.0/24", "2001:db8::/64"]).unwrap().sets().len(), 2);
     }
 }

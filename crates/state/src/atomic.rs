@@ -33,12 +33,10 @@ pub const TEMPORARY: &str = ".weft-new-";
 pub fn write(path: &Path, bytes: &[u8], durability: Durability, mode: u32) -> Result<(), StateError> {
     let attempt = || -> io::Result<()> {
         let (mut file, temporary) = create_beside(path, mode)?;
-        fill(&mut file, bytes, durability)
-            .and_then(|()| fs::rename(&temporary, path))
-            .inspect_err(|_| {
-                // The error being returned says more than a second one about the leftover would.
-                drop(fs::remove_file(&temporary));
-            })?;
+        fill(&mut file, bytes, durability).and_then(|()| fs::rename(&temporary, path)).inspect_err(|_| {
+            // The error being returned says more than a second one about the leftover would.
+            drop(fs::remove_file(&temporary));
+        })?;
         match durability {
             Durability::Boot => Ok(()),
             Durability::Disk => File::open(parent(path))?.sync_all(),
@@ -53,17 +51,11 @@ pub fn write(path: &Path, bytes: &[u8], durability: Durability, mode: u32) -> Re
 ///
 /// Names the directory and the reason.
 pub fn create_dir(dir: &Path, mode: u32) -> Result<(), StateError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(dir)
-        .map_err(StateError::io("create", dir))
+    DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(StateError::io("create", dir))
 }
 
 fn parent(path: &Path) -> &Path {
-    path.parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn fill(file: &mut File, bytes: &[u8], durability: Durability) -> io::Result<()> {
@@ -79,12 +71,7 @@ fn create_beside(path: &Path, mode: u32) -> io::Result<(File, PathBuf)> {
     let dir = parent(path);
     loop {
         let temporary = dir.join(temporary_name());
-        match OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temporary)
-        {
+        match OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary) {
             Ok(file) => return Ok((file, temporary)),
             // A process of the same number in another PID namespace: the next name differs.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -100,9 +87,7 @@ fn create_beside(path: &Path, mode: u32) -> io::Result<(File, PathBuf)> {
 pub fn temporary_name() -> String {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let nanos = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |age| age.subsec_nanos());
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.subsec_nanos());
     format!("{TEMPORARY}{}-{count}-{nanos:x}", process::id())
 }
 
@@ -115,10 +100,7 @@ mod tests {
     use crate::testing::tiny_tmpfs;
 
     fn names(dir: &Path) -> Vec<String> {
-        fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     #[test]
@@ -157,13 +139,8 @@ mod tests {
         tiny_tmpfs(|dir| {
             let path = dir.join("state.json");
             write(&path, b"old", Durability::Boot, 0o600).unwrap();
-            let error = write(&path, &[b'x'; 1 << 20], Durability::Boot, 0o600)
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.starts_with(&format!("cannot write {}: No space left", path.display())),
-                "{error}"
-            );
+            let error = write(&path, &[b'x'; 1 << 20], Durability::Boot, 0o600).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("cannot write {}: No space left", path.display())), "{error}");
             assert_eq!(fs::read(&path).unwrap(), b"old");
             assert_eq!(names(dir), ["state.json"]);
         });
@@ -174,9 +151,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("taken");
         fs::create_dir(&path).unwrap();
-        let error = write(&path, b"x", Durability::Boot, 0o600)
-            .unwrap_err()
-            .to_string();
+        let error = write(&path, b"x", Durability::Boot, 0o600).unwrap_err().to_string();
         assert!(error.contains("taken"), "{error}");
         assert_eq!(names(dir.path()), ["taken"]);
     }

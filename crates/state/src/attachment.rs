@@ -83,9 +83,7 @@ pub struct Records {
 impl Records {
     /// Returns the records below `root`.
     pub fn new(root: &Root) -> Self {
-        Self {
-            dir: root.attachments_dir(),
-        }
+        Self { dir: root.attachments_dir() }
     }
 
     /// Writes a record in one step.
@@ -127,10 +125,7 @@ impl Records {
     /// [`Records::inspect`] tells why.
     pub fn get(&self, container: &ContainerId, ifname: &IfName) -> Option<Record> {
         let boot = boot::id().ok()?;
-        self.inspect(container, ifname)
-            .ok()
-            .flatten()
-            .filter(|record| record.boot == boot)
+        self.inspect(container, ifname).ok().flatten().filter(|record| record.boot == boot)
     }
 
     /// Returns whatever record the file holds, or what is wrong with it.
@@ -146,10 +141,7 @@ impl Records {
         if record.endpoint.container == *container && record.endpoint.ifname == *ifname {
             Ok(Some(record))
         } else {
-            Err(StateError::Damaged {
-                path,
-                reason: format!("it is about {}", record.endpoint),
-            })
+            Err(StateError::Damaged { path, reason: format!("it is about {}", record.endpoint) })
         }
     }
 
@@ -173,10 +165,7 @@ impl Records {
     pub fn all(&self) -> Vec<Record> {
         let mut containers: Vec<ContainerId> = entries(&self.dir, "").collect();
         containers.sort();
-        containers
-            .iter()
-            .flat_map(|container| self.of_container(container))
-            .collect()
+        containers.iter().flat_map(|container| self.of_container(container)).collect()
     }
 
     fn path(&self, container: &ContainerId, ifname: &IfName) -> PathBuf {
@@ -212,19 +201,13 @@ fn remove_if_empty(dir: &Path) -> Result<(), StateError> {
 /// Some runtimes attach one container to several networks at the same time, so a young temporary file
 /// may still be somebody's.
 fn is_leftover(entry: &fs::DirEntry) -> bool {
-    let temporary = entry
-        .file_name()
-        .as_encoded_bytes()
-        .starts_with(atomic::TEMPORARY.as_bytes());
+    let temporary = entry.file_name().as_encoded_bytes().starts_with(atomic::TEMPORARY.as_bytes());
     let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
     temporary && age().is_some_and(|age| age > Duration::from_secs(60))
 }
 
 fn absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]
@@ -242,12 +225,7 @@ mod tests {
     }
 
     fn record(network: &str, container: &str, ifname: &str) -> Record {
-        Record::intent(
-            endpoint(network, container, ifname),
-            Some("/run/netns/red".into()),
-            "bridge",
-        )
-        .unwrap()
+        Record::intent(endpoint(network, container, ifname), Some("/run/netns/red".into()), "bridge").unwrap()
     }
 
     fn lab() -> (tempfile::TempDir, Records) {
@@ -270,15 +248,8 @@ mod tests {
         assert_eq!(records.get(&key.container, &key.ifname), Some(written.clone()));
         let text = fs::read_to_string(records.path(&key.container, &key.ifname)).unwrap();
         assert!(text.starts_with("{\"schema\":1,"), "{text}");
-        let keys = |list: Vec<Record>| {
-            list.iter()
-                .map(|one| one.endpoint.to_string())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            keys(records.all()),
-            ["eth0 of c0 on red", "eth0 of c1 on blue", "eth1 of c1 on red"]
-        );
+        let keys = |list: Vec<Record>| list.iter().map(|one| one.endpoint.to_string()).collect::<Vec<_>>();
+        assert_eq!(keys(records.all()), ["eth0 of c0 on red", "eth0 of c1 on blue", "eth1 of c1 on red"]);
         assert_eq!(
             keys(records.of_network(&"red".parse().unwrap())),
             ["eth0 of c0 on red", "eth1 of c1 on red"]
@@ -309,40 +280,20 @@ mod tests {
         let other_boot = text.replace(&good.boot, "0-0");
         let other_key = text.replace("eth0", "eth7");
         let newer = text.replace("\"schema\":1", "\"schema\":9");
-        for bad in [
-            "",
-            "{",
-            "[]",
-            "null",
-            &text[..text.len() / 2],
-            "\u{0}\u{0}",
-            &other_boot,
-            &other_key,
-            &newer,
-        ] {
+        for bad in
+            ["", "{", "[]", "null", &text[..text.len() / 2], "\u{0}\u{0}", &other_boot, &other_key, &newer]
+        {
             atomic::write(&path, bad.as_bytes(), Durability::Boot, 0o600).unwrap();
-            assert_eq!(
-                records.get(&good.endpoint.container, &good.endpoint.ifname),
-                None,
-                "{bad}"
-            );
+            assert_eq!(records.get(&good.endpoint.container, &good.endpoint.ifname), None, "{bad}");
             assert!(records.all().is_empty());
             records.remove(&good.endpoint).unwrap();
             assert!(!records.dir.join("c1").exists(), "{bad}");
         }
         atomic::write(&records.dir.join(".hidden/x"), b"", Durability::Boot, 0o600).unwrap();
-        atomic::write(
-            &records.dir.join("c2/not an interface.json"),
-            b"",
-            Durability::Boot,
-            0o600,
-        )
-        .unwrap();
+        atomic::write(&records.dir.join("c2/not an interface.json"), b"", Durability::Boot, 0o600).unwrap();
         atomic::write(&records.dir.join("stray"), b"", Durability::Boot, 0o600).unwrap();
         assert!(records.all().is_empty());
-        records
-            .remove(&endpoint("red", "stray", "eth0"))
-            .unwrap_or_else(|error| panic!("{error}"));
+        records.remove(&endpoint("red", "stray", "eth0")).unwrap_or_else(|error| panic!("{error}"));
     }
 
     #[test]
@@ -357,8 +308,7 @@ mod tests {
 
         records.write(&record).unwrap();
         let file = fs::File::options().write(true).open(&leftover).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_secs(90))
-            .unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(90)).unwrap();
         records.remove(&record.endpoint).unwrap();
         assert!(!records.dir.join("c1").exists());
     }

@@ -25,33 +25,19 @@ struct Header {
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
         Err(error) => return Err(StateError::io("read", path)(error)),
     };
-    let damaged = |reason: String| StateError::Damaged {
-        path: path.into(),
-        reason,
-    };
+    let damaged = |reason: String| StateError::Damaged { path: path.into(), reason };
     if bytes.is_empty() {
         return Err(damaged("it is empty".into()));
     }
     let header: Header = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     match header.schema {
-        Some(SCHEMA) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| damaged(error.to_string())),
-        Some(found) if found > SCHEMA => Err(StateError::Newer {
-            path: path.into(),
-            found,
-            known: SCHEMA,
-        }),
+        Some(SCHEMA) => serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string())),
+        Some(found) if found > SCHEMA => Err(StateError::Newer { path: path.into(), found, known: SCHEMA }),
         Some(found) => Err(damaged(format!("there is no schema {found}"))),
         None => Err(damaged("it has no \"schema\"".into())),
     }
@@ -63,10 +49,8 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
 ///
 /// Names the path and the reason.
 pub fn write<T: Serialize>(path: &Path, document: &T, durability: Durability) -> Result<(), StateError> {
-    let bytes = serde_json::to_vec(document).map_err(|error| StateError::Damaged {
-        path: path.into(),
-        reason: error.to_string(),
-    })?;
+    let bytes = serde_json::to_vec(document)
+        .map_err(|error| StateError::Damaged { path: path.into(), reason: error.to_string() })?;
     atomic::write(path, &bytes, durability, 0o600)
 }
 
@@ -88,10 +72,7 @@ mod tests {
         assert!(outcome(r#"{"schema": 1, "x": 2}"#).unwrap().is_some());
         for (text, expected) in [
             ("", "F is damaged: it is empty"),
-            (
-                r#"{"schema": 1"#,
-                "F is damaged: EOF while parsing an object at line 1 column 12",
-            ),
+            (r#"{"schema": 1"#, "F is damaged: EOF while parsing an object at line 1 column 12"),
             ("{}", "F is damaged: it has no \"schema\""),
             (r#"{"schema": 0}"#, "F is damaged: there is no schema 0"),
             (

@@ -41,11 +41,7 @@ pub enum StateError {
 impl StateError {
     /// Returns a closure for `map_err` that adds what was tried on which path.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |cause| Self::Io {
-            action,
-            path: path.into(),
-            cause,
-        }
+        move |cause| Self::Io { action, path: path.into(), cause }
     }
 
     /// Returns whether a file or one of its directories does not exist.

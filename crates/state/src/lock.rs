@@ -25,7 +25,16 @@ impl FileLock {
     ///
     /// Names `path` when it cannot be created or locked.
     pub fn exclusive(path: &Path) -> Result<Self, StateError> {
-        Self::acquire(path, File::lock)
+        Self::acquire(path, 0o600, File::lock)
+    }
+
+    /// As [`FileLock::exclusive`], for a lock file that others use too and expect to have this mode.
+    ///
+    /// # Errors
+    ///
+    /// Names `path` when it cannot be created or locked.
+    pub fn exclusive_with_mode(path: &Path, mode: u32) -> Result<Self, StateError> {
+        Self::acquire(path, mode, File::lock)
     }
 
     /// Waits until nobody holds the lock exclusively.
@@ -34,7 +43,7 @@ impl FileLock {
     ///
     /// Names `path` when it cannot be created or locked.
     pub fn shared(path: &Path) -> Result<Self, StateError> {
-        Self::acquire(path, File::lock_shared)
+        Self::acquire(path, 0o600, File::lock_shared)
     }
 
     /// Takes the lock exclusively, or returns `None` when somebody holds it.
@@ -48,7 +57,7 @@ impl FileLock {
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(error)) => Err(error),
         };
-        match Self::acquire(path, attempt) {
+        match Self::acquire(path, 0o600, attempt) {
             Ok(lock) => Ok(Some(lock)),
             Err(StateError::Io { cause, .. }) if cause.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
@@ -64,9 +73,9 @@ impl FileLock {
         fs::remove_file(&self.path).map_err(StateError::io("remove", &self.path))
     }
 
-    fn acquire(path: &Path, lock: impl Fn(&File) -> io::Result<()>) -> Result<Self, StateError> {
+    fn acquire(path: &Path, mode: u32, lock: impl Fn(&File) -> io::Result<()>) -> Result<Self, StateError> {
         loop {
-            let file = open(path)?;
+            let file = open(path, mode)?;
             match lock(&file) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -75,10 +84,7 @@ impl FileLock {
             let locked = file.metadata().map_err(StateError::io("lock", path))?;
             match fs::metadata(path) {
                 Ok(named) if (named.dev(), named.ino()) == (locked.dev(), locked.ino()) => {
-                    return Ok(Self {
-                        file,
-                        path: path.into(),
-                    });
+                    return Ok(Self { file, path: path.into() });
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -94,16 +100,9 @@ impl AsRef<File> for FileLock {
     }
 }
 
-fn open(path: &Path) -> Result<File, StateError> {
-    let attempt = || {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-    };
+fn open(path: &Path, mode: u32) -> Result<File, StateError> {
+    let attempt =
+        || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(mode).open(path);
     match attempt() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if let Some(dir) = path.parent() {

@@ -32,10 +32,7 @@ pub struct Reservations {
 impl Reservations {
     /// Returns the reservations below `root`.
     pub fn new(root: &Root) -> Self {
-        Self {
-            dir: root.reservations_dir(),
-            locks: root.locks_dir(),
-        }
+        Self { dir: root.reservations_dir(), locks: root.locks_dir() }
     }
 
     /// Returns every name's addresses on a network.
@@ -44,9 +41,7 @@ impl Reservations {
     ///
     /// When the file cannot be read, is damaged or comes from a newer version.
     pub fn of_network(&self, network: &NetworkName) -> Result<Names, StateError> {
-        Ok(document::read::<Reserved>(&self.path(network))?
-            .map(|file| file.names)
-            .unwrap_or_default())
+        Ok(document::read::<Reserved>(&self.path(network))?.map(|file| file.names).unwrap_or_default())
     }
 
     /// Keeps these addresses, and no others, for a name.
@@ -94,10 +89,7 @@ impl Reservations {
         if !edit(&mut names) {
             return Ok(());
         }
-        let file = Reserved {
-            schema: document::SCHEMA,
-            names,
-        };
+        let file = Reserved { schema: document::SCHEMA, names };
         document::write(&self.path(network), &file, Durability::Disk)
     }
 
@@ -130,11 +122,7 @@ mod tests {
         reservations.keep(&blue, "db", &[six]).unwrap();
         assert_eq!(reservations.of_network(&blue).unwrap()["web"], [ten, six]);
         assert_eq!(reservations.of_network(&blue).unwrap()["db"], [six]);
-        assert!(
-            fs::read_to_string(reservations.path(&blue))
-                .unwrap()
-                .starts_with("{\"schema\":1,")
-        );
+        assert!(fs::read_to_string(reservations.path(&blue)).unwrap().starts_with("{\"schema\":1,"));
         reservations.release(&blue, "web").unwrap();
         reservations.release(&blue, "web").unwrap();
         assert_eq!(reservations.of_network(&blue).unwrap().len(), 1);
@@ -152,9 +140,7 @@ mod tests {
             for number in 0..16_u8 {
                 let (reservations, blue) = (&reservations, &blue);
                 scope.spawn(move || {
-                    reservations
-                        .keep(blue, &format!("n{number}"), &[[10, 0, 0, number].into()])
-                        .unwrap();
+                    reservations.keep(blue, &format!("n{number}"), &[[10, 0, 0, number].into()]).unwrap();
                 });
             }
         });
@@ -169,10 +155,7 @@ mod tests {
         let path = reservations.path(&blue);
         atomic::write(&path, b"{\"schema\": 1, \"nam", Durability::Boot, 0o600).unwrap();
         let error = reservations.keep(&blue, "web", &[]).unwrap_err().to_string();
-        assert!(
-            error.contains(&path.display().to_string()) && error.contains("damaged"),
-            "{error}"
-        );
+        assert!(error.contains(&path.display().to_string()) && error.contains("damaged"), "{error}");
         assert!(path.exists());
     }
 }

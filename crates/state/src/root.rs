@@ -13,11 +13,7 @@ impl Root {
 
     /// Returns the root the environment asks for.
     pub fn from_env() -> Self {
-        Self::new(
-            env::var_os(Self::VARIABLE)
-                .filter(|dir| !dir.is_empty())
-                .map(PathBuf::from),
-        )
+        Self::new(env::var_os(Self::VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from))
     }
 
     /// Returns the root below `dir`, or the real one.
@@ -86,18 +82,10 @@ mod tests {
         assert_eq!(real.config(), Path::new("/etc/weft/weft.toml"));
         assert_eq!(real.cni_networks_dir(), Path::new("/var/lib/cni/networks"));
         let moved = Root::new(Some("/srv/lab".into()));
-        for path in [
-            moved.networks_dir(),
-            moved.attachments_dir(),
-            moved.locks_dir(),
-            moved.names_dir(),
-        ] {
+        for path in [moved.networks_dir(), moved.attachments_dir(), moved.locks_dir(), moved.names_dir()] {
             assert!(path.starts_with("/srv/lab"), "{path:?}");
         }
         assert_eq!(moved.cni_results_dir(), Path::new("/srv/lab/var/lib/cni/results"));
-        assert_eq!(
-            moved.reservations_dir(),
-            Path::new("/srv/lab/var/lib/weft/reservations")
-        );
+        assert_eq!(moved.reservations_dir(), Path::new("/srv/lab/var/lib/weft/reservations"));
     }
 }

@@ -17,22 +17,8 @@ pub(crate) fn tiny_tmpfs(work: impl FnOnce(&Path) + Send) {
             )]
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
             let none = None::<&Path>;
-            mount(
-                none,
-                Path::new("/"),
-                none,
-                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-                none,
-            )
-            .unwrap();
-            mount(
-                Some("tmpfs"),
-                dir.path(),
-                Some("tmpfs"),
-                MsFlags::empty(),
-                Some("size=64k"),
-            )
-            .unwrap();
+            mount(none, Path::new("/"), none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), Some("size=64k")).unwrap();
             work(dir.path());
         });
     });

@@ -1,0 +1,369 @@
+//! One network's lease directory, locked.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
+use nix::sys::time::TimeSpec;
+use weft_ipam::Taken;
+use weft_model::NetworkName;
+use weft_state::lock::FileLock;
+use weft_state::{StateError, atomic, boot};
+
+use crate::cursor::Cursor;
+use crate::index::{Index, Lease, State};
+use crate::key::{Key, mix};
+use crate::scan::{self, scan};
+
+/// Where one network's leases are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The directory of lease files, laid out as the reference plugin does.
+    pub dir: PathBuf,
+    /// The directory of our own files. It is not inside the other, because the reference plugin looks for
+    /// leases in all of that one; and no network can have its name, which begins with a dot.
+    pub index: PathBuf,
+    /// Whether a lease must be on the disk before it is handed out.
+    pub sync: bool,
+}
+
+impl Location {
+    /// Returns the place of a network's leases in a data directory.
+    pub fn new(data_dir: &Path, network: &NetworkName, sync: bool) -> Self {
+        let index = data_dir.join(".index").join(network.as_str());
+        Self { dir: data_dir.join(network.as_str()), index, sync }
+    }
+}
+
+/// The leases of one network. While it exists nobody else changes them: neither we nor the reference
+/// plugin, which takes the same lock.
+///
+/// Call [`Store::finish`] at the end, also when something failed: without it the next operation has to read
+/// every lease file.
+#[derive(Debug)]
+pub struct Store {
+    location: Location,
+    index: Index,
+    /// The directory's inode number.
+    inode: u64,
+    /// Stands for this boot; 0 when it is not known.
+    boot: u64,
+    changed: bool,
+    _lock: FileLock,
+}
+
+impl Store {
+    /// Locks a network's leases; the first lease makes the directory.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be made, locked or read.
+    pub fn create(location: &Location) -> Result<Self, StateError> {
+        // The mode is the one that the reference plugin gives the file.
+        let lock = FileLock::exclusive_with_mode(&location.dir.join("lock"), 0o750)?;
+        let boot = boot::id().map_or(0, |id| boot_number(&id));
+        let facts = fs::metadata(&location.dir).map_err(StateError::io("read", &location.dir))?;
+        let now = State { inode: facts.ino(), seconds: facts.mtime(), nanos: facts.mtime_nsec(), boot };
+        let known = Index::open(&location.index.join("leases"));
+        let location = location.clone();
+        let (index, changed) = match known {
+            Some((index, state)) if state == now && boot != 0 => (index, false),
+            other => {
+                remove_leftovers(&location.index);
+                (scan(&location.dir, other.as_ref().map(|(index, _)| index))?, true)
+            }
+        };
+        Ok(Self { location, index, inode: now.inode, boot, changed, _lock: lock })
+    }
+
+    /// Locks a network's leases if there ever were any.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be locked or read.
+    pub fn open(location: &Location) -> Result<Option<Self>, StateError> {
+        match fs::metadata(&location.dir) {
+            Ok(_) => Self::create(location).map(Some),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(None)
+            }
+            Err(error) => Err(StateError::io("read", &location.dir)(error)),
+        }
+    }
+
+    /// Returns the leases of a holder: those made for this interface, or else those that were made for the
+    /// container before lease files named interfaces.
+    ///
+    /// # Errors
+    ///
+    /// When a lease file cannot be read.
+    pub fn leases_of(&mut self, key: &Key) -> Result<Vec<Lease>, StateError> {
+        let leases = self.leases_of_exactly(key)?;
+        if leases.is_empty() { self.leases_of_exactly(&key.without_ifname()) } else { Ok(leases) }
+    }
+
+    fn leases_of_exactly(&mut self, key: &Key) -> Result<Vec<Lease>, StateError> {
+        if let Some(leases) = self.confirmed(key)? {
+            return Ok(leases);
+        }
+        self.refresh()?;
+        Ok(self.confirmed(key)?.unwrap_or_default())
+    }
+
+    /// Returns what the index says about a holder, or `None` when the files say otherwise.
+    fn confirmed(&self, key: &Key) -> Result<Option<Vec<Lease>>, StateError> {
+        let Ok(leases) = self.index.of_holder(key.hash()) else { return Ok(None) };
+        let mut confirmed = Vec::with_capacity(leases.len());
+        for lease in leases {
+            match scan::holder(&self.path(lease.address))? {
+                Some(found) if found == *key => confirmed.push(lease),
+                // Two keys with one number: this lease is the other's.
+                Some(found) if found.hash() == lease.holder => {}
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(confirmed))
+    }
+
+    /// Returns who holds an address.
+    ///
+    /// # Errors
+    ///
+    /// When the lease file cannot be read.
+    pub fn holder(&self, address: IpAddr) -> Result<Option<Key>, StateError> {
+        scan::holder(&self.path(address))
+    }
+
+    /// Leases an address that is free, as far as is known. Returns whether it really was.
+    ///
+    /// # Errors
+    ///
+    /// When the lease cannot be written, for instance because the disk is full. There is then none.
+    pub fn reserve(&mut self, address: IpAddr, key: &Key) -> Result<bool, StateError> {
+        let path = self.path(address);
+        let Some(file) = self.write(&path, key).map_err(StateError::io("write", &path))? else {
+            // Somebody made a lease without taking the lock.
+            self.refresh()?;
+            return Ok(false);
+        };
+        self.changed = true;
+        let written = scan::written(&file).unwrap_or(0);
+        let lease = Lease { holder: key.hash(), address, boot: self.boot, written };
+        if self.index.insert(&lease).is_err() {
+            self.refresh()?;
+        }
+        Ok(true)
+    }
+
+    /// Gives a lease back.
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be removed.
+    pub fn release(&mut self, lease: &Lease) -> Result<(), StateError> {
+        let path = self.path(lease.address);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StateError::io("remove", &path)(error)),
+        }
+        self.changed = true;
+        match self.index.remove(lease.holder, lease.address) {
+            Ok(()) => Ok(()),
+            Err(_) => self.refresh(),
+        }
+    }
+
+    /// Returns every lease.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be read.
+    pub fn leases(&mut self) -> Result<Vec<Lease>, StateError> {
+        if let Ok(leases) = self.index.leases() {
+            return Ok(leases);
+        }
+        self.refresh()?;
+        self.index.leases().map_err(StateError::io("read", &self.location.dir))
+    }
+
+    /// Returns the lease of an address.
+    ///
+    /// # Errors
+    ///
+    /// When the lease file cannot be read.
+    pub fn lease_at(&mut self, address: IpAddr) -> Result<Option<Lease>, StateError> {
+        let Some(key) = self.holder(address)? else { return Ok(None) };
+        let leases = self.leases_of_exactly(&key)?;
+        Ok(leases.into_iter().find(|lease| lease.address == address))
+    }
+
+    /// Returns whether the holder of a lease ended with a boot that is over.
+    ///
+    /// That is certain only of a lease that we made, whose file is still the one we wrote, and on a disk
+    /// of this machine: on one that several machines share, the boot may be another's and not over.
+    pub fn is_dead(&self, lease: &Lease) -> bool {
+        let path = self.path(lease.address);
+        let same_file =
+            || File::open(&path).ok().and_then(|file| scan::written(&file)) == Some(lease.written);
+        let same_holder = || matches!(scan::holder(&path), Ok(Some(key)) if key.hash() == lease.holder);
+        let other_boot = lease.boot != 0 && self.boot != 0 && lease.boot != self.boot;
+        other_boot && is_local(&self.location.dir) && same_file() && same_holder()
+    }
+
+    /// Returns the leases that are dead.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be read.
+    pub fn dead(&mut self) -> Result<Vec<Lease>, StateError> {
+        let mut leases = self.leases()?;
+        leases.retain(|lease| self.is_dead(lease));
+        Ok(leases)
+    }
+
+    /// Forgets the index and reads every lease file.
+    ///
+    /// # Errors
+    ///
+    /// When the directory or a lease file cannot be read.
+    pub fn refresh(&mut self) -> Result<(), StateError> {
+        self.index = scan(&self.location.dir, Some(&self.index))?;
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Opens the cursor of a range set.
+    pub fn cursor(&self, set: usize) -> Cursor {
+        Cursor::open(&self.location.dir, set)
+    }
+
+    /// Makes the index describe the directory as it is now, and lets the next one in.
+    ///
+    /// # Errors
+    ///
+    /// When the directory must be on the disk and cannot be put there.
+    pub fn finish(mut self) -> Result<(), StateError> {
+        if !self.changed {
+            return Ok(());
+        }
+        let dir = &self.location.dir;
+        if self.location.sync {
+            File::open(dir).and_then(|dir| dir.sync_all()).map_err(StateError::io("write", dir))?;
+        }
+        // A past moment in whole seconds: whatever the clock's grain, nobody's change looks like it.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let seconds = i64::try_from(now).unwrap_or(0) - 2;
+        let state = State { inode: self.inode, seconds, nanos: 0, boot: self.boot };
+        // Without an index the next operation takes longer and does the same.
+        if self.boot != 0 && self.index.save(&self.location.index.join("leases"), &state).is_ok() {
+            let time = TimeSpec::new(seconds, 0);
+            utimensat(AT_FDCWD, dir, &TimeSpec::UTIME_OMIT, &time, UtimensatFlags::FollowSymlink).ok();
+        }
+        Ok(())
+    }
+
+    fn path(&self, address: IpAddr) -> PathBuf {
+        self.location.dir.join(address.to_string())
+    }
+
+    /// Writes a lease file that is whole from its first moment on; `None` when there is one already.
+    fn write(&self, path: &Path, key: &Key) -> io::Result<Option<File>> {
+        let temporary = self.location.index.join("new");
+        let written = self.fill(create(&temporary)?, key);
+        let linked = written.and_then(|file| fs::hard_link(&temporary, path).map(|()| file));
+        fs::remove_file(&temporary)?;
+        match linked {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+            Err(error) if is_without_links(&error) => self.write_in_place(path, key),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a lease file where it belongs, on a file system without links. One that a kill leaves empty is
+    /// found by the next scan.
+    fn write_in_place(&self, path: &Path, key: &Key) -> io::Result<Option<File>> {
+        let file = match File::options().write(true).create_new(true).mode(0o600).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            other => other?,
+        };
+        let filled = self.fill(file, key);
+        if filled.is_err() {
+            fs::remove_file(path)?;
+        }
+        filled.map(Some)
+    }
+
+    fn fill(&self, mut file: File, key: &Key) -> io::Result<File> {
+        file.write_all(key.content())?;
+        if self.location.sync {
+            file.sync_all()?;
+        }
+        Ok(file)
+    }
+}
+
+impl Taken for Store {
+    type Error = StateError;
+
+    fn first_free(&mut self, first: IpAddr, last: IpAddr) -> Result<Option<IpAddr>, StateError> {
+        if let Ok(free) = self.index.first_free(first, last) {
+            return Ok(free);
+        }
+        self.refresh()?;
+        self.index.first_free(first, last).map_err(StateError::io("read", &self.location.dir))
+    }
+}
+
+/// Creates a file of our own, and the directory for it when this is the first.
+fn create(path: &Path) -> io::Result<File> {
+    let attempt = || File::options().write(true).create_new(true).mode(0o600).open(path);
+    match attempt() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+            attempt()
+        }
+        // Somebody was killed here. It may be a lease by now, so it must not be written to.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            attempt()
+        }
+        other => other,
+    }
+}
+
+/// Removes the files of those who were killed while they wrote an index. The lock keeps all others out.
+fn remove_leftovers(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(atomic::TEMPORARY.as_bytes()) {
+            drop(fs::remove_file(entry.path()));
+        }
+    }
+}
+
+fn is_without_links(error: &io::Error) -> bool {
+    use io::ErrorKind::{CrossesDevices, PermissionDenied, TooManyLinks, Unsupported};
+    matches!(error.kind(), CrossesDevices | PermissionDenied | TooManyLinks | Unsupported)
+}
+
+/// Returns whether a directory is on a disk that belongs to one machine.
+fn is_local(dir: &Path) -> bool {
+    let kind = statfs(dir).map(|facts| facts.filesystem_type());
+    kind.is_ok_and(|kind| [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind))
+}
+
+/// Returns a number that stands for a boot id.
+fn boot_number(id: &str) -> u64 {
+    let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    mix(u64::from_str_radix(&digits, 16).unwrap_or(0)).max(1)
+}
+
+#[cfg(test)]
+mod tests;
