@@ -1,2 +1,52 @@
-//! Placeholder.
-fn main() {}
+//! Measures weft against Debian's CNI plugins, side by side in one run.
+//!
+//! Whole processes, started as a runtime starts them, each side on a host of its own (network and
+//! mount namespaces), turn by turn. `--quick` prints a rough picture; without it docs/performance.md
+//! is written.
+#![expect(clippy::print_stdout, reason = "a tool for people: its stdout is a screen, not a protocol")]
+
+mod bare;
+mod host;
+mod machine;
+mod process;
+mod report;
+mod rounds;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+const PAGE: &str = "docs/performance.md";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let quick = match words.as_slice() {
+        [] => false,
+        [word] if word == "--quick" => true,
+        _ => bail!("takes --quick or nothing"),
+    };
+    let size = if quick { rounds::Size::QUICK } else { rounds::Size::FULL };
+    let figures = rounds::measure(&size)?;
+    let page = report::page(&figures, &size)?;
+    print!("{page}");
+    if !quick {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(PAGE);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a page of the work tree is no state: git keeps the old text"
+        )]
+        std::fs::write(&path, page).with_context(|| format!("cannot write {PAGE}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! A host of its own for one side of the comparison.
+//!
+//! Namespaces belong to threads: each host lives on one, and runs what it is given there, so that
+//! several hosts can take turns in one program.
+
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::{Value, json};
+use weft_testkit::{Container, Lab, staged, staged_folder};
+
+use crate::process::{self, Cost};
+
+const DEBIAN: &str = "/usr/lib/cni";
+
+/// Whose plugins a host uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Weft,
+    Debian,
+}
+
+/// What a job works with: the lab and its containers.
+pub(crate) struct Ground {
+    pub(crate) lab: Lab,
+    pub(crate) containers: Vec<Container>,
+    side: Side,
+}
+
+type Job = Box<dyn FnOnce(&mut Ground) + Send>;
+
+/// A handle to a host's thread.
+pub(crate) struct Host {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Host {
+    /// Makes a host with an uplink and this many containers.
+    pub(crate) fn start(side: Side, containers: usize) -> Result<Self> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        thread::Builder::new().spawn(move || {
+            let lab = Lab::new();
+            drop(lab.uplink());
+            let mut ground = Ground { lab, containers: Vec::new(), side };
+            ground.grow(containers);
+            for job in queue {
+                job(&mut ground);
+            }
+        })?;
+        Ok(Self { jobs })
+    }
+
+    /// Runs a job on the host and waits for its value.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Ground) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (send, receive) = mpsc::channel();
+        let job: Job = Box::new(move |ground| drop(send.send(job(ground))));
+        self.jobs.send(job).map_err(|_| anyhow!("a host's thread has ended"))?;
+        receive.recv().context("a host's thread has ended")?
+    }
+}
+
+impl Ground {
+    /// Makes containers until there are this many.
+    pub(crate) fn grow(&mut self, containers: usize) {
+        for number in self.containers.len()..containers {
+            self.containers.push(self.lab.container(&format!("c{number}")));
+        }
+    }
+
+    /// Calls ADD or DEL of `bridge` with `host-local` and masquerading for a container.
+    pub(crate) fn bridge(&self, verb: &str, container: usize) -> Result<Cost> {
+        self.plugin("bridge", verb, container, "eth0", &self.bridge_conf())
+    }
+
+    /// Calls ADD or DEL of `loopback` for a container.
+    pub(crate) fn loopback(&self, verb: &str, container: usize) -> Result<Cost> {
+        let conf = json!({"cniVersion": "1.0.0", "name": "cni-loopback", "type": "loopback"});
+        self.plugin("loopback", verb, container, "lo", &conf)
+    }
+
+    /// Calls VERSION of `bridge`: what is left is the process.
+    pub(crate) fn version(&self) -> Result<Cost> {
+        let program = self.folder().join("bridge");
+        Ok(process::run(&program, &[], &[("CNI_COMMAND", "VERSION"), ("CNI_PATH", "dummy")], b"{}")?.0)
+    }
+
+    /// Runs `weft` with these words.
+    pub(crate) fn weft(&self, words: &[&str]) -> Result<Cost> {
+        let root = self.lab.root().to_string_lossy().into_owned();
+        let path = staged_folder().to_string_lossy().into_owned();
+        Ok(process::run(&staged("weft"), words, &[("WEFT_ROOT", &root), ("CNI_PATH", &path)], b"")?.0)
+    }
+
+    fn plugin(&self, kind: &str, verb: &str, container: usize, ifname: &str, conf: &Value) -> Result<Cost> {
+        let container = &self.containers[container];
+        let (root, netns) = (self.lab.root().to_string_lossy(), container.netns());
+        let (folder, netns) = (self.folder(), netns.to_string_lossy());
+        let env = [
+            ("CNI_COMMAND", verb),
+            ("CNI_CONTAINERID", container.name()),
+            ("CNI_NETNS", &netns),
+            ("CNI_IFNAME", ifname),
+            ("CNI_PATH", &folder.to_string_lossy()),
+            ("WEFT_ROOT", &root),
+        ];
+        Ok(process::run(&folder.join(kind), &[], &env, conf.to_string().as_bytes())?.0)
+    }
+
+    fn folder(&self) -> PathBuf {
+        match self.side {
+            Side::Weft => staged_folder(),
+            Side::Debian => PathBuf::from(DEBIAN),
+        }
+    }
+
+    fn bridge_conf(&self) -> Value {
+        json!({
+            "cniVersion": "1.0.0", "name": "bench", "type": "bridge", "bridge": "bench0",
+            "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
+            "ipam": {
+                "type": "host-local", "ranges": [[{"subnet": "10.90.0.0/16"}]],
+                "dataDir": self.lab.path("var/lib/cni/networks"),
+            },
+        })
+    }
+}

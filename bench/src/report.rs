@@ -1,0 +1,175 @@
+//! The page that comes out.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result};
+
+use crate::machine;
+use crate::process::Cost;
+use crate::rounds::{Figures, Size};
+
+const INTRODUCTION: &str = "\
+# What it costs
+
+Made by `cargo xtask bench`, which needs nothing prepared and measures in namespaces of its own; `cargo xtask bench --quick`
+prints a rough picture in seconds. Times belong to the machine, ratios to the program.
+";
+
+const METHOD: &str = "
+Every figure is of a whole process: started with three pipes, given its configuration, read to the end and waited for. Both
+sides run turn by turn in one run, each on a host of its own (network and mount namespaces) with an uplink, from the second
+container on (the first also makes the bridge). The network is `bridge` with `host-local`, default gateway, hairpin and
+masquerading, each side with its default backend: ours is one nf_tables question, Debian's runs iptables.
+*Bare requests* are the same plan applied inside the measuring program: no process, no JSON, no files around it.
+CPU is user and system time of the process and all it waits for. The process that sits out the kernel's barrier after our DEL
+is nobody's child and not in it: it sleeps.
+";
+
+const REASONS: &str = "
+## Where it comes from
+
+- A page fault costs more than ten system calls: the plugins are static, small, without an async runtime and without an
+  argument parser, and start in a third of an ADD.
+- One NEWLINK creates the pair with the peer born in its namespace, enslaves the host's end and raises it; one batch inside
+  the namespace does the rest. The address plugin runs meanwhile.
+- ADD ends when the host's end forwards, so the container's first packet is not lost. That wait is in the figures.
+- DEL ends when the kernel announces that the link is gone. The barrier that follows is sat out by a process of its own.
+- Masquerading asks the kernel one question and changes nothing when the subnet is known. No program is called.
+";
+
+/// Writes the page.
+pub(crate) fn page(figures: &Figures, size: &Size) -> Result<String> {
+    let mut page = String::from(INTRODUCTION);
+    let _ = write!(
+        page,
+        "\n- machine: {}\n- against: {}\n- {} containers, medians, the median of {} runs\n",
+        machine::describe(),
+        machine::peers(),
+        size.containers,
+        size.runs
+    );
+    goals(&mut page, figures, size)?;
+    page.push_str(METHOD);
+    resources(&mut page, figures)?;
+    sizes(&mut page);
+    page.push_str(REASONS);
+    Ok(page)
+}
+
+fn goals(page: &mut String, figures: &Figures, size: &Size) -> Result<()> {
+    page.push_str(
+        "\n| operation | weft | compared with | | ratio | goal | |\n|---|--:|---|--:|--:|--:|---|\n",
+    );
+    let rows = [
+        ("bridge + host-local + ipMasq ADD", "bridge ADD weft", "Debian", "bridge ADD debian", 9.0),
+        ("bridge + host-local + ipMasq DEL", "bridge DEL weft", "Debian", "bridge DEL debian", 30.0),
+        ("loopback ADD", "loopback ADD weft", "Debian", "loopback ADD debian", 4.0),
+        ("loopback DEL", "loopback DEL weft", "Debian", "loopback DEL debian", 4.0),
+    ];
+    for (what, ours, whom, theirs, goal) in rows {
+        let (ours, theirs) = (figure(figures, ours)?.wall, figure(figures, theirs)?.wall);
+        let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
+        row(
+            page,
+            what,
+            ours,
+            whom,
+            theirs,
+            &format!("{ratio:.1} times faster"),
+            &format!("at least {goal}"),
+            ratio >= goal,
+        );
+    }
+    let add = figure(figures, "bridge ADD weft")?.wall;
+    let bare = figure(figures, "bridge ADD bare")?.wall;
+    let ratio = add.as_secs_f64() / bare.as_secs_f64();
+    row(
+        page,
+        "bridge ADD",
+        add,
+        "bare requests",
+        bare,
+        &format!("{ratio:.2} times"),
+        "at most 2",
+        ratio <= 2.0,
+    );
+    let connect = figure(figures, "connect weft")?.wall;
+    let ratio = connect.as_secs_f64() / add.as_secs_f64();
+    row(
+        page,
+        "weft network connect",
+        connect,
+        "bridge ADD",
+        add,
+        &format!("{ratio:.2} times"),
+        "less than 3",
+        ratio < 3.0,
+    );
+    if size.crowd > 0 {
+        let grown = |first: &str, last: &str| -> Result<_> {
+            Ok(figure(figures, last)?.wall.saturating_sub(figure(figures, first)?.wall))
+        };
+        let (ours, bare) = (grown("first weft", "last weft")?, grown("first bare", "last bare")?);
+        let ratio = ours.as_secs_f64() / bare.as_secs_f64();
+        let what = format!("container {} over container 1", size.crowd);
+        // Two medians of thirty differ by some percent from run to run.
+        row(page, &what, ours, "bare requests", bare, &format!("{ratio:.2} times"), "no more", ratio <= 1.1);
+    }
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "a table's row has as many cells")]
+fn row(
+    page: &mut String,
+    what: &str,
+    ours: std::time::Duration,
+    whom: &str,
+    theirs: std::time::Duration,
+    ratio: &str,
+    goal: &str,
+    met: bool,
+) {
+    let mark = if met { "met" } else { "missed" };
+    let _ = writeln!(page, "| {what} | {} | {whom} | {} | {ratio} | {goal} | {mark} |", ms(ours), ms(theirs));
+}
+
+fn resources(page: &mut String, figures: &Figures) -> Result<()> {
+    page.push_str("\n| process | wall | CPU | page faults | Debian: wall | CPU | page faults |\n|---|--:|--:|--:|--:|--:|--:|\n");
+    let rows = [
+        ("bridge ADD", "bridge ADD weft", Some("bridge ADD debian")),
+        ("bridge DEL", "bridge DEL weft", Some("bridge DEL debian")),
+        ("loopback ADD", "loopback ADD weft", Some("loopback ADD debian")),
+        ("loopback DEL", "loopback DEL weft", Some("loopback DEL debian")),
+        ("bridge VERSION (the process alone)", "VERSION weft", Some("VERSION debian")),
+        ("weft network connect", "connect weft", None),
+        ("weft network disconnect", "disconnect weft", None),
+    ];
+    for (what, ours, theirs) in rows {
+        let cells = |cost: Cost| format!("{} | {} | {}", ms(cost.wall), ms(cost.cpu), cost.faults);
+        let theirs = match theirs {
+            Some(name) => cells(figure(figures, name)?),
+            None => "| |".to_string(),
+        };
+        let _ = writeln!(page, "| {what} | {} | {theirs} |", cells(figure(figures, ours)?));
+    }
+    let (add, del) = (figure(figures, "bridge ADD bare")?.wall, figure(figures, "bridge DEL bare")?.wall);
+    let _ = writeln!(page, "\nBare requests: ADD {}, DEL {}.", ms(add), ms(del));
+    Ok(())
+}
+
+fn sizes(page: &mut String) {
+    page.push_str("\n| binary | weft | Debian |\n|---|--:|--:|\n");
+    for kind in ["bridge", "host-local", "static", "loopback", "host", "none", "weft"] {
+        let (ours, theirs) = machine::sizes(kind);
+        let cell = |size: Option<u64>| size.map_or(String::new(), |size| format!("{size} KiB"));
+        let _ = writeln!(page, "| {kind} | {} | {} |", cell(ours), cell(theirs));
+    }
+}
+
+fn figure(figures: &Figures, name: &str) -> Result<Cost> {
+    figures.get(name).copied().with_context(|| format!("{name} was not measured"))
+}
+
+fn ms(time: std::time::Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1000.0)
+}

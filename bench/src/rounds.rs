@@ -1,0 +1,139 @@
+//! The rounds: who is measured, in which order, how often.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use crate::bare;
+use crate::host::{Ground, Host, Side};
+use crate::process::Cost;
+
+/// How much is measured.
+pub(crate) struct Size {
+    /// Containers a run.
+    pub(crate) containers: usize,
+    /// Runs; the figure is the median of their medians.
+    pub(crate) runs: usize,
+    /// Containers on one bridge at the end of the growth measurement; a bridge takes 1,023.
+    pub(crate) crowd: usize,
+}
+
+impl Size {
+    pub(crate) const FULL: Self = Self { containers: 30, runs: 3, crowd: 1000 };
+    pub(crate) const QUICK: Self = Self { containers: 10, runs: 1, crowd: 0 };
+}
+
+/// What was measured: the medians, by the name of the operation.
+pub(crate) type Figures = BTreeMap<&'static str, Cost>;
+
+/// Measures everything.
+pub(crate) fn measure(size: &Size) -> Result<Figures> {
+    let mut runs: BTreeMap<&'static str, Vec<Cost>> = BTreeMap::new();
+    for run in 1..=size.runs {
+        eprintln!("run {run} of {}", size.runs);
+        for (name, cost) in one_run(size.containers)? {
+            runs.entry(name).or_default().push(cost);
+        }
+    }
+    let mut figures: Figures = runs.into_iter().map(|(name, costs)| (name, median(costs))).collect();
+    if size.crowd > 0 {
+        eprintln!("{} containers on one bridge", size.crowd);
+        figures.extend(crowd(size.crowd)?);
+    }
+    Ok(figures)
+}
+
+/// One run: hosts are made, containers come and go turn by turn, and the medians are taken.
+fn one_run(containers: usize) -> Result<Figures> {
+    // The last container warms up: the bridge, the rules and the files are there when the first is measured.
+    let weft = Host::start(Side::Weft, containers + 1)?;
+    let debian = Host::start(Side::Debian, containers + 1)?;
+    let bare = Host::start(Side::Weft, containers + 1)?;
+    let manager = Host::start(Side::Weft, containers + 1)?;
+    let mut samples = Samples::default();
+
+    weft.run(move |ground| ground.bridge("ADD", containers))?;
+    debian.run(move |ground| ground.bridge("ADD", containers))?;
+    bare.run(move |ground| bare::add(ground, containers))?;
+    manager.run(|ground| ground.weft(&["network", "create", "--subnet", "10.91.0.0/16", "blue"]))?;
+    manager.run(move |ground| connect(ground, "connect", containers))?;
+
+    for number in 0..containers {
+        samples.take("bridge ADD weft", weft.run(move |ground| ground.bridge("ADD", number))?);
+        samples.take("bridge ADD debian", debian.run(move |ground| ground.bridge("ADD", number))?);
+        samples.take("bridge ADD bare", bare.run(move |ground| bare::add(ground, number))?);
+        samples.take("connect weft", manager.run(move |ground| connect(ground, "connect", number))?);
+    }
+    for number in 0..containers {
+        samples.take("bridge DEL weft", weft.run(move |ground| ground.bridge("DEL", number))?);
+        samples.take("bridge DEL debian", debian.run(move |ground| ground.bridge("DEL", number))?);
+        samples.take("bridge DEL bare", bare.run(move |ground| bare::del(ground, number))?);
+        samples.take("disconnect weft", manager.run(move |ground| connect(ground, "disconnect", number))?);
+    }
+    for number in 0..containers {
+        samples.take("loopback ADD weft", weft.run(move |ground| ground.loopback("ADD", number))?);
+        samples.take("loopback ADD debian", debian.run(move |ground| ground.loopback("ADD", number))?);
+        samples.take("loopback DEL weft", weft.run(move |ground| ground.loopback("DEL", number))?);
+        samples.take("loopback DEL debian", debian.run(move |ground| ground.loopback("DEL", number))?);
+        samples.take("VERSION weft", weft.run(|ground| ground.version())?);
+        samples.take("VERSION debian", debian.run(|ground| ground.version())?);
+    }
+    Ok(samples.medians())
+}
+
+fn connect(ground: &Ground, verb: &str, container: usize) -> Result<Cost> {
+    ground.weft(&["network", verb, "blue", ground.containers[container].name()])
+}
+
+/// The first thirty ADDs and the last thirty of a crowd, by the plugin and by bare requests in turn.
+fn crowd(size: usize) -> Result<Figures> {
+    const EDGE: usize = 30;
+    let (weft, bare) = (Host::start(Side::Weft, 0)?, Host::start(Side::Weft, 0)?);
+    let mut samples = Samples::default();
+    for number in 0..size {
+        let grow = move |ground: &mut Ground| {
+            ground.grow(number + 1);
+            Ok(())
+        };
+        weft.run(grow)?;
+        bare.run(grow)?;
+        let plugin = weft.run(move |ground| ground.bridge("ADD", number))?;
+        let requests = bare.run(move |ground| bare::add(ground, number))?;
+        // The very first ADD of a host also makes the bridge: it is no container among others.
+        if (1..=EDGE).contains(&number) {
+            samples.take("first weft", plugin);
+            samples.take("first bare", requests);
+        } else if number >= size - EDGE {
+            samples.take("last weft", plugin);
+            samples.take("last bare", requests);
+        }
+    }
+    Ok(samples.medians())
+}
+
+/// Costs by the name of the operation.
+#[derive(Default)]
+struct Samples(BTreeMap<&'static str, Vec<Cost>>);
+
+impl Samples {
+    fn take(&mut self, name: &'static str, cost: Cost) {
+        self.0.entry(name).or_default().push(cost);
+    }
+
+    fn medians(self) -> Figures {
+        self.0.into_iter().map(|(name, costs)| (name, median(costs))).collect()
+    }
+}
+
+/// The median of each of the three figures on its own.
+fn median(costs: Vec<Cost>) -> Cost {
+    fn middle<T: Ord + Copy>(mut values: Vec<T>) -> Option<T> {
+        values.sort_unstable();
+        values.get(values.len() / 2).copied()
+    }
+    Cost {
+        wall: middle(costs.iter().map(|cost| cost.wall).collect()).unwrap_or_default(),
+        cpu: middle(costs.iter().map(|cost| cost.cpu).collect()).unwrap_or_default(),
+        faults: middle(costs.iter().map(|cost| cost.faults).collect()).unwrap_or_default(),
+    }
+}
