@@ -1,1 +1,67 @@
-//! The `bridge` CNI plugin.
+//! The `bridge` CNI plugin: containers on one Linux bridge, each with a veth pair.
+
+mod compose;
+mod conf;
+mod plan;
+
+use serde_json::Value;
+use weft_cni::{Failure, Version};
+use weft_model::Endpoint;
+use weft_plan::Plan;
+use weft_plugin::{About, Call, ComposeRequest, Driven, Driver, DriverAbout, Leases};
+
+pub use conf::{Conf, ConfError, Gateway, Settings, Surroundings, Vlans};
+
+/// The `bridge` driver.
+pub struct Bridge;
+
+/// Returns the plugin.
+pub fn plugin() -> Driven<Bridge> {
+    Driven(Bridge)
+}
+
+static ABOUT: About = About {
+    kind: "bridge",
+    summary: "containers on one Linux bridge, each with a veth pair",
+    versions: &Version::ALL,
+    options: compose::OPTIONS,
+    driver: Some(DriverAbout {
+        addressing: true,
+        attachable: true,
+        instances: None,
+        refusal: None,
+        hint: None,
+    }),
+};
+
+impl Driver for Bridge {
+    type Settings = Settings;
+
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn settings(&self, call: &Call) -> Result<Settings, Failure> {
+        Settings::of(call)
+    }
+
+    fn links(&self, settings: &Settings, endpoint: &Endpoint) -> Plan {
+        plan::links(settings, endpoint)
+    }
+
+    fn resolve(&self, settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
+        plan::resolve(settings, leases)
+    }
+
+    fn addresses(&self, settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Plan {
+        plan::addresses(settings, endpoint, leases)
+    }
+
+    fn network(&self, settings: &Settings) -> Plan {
+        plan::network(settings)
+    }
+
+    fn compose(&self, request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
+        compose::compose(request)
+    }
+}

@@ -1,0 +1,145 @@
+//! ADD: everything the plan says, or nothing.
+
+use weft_cni::{Code, Failure, NetworkResult};
+use weft_netns::Netns;
+use weft_plan::{Journal, Kernel, Place};
+use weft_state::attachment::{Record, Records, State};
+
+use super::{Alone, ContainerRequest, Driver, Leases, result};
+use crate::{Attachment, Verb, delegate};
+
+/// Connects a container, and takes back every change if any step fails.
+pub(super) fn add<D: Driver>(driver: &D, attachment: &Attachment) -> Result<NetworkResult, Failure> {
+    let settings = driver.settings(attachment)?;
+    let (request, attach) = ContainerRequest::of(attachment)?;
+    let path = attachment.required_netns()?;
+    let netns = Netns::open(path).map_err(|error| Failure::new(Code::Internal, error))?;
+    let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
+
+    let mut change = Change::begin(attachment);
+    let _alone = driver
+        .keeps_records()
+        .then(|| Alone::with(attachment, &attachment.endpoint.container))
+        .transpose()?;
+    if driver.keeps_records() {
+        let mut record =
+            Record::intent(attachment.endpoint.clone(), Some(path.to_owned()), driver.about().kind)
+                .map_err(|error| Failure::new(Code::Io, error))?;
+        record.attach = attach;
+        change.announce(record, &mut kernel)?;
+    }
+    match connect(driver, &settings, &request, &mut kernel, &mut change) {
+        Ok(result) => Ok(result),
+        Err(failure) => Err(change.take_back(&mut kernel, failure)),
+    }
+}
+
+fn connect<D: Driver>(
+    driver: &D,
+    settings: &D::Settings,
+    request: &ContainerRequest,
+    kernel: &mut Kernel,
+    change: &mut Change<'_>,
+) -> Result<NetworkResult, Failure> {
+    let attachment = change.attachment;
+    let endpoint = &attachment.endpoint;
+    let links = driver.links(settings, endpoint);
+
+    // The IPAM plugin runs on the other CPU while the kernel builds the links.
+    let ipam = attachment.conf.ipam_type().map(|_| delegate::start(attachment, Verb::Add)).transpose()?;
+    let built = kernel.ensure(&links, &mut change.journal);
+    let leases = ipam.map(delegate::finish).transpose();
+    change.leased = matches!(leases, Ok(Some(_)));
+    built.map_err(super::refused)?;
+
+    let leases = leases?.map(|result| Leases { ips: result.ips, routes: result.routes, dns: result.dns });
+    let mut leases = driver.resolve(settings, leases.unwrap_or_default())?;
+    request.adjust(&mut leases);
+    let mut addresses = driver.addresses(settings, endpoint, &leases);
+    request.configure(&mut addresses, &endpoint.ifname);
+    kernel.ensure(&addresses, &mut change.journal).map_err(super::refused)?;
+
+    // KERNEL: a bridge port forwards only once linkwatch has seen its carrier; a container's first
+    // packet would be lost and repeated a second later.
+    let host_end = endpoint.host_ifname();
+    if kernel.link(Place::Host, &host_end).is_some() && addresses.raises(Place::Container, &endpoint.ifname) {
+        kernel.wait_up(&host_end).map_err(super::kernel_says)?;
+    }
+    let netns = attachment.required_netns()?;
+    let mut result = result::build(kernel, &[&links, &addresses], netns, leases, &endpoint.ifname);
+    driver.report(kernel, &mut result)?;
+    change.commit(&result)?;
+    Ok(result)
+}
+
+/// An ADD under way: what to take back if it fails.
+struct Change<'call> {
+    attachment: &'call Attachment,
+    records: Records,
+    record: Option<Record>,
+    journal: Journal,
+    leased: bool,
+}
+
+impl<'call> Change<'call> {
+    fn begin(attachment: &'call Attachment) -> Self {
+        let records = Records::new(&attachment.root);
+        Self { attachment, records, record: None, journal: Journal::default(), leased: false }
+    }
+
+    /// Writes the intent. Refuses if the interface is connected already; heals what an attachment
+    /// whose namespace went without DEL has left.
+    fn announce(&mut self, record: Record, kernel: &mut Kernel) -> Result<(), Failure> {
+        let endpoint = &self.attachment.endpoint;
+        if let Some(earlier) = self.records.get(&endpoint.container, &endpoint.ifname) {
+            let host_end = endpoint.host_ifname();
+            if earlier.state == State::Done
+                && kernel.exists(Place::Host, &host_end).map_err(super::kernel_says)?
+            {
+                let network = &earlier.endpoint.network;
+                let text = format!(
+                    "{} of {} is already connected to {network}",
+                    endpoint.ifname, endpoint.container
+                );
+                return Err(Failure::text(Code::Internal, text).with_hint(Some("call DEL first".into())));
+            }
+            if self.attachment.conf.ipam_type().is_some() && earlier.endpoint == *endpoint {
+                delegate::run(self.attachment, Verb::Del)?;
+            }
+        }
+        self.records.write(&record).map_err(|error| Failure::new(Code::Io, error))?;
+        self.record = Some(record);
+        Ok(())
+    }
+
+    /// Confirms the record. The attachment is complete from here on.
+    fn commit(&mut self, result: &NetworkResult) -> Result<(), Failure> {
+        // Shown before it is written: a version that cannot hold the result fails the ADD.
+        let shown = result.to_value(self.attachment.conf.version)?;
+        let Some(record) = &mut self.record else { return Ok(()) };
+        record.state = State::Done;
+        record.addresses = result.ips.iter().map(|ip| ip.address).collect();
+        record.result = Some(shown);
+        self.records.write(record).map_err(|error| Failure::new(Code::Io, error))
+    }
+
+    /// Undoes every step and names what could not be undone.
+    fn take_back(mut self, kernel: &mut Kernel, failure: Failure) -> Failure {
+        let mut left: Vec<String> = self.journal.undo(kernel).iter().map(ToString::to_string).collect();
+        if self.leased
+            && let Err(error) = delegate::run(self.attachment, Verb::Del)
+        {
+            left.push(format!("the address lease: {error}"));
+        }
+        if self.record.is_some()
+            && let Err(error) = self.records.remove(&self.attachment.endpoint)
+        {
+            left.push(error.to_string());
+        }
+        if left.is_empty() {
+            failure
+        } else {
+            failure.with_details(format!("left behind: {}", left.join("; ")))
+        }
+    }
+}

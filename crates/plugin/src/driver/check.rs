@@ -1,0 +1,91 @@
+//! CHECK compares the plan with the kernel; STATUS says whether an ADD could work at all.
+
+use std::path::Path;
+
+use weft_cni::{Code, Failure, Interface, NetworkResult};
+use weft_model::Endpoint;
+use weft_netns::Netns;
+use weft_plan::{Kernel, Place, Plan};
+
+use super::{ContainerRequest, Driver, Leases, result};
+use crate::{Attachment, Call, Verb, delegate};
+
+/// Compares what should be there with what is.
+pub(super) fn check<D: Driver>(driver: &D, attachment: &Attachment) -> Result<(), Failure> {
+    let settings = driver.settings(attachment)?;
+    let (request, _) = ContainerRequest::of(attachment)?;
+    let previous = attachment.conf.required_prev_result()?;
+    let path = attachment.required_netns()?;
+    let netns = Netns::open(path).map_err(|error| Failure::new(Code::Internal, error))?;
+    if attachment.conf.ipam_type().is_some() {
+        delegate::run(attachment, Verb::Check)?;
+    }
+    let endpoint = &attachment.endpoint;
+    let leases = Leases::of_result(&previous, &endpoint.ifname);
+    let mut plan = driver.links(&settings, endpoint);
+    plan.extend(driver.addresses(&settings, endpoint, &leases).steps);
+    request.configure(&mut plan, &endpoint.ifname);
+
+    let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
+    let observed = kernel.observe(&plan).map_err(super::kernel_says)?;
+    let mut differences: Vec<String> = observed.iter().map(ToString::to_string).collect();
+    differences.extend(interface_differences(&kernel, &plan, &previous, endpoint, path));
+    if differences.is_empty() { Ok(()) } else { Err(Failure::text(Code::Internal, differences.join("; "))) }
+}
+
+/// Compares the interfaces of the result with the links of the plan.
+fn interface_differences(
+    kernel: &Kernel,
+    plan: &Plan,
+    previous: &NetworkResult,
+    endpoint: &Endpoint,
+    netns: &Path,
+) -> Vec<String> {
+    let netns = netns.to_string_lossy();
+    let mut differences = Vec::new();
+    for (place, name) in result::links(plan) {
+        let sandboxed = |link: &&Interface| link.sandbox.as_deref().is_some_and(|s| !s.is_empty());
+        let told = previous
+            .interfaces
+            .iter()
+            .find(|link| link.name == name.as_str() && sandboxed(link) == (place == Place::Container));
+        let Some(told) = told else {
+            if place == Place::Container && *name == endpoint.ifname {
+                differences.push(format!("CNI created interface in container {name} not found"));
+            }
+            continue;
+        };
+        if let Some(sandbox) = told.sandbox.as_deref().filter(|s| !s.is_empty() && *s != netns) {
+            differences
+                .push(format!("Sandbox in prevResult {sandbox} doesn't match configured netns: {netns}"));
+        }
+        let mac = kernel.link(place, name).map(|facts| facts.mac.to_string());
+        if let (Some(told), Some(mac)) = (told.mac.as_deref(), mac)
+            && !told.is_empty()
+            && !told.eq_ignore_ascii_case(&mac)
+        {
+            differences.push(format!("interface {name} Mac {told} doesn't match container Mac: {mac}"));
+        }
+    }
+    differences
+}
+
+/// Says whether this plugin could serve an ADD now.
+pub(super) fn status<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> {
+    driver.settings(call)?;
+    if !may_administer() {
+        let text = "this process has no CAP_NET_ADMIN, so no link can be made";
+        return Err(Failure::text(Code::NotAvailable, text).with_hint(Some("run the runtime as root".into())));
+    }
+    if call.conf.ipam_type().is_some() {
+        delegate::run(call, Verb::Status)?;
+    }
+    Ok(())
+}
+
+/// Returns whether this process has CAP_NET_ADMIN, bit 12 of the effective set (capabilities(7)).
+fn may_administer() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|set| set >> 12 & 1 == 1)
+}

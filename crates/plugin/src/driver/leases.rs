@@ -1,0 +1,70 @@
+//! Addresses, routes and DNS of one attachment.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use weft_cni::{Dns, IpConfig, NetworkResult, Route};
+use weft_model::IfName;
+use weft_plan::{Address, Plan};
+
+/// What the IPAM plugin gave, completed by the driver.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Leases {
+    /// The addresses, with the gateway of each.
+    pub ips: Vec<IpConfig>,
+    /// The routes.
+    pub routes: Vec<Route>,
+    /// The resolver settings.
+    pub dns: Dns,
+}
+
+impl Leases {
+    /// Takes the part of a result that concerns addresses; with `interface`, only what belongs to that entry.
+    ///
+    /// CNI: on CHECK and DEL the result is that of the whole chain, which may have addresses on
+    /// interfaces of other plugins (SPEC 1.1.0, section 4).
+    pub fn of_result(result: &NetworkResult, ifname: &IfName) -> Self {
+        let index = result.interfaces.iter().position(|link| {
+            link.name == ifname.as_str() && link.sandbox.as_deref().is_some_and(|s| !s.is_empty())
+        });
+        let ours = |ip: &&IpConfig| ip.interface.is_none() || ip.interface == index;
+        Self {
+            ips: result.ips.iter().filter(ours).cloned().collect(),
+            routes: result.routes.clone(),
+            dns: result.dns.clone(),
+        }
+    }
+
+    /// Returns leases that have these addresses and nothing else.
+    pub fn of_addresses(addresses: &[IpNetwork]) -> Self {
+        let ip = |&address| IpConfig { address, gateway: None, interface: None };
+        Self { ips: addresses.iter().map(ip).collect(), ..Self::default() }
+    }
+
+    /// Returns the addresses.
+    pub fn addresses(&self) -> Vec<IpNetwork> {
+        self.ips.iter().map(|ip| ip.address).collect()
+    }
+
+    /// Returns the gateway of the first address of the family of `of` that has one.
+    fn gateway(&self, of: &IpNetwork) -> Option<IpAddr> {
+        self.ips.iter().filter(|ip| ip.address.is_ipv4() == of.is_ipv4()).find_map(|ip| ip.gateway)
+    }
+
+    /// Adds the container's addresses and routes to a plan; `dad` has IPv6 addresses probed for duplicates.
+    pub fn configure(&self, plan: &mut Plan, ifname: &IfName, dad: bool) {
+        for ip in &self.ips {
+            plan.container(Address::on(ifname, ip.address).dad(dad));
+        }
+        for route in &self.routes {
+            let step = weft_plan::Route::to(route.dst, ifname)
+                .via(route.gw.or_else(|| self.gateway(&route.dst)))
+                .metric(route.priority)
+                .table(route.table)
+                .scope(route.scope)
+                .mtu(route.mtu)
+                .advmss(route.advmss);
+            plan.container(step);
+        }
+    }
+}

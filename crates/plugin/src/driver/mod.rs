@@ -1,0 +1,165 @@
+//! Drivers: what a network plugin has to say, and the one engine that says the rest.
+//!
+//! A driver turns its configuration into settings and settings into plans. ADD, CHECK, DEL, GC and
+//! STATUS are the same for every driver and live here, once.
+
+mod add;
+mod attach;
+mod check;
+mod compose;
+mod del;
+mod gc;
+mod leases;
+mod loopback;
+mod result;
+
+use serde_json::Value;
+use weft_cni::{Code, Failure, NetworkResult};
+use weft_model::{ContainerId, Endpoint};
+use weft_plan::{ApplyError, Cause, Kernel, Plan};
+use weft_state::lock::FileLock;
+
+pub use attach::ContainerRequest;
+pub use compose::host_local;
+pub use leases::Leases;
+pub use loopback::loopback_addresses;
+
+use crate::{About, Attachment, Call, ComposeRequest, Plugin};
+
+/// A network driver: a function from a request to a plan.
+///
+/// The plan comes in two parts, because the links can be built while the IPAM plugin, a process of
+/// its own, is still looking for addresses.
+pub trait Driver: Sync {
+    /// The configuration as meant: every value chosen, every combination legal.
+    type Settings;
+
+    /// Returns what `describe` tells.
+    fn about(&self) -> &'static About;
+
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    ///
+    /// If a value or a combination of values is not legal.
+    fn settings(&self, call: &Call) -> Result<Self::Settings, Failure>;
+
+    /// Returns what can be built before addresses are known.
+    fn links(&self, settings: &Self::Settings, endpoint: &Endpoint) -> Plan;
+
+    /// Completes what the IPAM plugin returned: gateways, default routes, DNS.
+    ///
+    /// # Errors
+    ///
+    /// If the addresses do not fit the settings.
+    fn resolve(&self, _settings: &Self::Settings, leases: Leases) -> Result<Leases, Failure> {
+        Ok(leases)
+    }
+
+    /// Returns what is built on the links once addresses are known.
+    fn addresses(&self, settings: &Self::Settings, endpoint: &Endpoint, leases: &Leases) -> Plan;
+
+    /// Returns what belongs to the network and to no container, to be removed with the network.
+    fn network(&self, _settings: &Self::Settings) -> Plan {
+        Plan::new()
+    }
+
+    /// Completes the result with what only the kernel knows. Most drivers have nothing to add.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked, or holds something the driver must not accept.
+    fn report(&self, _kernel: &mut Kernel, _result: &mut NetworkResult) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Returns whether attachments are recorded, for GC and for `weft ps`.
+    fn keeps_records(&self) -> bool {
+        true
+    }
+
+    /// Returns the plugins of a conflist for a network of the manager.
+    ///
+    /// # Errors
+    ///
+    /// If an option is unknown or has a bad value.
+    fn compose(&self, _request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
+        Err(Failure::text(Code::InvalidConfig, format!("{} is not a network driver", self.about().kind)))
+    }
+}
+
+/// A driver with its verbs: the plugin.
+pub struct Driven<D>(pub D);
+
+impl<D: Driver> Plugin for Driven<D> {
+    fn about(&self) -> &'static About {
+        self.0.about()
+    }
+
+    fn add(&self, attachment: &Attachment) -> Result<NetworkResult, Failure> {
+        add::add(&self.0, attachment)
+    }
+
+    fn check(&self, attachment: &Attachment) -> Result<(), Failure> {
+        check::check(&self.0, attachment)
+    }
+
+    fn del(&self, attachment: &Attachment) -> Result<(), Failure> {
+        del::del(&self.0, attachment)
+    }
+
+    fn gc(&self, call: &Call) -> Result<(), Failure> {
+        gc::gc(&self.0, call)
+    }
+
+    fn status(&self, call: &Call) -> Result<(), Failure> {
+        check::status(&self.0, call)
+    }
+
+    fn compose(&self, request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
+        self.0.compose(request)
+    }
+}
+
+/// Proof that nobody else changes this container's interfaces.
+///
+/// CNI: a runtime does not run two verbs for one container at once (SPEC 1.1.0, section 3). Two
+/// runtimes that share a host do not know of each other.
+struct Alone(Option<FileLock>);
+
+impl Alone {
+    fn with(call: &Call, container: &ContainerId) -> Result<Self, Failure> {
+        let path = call.root.locks_dir().join(format!("attachment-{container}"));
+        FileLock::exclusive(&path).map(|lock| Self(Some(lock))).map_err(|error| Failure::new(Code::Io, error))
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // A lock file that stays is empty and harmless; the next holder removes it.
+        self.0.take().map(FileLock::unlink);
+    }
+}
+
+/// A step that the kernel refused, as CNI error.
+fn refused(error: ApplyError) -> Failure {
+    let (code, hint) = (code_of(&error.cause), error.cause.hint());
+    Failure::new(code, error).with_hint(hint)
+}
+
+/// What the kernel says, as CNI error.
+fn kernel_says(cause: Cause) -> Failure {
+    let (code, hint) = (code_of(&cause), cause.hint());
+    Failure::new(code, cause).with_hint(hint)
+}
+
+/// A conflict between the configuration and what the administrator made is one of configuration.
+fn code_of(cause: &Cause) -> Code {
+    match cause {
+        Cause::OtherKind { .. }
+        | Cause::AddressConflict { .. }
+        | Cause::NoVlanFiltering
+        | Cause::BadKey(_) => Code::InvalidConfig,
+        _ => Code::Internal,
+    }
+}

@@ -1,0 +1,387 @@
+//! The configuration as written, then as meant.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use weft_cni::{Code, Failure};
+use weft_firewall::Backend;
+use weft_model::{IfName, Mac, Mtu, NetworkName, VlanId};
+use weft_plugin::{Call, Verb};
+
+/// The bridge configuration exactly as it appears in a conflist.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Conf {
+    bridge: Option<String>,
+    is_gateway: bool,
+    is_default_gateway: bool,
+    force_address: bool,
+    ip_masq: bool,
+    ip_masq_backend: Option<String>,
+    mtu: i64,
+    hairpin_mode: bool,
+    promisc_mode: bool,
+    vlan: i64,
+    vlan_trunk: Vec<Trunk>,
+    preserve_default_vlan: bool,
+    macspoofchk: bool,
+    enabledad: bool,
+    disable_container_interface: bool,
+    port_isolation: bool,
+}
+
+/// One entry of `vlanTrunk`: a range, a single id, or both.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Trunk {
+    #[serde(rename = "minID")]
+    min: Option<i64>,
+    #[serde(rename = "maxID")]
+    max: Option<i64>,
+    id: Option<i64>,
+}
+
+/// What the plugin will do. Every value is chosen and every combination is legal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The network's name, which the firewall's records carry.
+    pub network: NetworkName,
+    /// The bridge.
+    pub bridge: IfName,
+    /// Whether the bridge is the containers' gateway.
+    pub gateway: Gateway,
+    /// Whether a conflicting address of the bridge is replaced.
+    pub force_address: bool,
+    /// Who masquerades outgoing traffic; absent means that packets leave with the container's address.
+    pub masquerade: Option<Backend>,
+    /// Where the firewall keeps its ownership records.
+    pub claims: PathBuf,
+    /// The links' MTU; absent leaves it to the kernel.
+    pub mtu: Option<Mtu>,
+    /// Whether a port sends frames back where they came from.
+    pub hairpin: bool,
+    /// Whether ports reach only the bridge itself, not each other.
+    pub isolated: bool,
+    /// Whether the bridge is promiscuous.
+    pub promisc: bool,
+    /// The VLANs of the container's port.
+    pub vlans: Vlans,
+    /// Whether frames with another source address than the container's are dropped.
+    pub spoof_check: bool,
+    /// Whether IPv6 addresses are checked for duplicates.
+    pub dad: bool,
+    /// Whether the container's interface is raised.
+    pub container_up: bool,
+    /// The container's Ethernet address, when somebody asked for one.
+    pub mac: Option<Mac>,
+    /// Whether there is an IPAM plugin to ask.
+    pub addressed: bool,
+}
+
+/// Whether the bridge is the containers' gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gateway {
+    /// The bridge has no address of ours.
+    None,
+    /// The bridge has the gateway's address.
+    Address,
+    /// The bridge has the gateway's address, and default routes lead there.
+    DefaultRoute,
+}
+
+/// The VLANs of a bridge port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Vlans {
+    /// The bridge does not look at tags on our account.
+    Off,
+    /// The port is in these VLANs.
+    Port {
+        /// The VLAN of untagged frames.
+        untagged: Option<VlanId>,
+        /// The VLANs of tagged frames.
+        tagged: BTreeSet<VlanId>,
+        /// Whether the port stays in VLAN 1, where the kernel puts new ports.
+        keep_default: bool,
+    },
+}
+
+/// Why a configuration is not legal. The texts are those of the reference plugin, which its users
+/// and tests search for.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfError {
+    /// The bridge's name is no interface name.
+    #[error("bridge {0:?}: {1}")]
+    Bridge(String, weft_model::IfNameError),
+    /// The MTU is out of range.
+    #[error("{0}")]
+    Mtu(weft_model::NumberError),
+    /// The VLAN id is out of range.
+    #[error("invalid VLAN ID {0} (must be between 0 and 4094)")]
+    Vlan(i64),
+    /// A trunk's lower bound is out of range.
+    #[error("incorrect trunk minID parameter")]
+    TrunkMin,
+    /// A trunk's upper bound is out of range.
+    #[error("incorrect trunk maxID parameter")]
+    TrunkMax,
+    /// A trunk's bounds are reversed.
+    #[error("minID is greater than maxID in trunk parameter")]
+    TrunkReversed,
+    /// A trunk has an upper bound alone.
+    #[error("minID and maxID should be configured simultaneously, minID is missing")]
+    TrunkMinMissing,
+    /// A trunk has a lower bound alone.
+    #[error("minID and maxID should be configured simultaneously, maxID is missing")]
+    TrunkMaxMissing,
+    /// A trunk's single id is out of range.
+    #[error("incorrect trunk id parameter")]
+    TrunkId,
+    /// Hairpin mode and promiscuous mode exclude each other.
+    #[error("cannot set hairpin mode and promiscuous mode at the same time")]
+    HairpinAndPromisc,
+    /// A link that stays down cannot carry addresses.
+    #[error("cannot use IPAM when DisableContainerInterface flag is set")]
+    AddressesOnDisabled,
+    /// The VLAN's gateway link would have too long a name.
+    #[error("bridge {bridge} is too long a name for its gateway in VLAN {vlan}: {cause}")]
+    VlanGateway {
+        /// The bridge.
+        bridge: IfName,
+        /// The VLAN.
+        vlan: VlanId,
+        /// What is wrong with the name.
+        cause: weft_model::IfNameError,
+    },
+    /// The masquerading backend is unknown.
+    #[error("{0}")]
+    Backend(weft_firewall::FirewallError),
+}
+
+/// What is not in the configuration and yet decides about it.
+pub struct Surroundings {
+    /// The network's name.
+    pub network: NetworkName,
+    /// Whether there is an IPAM plugin to ask.
+    pub addressed: bool,
+    /// The container's Ethernet address.
+    pub mac: Option<Mac>,
+    /// The MTU of the interface that the host's default route leaves by.
+    pub uplink_mtu: Option<Mtu>,
+    /// Where the firewall keeps its ownership records.
+    pub claims: PathBuf,
+}
+
+impl Conf {
+    /// Says what was meant.
+    ///
+    /// # Errors
+    ///
+    /// If a value or a combination of values is not legal.
+    pub fn settle(self, around: Surroundings) -> Result<Settings, ConfError> {
+        let text = self.bridge.as_deref().filter(|name| !name.is_empty()).unwrap_or("cni0");
+        let bridge: IfName = text.parse().map_err(|error| ConfError::Bridge(text.into(), error))?;
+        if self.hairpin_mode && self.promisc_mode {
+            return Err(ConfError::HairpinAndPromisc);
+        }
+        if self.disable_container_interface && around.addressed {
+            return Err(ConfError::AddressesOnDisabled);
+        }
+        let settings = Settings {
+            gateway: match (self.is_gateway, self.is_default_gateway) {
+                (_, true) => Gateway::DefaultRoute,
+                (true, false) => Gateway::Address,
+                (false, false) => Gateway::None,
+            },
+            force_address: self.force_address,
+            masquerade: self.masquerade(around.addressed)?,
+            mtu: match self.mtu {
+                0 => around.uplink_mtu,
+                given => Some(given.try_into().map_err(ConfError::Mtu)?),
+            },
+            hairpin: self.hairpin_mode,
+            isolated: self.port_isolation,
+            promisc: self.promisc_mode,
+            vlans: self.vlans()?,
+            spoof_check: self.macspoofchk,
+            dad: self.enabledad,
+            container_up: !self.disable_container_interface,
+            addressed: around.addressed,
+            mac: around.mac,
+            network: around.network,
+            claims: around.claims,
+            bridge,
+        };
+        settings.vlan_gateway_name()?;
+        Ok(settings)
+    }
+
+    fn masquerade(&self, addressed: bool) -> Result<Option<Backend>, ConfError> {
+        let asked = self.ip_masq_backend.as_deref().filter(|name| !name.is_empty());
+        if asked.is_none() && !(self.ip_masq && addressed) {
+            return Ok(None);
+        }
+        let backend = Backend::choose(asked).map_err(ConfError::Backend)?;
+        Ok((self.ip_masq && addressed).then_some(backend))
+    }
+
+    fn vlans(&self) -> Result<Vlans, ConfError> {
+        let untagged = match self.vlan {
+            0 => None,
+            id => Some(VlanId::try_from(id).map_err(|_| ConfError::Vlan(id))?),
+        };
+        let mut tagged = BTreeSet::new();
+        for trunk in &self.vlan_trunk {
+            trunk.collect(&mut tagged)?;
+        }
+        if untagged.is_none() && tagged.is_empty() {
+            return Ok(Vlans::Off);
+        }
+        // A trunk without `vlan` leaves untagged frames in the kernel's default VLAN.
+        let keep_default = self.preserve_default_vlan || untagged.is_none();
+        Ok(Vlans::Port { untagged, tagged, keep_default })
+    }
+}
+
+impl Trunk {
+    fn collect(&self, ids: &mut BTreeSet<VlanId>) -> Result<(), ConfError> {
+        let id = |value: i64, error| VlanId::try_from(value).map_err(|_| error);
+        let min = self.min.map(|min| id(min, ConfError::TrunkMin)).transpose()?;
+        let max = self.max.map(|max| id(max, ConfError::TrunkMax)).transpose()?;
+        match (min, max) {
+            (Some(min), Some(max)) if min > max => return Err(ConfError::TrunkReversed),
+            (Some(min), Some(max)) => {
+                ids.extend((min.get()..=max.get()).filter_map(|id| VlanId::try_from(i64::from(id)).ok()));
+            }
+            (None, Some(_)) => return Err(ConfError::TrunkMinMissing),
+            (Some(_), None) => return Err(ConfError::TrunkMaxMissing),
+            (None, None) => {}
+        }
+        ids.extend(self.id.map(|single| id(single, ConfError::TrunkId)).transpose()?);
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// Reads the settings of a call.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration is not legal.
+    pub fn of(call: &Call) -> Result<Self, Failure> {
+        let conf: Conf = call.conf.conf()?;
+        let adds = call.verb == Verb::Add;
+        let requested = call.requested_mac()?;
+        let around = Surroundings {
+            network: call.conf.name.clone(),
+            addressed: call.conf.ipam_type().is_some(),
+            mac: if adds { requested.or_else(|| Some(Mac::random())) } else { requested },
+            // DEL does not ask what it does not need: an address of the uplink's is no reason to fail.
+            uplink_mtu: if adds && conf.mtu == 0 { weft_plan::uplink_mtu() } else { None },
+            claims: call.root.masquerade_dir(),
+        };
+        conf.settle(around).map_err(|error| Failure::new(Code::InvalidConfig, error))
+    }
+
+    /// Returns the interface that carries the gateway's address inside a VLAN: `<bridge>.<vlan>`.
+    ///
+    /// # Errors
+    ///
+    /// If that is too long for an interface name.
+    pub fn vlan_gateway_name(&self) -> Result<Option<(IfName, VlanId)>, ConfError> {
+        let Vlans::Port { untagged: Some(vlan), .. } = self.vlans else { return Ok(None) };
+        if self.gateway == Gateway::None {
+            return Ok(None);
+        }
+        let name = format!("{}.{vlan}", self.bridge).parse();
+        let name =
+            name.map_err(|cause| ConfError::VlanGateway { bridge: self.bridge.clone(), vlan, cause })?;
+        Ok(Some((name, vlan)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settle(json: &str) -> Result<Settings, ConfError> {
+        let conf: Conf = weft_cni::json::from_slice(json.as_bytes()).unwrap();
+        conf.settle(Surroundings {
+            network: "net".parse().unwrap(),
+            addressed: true,
+            mac: None,
+            uplink_mtu: Some(Mtu::ETHERNET),
+            claims: PathBuf::new(),
+        })
+    }
+
+    #[test]
+    fn nothing_written_is_the_reference_plugins_default() {
+        let settings = settle("{}").unwrap();
+        assert_eq!(settings.bridge.as_str(), "cni0");
+        assert_eq!(settings.gateway, Gateway::None);
+        assert_eq!(settings.masquerade, None);
+        assert_eq!(settings.mtu, Some(Mtu::ETHERNET));
+        assert_eq!(settings.vlans, Vlans::Off);
+        assert!(settings.container_up && !settings.dad && !settings.hairpin && !settings.isolated);
+    }
+
+    #[test]
+    fn keys_match_in_any_case() {
+        let settings = settle(r#"{"BRIDGE": "br9", "ISGATEWAY": true, "Mtu": 1400}"#).unwrap();
+        assert_eq!(settings.bridge.as_str(), "br9");
+        assert_eq!(settings.gateway, Gateway::Address);
+        assert_eq!(settings.mtu, Some(1400.try_into().unwrap()));
+    }
+
+    #[test]
+    fn trunks_are_sorted_and_without_duplicates() {
+        let settings = settle(r#"{"vlanTrunk": [{"id": 7}, {"minID": 3, "maxID": 5}, {"id": 4}]}"#).unwrap();
+        let Vlans::Port { untagged: None, tagged, keep_default: true } = settings.vlans else { panic!() };
+        assert_eq!(tagged.iter().map(|id| id.get()).collect::<Vec<_>>(), [3, 4, 5, 7]);
+    }
+
+    #[test]
+    fn bad_configurations_get_the_reference_plugins_texts() {
+        let table = [
+            (r#"{"vlan": 5000}"#, "invalid VLAN ID 5000 (must be between 0 and 4094)"),
+            (r#"{"vlan": -100}"#, "invalid VLAN ID -100 (must be between 0 and 4094)"),
+            (r#"{"vlanTrunk": [{"minID": 0, "maxID": 1}]}"#, "incorrect trunk minID parameter"),
+            (r#"{"vlanTrunk": [{"minID": 1, "maxID": 4095}]}"#, "incorrect trunk maxID parameter"),
+            (
+                r#"{"vlanTrunk": [{"minID": 9, "maxID": 8}]}"#,
+                "minID is greater than maxID in trunk parameter",
+            ),
+            (
+                r#"{"vlanTrunk": [{"maxID": 8}]}"#,
+                "minID and maxID should be configured simultaneously, minID is missing",
+            ),
+            (
+                r#"{"vlanTrunk": [{"minID": 8}]}"#,
+                "minID and maxID should be configured simultaneously, maxID is missing",
+            ),
+            (r#"{"vlanTrunk": [{"id": 4095}]}"#, "incorrect trunk id parameter"),
+            (
+                r#"{"hairpinMode": true, "promiscMode": true}"#,
+                "cannot set hairpin mode and promiscuous mode at the same time",
+            ),
+            (
+                r#"{"disableContainerInterface": true}"#,
+                "cannot use IPAM when DisableContainerInterface flag is set",
+            ),
+            (r#"{"mtu": -1}"#, "MTU -1 is not between 68 and 65535"),
+            (
+                r#"{"bridge": "a/b"}"#,
+                "bridge \"a/b\": interface name contains / or : or whitespace characters",
+            ),
+            (
+                r#"{"bridge": "br0123456789abc", "vlan": 9, "isGateway": true}"#,
+                "bridge br0123456789abc is too long a name for its gateway in VLAN 9: interface name is too long",
+            ),
+            (r#"{"ipMasq": true, "ipMasqBackend": "pf"}"#, "unknown ipmasq backend \"pf\""),
+        ];
+        for (json, text) in table {
+            assert_eq!(settle(json).unwrap_err().to_string(), text, "{json}");
+        }
+    }
+}

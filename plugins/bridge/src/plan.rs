@@ -1,0 +1,205 @@
+//! What a container on a bridge needs, as plans.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use weft_cni::{Code, Failure, IpConfig, Route};
+use weft_firewall::{Backend, Fragment, Masquerade, SpoofCheck};
+use weft_model::{Endpoint, IfName, VlanId};
+use weft_plan::{Address, BridgeVlan, Conflict, Link, Peer, Plan, Port, Sysctl, VlanRange};
+use weft_plugin::Leases;
+
+use crate::conf::{Gateway, Settings, Vlans};
+
+/// Returns what needs no address: the bridge and the container's veth pair.
+pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
+    let mut plan = Plan::new();
+    plan.network(bridge(settings));
+    // A router advertisement from a container must not reconfigure the host (CVE-2020-13401).
+    plan.network(Sysctl::attempt(format!("net/ipv6/conf/{}/accept_ra", settings.bridge), "0"));
+    let host_end = endpoint.host_ifname();
+    let port =
+        Port { bridge: settings.bridge.clone(), hairpin: settings.hairpin, isolated: settings.isolated };
+    let peer = Peer::container(&endpoint.ifname).mac(settings.mac);
+    plan.host(Link::veth(&host_end, peer).mtu(settings.mtu).port(port).up(true));
+    if let Vlans::Port { untagged, tagged, keep_default } = &settings.vlans {
+        plan.host(BridgeVlan::port(&host_end, ranges(*untagged, tagged)).keep_default(*keep_default));
+    }
+    if settings.spoof_check {
+        let endpoint = endpoint.clone();
+        plan.host(Fragment::SpoofCheck(SpoofCheck { host_ifname: host_end, mac: settings.mac, endpoint }));
+    }
+    plan
+}
+
+/// Completes what the IPAM plugin returned.
+pub(crate) fn resolve(settings: &Settings, mut leases: Leases) -> Result<Leases, Failure> {
+    if settings.addressed && leases.ips.is_empty() {
+        return Err(Failure::text(Code::Internal, "IPAM plugin returned missing IP config"));
+    }
+    if settings.gateway != Gateway::None {
+        for ip in &mut leases.ips {
+            ip.gateway = ip.gateway.or_else(|| first_host(ip.address));
+        }
+    }
+    if settings.gateway == Gateway::DefaultRoute {
+        for v4 in [true, false] {
+            leases.routes.extend(default_route(&leases, v4));
+        }
+    }
+    Ok(leases)
+}
+
+/// The default route of one family, unless the IPAM plugin has given one with a gateway.
+fn default_route(leases: &Leases, v4: bool) -> Option<Route> {
+    let given = |route: &Route| route.dst.prefix() == 0 && route.dst.is_ipv4() == v4 && route.gw.is_some();
+    if leases.routes.iter().any(given) {
+        return None;
+    }
+    let gateway = leases.ips.iter().filter(|ip| ip.address.is_ipv4() == v4).find_map(|ip| ip.gateway)?;
+    let any = if v4 { IpNetwork::new([0; 4].into(), 0) } else { IpNetwork::new([0; 16].into(), 0) };
+    Some(Route::new(any.ok()?, Some(gateway)))
+}
+
+/// Returns what is built on the links once addresses are known.
+pub(crate) fn addresses(settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Plan {
+    let mut plan = Plan::new();
+    let ifname = &endpoint.ifname;
+    if settings.container_up {
+        if settings.addressed {
+            plan.container(Sysctl::attempt(format!("net/ipv4/conf/{ifname}/arp_notify"), "1"));
+        }
+        if leases.ips.iter().any(|ip| ip.address.is_ipv6()) {
+            // Without probing, the link-local address is usable at once, too.
+            let probes = if settings.dad { "1" } else { "0" };
+            plan.container(Sysctl::attempt(format!("net/ipv6/conf/{ifname}/accept_dad"), probes));
+        }
+        plan.container(Link::existing(ifname).up(true));
+    }
+    leases.configure(&mut plan, ifname, settings.dad);
+    plan.extend(gateway(settings, leases).steps);
+    if let Some(backend) = settings.masquerade {
+        let addresses = leases.addresses();
+        let fragment = masquerade(settings, backend, Some(endpoint), &addresses);
+        // Upstream's layouts have a rule for each address, which goes with the container.
+        if backend.is_per_attachment() {
+            plan.host(fragment);
+        } else {
+            plan.network(fragment);
+        }
+    }
+    plan
+}
+
+fn masquerade(
+    settings: &Settings,
+    backend: Backend,
+    of: Option<&Endpoint>,
+    addresses: &[IpNetwork],
+) -> Fragment {
+    Fragment::Masquerade(Masquerade {
+        network: settings.network.clone(),
+        subnets: addresses.iter().map(subnet).collect(),
+        endpoint: of.cloned(),
+        addresses: addresses.to_vec(),
+        backend,
+        claims: settings.claims.clone(),
+    })
+}
+
+/// The gateway's addresses on the bridge, or on a link of its own inside the containers' VLAN.
+fn gateway(settings: &Settings, leases: &Leases) -> Plan {
+    let mut plan = Plan::new();
+    if settings.gateway == Gateway::None {
+        return plan;
+    }
+    let mut carrier = settings.bridge.clone();
+    if let Ok(Some((name, vlan))) = settings.vlan_gateway_name() {
+        plan.extend(vlan_link(settings, &name, vlan).steps);
+        carrier = name;
+    }
+    let conflict = if settings.force_address { Conflict::Replace } else { Conflict::Refuse };
+    let mut families = BTreeSet::new();
+    for IpConfig { address, gateway, .. } in &leases.ips {
+        let Some(network) = gateway.and_then(|ip| IpNetwork::new(ip, address.prefix()).ok()) else {
+            continue;
+        };
+        plan.network(Address::on(&carrier, network).conflict(conflict));
+        families.insert(if network.is_ipv4() {
+            "net/ipv4/ip_forward"
+        } else {
+            "net/ipv6/conf/all/forwarding"
+        });
+    }
+    for key in families {
+        plan.network(Sysctl::set(key, "1"));
+    }
+    plan
+}
+
+/// A veth pair inside the host: `<bridge>.<vlan>` carries the address, its other end is a port in the VLAN.
+fn vlan_link(settings: &Settings, carrier: &IfName, vlan: VlanId) -> Plan {
+    let mut plan = Plan::new();
+    let port_end = port_end_name(settings, carrier);
+    let port = Port::of(&settings.bridge);
+    plan.network(Link::veth(&port_end, Peer::host(carrier)).mtu(settings.mtu).port(port).up(true));
+    let keep = matches!(settings.vlans, Vlans::Port { keep_default: true, .. });
+    plan.network(BridgeVlan::port(&port_end, vec![VlanRange::access(vlan)]).keep_default(keep));
+    plan.network(Link::existing(carrier).up(true));
+    plan
+}
+
+/// Returns what the network's containers share, for its removal.
+pub(crate) fn network(settings: &Settings) -> Plan {
+    let mut plan = Plan::new();
+    plan.network(bridge(settings));
+    if let Ok(Some((carrier, vlan))) = settings.vlan_gateway_name() {
+        plan.extend(vlan_link(settings, &carrier, vlan).steps);
+    }
+    if let Some(backend) = settings.masquerade {
+        plan.network(masquerade(settings, backend, None, &[]));
+    }
+    plan
+}
+
+fn bridge(settings: &Settings) -> Link {
+    Link::bridge(&settings.bridge)
+        .mtu(settings.mtu)
+        .vlan_filtering(settings.vlans != Vlans::Off)
+        .promisc(settings.promisc)
+        .up(true)
+}
+
+/// The port's VLANs as ranges: the untagged one, then the tagged ones, neighbours joined.
+fn ranges(untagged: Option<VlanId>, tagged: &BTreeSet<VlanId>) -> Vec<VlanRange> {
+    let mut ranges: Vec<VlanRange> = Vec::new();
+    for &vlan in tagged.iter().filter(|vlan| Some(**vlan) != untagged) {
+        match ranges.last_mut() {
+            Some(range) if range.last.get() + 1 == vlan.get() => range.last = vlan,
+            _ => ranges.push(VlanRange::tagged(vlan, vlan)),
+        }
+    }
+    untagged.map(VlanRange::access).into_iter().chain(ranges).collect()
+}
+
+/// The other end of the VLAN's gateway link: derived, so that it is found again.
+fn port_end_name(settings: &Settings, carrier: &IfName) -> IfName {
+    IfName::derived(&[settings.bridge.as_str(), carrier.as_str()])
+}
+
+/// The network an address is in.
+fn subnet(address: &IpNetwork) -> IpNetwork {
+    IpNetwork::new(address.network(), address.prefix()).unwrap_or(*address)
+}
+
+/// The first address after the network's own, which is the gateway where nobody names one.
+fn first_host(address: IpNetwork) -> Option<IpAddr> {
+    match address.network() {
+        IpAddr::V4(network) => u32::from(network).checked_add(1).map(|ip| IpAddr::V4(ip.into())),
+        IpAddr::V6(network) => u128::from(network).checked_add(1).map(|ip| IpAddr::V6(ip.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

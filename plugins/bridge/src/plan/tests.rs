@@ -1,0 +1,163 @@
+//! Plans as text: what a reviewer reads.
+
+use std::path::PathBuf;
+
+use weft_cni::{NetworkResult, Version};
+use weft_model::{Endpoint, Mtu};
+use weft_plugin::Leases;
+
+use crate::conf::{Conf, Settings, Surroundings};
+
+fn settings(json: &str) -> Settings {
+    let conf: Conf = weft_cni::json::from_slice(json.as_bytes()).unwrap();
+    let around = Surroundings {
+        network: "net".parse().unwrap(),
+        addressed: !json.contains("L2"),
+        mac: Some("02:00:00:00:00:07".parse().unwrap()),
+        uplink_mtu: Some(Mtu::ETHERNET),
+        claims: PathBuf::new(),
+    };
+    conf.settle(around).unwrap()
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint {
+        network: "net".parse().unwrap(),
+        container: "red".parse().unwrap(),
+        ifname: "eth0".parse().unwrap(),
+    }
+}
+
+fn leases(ips: &str) -> Leases {
+    let json = format!(r#"{{"cniVersion": "1.1.0", "ips": {ips}}}"#);
+    let result = NetworkResult::from_value(&serde_json::from_str(&json).unwrap(), Version::LATEST).unwrap();
+    Leases { ips: result.ips, routes: result.routes, dns: result.dns }
+}
+
+fn whole(json: &str, ips: &str) -> String {
+    let settings = settings(json);
+    let leases = super::resolve(&settings, leases(ips)).unwrap();
+    let links = super::links(&settings, &endpoint());
+    let addresses = super::addresses(&settings, &endpoint(), &leases);
+    format!("{links}--\n{addresses}")
+}
+
+const V4: &str = r#"[{"address": "10.90.0.7/24", "gateway": "10.90.0.1"}]"#;
+
+#[test]
+fn a_layer_2_port() {
+    insta::assert_snapshot!(whole(r#"{"bridge": "br0", "L2": 1}"#, "[]"), @r#"
+    network    link br0 type bridge mtu 1500 up
+    network    sysctl net/ipv6/conf/br0/accept_ra = 0 if present
+    host       link veth6355b07527c peer container:eth0 mtu 1500 peer-mac 02:00:00:00:00:07 master br0 up
+    --
+    container  link eth0 up
+    "#);
+}
+
+#[test]
+fn a_gateway_with_masquerading() {
+    let conf = r#"{"bridge": "br0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true}"#;
+    insta::assert_snapshot!(whole(conf, V4), @r#"
+    network    link br0 type bridge mtu 1500 up
+    network    sysctl net/ipv6/conf/br0/accept_ra = 0 if present
+    host       link veth6355b07527c peer container:eth0 mtu 1500 peer-mac 02:00:00:00:00:07 master br0 hairpin up
+    --
+    container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
+    container  link eth0 up
+    container  addr 10.90.0.7/24 dev eth0
+    container  route default via 10.90.0.1 dev eth0
+    network    addr 10.90.0.1/24 dev br0 alone
+    network    sysctl net/ipv4/ip_forward = 1
+    network    masquerade 10.90.0.0/24 of net by weft
+    "#);
+}
+
+#[test]
+fn both_families_and_no_gateway_given() {
+    let conf = r#"{"isDefaultGateway": true, "mtu": 1400, "forceAddress": true}"#;
+    let ips = r#"[{"address": "10.90.0.7/24"}, {"address": "fd00:90::7/64"}]"#;
+    insta::assert_snapshot!(whole(conf, ips), @r#"
+    network    link cni0 type bridge mtu 1400 up
+    network    sysctl net/ipv6/conf/cni0/accept_ra = 0 if present
+    host       link veth6355b07527c peer container:eth0 mtu 1400 peer-mac 02:00:00:00:00:07 master cni0 up
+    --
+    container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
+    container  sysctl net/ipv6/conf/eth0/accept_dad = 0 if present
+    container  link eth0 up
+    container  addr 10.90.0.7/24 dev eth0
+    container  addr fd00:90::7/64 dev eth0
+    container  route default via 10.90.0.1 dev eth0
+    container  route default via fd00:90::1 dev eth0
+    network    addr 10.90.0.1/24 dev cni0 replacing others
+    network    addr fd00:90::1/64 dev cni0 replacing others
+    network    sysctl net/ipv4/ip_forward = 1
+    network    sysctl net/ipv6/conf/all/forwarding = 1
+    "#);
+}
+
+#[test]
+fn a_port_in_a_vlan_and_a_trunk() {
+    let conf = r#"{"bridge": "br0", "vlan": 100, "vlanTrunk": [{"minID": 5, "maxID": 9}, {"id": 20}], "isGateway": true}"#;
+    insta::assert_snapshot!(whole(conf, V4), @r#"
+    network    link br0 type bridge mtu 1500 vlan-filtering up
+    network    sysctl net/ipv6/conf/br0/accept_ra = 0 if present
+    host       link veth6355b07527c peer container:eth0 mtu 1500 peer-mac 02:00:00:00:00:07 master br0 up
+    host       vlan dev veth6355b07527c 100 pvid untagged, 5-9 tagged, 20 tagged
+    --
+    container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
+    container  link eth0 up
+    container  addr 10.90.0.7/24 dev eth0
+    network    link veth9f9ead047f5 peer host:br0.100 mtu 1500 master br0 up
+    network    vlan dev veth9f9ead047f5 100 pvid untagged
+    network    link br0.100 up
+    network    addr 10.90.0.1/24 dev br0.100 alone
+    network    sysctl net/ipv4/ip_forward = 1
+    "#);
+}
+
+#[test]
+fn every_port_flag() {
+    let conf = r#"{"portIsolation": true, "macspoofchk": true, "promiscMode": true, "enabledad": true}"#;
+    insta::assert_snapshot!(whole(conf, r#"[{"address": "fd00:90::7/64"}]"#), @r#"
+    network    link cni0 type bridge mtu 1500 promisc up
+    network    sysctl net/ipv6/conf/cni0/accept_ra = 0 if present
+    host       link veth6355b07527c peer container:eth0 mtu 1500 peer-mac 02:00:00:00:00:07 master cni0 isolated up
+    host       spoof check veth6355b07527c only from 02:00:00:00:00:07
+    --
+    container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
+    container  sysctl net/ipv6/conf/eth0/accept_dad = 1 if present
+    container  link eth0 up
+    container  addr fd00:90::7/64 dev eth0 dad
+    "#);
+}
+
+#[test]
+fn upstreams_layouts_belong_to_the_attachment() {
+    let conf = r#"{"isGateway": true, "ipMasq": true, "ipMasqBackend": "nftables"}"#;
+    insta::assert_snapshot!(whole(conf, V4), @r#"
+    network    link cni0 type bridge mtu 1500 up
+    network    sysctl net/ipv6/conf/cni0/accept_ra = 0 if present
+    host       link veth6355b07527c peer container:eth0 mtu 1500 peer-mac 02:00:00:00:00:07 master cni0 up
+    --
+    container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
+    container  link eth0 up
+    container  addr 10.90.0.7/24 dev eth0
+    network    addr 10.90.0.1/24 dev cni0 alone
+    network    sysctl net/ipv4/ip_forward = 1
+    host       masquerade 10.90.0.7/24 of net by nftables
+    "#);
+}
+
+#[test]
+fn the_networks_part() {
+    let conf =
+        r#"{"bridge": "br0", "vlan": 7, "isGateway": true, "ipMasq": true, "ipMasqBackend": "nftables"}"#;
+    insta::assert_snapshot!(super::network(&settings(conf)).to_string(), @r#"
+    network    link br0 type bridge mtu 1500 vlan-filtering up
+    network    link vethe5cbce865d2 peer host:br0.7 mtu 1500 master br0 up
+    network    vlan dev vethe5cbce865d2 7 pvid untagged
+    network    link br0.7 up
+    network    masquerade of net by nftables
+    "#);
+}
