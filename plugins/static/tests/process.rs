@@ -128,6 +128,15 @@ fn add_prints_the_addresses_in_the_configurations_version() {
 }
 
 #[test]
+fn the_readmes_configuration_works() {
+    let readme = include_str!("../README.md");
+    let conf = readme.split("```").nth(1).unwrap().strip_prefix("json").unwrap();
+    let (code, stdout) = run("ADD", &[], conf);
+    assert_eq!(code, 0, "{stdout}");
+    assert!(stdout.contains("3ffe:ffff:0:1ff::1/64") && stdout.contains("8.8.8.8"), "{stdout}");
+}
+
+#[test]
 fn the_runtimes_addresses_replace_the_configured_ones() {
     let more = r#""runtimeConfig":{"ips":["10.10.0.7/24"]},"#;
     let (code, stdout) = run("ADD", &[("CNI_ARGS", "IP=10.10.0.8/24")], &conf("1.0.0", more));
