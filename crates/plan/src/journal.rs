@@ -81,9 +81,9 @@ impl Journal {
     /// forwarding that this one was first to set up.
     pub fn undo(&mut self, kernel: &mut Kernel) -> Vec<Leftover> {
         let mut left = Vec::new();
-        let mut joined = None;
+        let joined = self.entries.iter().any(|entry| entry.shared) && self.has_new_ports(kernel);
         for Entry { undo, shared } in std::mem::take(&mut self.entries).into_iter().rev() {
-            if shared && *joined.get_or_insert_with(|| self.has_new_ports(kernel)) {
+            if shared && joined {
                 continue;
             }
             let what = undo.to_string();
@@ -97,8 +97,12 @@ impl Journal {
     fn has_new_ports(&self, kernel: &mut Kernel) -> bool {
         let Some(Ports { bridge, indices }) = &self.ports else { return false };
         let now = kernel.socket(Place::Host).and_then(|socket| Ok(link::ports(socket, *bridge)?));
+        let ours = |wanted| {
+            let mut created = self.entries.iter();
+            created.any(|entry| matches!(entry.undo, Undo::DeleteLink { index, .. } if index == wanted))
+        };
         // In doubt somebody may have.
-        now.map_or(true, |ports| ports.iter().any(|port| !indices.contains(&port.index)))
+        now.map_or(true, |ports| ports.iter().any(|port| !indices.contains(&port.index) && !ours(port.index)))
     }
 }
 

@@ -191,7 +191,7 @@ impl<'a> Ensure<'a> {
     ) -> Result<(), Cause> {
         let reply = replies.of(ticket);
         match (meaning, reply) {
-            (Meaning::Veth(pair), reply) => self.settle_veth(step, *pair, reply.cloned()),
+            (Meaning::Veth(pair), _) => self.settle_veth(step, *pair, ticket, replies),
             (Meaning::Existing { look, name, change }, reply) => {
                 let before = replies.of(look).map_err(|error| no_link(error, step.place, name))?.link()?;
                 reply?;

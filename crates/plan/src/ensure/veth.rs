@@ -1,17 +1,23 @@
 //! Veth pairs.
 
 use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use weft_model::Mac;
 use weft_netlink::link::{self, Change, LinkInfo, NewVeth};
-use weft_netlink::{Batch, Error, Reply, Request};
+use weft_netlink::{Batch, Error, Replies, Request, Ticket};
 
 use super::existing::{inverse, options};
-use super::{Ensure, Meaning, at};
+use super::{Ensure, Meaning, Pending, at};
 use crate::journal::Undo;
 use crate::kernel::{Known, random_mac};
 use crate::{ApplyError, Cause, Lifetime, Link, Peer, Place, Step};
+
+/// How long the kernel may take to clear away a namespace that nobody holds, and how often we look.
+const GOING_LIMIT: Duration = Duration::from_secs(1);
+const GOING_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A pair on its way to the kernel.
 pub(super) struct Pair<'a> {
@@ -20,6 +26,8 @@ pub(super) struct Pair<'a> {
     mac: Mac,
     peer_mac: Mac,
     master: Option<u32>,
+    /// The request behind it that sets the port's options.
+    options: Option<Ticket>,
     /// Whether this is the second attempt.
     again: bool,
 }
@@ -36,19 +44,21 @@ impl<'a> Ensure<'a> {
                 return self.adopt_pair(step, link, peer, master, &found).map_err(at(step));
             }
         }
-        let pair = Pair {
+        let mut pair = Pair {
             link,
             peer,
             mac: link.mac.unwrap_or_else(random_mac),
             peer_mac: peer.mac.unwrap_or_else(random_mac),
             master,
+            options: None,
             again: false,
         };
         let request = self.create(step.place, &pair).map_err(at(step))?;
-        self.queue(step, request, Meaning::Veth(Box::new(pair)))?;
+        let ticket = self.push(step.place, request)?;
         if let Some(port) = link.port.as_ref().filter(|port| port.hairpin || port.isolated) {
-            self.queue(step, link::set_port(&link.name, options(port)), Meaning::Made(None))?;
+            pair.options = Some(self.push(step.place, link::set_port(&link.name, options(port)))?);
         }
+        self.pending.push(Pending { step, ticket, meaning: Meaning::Veth(Box::new(pair)) });
         Ok(())
     }
 
@@ -72,9 +82,10 @@ impl<'a> Ensure<'a> {
         &mut self,
         step: &'a Step,
         pair: Pair<'a>,
-        reply: Result<Reply, Error>,
+        ticket: Ticket,
+        replies: &Replies,
     ) -> Result<(), Cause> {
-        let created = match reply {
+        let created = match replies.of(ticket) {
             Ok(reply) => reply.link()?,
             Err(error) if error.is_exists() && !pair.again => return self.taken(step, pair),
             Err(error) => return Err(pair.refused(error)),
@@ -89,6 +100,9 @@ impl<'a> Ensure<'a> {
         }
         let name = pair.link.name.clone();
         self.note(step, Undo::DeleteLink { place: step.place, name, index: created.index });
+        if let Some(ticket) = pair.options {
+            replies.of(ticket)?;
+        }
         Ok(())
     }
 
@@ -106,7 +120,7 @@ impl<'a> Ensure<'a> {
                 return Err(Cause::OtherKind { name: link.name.clone(), wanted: "veth" });
             }
             Some(found) => {
-                if self.is_in_use(step.place, &found)? {
+                if self.is_at_work(step.place, &found, peer)? {
                     return Err(match self.kernel.exists(peer.place, &peer.name)? {
                         true => Cause::NameTaken { name: link.name.clone(), peer: peer.name.clone() },
                         false => Cause::InUse { name: link.name.clone() },
@@ -125,13 +139,27 @@ impl<'a> Ensure<'a> {
     fn again(&mut self, step: &'a Step, pair: Pair<'a>) -> Result<(), Cause> {
         let mut batch = Batch::new();
         let created = batch.push(self.create(step.place, &pair)?);
-        if let Some(port) = &pair.link.port {
-            batch.push(link::set_port(&pair.link.name, options(port)));
-        }
+        let port = pair.link.port.as_ref();
+        let options = port.map(|port| batch.push(link::set_port(&pair.link.name, options(port))));
         let replies = self.kernel.socket(step.place)?.call(&mut batch)?;
         self.held.clear();
-        self.settle_veth(step, Pair { again: true, ..pair }, replies.of(created).cloned())?;
-        Ok(replies.all()?)
+        self.settle_veth(step, Pair { again: true, options, ..pair }, created, &replies)
+    }
+
+    /// Returns whether a pair we find under our name is at work, giving a namespace that is on its way
+    /// out the time to go.
+    fn is_at_work(&mut self, place: Place, found: &LinkInfo, peer: &Peer) -> Result<bool, Cause> {
+        let deadline = Instant::now() + GOING_LIMIT;
+        loop {
+            if !self.is_in_use(place, found)? {
+                return Ok(false);
+            }
+            // In our own container nothing is on its way out.
+            if Instant::now() > deadline || self.kernel.exists(peer.place, &peer.name)? {
+                return Ok(true);
+            }
+            thread::sleep(GOING_INTERVAL);
+        }
     }
 
     /// Returns whether a pair we find under our name is at work.
@@ -141,10 +169,13 @@ impl<'a> Ensure<'a> {
     /// kernel does later and in its own time: then its id leads nowhere. Whatever else is up is in use,
     /// and taking it away would cut off a container that is none of this ADD's business.
     fn is_in_use(&mut self, place: Place, found: &LinkInfo) -> Result<bool, Cause> {
-        if !found.operational {
+        let Some(now) = self.kernel.socket(place)?.link(link::get_index(found.index))? else {
+            return Ok(false);
+        };
+        if !now.operational {
             return Ok(false);
         }
-        match (found.peer_netns, found.peer) {
+        match (now.peer_netns, now.peer) {
             (None, _) => Ok(true),
             (Some(id), Some(index)) if id >= 0 => {
                 Ok(self.kernel.socket(place)?.request(link::get_elsewhere(id, index)).is_ok())
