@@ -1,3 +1,51 @@
 //! The `weft` command: parses, calls the manager, prints. It decides nothing.
 
-fn main() {}
+mod args;
+mod network;
+mod plugin;
+mod ps;
+mod report;
+mod table;
+mod template;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use weft_manager::Manager;
+use weft_state::Root;
+
+use args::{Cli, Command};
+use report::Report;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut report = Report::default();
+    if let Command::Completion { shell } = cli.command {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "weft", &mut script);
+        report.print(&String::from_utf8_lossy(&script));
+        return report.exit();
+    }
+    let Some(root) = absolute(cli.root, &mut report) else { return report.exit() };
+    if let Some(manager) = report.take(Manager::open(root)) {
+        match cli.command {
+            Command::Network(command) => network::run(&manager, command, &mut report),
+            Command::Ps(command) => ps::run(&manager, &command, &mut report),
+            Command::Plugin(command) => plugin::run(&manager, command, &mut report),
+            Command::Completion { .. } => {}
+        }
+    }
+    report.exit()
+}
+
+/// Returns the root with a path that means the same in every process.
+fn absolute(root: Option<std::path::PathBuf>, report: &mut Report) -> Option<Root> {
+    let dir = root.filter(|dir| !dir.as_os_str().is_empty());
+    match dir.map(std::path::absolute).transpose() {
+        Ok(dir) => Some(Root::new(dir)),
+        Err(error) => {
+            report.usage(format!("--root: {error}"));
+            None
+        }
+    }
+}

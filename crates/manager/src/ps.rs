@@ -3,6 +3,7 @@
 use weft_state::attachment::Record;
 
 use crate::attachments::name_of;
+use crate::inspect::mac_of;
 use crate::{Liveness, Manager, order};
 
 /// An attachment as it is listed.
@@ -34,5 +35,12 @@ impl Manager {
             order::natural(&a, &b).then_with(|| order::natural(&a_if, &b_if))
         });
         all
+    }
+}
+
+impl Attached {
+    /// Returns the MAC address of the container's interface, as the plugins reported it.
+    pub fn mac(&self) -> Option<&str> {
+        mac_of(&self.record)
     }
 }

@@ -1,0 +1,305 @@
+//! What a person may type.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use ipnetwork::IpNetwork;
+use weft_cni::address;
+use weft_model::{IfName, Mac};
+
+/// Container networks without a daemon
+///
+/// A container is a network namespace: a name made with `ip netns add`, the path of a namespace file, or pid:NUMBER.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, propagate_version = true, infer_long_args = false, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Keep all state below this directory
+    #[arg(long, global = true, env = "WEFT_ROOT", value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create and remove networks, connect containers
+    #[command(subcommand)]
+    Network(Network),
+    /// List every attachment: container, network, addresses
+    Ps(Ps),
+    /// Show drivers and their options
+    #[command(subcommand)]
+    Plugin(Plugin),
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Network {
+    /// Create a network and print its id
+    Create(Box<Create>),
+    /// List networks
+    #[command(visible_alias = "list")]
+    Ls(Ls),
+    /// Show everything about networks, as JSON
+    Inspect(Inspect),
+    /// Connect a container to a network
+    Connect(Box<Connect>),
+    /// Disconnect a container from a network
+    Disconnect(Disconnect),
+    /// Remove networks
+    #[command(visible_alias = "remove")]
+    Rm(Rm),
+    /// Remove all networks no container is connected to
+    Prune(Prune),
+    /// Tell by the exit code whether a network exists
+    Exists {
+        /// Name or id
+        network: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// The network's name
+    pub(crate) name: String,
+    /// The driver (see `weft plugin ls`)
+    #[arg(short, long)]
+    pub(crate) driver: Option<String>,
+    /// A subnet; a free one is chosen otherwise
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = cidr)]
+    pub(crate) subnet: Vec<IpNetwork>,
+    /// The gateway of the subnet that contains it
+    #[arg(long, value_name = "IP", value_delimiter = ',', value_parser = ip)]
+    pub(crate) gateway: Vec<IpAddr>,
+    /// The part of a subnet that addresses are allocated from
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = cidr)]
+    pub(crate) ip_range: Vec<IpNetwork>,
+    /// An address that is never allocated
+    #[arg(long, value_name = "NAME=IP", value_delimiter = ',', value_parser = named_ip)]
+    pub(crate) aux_address: Vec<(String, IpAddr)>,
+    /// Give containers IPv4 addresses; unless only IPv6 subnets are given, they get them anyway
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) ipv4: Option<bool>,
+    /// Give containers IPv6 addresses, from a private /64 unless a subnet is given
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) ipv6: Option<bool>,
+    /// Cut the network off from the outside
+    #[arg(long)]
+    pub(crate) internal: bool,
+    /// A label
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) label: Vec<(String, String)>,
+    /// An option of the driver (see `weft plugin describe`)
+    #[arg(short, long = "opt", value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) opt: Vec<(String, String)>,
+    /// A name server for the containers
+    #[arg(long, value_name = "IP", value_delimiter = ',', value_parser = ip)]
+    pub(crate) dns: Vec<IpAddr>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    /// Only those that match: name, id, driver, label, label!, scope, type, dangling, until
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
+    /// `table`, `json`, a template such as '{{.Name}}', or `table` and a template
+    #[arg(long)]
+    pub(crate) format: Option<String>,
+    /// Show whole ids
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// Show ids only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Names or ids
+    #[arg(required = true, value_name = "NETWORK")]
+    pub(crate) networks: Vec<String>,
+    /// `json`, or a template such as '{{.Name}}'
+    #[arg(short, long)]
+    pub(crate) format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Connect {
+    /// The network's name or id
+    pub(crate) network: String,
+    /// The container: a name made with `ip netns add`, a path, or pid:NUMBER
+    pub(crate) netns: String,
+    /// The container's id, if not the one that follows from NETNS
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// The container's name on the network; whoever comes back by it gets its address back
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// One more name
+    #[arg(long)]
+    pub(crate) alias: Vec<String>,
+    /// The IPv4 address
+    #[arg(long, value_parser = ipv4)]
+    pub(crate) ip: Option<Ipv4Addr>,
+    /// The IPv6 address
+    #[arg(long, value_parser = ipv6)]
+    pub(crate) ip6: Option<Ipv6Addr>,
+    /// The MAC address
+    #[arg(long, visible_alias = "mac-address")]
+    pub(crate) mac: Option<Mac>,
+    /// The interface's name inside the container; eth0, eth1 ... otherwise
+    #[arg(long, value_name = "NAME")]
+    pub(crate) interface: Option<IfName>,
+    /// The network with the highest number provides the default gateway
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_name = "NUMBER")]
+    pub(crate) gw_priority: i64,
+    /// A setting of the interface, such as net.ipv4.conf.IFNAME.forwarding=1
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) sysctl: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Disconnect {
+    /// The network's name or id
+    pub(crate) network: String,
+    /// The container, or its name on the network
+    pub(crate) netns: String,
+    /// The container's id, if not the one that follows from NETNS
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// Forget the connection even if a plugin fails
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rm {
+    /// Names or ids
+    #[arg(required = true, value_name = "NETWORK")]
+    pub(crate) networks: Vec<String>,
+    /// Disconnect containers first; a network that does not exist is no error
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Only those that match: label, label!, until
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// `table`, `json`, a template such as '{{.Container}}', or `table` and a template
+    #[arg(long)]
+    pub(crate) format: Option<String>,
+    /// Show container ids only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Plugin {
+    /// List the plugins found
+    Ls {
+        /// `table`, `json`, a template such as '{{.Type}}', or `table` and a template
+        #[arg(long)]
+        format: Option<String>,
+    },
+    /// Show what a plugin is for and its options
+    Describe {
+        /// The plugin's type
+        #[arg(value_name = "TYPE")]
+        kind: String,
+        /// `json`
+        #[arg(short, long, value_parser = ["json"])]
+        format: Option<String>,
+    },
+}
+
+fn cidr(text: &str) -> Result<IpNetwork, String> {
+    address::parse_cidr(text).map_err(|error| error.to_string())
+}
+
+fn ip(text: &str) -> Result<IpAddr, String> {
+    address::parse_ip(text).map_err(|error| error.to_string())
+}
+
+fn ipv4(text: &str) -> Result<Ipv4Addr, String> {
+    match ip(text)? {
+        IpAddr::V4(ip) => Ok(ip),
+        IpAddr::V6(_) => Err("an IPv4 address is expected; --ip6 takes the other kind".into()),
+    }
+}
+
+fn ipv6(text: &str) -> Result<Ipv6Addr, String> {
+    match ip(text)? {
+        IpAddr::V6(ip) => Ok(ip),
+        IpAddr::V4(_) => Err("an IPv6 address is expected; --ip takes the other kind".into()),
+    }
+}
+
+/// DOCKER: a key alone has an empty value.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    match key.is_empty() {
+        true => Err("key=value is expected".into()),
+        false => Ok((key.into(), value.into())),
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = pair(text).map_err(|_| format!("invalid label '{text}': empty name"))?;
+    match key.contains(char::is_whitespace) {
+        true => Err(format!("label '{key}' contains whitespaces")),
+        false => Ok((key, value)),
+    }
+}
+
+fn named_ip(text: &str) -> Result<(String, IpAddr), String> {
+    let (name, address) = pair(text)?;
+    Ok((name, ip(&address)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn values_are_checked_where_they_are_typed() {
+        let parse = |args: &[&str]| Cli::try_parse_from(["weft"].iter().chain(args));
+        assert!(parse(&["network", "create", "--subnet", "10.1.0.0/24,fd01::/64", "-o", "a", "n1"]).is_ok());
+        assert!(parse(&["network", "connect", "--gw-priority", "-3", "n1", "red"]).is_ok());
+        for bad in [
+            &["network", "create", "--subnet", "10.1.0.0", "n1"][..],
+            &["network", "create", "--subnet", "10.1.0.0/33", "n1"],
+            &["network", "create", "--label", "=x", "n1"],
+            &["network", "create", "--label", "a b=x", "n1"],
+            &["network", "create", "--aux-address", "router", "n1"],
+            &["network", "create"],
+            &["network", "connect", "--ip", "fd01::1", "n1", "red"],
+            &["network", "connect", "--mac", "02:00", "n1", "red"],
+            &["network", "connect", "--interface", "a/b", "n1", "red"],
+            &["network", "ls", "extra"],
+        ] {
+            assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad:?}");
+        }
+    }
+}

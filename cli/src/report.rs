@@ -1,0 +1,73 @@
+//! What goes to standard error, and the exit code that goes with it.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use weft_manager::{Error, Kind};
+
+/// Collects failures: each on a line of its own, the first one's kind as the exit code.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    code: u8,
+}
+
+impl Report {
+    /// Says why something was not done.
+    pub(crate) fn error(&mut self, error: &Error) {
+        say(&format!("weft: {error}"));
+        if let Some(hint) = error.hint() {
+            say(&format!("hint: {hint}"));
+        }
+        self.fail(match error.kind() {
+            Kind::Failed => 1,
+            Kind::Usage => 2,
+            Kind::NotFound => 3,
+            Kind::Conflict => 4,
+        });
+    }
+
+    /// Says that the command makes no sense.
+    pub(crate) fn usage(&mut self, what: impl std::fmt::Display) {
+        say(&format!("weft: {what}"));
+        self.fail(2);
+    }
+
+    /// Says something that does not make the command fail.
+    pub(crate) fn warn(&self, what: impl std::fmt::Display) {
+        say(&format!("weft: {what}"));
+    }
+
+    /// Makes the command fail without saying anything.
+    pub(crate) fn fail(&mut self, code: u8) {
+        if self.code == 0 {
+            self.code = code;
+        }
+    }
+
+    /// Reports a failure if there is one.
+    pub(crate) fn take<T>(&mut self, outcome: Result<T, Error>) -> Option<T> {
+        outcome.map_err(|error| self.error(&error)).ok()
+    }
+
+    /// Prints the result. A reader that went away is no failure.
+    pub(crate) fn print(&mut self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                say(&format!("weft: cannot write the result: {error}"));
+                self.fail(1);
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns the exit code.
+    pub(crate) fn exit(self) -> ExitCode {
+        self.code.into()
+    }
+}
+
+/// Prints a line for people. Where nobody listens, nothing can be done about it.
+pub(crate) fn say(line: &str) {
+    writeln!(std::io::stderr(), "{line}").ok();
+}
