@@ -157,8 +157,8 @@ fn firewall() -> Vec<String> {
     lines
 }
 
-/// Every file under the root with its mode and content, but for locks and the allocator's memory of where it
-/// was, which are meant to stay.
+/// Every file under the root with its mode and content, but for locks and the allocator's own memory (its index
+/// and where it was), which are meant to stay.
 fn files(root: &Path) -> Vec<String> {
     let mut found = BTreeMap::new();
     walk(root, root, &mut found);
@@ -168,12 +168,14 @@ fn files(root: &Path) -> Vec<String> {
 fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
+        let last = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() {
-            walk(root, &path, found);
+            if last != ".index" {
+                walk(root, &path, found);
+            }
             continue;
         }
         let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-        let last = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if last == "lock" || last.starts_with("last_reserved_ip.") || name.starts_with("run/weft/locks/") {
             continue;
         }

@@ -52,4 +52,9 @@ impl Driver for Loopback {
     fn keeps_records(&self) -> bool {
         false
     }
+
+    /// Runtimes call it alone or in any place of a chain.
+    fn is_chained(&self) -> bool {
+        true
+    }
 }

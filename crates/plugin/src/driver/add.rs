@@ -1,6 +1,6 @@
 //! ADD: everything the plan says, or nothing.
 
-use weft_cni::{Code, Failure, NetworkResult};
+use weft_cni::{Code, Dns, Failure, NetworkResult};
 use weft_netns::Netns;
 use weft_plan::{Journal, Kernel, Place};
 use weft_state::attachment::{Record, Records, State};
@@ -54,6 +54,10 @@ fn connect<D: Driver>(
 
     let leases = leases?.map(|result| Leases { ips: result.ips, routes: result.routes, dns: result.dns });
     let mut leases = driver.resolve(settings, leases.unwrap_or_default())?;
+    // A network's own resolver settings win over the IPAM plugin's; an empty list is a choice too.
+    if attachment.conf.dns != Dns::default() {
+        leases.dns = attachment.conf.dns.clone();
+    }
     request.adjust(&mut leases);
     let mut addresses = driver.addresses(settings, endpoint, &leases);
     request.configure(&mut addresses, &endpoint.ifname);
@@ -68,6 +72,11 @@ fn connect<D: Driver>(
     let netns = attachment.required_netns()?;
     let mut result = result::build(kernel, &[&links, &addresses], netns, leases, &endpoint.ifname);
     driver.report(kernel, &mut result)?;
+    if driver.is_chained()
+        && let Some(previous) = attachment.conf.prev_result()?
+    {
+        result = previous;
+    }
     change.commit(&result)?;
     Ok(result)
 }

@@ -14,14 +14,18 @@ use crate::{Attachment, Call, Verb, delegate};
 pub(super) fn check<D: Driver>(driver: &D, attachment: &Attachment) -> Result<(), Failure> {
     let settings = driver.settings(attachment)?;
     let (request, _) = ContainerRequest::of(attachment)?;
-    let previous = attachment.conf.required_prev_result()?;
+    let previous = match attachment.conf.prev_result()? {
+        None if driver.is_chained() => None,
+        _ => Some(attachment.conf.required_prev_result()?),
+    };
     let path = attachment.required_netns()?;
     let netns = Netns::open(path).map_err(|error| Failure::new(Code::Internal, error))?;
     if attachment.conf.ipam_type().is_some() {
         delegate::run(attachment, Verb::Check)?;
     }
     let endpoint = &attachment.endpoint;
-    let leases = Leases::of_result(&previous, &endpoint.ifname);
+    let leases =
+        previous.as_ref().map(|result| Leases::of_result(result, &endpoint.ifname)).unwrap_or_default();
     let mut plan = driver.links(&settings, endpoint);
     plan.extend(driver.addresses(&settings, endpoint, &leases).steps);
     request.configure(&mut plan, &endpoint.ifname);
@@ -29,7 +33,9 @@ pub(super) fn check<D: Driver>(driver: &D, attachment: &Attachment) -> Result<()
     let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
     let observed = kernel.observe(&plan).map_err(super::kernel_says)?;
     let mut differences: Vec<String> = observed.iter().map(ToString::to_string).collect();
-    differences.extend(interface_differences(&kernel, &plan, &previous, endpoint, path));
+    if let Some(previous) = previous.filter(|_| !driver.is_chained()) {
+        differences.extend(interface_differences(&kernel, &plan, &previous, endpoint, path));
+    }
     if differences.is_empty() { Ok(()) } else { Err(Failure::text(Code::Internal, differences.join("; "))) }
 }
 

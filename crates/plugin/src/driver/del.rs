@@ -29,7 +29,7 @@ pub(super) fn del<D: Driver>(driver: &D, attachment: &Attachment) -> Result<(), 
         problems.push(failure);
     }
     if problems.is_empty()
-        && record.is_some()
+        && driver.keeps_records()
         && let Err(error) = records.remove(endpoint)
     {
         problems.push(Failure::new(Code::Io, error));

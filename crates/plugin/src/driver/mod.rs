@@ -78,6 +78,12 @@ pub trait Driver: Sync {
         true
     }
 
+    /// Returns whether the plugin works on what others made: it passes a previous result on, and CHECK
+    /// needs none.
+    fn is_chained(&self) -> bool {
+        false
+    }
+
     /// Returns the plugins of a conflist for a network of the manager.
     ///
     /// # Errors
