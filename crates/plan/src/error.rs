@@ -76,7 +76,7 @@ pub enum Cause {
     #[error("\"{0}\" is not a sysctl of a network namespace")]
     BadKey(String),
     /// A sysctl cannot be read or written.
-    #[error("{action} /proc/sys/{key}")]
+    #[error("cannot {action} /proc/sys/{key}")]
     Sysctl {
         /// Whether it was read or written.
         action: &'static str,

@@ -58,7 +58,13 @@ pub struct Leftover {
 
 impl fmt::Display for Leftover {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} ({})", self.what, self.cause)
+        write!(out, "{} ({}", self.what, self.cause)?;
+        let mut source = self.cause.source();
+        while let Some(error) = source {
+            write!(out, ": {error}")?;
+            source = error.source();
+        }
+        out.write_str(")")
     }
 }
 

@@ -104,6 +104,10 @@ impl Kernel {
         if link.peer != Some(other.index) || other.peer != Some(link.index) {
             found.push(format!("{title} is not the other end of {} interface {}", peer.place, peer.name));
         }
+        if other.mtu != link.mtu {
+            let title = format!("{} interface {}", peer.place, peer.name);
+            found.push(format!("{title} has MTU {}, not {}", other.mtu, link.mtu));
+        }
         if let Some(mac) = peer.mac.filter(|mac| other.mac != Some(*mac)) {
             let is = other.mac.map_or_else(|| "none".into(), |mac| mac.to_string());
             found.push(format!("{} interface {} has MAC address {is}, not {mac}", peer.place, peer.name));

@@ -1,0 +1,137 @@
+//! A plan that fails half-way leaves everything as it was.
+
+#![cfg(test)]
+
+mod common;
+
+use common::{inside, kernel, lab, make, name, neighbour, net, plan};
+use weft_model::IfName;
+use weft_plan::{Address, Journal, Kernel, Link, Place, Plan, Route, Sysctl};
+use weft_testkit::{Container, Lab};
+
+/// Ensures the first `steps` of the plan and then something impossible, and takes it back.
+fn fail_after(steps: usize, impossible: &Plan, lab: &Lab, red: &Container) {
+    let mut failing = Plan::new();
+    failing.extend(plan().into_iter().take(steps));
+    failing.extend(impossible.clone());
+    let before = (lab.snapshot(), inside(red));
+    let mut kernel = kernel(red);
+    let mut journal = Journal::default();
+    let error = kernel.ensure(&failing, &mut journal).unwrap_err();
+    assert_eq!(*error.step, impossible.steps()[0], "after {steps} steps: {error}");
+    let left = journal.undo(&mut kernel);
+    assert!(left.is_empty(), "after {steps} steps: {left:?}");
+    assert!(journal.is_empty());
+    lab.assert_restored(&before.0);
+    assert_eq!(inside(red), before.1, "after {steps} steps");
+}
+
+/// Steps that fail for different reasons: in a send of their own, in one with others, outside netlink.
+fn impossible() -> Vec<Plan> {
+    let mut plans = vec![Plan::new(), Plan::new(), Plan::new()];
+    plans[0].host(Address::on(&name("nobody"), net("10.0.0.1/8")));
+    plans[1].container(Route::to(net("192.0.2.0/24"), &IfName::loopback()).via("203.0.113.1".parse().ok()));
+    plans[2].container(Sysctl::set("net/ipv4/conf/nobody/arp_notify", "1"));
+    plans
+}
+
+#[test]
+fn on_a_fresh_host_after_each_step() {
+    let (lab, red) = lab();
+    for last in impossible() {
+        for steps in 0..=plan().steps().len() {
+            fail_after(steps, &last, &lab, &red);
+        }
+    }
+}
+
+#[test]
+fn on_a_network_in_use_after_each_step() {
+    let (lab, red) = lab();
+    let blue = lab.container("blue");
+    make(&blue, &neighbour());
+    for steps in 0..=plan().steps().len() {
+        fail_after(steps, &impossible()[0], &lab, &red);
+    }
+    assert!(blue.has_link("eth0"));
+}
+
+#[test]
+fn steps_that_travelled_behind_the_failing_one_are_taken_back_too() {
+    let (lab, red) = lab();
+    let before = (lab.snapshot(), inside(&red));
+    let mut failing = neighbour();
+    let eth0 = name("eth0");
+    failing.container(Route::to(net("10.1.0.0/16"), &eth0).via("192.0.2.1".parse().ok()));
+    failing.container(Route::to(net("10.2.0.0/16"), &eth0).via("10.90.0.1".parse().ok()));
+    failing.container(Link::existing(&IfName::loopback()).up(true));
+    let mut kernel = kernel(&red);
+    let mut journal = Journal::default();
+    let error = kernel.ensure(&failing, &mut journal).unwrap_err();
+    assert!(error.to_string().contains("10.1.0.0/16"), "{error}");
+    assert!(red.ip("route show").contains("10.2.0.0/16"), "the kernel works on after a refusal");
+    assert!(journal.undo(&mut kernel).is_empty());
+    lab.assert_restored(&before.0);
+    assert_eq!(inside(&red), before.1);
+}
+
+#[test]
+fn what_another_container_has_come_to_rely_on_stays() {
+    let (lab, red) = lab();
+    let blue = lab.container("blue");
+    let mut first = kernel(&red);
+    let mut journal = Journal::default();
+    first.ensure(&plan(), &mut journal).unwrap();
+    make(&blue, &neighbour());
+
+    assert!(journal.undo(&mut first).is_empty());
+
+    assert!(!lab.has_link("veth7") && !red.has_link("eth0"), "the attachment is gone");
+    assert!(blue.ping("10.90.0.1"), "the bridge and its address are not");
+    assert_eq!(lab.sysctl("ipv4/ip_forward"), "1");
+}
+
+#[test]
+fn what_cannot_be_taken_back_is_named() {
+    let (lab, red) = lab();
+    let mut first = kernel(&red);
+    let mut journal = Journal::default();
+    let mut only = Plan::new();
+    only.host(Sysctl::set("net/ipv4/ip_forward", "1"));
+    first.ensure(&only, &mut journal).unwrap();
+    lab.sh("mount -o bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys").expect_ok();
+    let left: Vec<_> = journal.undo(&mut first).iter().map(ToString::to_string).collect();
+    let why = "cannot write /proc/sys/net/ipv4/ip_forward: Read-only file system (os error 30)";
+    assert_eq!(left, [format!("host sysctl net/ipv4/ip_forward no longer 0 ({why})")]);
+}
+
+#[test]
+fn a_read_only_sysctl_that_is_right_is_no_error() {
+    let (lab, red) = lab();
+    lab.set_sysctl("ipv4/ip_forward", "1");
+    lab.sh("mount -o bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys").expect_ok();
+    let mut only = Plan::new();
+    only.host(Sysctl::set("net/ipv4/ip_forward", "1"));
+    make(&red, &only);
+}
+
+#[test]
+fn a_plan_for_a_container_that_is_not_there_fails_without_a_trace() {
+    let (lab, _red) = lab();
+    let before = lab.snapshot();
+    let mut kernel = Kernel::open(None).unwrap();
+    let mut journal = Journal::default();
+    assert!(kernel.ensure(&plan(), &mut journal).is_err());
+    assert!(journal.undo(&mut kernel).is_empty());
+    lab.assert_restored(&before);
+    assert_eq!(kernel.link(Place::Host, &name("veth7")), None);
+}
+
+#[test]
+fn the_uplinks_mtu_is_the_default_routes() {
+    let (lab, _red) = lab();
+    assert_eq!(weft_plan::uplink_mtu(), None);
+    let _outside = lab.uplink();
+    lab.ip("link set uplink0 mtu 1380");
+    assert_eq!(weft_plan::uplink_mtu().unwrap().get(), 1380);
+}
