@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use weft_model::IfName;
+use weft_nft::{Family, Table};
 
 /// A firewall change that was not made.
 #[derive(Debug, thiserror::Error)]
@@ -13,18 +14,26 @@ pub enum FirewallError {
     #[error("unknown ipmasq backend {0:?}")]
     UnknownBackend(String),
     /// The kernel refused a change to its nf_tables ruleset.
-    #[error("cannot change {table}")]
+    #[error("cannot change table {table}")]
     Nft {
-        /// The table, as `nft` writes it: `table inet weft`.
-        table: &'static str,
+        /// The table.
+        table: Table,
         /// What the kernel said.
         source: weft_nft::Error,
     },
+    /// The kernel lacks a part of nf_tables that a table needs.
+    #[error("this kernel has not all of nf_tables that table {table} needs")]
+    Unsupported {
+        /// The table.
+        table: Table,
+        /// What the kernel does not know.
+        source: weft_nft::Error,
+    },
     /// A table of our name belongs to someone else.
-    #[error("{table} is not ours: its comment is {comment:?}")]
+    #[error("table {table} is not ours: its comment is {comment:?}")]
     NotOurs {
         /// The table.
-        table: &'static str,
+        table: Table,
         /// Its comment.
         comment: String,
     },
@@ -57,7 +66,15 @@ impl FirewallError {
                 Some("leave \"ipMasqBackend\" out, or set it to \"nftables\" or \"iptables\"".into())
             }
             Self::Nft { source, .. } => source.hint().map(str::to_owned),
-            Self::NotOurs { table, .. } => Some(format!("rename it, or remove it with: nft delete {table}")),
+            Self::NotOurs { table, .. } => {
+                Some(format!("rename it, or remove it with: nft delete table {table}"))
+            }
+            Self::Unsupported { table, .. } if table.family == Family::Bridge => {
+                Some("load nf_tables_bridge (CONFIG_NF_TABLES_BRIDGE), or leave \"macspoofchk\" out".into())
+            }
+            Self::Unsupported { .. } => {
+                Some("nat for the inet family needs Linux 5.2; set \"ipMasqBackend\" to \"iptables\"".into())
+            }
             Self::Iptables { program, .. } => {
                 Some(format!("install iptables so that {program} is in PATH, or use nftables"))
             }

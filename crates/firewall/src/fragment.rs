@@ -81,3 +81,48 @@ impl fmt::Display for SpoofCheck {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fragments_print_as_a_line_of_a_plan() {
+        let endpoint = Endpoint {
+            network: "n1".parse().unwrap(),
+            container: "c1".parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let masquerade = |backend, endpoint| {
+            let addresses = ["10.1.0.5/16".parse().unwrap(), "fd00::5/64".parse().unwrap()];
+            Fragment::Masquerade(Masquerade {
+                network: "n1".parse().unwrap(),
+                subnets: vec!["10.1.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()],
+                endpoint,
+                addresses: addresses.to_vec(),
+                backend,
+                claims: "/run/weft/masquerade".into(),
+            })
+        };
+        let spoof = Fragment::SpoofCheck(SpoofCheck {
+            host_ifname: "veth1".parse().unwrap(),
+            mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+            endpoint: endpoint.clone(),
+        });
+        let printed = [
+            masquerade(Backend::Weft, Some(endpoint.clone())).to_string(),
+            masquerade(Backend::Iptables, Some(endpoint)).to_string(),
+            masquerade(Backend::Iptables, None).to_string(),
+            spoof.to_string(),
+        ];
+        assert_eq!(
+            printed,
+            [
+                "masquerade 10.1.0.0/16 fd00::/64 of n1 by weft",
+                "masquerade 10.1.0.5/16 fd00::5/64 of n1 by iptables",
+                "masquerade 10.1.0.0/16 fd00::/64 of n1 by iptables",
+                "spoof check veth1 only from 02:00:00:00:00:01",
+            ]
+        );
+    }
+}

@@ -7,10 +7,10 @@
 //!     ip daddr 224.0.0.0/4 accept                       multicast keeps its source
 //!     ip6 daddr ff00::/8 accept
 //!     jump same_subnet
-//!     jump masquerade
+//!     jump other_subnet
 //! }
 //! chain same_subnet { ip saddr & /24 . ip daddr & /24 @masq4_24 accept }
-//! chain masquerade  { ip saddr & /24 . ip saddr & /24 @masq4_24 masquerade }
+//! chain other_subnet { ip saddr & /24 . ip saddr & /24 @masq4_24 masquerade }
 //! set masq4_24 { 10.1.2.0 . 10.1.2.0 }
 //! ```
 //!
@@ -42,13 +42,9 @@ pub(crate) const INET: Table = Table::new(Family::Inet, "weft");
 /// The table for frames that pass a bridge.
 pub(crate) const BRIDGE: Table = Table::new(Family::Bridge, "weft");
 
-/// The tables as errors name them.
-pub(crate) const INET_TEXT: &str = "table inet weft";
-pub(crate) const BRIDGE_TEXT: &str = "table bridge weft";
-
 pub(crate) const POSTROUTING: &str = "postrouting";
 pub(crate) const SAME_SUBNET: &str = "same_subnet";
-pub(crate) const MASQUERADE: &str = "masquerade";
+pub(crate) const OTHER_SUBNET: &str = "other_subnet";
 pub(crate) const PREROUTING: &str = "prerouting";
 pub(crate) const SPOOF_CHECK: &str = "spoof_check";
 /// The number of rules each base chain has.
@@ -85,7 +81,7 @@ pub(crate) fn create_inet(transaction: &mut Transaction) {
         .table(INET, Some(VERSION))
         .new_chain(&postrouting)
         .chain(&INET.chain(SAME_SUBNET))
-        .chain(&INET.chain(MASQUERADE));
+        .chain(&INET.chain(OTHER_SUBNET));
     for network in multicast() {
         let [meta, compare] = is_family(network.ip());
         let mut exprs = vec![meta, compare];
@@ -93,7 +89,7 @@ pub(crate) fn create_inet(transaction: &mut Transaction) {
         exprs.push(Expr::Verdict(Verdict::Accept));
         transaction.rule(postrouting.rule(exprs));
     }
-    for chain in [SAME_SUBNET, MASQUERADE] {
+    for chain in [SAME_SUBNET, OTHER_SUBNET] {
         transaction.rule(postrouting.rule([Expr::Verdict(Verdict::Jump(chain.into()))]));
     }
 }
@@ -119,7 +115,7 @@ pub(crate) fn create_length(transaction: &mut Transaction, subnet: IpNetwork) {
     transaction.new_set(&set);
     let pairs = [
         (SAME_SUBNET, Field::destination_of(subnet.ip()), Expr::Verdict(Verdict::Accept)),
-        (MASQUERADE, Field::source_of(subnet.ip()), Expr::Masquerade),
+        (OTHER_SUBNET, Field::source_of(subnet.ip()), Expr::Masquerade),
     ];
     for (chain, second, outcome) in pairs {
         let mut exprs = Vec::from(is_family(subnet.ip()));

@@ -15,12 +15,13 @@ mod fragment;
 mod iptables;
 mod layout;
 mod spoof;
+mod table;
 mod upstream;
 mod weft;
 
 use std::path::Path;
 
-use weft_nft::Socket;
+use weft_nft::{Socket, Table};
 
 pub use backend::Backend;
 pub use error::FirewallError;
@@ -87,11 +88,11 @@ impl Firewall {
     pub fn ensure(&mut self, fragment: &Fragment) -> Result<Change, FirewallError> {
         match fragment {
             Fragment::Masquerade(masquerade) => match masquerade.backend {
-                Backend::Weft => weft::ensure(self.socket(layout::INET_TEXT)?, masquerade),
-                Backend::UpstreamNftables => upstream::ensure(self.socket(upstream::TABLE_TEXT)?, masquerade),
+                Backend::Weft => weft::ensure(self.socket(layout::INET)?, masquerade),
+                Backend::UpstreamNftables => upstream::ensure(self.socket(upstream::TABLE)?, masquerade),
                 Backend::Iptables => iptables::ensure(masquerade),
             },
-            Fragment::SpoofCheck(check) => spoof::ensure(self.socket(layout::BRIDGE_TEXT)?, check),
+            Fragment::SpoofCheck(check) => spoof::ensure(self.socket(layout::BRIDGE)?, check),
         }
     }
 
@@ -106,7 +107,7 @@ impl Firewall {
                 Some(_) => self.remove_attachment(masquerade),
                 None => self.remove_network(masquerade),
             },
-            Fragment::SpoofCheck(check) => match self.socket(layout::BRIDGE_TEXT) {
+            Fragment::SpoofCheck(check) => match self.socket(layout::BRIDGE) {
                 Ok(socket) => spoof::remove(socket, check),
                 Err(error) => without_nftables(error),
             },
@@ -121,13 +122,11 @@ impl Firewall {
     pub fn observe(&mut self, fragment: &Fragment) -> Result<Vec<String>, FirewallError> {
         match fragment {
             Fragment::Masquerade(masquerade) => match masquerade.backend {
-                Backend::Weft => weft::observe(self.socket(layout::INET_TEXT)?, masquerade),
-                Backend::UpstreamNftables => {
-                    upstream::observe(self.socket(upstream::TABLE_TEXT)?, masquerade)
-                }
+                Backend::Weft => weft::observe(self.socket(layout::INET)?, masquerade),
+                Backend::UpstreamNftables => upstream::observe(self.socket(upstream::TABLE)?, masquerade),
                 Backend::Iptables => iptables::observe(masquerade),
             },
-            Fragment::SpoofCheck(check) => spoof::observe(self.socket(layout::BRIDGE_TEXT)?, check),
+            Fragment::SpoofCheck(check) => spoof::observe(self.socket(layout::BRIDGE)?, check),
         }
     }
 
@@ -138,13 +137,13 @@ impl Firewall {
     ///
     /// When the kernel refuses or the records cannot be read.
     pub fn rebuild(&mut self, claims: &Path) -> Result<(), FirewallError> {
-        weft::rebuild(self.socket(layout::INET_TEXT)?, &Claims(claims))
+        weft::rebuild(self.socket(layout::INET)?, &Claims(claims))
     }
 
     /// Takes back what any backend may have for one attachment, whichever the configuration names
     /// now. iptables is only started when it is named or when our records say it was used.
     fn remove_attachment(&mut self, masquerade: &Masquerade) -> Result<(), FirewallError> {
-        let nftables = match self.socket(upstream::TABLE_TEXT) {
+        let nftables = match self.socket(upstream::TABLE) {
             Ok(socket) => upstream::remove(socket, masquerade),
             Err(error) => without_nftables(error),
         };
@@ -158,14 +157,14 @@ impl Firewall {
         if subnets.is_empty() {
             return Ok(());
         }
-        weft::remove(self.socket(layout::INET_TEXT)?, &claims, &subnets)
+        weft::remove(self.socket(layout::INET)?, &claims, &subnets)
     }
 
-    fn socket(&mut self, table: &'static str) -> Result<&mut Socket, FirewallError> {
+    fn socket(&mut self, table: Table) -> Result<&mut Socket, FirewallError> {
         match &mut self.socket {
             Some(socket) => Ok(socket),
             empty => {
-                let socket = Socket::open().map_err(|source| FirewallError::Nft { table, source })?;
+                let socket = Socket::open().map_err(|source| table::refused(table, source))?;
                 Ok(empty.insert(socket))
             }
         }

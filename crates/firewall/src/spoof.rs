@@ -5,13 +5,14 @@ use weft_model::{IfName, Mac};
 use weft_nft::{Error, FoundElement, Socket, Transaction};
 
 use crate::error::is_lacking;
-use crate::{Change, FirewallError, SpoofCheck, layout};
+use crate::table::{self, State};
+use crate::{Change, FirewallError, SpoofCheck, layout, upstream};
 
 /// How often a lost race is tried again.
 const ATTEMPTS: usize = 16;
 
 fn wrap(source: Error) -> FirewallError {
-    FirewallError::Nft { table: layout::BRIDGE_TEXT, source }
+    table::refused(layout::BRIDGE, source)
 }
 
 /// Guards the port. In the steady state that is one question.
@@ -26,7 +27,8 @@ pub(crate) fn ensure(socket: &mut Socket, check: &SpoofCheck) -> Result<Change, 
             return Ok(Change::AlreadyThere);
         }
         let mut transaction = Transaction::new();
-        if found.is_none() && socket.table(layout::BRIDGE).map_err(wrap)?.is_none() {
+        let creates = found.is_none() && table::state(socket, layout::BRIDGE)? == State::Absent;
+        if creates {
             layout::create_bridge(&mut transaction);
         }
         // The same port with another address: its old guard and allowance go in the same moment.
@@ -41,6 +43,10 @@ pub(crate) fn ensure(socket: &mut Socket, check: &SpoofCheck) -> Result<Change, 
             .elements(&layout::allowed(), vec![layout::allowance(port, mac)]);
         match socket.commit(&transaction) {
             Ok(()) => return Ok(Change::Made),
+            // Such a transaction makes everything it refers to: what is missing is a part of the kernel.
+            Err(source @ Error::Refused { errno: Errno::ENOENT | Errno::EOPNOTSUPP, .. }) if creates => {
+                return Err(FirewallError::Unsupported { table: layout::BRIDGE, source });
+            }
             // Another process made the table, or what we found has run out meanwhile.
             Err(Error::Refused { errno: Errno::EEXIST | Errno::ENOENT, .. }) if attempts < ATTEMPTS => {}
             Err(error) => return Err(wrap(error)),
@@ -51,29 +57,32 @@ pub(crate) fn ensure(socket: &mut Socket, check: &SpoofCheck) -> Result<Change, 
 /// Stops guarding the port. The port's name is enough: the guard's comment knows the address.
 pub(crate) fn remove(socket: &mut Socket, check: &SpoofCheck) -> Result<(), FirewallError> {
     let port = &check.host_ifname;
-    let found = match guard(socket, port) {
-        Ok(Some(found)) => found,
-        Ok(None) => return Ok(()),
-        // A kernel without the bridge family has no such rule.
-        Err(FirewallError::Nft { source, .. })
-            if source.errno().is_some_and(|errno| is_lacking(errno) || errno == Errno::EINVAL) =>
-        {
-            return Ok(());
-        }
-        Err(error) => return Err(error),
+    let ours = match guard(socket, port) {
+        Ok(None) => Ok(()),
+        Ok(Some(found)) => expire(socket, port, allowed(&found).or(check.mac)).map_err(wrap),
+        // A kernel without the bridge family has no such rule, of nobody's.
+        Err(error) if is_without_bridges(&error) => return Ok(()),
+        Err(error) => Err(error),
     };
-    // The guard goes first: an allowance without a guard means nothing, the reverse blocks the port.
-    if let Some(mac) = allowed(&found).or(check.mac) {
-        socket.expire(&layout::guarded(), &layout::guard(port, mac)).map_err(wrap)?;
-        socket.expire(&layout::allowed(), &layout::allowance(port, mac)).map_err(wrap)?;
-    }
-    Ok(())
+    ours.and(upstream::remove_spoof_check(socket, &check.endpoint))
+}
+
+/// The guard goes first: an allowance without a guard means nothing, the reverse blocks the port.
+fn expire(socket: &mut Socket, port: &IfName, mac: Option<Mac>) -> Result<(), Error> {
+    let Some(mac) = mac else { return Ok(()) };
+    socket.expire(&layout::guarded(), &layout::guard(port, mac))?;
+    socket.expire(&layout::allowed(), &layout::allowance(port, mac))
+}
+
+fn is_without_bridges(error: &FirewallError) -> bool {
+    let FirewallError::Nft { source, .. } = error else { return false };
+    source.errno().is_some_and(|errno| is_lacking(errno) || errno == Errno::EINVAL)
 }
 
 /// Returns what is missing, down to the static rules.
 pub(crate) fn observe(socket: &mut Socket, check: &SpoofCheck) -> Result<Vec<String>, FirewallError> {
-    if socket.table(layout::BRIDGE).map_err(wrap)?.is_none() {
-        return Ok(vec![layout::BRIDGE_TEXT.into()]);
+    if table::state(socket, layout::BRIDGE)? != State::Ours {
+        return Ok(vec![format!("table {}", layout::BRIDGE)]);
     }
     let mut missing = Vec::new();
     let chains =
@@ -84,14 +93,16 @@ pub(crate) fn observe(socket: &mut Socket, check: &SpoofCheck) -> Result<Vec<Str
         }
     }
     let port = &check.host_ifname;
-    match guard(socket, port)?.as_ref().map(allowed) {
+    let guard = guard(socket, port)?.filter(|found| found.expires.is_none());
+    match guard.as_ref().map(allowed) {
         None => missing.push(format!("element {port} of {}", layout::guarded())),
         Some(mac) if check.mac.is_some() && mac != check.mac => {
             missing.push(format!("element {port} of {} for the interface's address", layout::guarded()));
         }
         Some(Some(mac)) => {
             let key = layout::guard_key(port).ether(mac.0);
-            if socket.element(&layout::allowed(), &key).map_err(wrap)?.is_none() {
+            let found = socket.element(&layout::allowed(), &key).map_err(wrap)?;
+            if found.is_none_or(|found| found.expires.is_some()) {
                 missing.push(format!("element {port} . {mac} of {}", layout::allowed()));
             }
         }

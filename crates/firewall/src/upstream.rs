@@ -9,11 +9,9 @@ use weft_model::Endpoint;
 use weft_nft::expr::{Comparison, Field, Verdict, is_family, is_within};
 use weft_nft::{Chain, Error, Expr, Family, Rule, RuleInfo, Socket, Table, Transaction};
 
-use crate::{Change, FirewallError, Masquerade, layout};
+use crate::{Change, FirewallError, Masquerade, layout, table};
 
-const TABLE: Table = Table::new(Family::Inet, "cni_plugins_masquerade");
-/// The table as errors name it.
-pub(crate) const TABLE_TEXT: &str = "table inet cni_plugins_masquerade";
+pub(crate) const TABLE: Table = Table::new(Family::Inet, "cni_plugins_masquerade");
 const TABLE_COMMENT: &str = "Masquerading for plugins from github.com/containernetworking/plugins";
 const CHECKS: &str = "masq_checks";
 const CHECKS_COMMENT: &str =
@@ -24,7 +22,7 @@ const LONGEST_COMMENT: usize = 128;
 const ATTEMPTS: usize = 16;
 
 fn wrap(source: Error) -> FirewallError {
-    FirewallError::Nft { table: TABLE_TEXT, source }
+    table::refused(TABLE, source)
 }
 
 /// Writes a rule per address, in place of those that the same attachment had.
@@ -73,6 +71,37 @@ pub(crate) fn observe(socket: &mut Socket, masquerade: &Masquerade) -> Result<Ve
             .push(format!("rules of chain {TABLE} {CHECKS} for {endpoint}: {present} instead of {wanted}"));
     }
     Ok(missing)
+}
+
+/// Removes the spoof check that upstream's bridge plugin made for an attachment. Where it never made
+/// one, this is a single question.
+///
+/// CNI: plugins/pkg/link/spoofcheck.go. Two chains for each attachment, and a jump to the first.
+pub(crate) fn remove_spoof_check(socket: &mut Socket, endpoint: &Endpoint) -> Result<(), FirewallError> {
+    const NAT: Table = Table::new(Family::Bridge, "nat");
+    const PREROUTING: &str = "PREROUTING";
+    let wrap = |source| table::refused(NAT, source);
+    let chain = format!("cni-br-iface-{}-{}", endpoint.container, endpoint.ifname);
+    if !socket.has_chain(NAT, &chain).map_err(wrap)? {
+        return Ok(());
+    }
+    let inner = format!("{chain}-mac");
+    let comment = format!("macspoofchk-{}-{}", endpoint.container, endpoint.ifname);
+    let mut transaction = Transaction::new();
+    for rule in socket.rules(NAT, PREROUTING).map_err(wrap)? {
+        if rule.comment.as_ref() == Some(&comment) {
+            transaction.delete_rule(NAT, PREROUTING, rule.handle);
+        }
+    }
+    transaction.flush_chain(NAT, chain.clone()).delete_chain(NAT, chain);
+    if socket.has_chain(NAT, &inner).map_err(wrap)? {
+        transaction.flush_chain(NAT, inner.clone()).delete_chain(NAT, inner);
+    }
+    match socket.commit(&transaction) {
+        // Someone else removes it at the same time.
+        Err(Error::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
+        outcome => outcome.map_err(wrap),
+    }
 }
 
 /// Repeats a reading and the change that follows from it when another process came in between.

@@ -5,13 +5,14 @@ use nix::errno::Errno;
 use weft_nft::{Element, Error, Socket, Transaction};
 
 use crate::claim::Claims;
+use crate::table::{self, State};
 use crate::{Change, FirewallError, Masquerade, layout};
 
 /// How often a lost race is tried again. Each round another process has made progress.
 const ATTEMPTS: usize = 16;
 
 fn wrap(source: Error) -> FirewallError {
-    FirewallError::Nft { table: layout::INET_TEXT, source }
+    table::refused(layout::INET, source)
 }
 
 /// Sees to it that every subnet has its element. In the steady state that is one question each.
@@ -50,12 +51,12 @@ pub(crate) fn remove(
 
 /// Returns what is missing for these subnets, down to the static rules.
 pub(crate) fn observe(socket: &mut Socket, masquerade: &Masquerade) -> Result<Vec<String>, FirewallError> {
-    match table(socket)? {
-        Table::Absent => return Ok(vec![layout::INET_TEXT.into()]),
-        Table::Other => {
-            return Ok(vec![format!("{} has another layout than {:?}", layout::INET_TEXT, layout::VERSION)]);
+    match table::state(socket, layout::INET)? {
+        State::Absent => return Ok(vec![format!("table {}", layout::INET)]),
+        State::Other => {
+            return Ok(vec![format!("table {} has another layout than {:?}", layout::INET, layout::VERSION)]);
         }
-        Table::Ours => {}
+        State::Ours => {}
     }
     let mut missing = Vec::new();
     let rules = socket.rules(layout::INET, layout::POSTROUTING).map_err(wrap)?;
@@ -63,7 +64,7 @@ pub(crate) fn observe(socket: &mut Socket, masquerade: &Masquerade) -> Result<Ve
         missing.push(format!("rules of chain {} {}", layout::INET, layout::POSTROUTING));
     }
     for &subnet in &masquerade.subnets {
-        for chain in [layout::SAME_SUBNET, layout::MASQUERADE] {
+        for chain in [layout::SAME_SUBNET, layout::OTHER_SUBNET] {
             let comment = layout::length_comment(subnet);
             let rules = socket.rules(layout::INET, chain).map_err(wrap)?;
             if !rules.iter().any(|rule| rule.comment.as_ref() == Some(&comment)) {
@@ -87,7 +88,7 @@ pub(crate) fn rebuild(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), Fi
         attempts += 1;
         // Whatever another process adds after this line makes the transaction start over with its claim.
         let generation = socket.generation().map_err(wrap)?;
-        table(socket)?;
+        table::state(socket, layout::INET)?;
         let mut transaction = Transaction::new();
         transaction.only_if_generation(generation);
         // A table is deleted only if it exists; creating it first makes sure of that.
@@ -115,27 +116,6 @@ fn has(socket: &mut Socket, subnet: IpNetwork) -> Result<bool, FirewallError> {
     Ok(found.is_some_and(|element| element.expires.is_none()))
 }
 
-/// What is there under our table's name.
-enum Table {
-    Absent,
-    Ours,
-    /// Written by another version of weft.
-    Other,
-}
-
-/// Returns what is there under our table's name; an error if it is someone else's.
-///
-/// KERNEL: tables have comments since Linux 5.10. Without one it is ours.
-fn table(socket: &mut Socket) -> Result<Table, FirewallError> {
-    match socket.table(layout::INET).map_err(wrap)? {
-        None => Ok(Table::Absent),
-        Some(None) => Ok(Table::Ours),
-        Some(Some(comment)) if comment == layout::VERSION => Ok(Table::Ours),
-        Some(Some(comment)) if comment.starts_with(layout::ANY_VERSION) => Ok(Table::Other),
-        Some(Some(comment)) => Err(FirewallError::NotOurs { table: layout::INET_TEXT, comment }),
-    }
-}
-
 /// How much has to be created for an element.
 #[derive(Clone, Copy)]
 enum Missing {
@@ -149,10 +129,10 @@ enum Missing {
 /// Each stage is one transaction that is refused as a whole if another process was faster (EEXIST)
 /// or if the stage below is missing too (ENOENT), so rules are never there twice.
 fn install(socket: &mut Socket, claims: &Claims<'_>, subnet: IpNetwork) -> Result<(), FirewallError> {
-    let mut missing = match table(socket)? {
-        Table::Absent => Missing::Table,
-        Table::Ours => Missing::Element,
-        Table::Other => return rebuild(socket, claims),
+    let mut missing = match table::state(socket, layout::INET)? {
+        State::Absent => Missing::Table,
+        State::Ours => Missing::Element,
+        State::Other => return rebuild(socket, claims),
     };
     let mut attempts = 0;
     loop {
@@ -167,6 +147,13 @@ fn install(socket: &mut Socket, claims: &Claims<'_>, subnet: IpNetwork) -> Resul
         transaction.elements(&layout::subnet_set(subnet), vec![Element::new(layout::subnet_key(subnet))]);
         missing = match (socket.commit(&transaction), missing) {
             (Ok(()), _) => return Ok(()),
+            // This stage makes everything it refers to: what is missing is a part of the kernel.
+            (
+                Err(source @ Error::Refused { errno: Errno::ENOENT | Errno::EOPNOTSUPP, .. }),
+                Missing::Table,
+            ) => {
+                return Err(FirewallError::Unsupported { table: layout::INET, source });
+            }
             // Someone took pieces out of the table: no stage fits, and only a new table helps.
             (Err(Error::Refused { errno: Errno::EEXIST | Errno::ENOENT, .. }), _) if attempts == ATTEMPTS => {
                 return rebuild(socket, claims);

@@ -1,0 +1,10 @@
+//! The firewall on the real kernel, inside private namespaces: rules judged by traffic.
+
+#![cfg(test)]
+
+mod iptables;
+mod lab;
+mod spoof;
+mod traffic;
+mod upstream;
+mod weft;

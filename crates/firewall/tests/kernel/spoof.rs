@@ -1,0 +1,208 @@
+//! The spoof check, with frames on a bridge.
+
+use std::net::UdpSocket;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use weft_firewall::{Change, Firewall, FirewallError, Fragment, SpoofCheck, ensure, observe, remove};
+use weft_model::Mac;
+use weft_netns::{Netns, create, isolate};
+use weft_nft::{Family, Socket, Table};
+
+use crate::lab::{endpoint, has, ruleset, sh};
+
+const HONEST: &str = "02:00:00:00:00:02";
+const FORGED: &str = "02:00:00:00:00:66";
+
+/// Two containers on a bridge; red's port is `port-red`.
+struct Lab {
+    red: Netns,
+    listener: UdpSocket,
+}
+
+impl Lab {
+    fn new() -> Self {
+        isolate().unwrap();
+        let [red, blue] = ["red", "blue"].map(|name| create(name).unwrap());
+        sh("ip link add br0 type bridge");
+        sh("ip link set br0 up");
+        for (name, address, mac) in
+            [("red", "10.0.0.2/24", HONEST), ("blue", "10.0.0.3/24", "02:00:00:00:00:03")]
+        {
+            sh(&format!("ip link add port-{name} type veth peer name eth0 address {mac} netns {name}"));
+            sh(&format!("ip link set port-{name} master br0 up"));
+            sh(&format!("ip -n {name} link set eth0 up"));
+            sh(&format!("ip -n {name} addr add {address} dev eth0"));
+        }
+        sh("ip -n red neigh add 10.0.0.3 lladdr 02:00:00:00:00:03 dev eth0");
+        let listener = blue.run(|| UdpSocket::bind("10.0.0.3:0").unwrap()).unwrap();
+        listener.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        Self { red, listener }
+    }
+
+    /// Sends from red with this source address in the frames.
+    fn send(&self, mac: &str, text: &str) {
+        sh(&format!("ip -n red link set eth0 address {mac}"));
+        // Changing the address forgets the neighbour.
+        sh("ip -n red neigh replace 10.0.0.3 lladdr 02:00:00:00:00:03 dev eth0");
+        let socket = self.red.run(|| UdpSocket::bind("10.0.0.2:0").unwrap()).unwrap();
+        socket.send_to(text.as_bytes(), self.listener.local_addr().unwrap()).unwrap();
+    }
+
+    /// Returns the next text that arrives, if one does soon.
+    fn receive(&self) -> Option<String> {
+        let mut buffer = [0; 64];
+        let len = self.listener.recv(&mut buffer).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..len]).into_owned())
+    }
+
+    /// Sends until it arrives.
+    fn send_until_it_arrives(&self, mac: &str, text: &str) {
+        let limit = Instant::now() + Duration::from_secs(5);
+        loop {
+            self.send(mac, text);
+            match self.receive() {
+                Some(got) if got == text => return,
+                other => assert!(Instant::now() < limit, "{text} does not arrive, {other:?} did"),
+            }
+        }
+    }
+}
+
+fn check(mac: Option<&str>) -> Fragment {
+    Fragment::SpoofCheck(SpoofCheck {
+        host_ifname: "port-red".parse().unwrap(),
+        mac: mac.map(|mac| mac.parse::<Mac>().unwrap()),
+        endpoint: endpoint("n1", "red", "eth0"),
+    })
+}
+
+#[test]
+fn forged_frames_are_dropped_and_honest_ones_pass() {
+    let lab = Lab::new();
+    lab.send_until_it_arrives(HONEST, "before");
+    lab.send_until_it_arrives(FORGED, "forged before");
+
+    assert_eq!(ensure(&check(Some(HONEST))).unwrap(), Change::Made);
+    assert_eq!(ensure(&check(Some(HONEST))).unwrap(), Change::AlreadyThere);
+    assert_eq!(observe(&check(Some(HONEST))).unwrap(), Vec::<String>::new());
+
+    lab.send_until_it_arrives(HONEST, "honest");
+    while lab.receive().is_some() {}
+    for i in 0..5 {
+        lab.send(FORGED, &format!("forged {i}"));
+    }
+    // Frames keep their order: whatever of the forged ones had passed would come first.
+    lab.send(HONEST, "after");
+    assert_eq!(lab.receive().as_deref(), Some("after"));
+    assert_eq!(lab.receive(), None);
+
+    // DEL knows the port's name and no more.
+    remove(&check(None)).unwrap();
+    remove(&check(None)).unwrap();
+    assert!(!observe(&check(Some(HONEST))).unwrap().is_empty());
+    lab.send_until_it_arrives(FORGED, "forged after");
+}
+
+#[test]
+fn a_port_that_returns_with_another_address_is_checked_for_that_one() {
+    let lab = Lab::new();
+    for pause in 0..8u64 {
+        let (mac, other) = if pause % 2 == 0 { (HONEST, FORGED) } else { (FORGED, HONEST) };
+        ensure(&check(Some(mac))).unwrap();
+        assert_eq!(observe(&check(Some(mac))).unwrap(), Vec::<String>::new());
+        lab.send_until_it_arrives(mac, "allowed");
+        lab.send(other, "not allowed");
+        lab.send(mac, "end");
+        assert_eq!(lab.receive().as_deref(), Some("end"));
+        // Half of the time DEL is missed altogether, and otherwise ADD follows closer and closer.
+        if pause % 4 < 2 {
+            remove(&check(None)).unwrap();
+            thread::sleep(Duration::from_millis(8 - pause));
+        }
+    }
+    thread::sleep(Duration::from_millis(20));
+    assert_eq!(observe(&check(Some(FORGED))).unwrap(), Vec::<String>::new(), "it stays");
+}
+
+#[test]
+fn the_table_reads_as_documented() {
+    isolate().unwrap();
+    ensure(&check(Some(HONEST))).unwrap();
+    if has("nft") {
+        insta::assert_snapshot!(ruleset());
+    }
+}
+
+#[test]
+fn many_ports_at_once_make_every_rule_once() {
+    isolate().unwrap();
+    thread::scope(|scope| {
+        for worker in 0..8 {
+            scope.spawn(move || {
+                let mut firewall = Firewall::new();
+                for i in 0..20u8 {
+                    let fragment = Fragment::SpoofCheck(SpoofCheck {
+                        host_ifname: format!("veth{worker}-{i}").parse().unwrap(),
+                        mac: Some(Mac([2, 0, 0, 0, worker, i])),
+                        endpoint: endpoint("n1", "red", "eth0"),
+                    });
+                    firewall.ensure(&fragment).unwrap();
+                    assert_eq!(firewall.observe(&fragment).unwrap(), Vec::<String>::new());
+                }
+            });
+        }
+    });
+    let table = Table::new(Family::Bridge, "weft");
+    let mut socket = Socket::open().unwrap();
+    assert_eq!(socket.rules(table, "prerouting").unwrap().len(), 1);
+    assert_eq!(socket.rules(table, "spoof_check").unwrap().len(), 2);
+}
+
+#[test]
+fn what_upstream_left_is_removed() {
+    if !has("nft") {
+        return;
+    }
+    isolate().unwrap();
+    let chains = |ifname: &str| {
+        let name = format!("cni-br-iface-red-{ifname}");
+        let comment = format!(r#"comment \"macspoofchk-red-{ifname}\""#);
+        [
+            format!("add chain bridge nat {name}"),
+            format!("add chain bridge nat {name}-mac"),
+            format!(r#"add rule bridge nat PREROUTING iifname "veth1" jump {name} {comment}"#),
+            format!("add rule bridge nat {name} jump {name}-mac {comment}"),
+            format!("add rule bridge nat {name}-mac ether saddr {HONEST} return {comment}"),
+            format!("add rule bridge nat {name}-mac drop {comment}"),
+        ]
+        .map(|line| line.replace('\\', ""))
+        .join("\n")
+    };
+    let base = "add table bridge nat\n\
+        add chain bridge nat PREROUTING { type filter hook prerouting priority -300; policy accept; }\n";
+    load(&format!("{base}{}", chains("eth1")));
+    let before = ruleset();
+    load(&chains("eth0"));
+    assert_ne!(ruleset(), before);
+
+    remove(&check(None)).unwrap();
+
+    assert_eq!(ruleset(), before, "eth1's check stays");
+    remove(&check(None)).unwrap();
+}
+
+/// Loads a ruleset in `nft`'s language.
+fn load(text: &str) {
+    #[expect(clippy::disallowed_methods, reason = "a scratch file")]
+    std::fs::write("/run/ruleset", text).unwrap();
+    sh("nft -f /run/ruleset");
+}
+
+#[test]
+fn without_an_address_there_is_nothing_to_check_for() {
+    isolate().unwrap();
+    let error = ensure(&check(None)).unwrap_err();
+    assert!(matches!(error, FirewallError::NoMac(_)));
+    remove(&check(None)).unwrap();
+}

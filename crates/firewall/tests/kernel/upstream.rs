@@ -1,0 +1,42 @@
+//! Upstream's nftables table, as its own plugins would find it.
+
+use weft_firewall::{Backend, ensure, observe, remove};
+use weft_netns::isolate;
+
+use crate::lab::{attachment, endpoint, has, ruleset};
+
+#[test]
+fn the_table_is_upstreams() {
+    isolate().unwrap();
+    let fragment =
+        attachment(Backend::UpstreamNftables, &endpoint("net", "c1", "eth0"), &["10.0.0.5/24", "fd00::5/64"]);
+    ensure(&fragment).unwrap();
+    if has("nft") {
+        insta::assert_snapshot!(ruleset());
+    }
+}
+
+#[test]
+fn an_attachments_rules_are_replaced_and_others_kept() {
+    isolate().unwrap();
+    let eth0 = endpoint("net", "c1", "eth0");
+    let other = endpoint("net", "c1", "eth1");
+    let with = |endpoint, address| attachment(Backend::UpstreamNftables, endpoint, &[address]);
+    ensure(&with(&other, "10.0.0.7/24")).unwrap();
+    ensure(&with(&eth0, "10.0.0.5/24")).unwrap();
+    ensure(&with(&eth0, "10.0.0.6/24")).unwrap();
+    if has("nft") {
+        let text = ruleset();
+        assert!(!text.contains("10.0.0.5"), "the stale rule is gone: {text}");
+        assert!(text.contains("ip saddr 10.0.0.6 ip daddr != 10.0.0.0/24 masquerade"), "{text}");
+        assert_eq!(text.matches("goto masq_checks").count(), 1, "{text}");
+    }
+
+    // Neither the addresses nor the backend are known any more.
+    let forgotten = attachment(Backend::Weft, &eth0, &[]);
+    remove(&forgotten).unwrap();
+
+    assert!(!observe(&with(&eth0, "10.0.0.6/24")).unwrap().is_empty());
+    assert_eq!(observe(&with(&other, "10.0.0.7/24")).unwrap(), Vec::<String>::new());
+    remove(&forgotten).unwrap();
+}
