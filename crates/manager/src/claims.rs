@@ -40,7 +40,7 @@ impl Claims {
         container: &ContainerId,
         attached: impl Fn(&ContainerId) -> bool,
     ) -> Result<bool, StateError> {
-        let _turn = FileLock::exclusive(&self.locks.join(format!("names-{network}")))?;
+        let _turn = self.turn(network)?;
         if let Some(holder) = self.holder(network, name).filter(|holder| holder != container)
             && (attached(&holder) || self.is_busy(&holder)?)
         {
@@ -59,17 +59,22 @@ impl Claims {
         }
     }
 
-    /// Forgets every name of a network.
+    /// Forgets every name of a network that is no more.
     ///
     /// # Errors
     ///
-    /// When the directory cannot be removed.
+    /// When the directory or the lock's file cannot be removed.
     pub fn forget(&self, network: &NetworkName) -> Result<(), StateError> {
+        let turn = self.turn(network)?;
         let dir = self.dir.join(network.as_str());
         match std::fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(StateError::io("remove", &dir)(error)),
-            _ => Ok(()),
+            _ => turn.unlink(),
         }
+    }
+
+    fn turn(&self, network: &NetworkName) -> Result<FileLock, StateError> {
+        FileLock::exclusive(&self.locks.join(format!("names-{network}")))
     }
 
     fn is_busy(&self, container: &ContainerId) -> Result<bool, StateError> {

@@ -43,13 +43,19 @@ pub struct Connect {
     pub sysctls: Vec<(String, String)>,
 }
 
-/// A request that was understood, with the container under our lock.
-struct Job<'a> {
+/// A request that was understood.
+struct Asked<'a> {
     request: &'a Connect,
-    container: &'a Container,
-    identity: &'a Identity,
+    container: Container,
+    identity: Identity,
+    network: NetworkName,
+    name: Option<ContainerId>,
+}
+
+/// A connection to make, with the container and the network under our locks.
+struct Job<'a> {
+    asked: &'a Asked<'a>,
     stored: &'a Stored,
-    name: Option<&'a ContainerId>,
     others: &'a [Record],
 }
 
@@ -66,32 +72,29 @@ impl Manager {
         let name = request.name.as_deref().map(container_name).transpose()?;
         request.aliases.iter().try_for_each(|alias| container_name(alias).map(drop))?;
         let identity = container.require(&request.netns)?;
-        self.materialize(&network)?;
 
         let mine = self.locks.container(&container.id)?;
-        let shared = self.locks.shared(&network)?;
-        let stored = self.store.load(&network)?.ok_or_else(|| Error::NoNetwork(request.network.clone()))?;
-        let others = self.heal(&mine, Some(&identity))?;
-        check_company(&network, &others)?;
-        let job = Job {
-            request,
-            container: &container,
-            identity: &identity,
-            stored: &stored,
-            name: name.as_ref(),
-            others: &others,
-        };
-        let outcome = self.connect_named(&mine, &shared, &job);
+        let outcome = self.connect_mine(&mine, &Asked { request, container, identity, network, name });
         if outcome.is_err() {
-            drop(shared);
             self.let_go(mine)?;
         }
         outcome
     }
 
+    fn connect_mine(&self, mine: &Mine, asked: &Asked<'_>) -> Result<Record, Error> {
+        let network = &asked.network;
+        let others = &self.heal(mine, Some(&asked.identity))?;
+        check_company(network, others)?;
+        self.materialize(network)?;
+        let shared = self.locks.shared(network)?;
+        let stored =
+            &self.store.load(network)?.ok_or_else(|| Error::NoNetwork(asked.request.network.clone()))?;
+        self.connect_named(mine, &shared, &Job { asked, stored, others })
+    }
+
     fn connect_named(&self, mine: &Mine, shared: &Shared, job: &Job<'_>) -> Result<Record, Error> {
-        let Some(name) = job.name else { return self.connect_once(mine, shared, job) };
-        let network = &job.stored.network.name;
+        let Some(name) = &job.asked.name else { return self.connect_once(mine, shared, job) };
+        let network = &job.asked.network;
         let attached = |holder: &ContainerId| {
             let records = self.records.of_container(holder);
             records.iter().any(|record| record.endpoint.network == *network)
@@ -105,20 +108,18 @@ impl Manager {
 
     /// Connects with the addresses the name had last time; if those are taken, with others.
     fn connect_once(&self, mine: &Mine, shared: &Shared, job: &Job<'_>) -> Result<Record, Error> {
-        let network = &job.stored.network.name;
+        let (network, name) = (&job.asked.network, job.asked.name.as_ref().map(ContainerId::as_str));
         // A file that cannot be read costs the container its old address, not its connection.
         let reserved = self.reservations.of_network(network).unwrap_or_default();
-        let own =
-            job.name.and_then(|name| reserved.get(name.as_str())).map(Vec::as_slice).unwrap_or_default();
-        let wanted = &job.request.addresses;
+        let own = name.and_then(|name| reserved.get(name)).map(Vec::as_slice).unwrap_or_default();
+        let wanted = &job.asked.request.addresses;
         let sticky: Vec<IpAddr> = own
             .iter()
             .filter(|ip| !wanted.iter().any(|wanted| wanted.is_ipv4() == ip.is_ipv4()))
             .filter(|ip| job.stored.network.subnets().any(|subnet| subnet.contains(**ip)))
             .copied()
             .collect();
-        let others =
-            reserved.iter().filter(|(name, _)| Some(name.as_str()) != job.name.map(ContainerId::as_str));
+        let others = reserved.iter().filter(|(other, _)| Some(other.as_str()) != name);
         let avoid: Vec<IpAddr> = others.flat_map(|(_, addresses)| addresses).copied().collect();
 
         let plan = attach::Plan::of(job, &sticky, &avoid)?;
@@ -131,10 +132,10 @@ impl Manager {
             }
             outcome => outcome?,
         };
-        if let Some(name) = job.name {
+        if let Some(name) = name {
             let addresses: Vec<IpAddr> = record.addresses.iter().map(ipnetwork::IpNetwork::ip).collect();
             // The container is connected; that its address is not kept for the next time is no reason to undo it.
-            self.reservations.keep(network, name.as_str(), &addresses).ok();
+            self.reservations.keep(network, name, &addresses).ok();
         }
         Ok(record)
     }
@@ -150,7 +151,7 @@ impl Manager {
         let attachment = plan.attachment(job);
         // The container's own loopback comes up while the network's plugins work.
         let (added, loopback) = std::thread::scope(|scope| {
-            let loopback = job.others.is_empty().then(|| scope.spawn(|| self.loopback(job.container)));
+            let loopback = job.others.is_empty().then(|| scope.spawn(|| self.loopback(&job.asked.container)));
             let added = self.runtime.add(&list, &attachment);
             (added, loopback.and_then(|thread| thread.join().ok()))
         });
@@ -162,7 +163,7 @@ impl Manager {
         };
         let finished = loopback
             .unwrap_or(Ok(()))
-            .and_then(|()| self.record(&endpoint, &job.container.path, &list, &plan.attach, &result));
+            .and_then(|()| self.record(&endpoint, &job.asked.container.path, &list, &plan.attach, &result));
         finished.map_err(|error| self.undo(shared, &list, &attachment, error))
     }
 

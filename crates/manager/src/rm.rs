@@ -1,5 +1,7 @@
 //! `weft network rm`.
 
+use std::path::Path;
+
 use weft_model::NetworkName;
 use weft_runtime::Problem;
 use weft_state::StateError;
@@ -96,16 +98,22 @@ impl Manager {
     /// the work.
     fn forget(&self, alone: Alone) -> Result<(), Error> {
         let name = alone.network();
-        let leases = self.root.cni_networks_dir().join(name.as_str());
-        match std::fs::remove_dir_all(&leases) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(StateError::io("remove", &leases)(error).into());
-            }
-            _ => {}
-        }
+        // GC has freed every lease; what is left are host-local's lock, cursor and index.
+        let leases = self.root.cni_networks_dir();
+        remove_tree(&leases.join(name.as_str()))?;
+        remove_tree(&leases.join(".index").join(name.as_str()))?;
         self.reservations.remove_network(name)?;
         self.claims.forget(name)?;
         self.store.remove(name)?;
         Ok(alone.finish()?)
+    }
+}
+
+fn remove_tree(dir: &Path) -> Result<(), StateError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StateError::io("remove", dir)(error))
+        }
+        _ => Ok(()),
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Chooses everything for a connection that also asks for the addresses in `sticky`.
     pub(super) fn of(job: &Job<'_>, sticky: &[IpAddr], avoid: &'a [IpAddr]) -> Result<Self, Error> {
-        let request = job.request;
+        let request = job.asked.request;
         check_addresses(&job.stored.network, &request.addresses)?;
         let ifname = match &request.interface {
             Some(ifname) => free(ifname, job)?,
@@ -43,12 +43,12 @@ impl<'a> Plan<'a> {
             sysctls.insert(key.replacen("IFNAME", ifname.as_str(), 1), value.clone());
         }
         let attach = json!({
-            "name": job.name,
+            "name": job.asked.name,
             "aliases": request.aliases,
             "gatewayPriority": request.priority,
             "gatewayMetric": metric(request.priority, job.others)?,
             "sysctl": sysctls,
-            "namespace": job.identity,
+            "namespace": job.asked.identity,
         });
         let addresses = request.addresses.iter().chain(sticky).copied().collect();
         Ok(Self { ifname, addresses, avoid, attach })
@@ -74,7 +74,7 @@ impl<'a> Plan<'a> {
     /// Addresses go the way the network's plugins declare; those that declare none may still read the
     /// older `args.cni`.
     pub(super) fn attachment(&self, job: &Job<'_>) -> Attachment {
-        let container = job.container;
+        let (container, request) = (&job.asked.container, job.asked.request);
         let mut attachment =
             Attachment::new(container.id.clone(), Some(container.path.clone()), self.ifname.clone());
         let list = &job.stored.list;
@@ -86,11 +86,11 @@ impl<'a> Plan<'a> {
         if !self.addresses.is_empty() {
             ask("ips", json!(self.addresses));
         }
-        if let Some(mac) = job.request.mac {
+        if let Some(mac) = request.mac {
             ask("mac", json!(mac));
         }
-        if declares(list, "aliases") && !job.request.aliases.is_empty() {
-            ask("aliases", json!(job.request.aliases));
+        if declares(list, "aliases") && !request.aliases.is_empty() {
+            ask("aliases", json!(request.aliases));
         }
         if !older.is_empty() {
             attachment.conf_args.insert("cni".into(), Value::Object(older));
@@ -115,7 +115,7 @@ fn free(ifname: &IfName, job: &Job<'_>) -> Result<IfName, Error> {
         None => Ok(ifname.clone()),
         Some(other) => Err(Error::InterfaceTaken {
             ifname: ifname.to_string(),
-            container: job.container.id.clone(),
+            container: job.asked.container.id.clone(),
             network: other.endpoint.network.clone(),
         }),
     }
