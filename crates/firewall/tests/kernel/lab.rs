@@ -44,6 +44,16 @@ pub(crate) fn ruleset() -> String {
     if has("nft") { sh("nft -s list ruleset").replace('\t', "") } else { String::new() }
 }
 
+/// Fails unless `docs/firewall.md` lists the ruleset as it is.
+pub(crate) fn is_documented(table: &str) {
+    if !has("nft") {
+        return;
+    }
+    let page = include_str!("../../../../docs/firewall.md");
+    let listing = sh("nft list ruleset");
+    assert!(page.contains(&format!("```text\n{listing}```\n")), "docs/firewall.md, {table}:\n{listing}");
+}
+
 /// Covers a file with another one, for this test alone.
 pub(crate) fn cover(target: &str, source: &str) {
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
