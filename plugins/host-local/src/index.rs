@@ -74,6 +74,8 @@ pub struct Lease {
 /// The index of one network's leases.
 #[derive(Debug)]
 pub struct Index {
+    /// How many lease files that nobody needs are kept for reuse.
+    pub spares: usize,
     bytes: Bytes,
     slots: Table,
     blocks: Table,
@@ -110,7 +112,7 @@ impl Index {
     fn with_room(slots: usize, blocks: usize) -> Self {
         let slots = Table { at: HEAD, width: SLOT, entries: slots, used: 0 };
         let blocks = Table { at: slots.end(), width: BLOCK, entries: blocks, used: 0 };
-        Self { bytes: Bytes::Memory(vec![0; blocks.end()]), slots, blocks }
+        Self { spares: 0, bytes: Bytes::Memory(vec![0; blocks.end()]), slots, blocks }
     }
 
     /// Opens the index at `path` and returns it with the state it describes. One that is damaged is none.
@@ -222,7 +224,7 @@ impl Index {
     fn make_room(&mut self) -> io::Result<()> {
         let full = |table: &Table| table.used + 1 > table.entries / 4 * 3;
         if full(&self.slots) || full(&self.blocks) {
-            *self = Self::new(&self.leases()?);
+            *self = Self { spares: self.spares, ..Self::new(&self.leases()?) };
         }
         Ok(())
     }
@@ -288,7 +290,8 @@ impl Index {
         add(&state.seconds.to_le_bytes());
         add(&state.nanos.to_le_bytes());
         add(&state.boot.to_le_bytes());
-        for count in [self.slots.entries, self.slots.used, self.blocks.entries, self.blocks.used] {
+        let [slots, blocks] = [&self.slots, &self.blocks];
+        for count in [slots.entries, slots.used, blocks.entries, blocks.used, self.spares] {
             add(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
         }
         head
@@ -305,7 +308,8 @@ impl Index {
         let slots = Table { at: HEAD, width: SLOT, entries: count(40)?, used: count(44)? };
         let blocks = Table { at: slots.end(), width: BLOCK, entries: count(48)?, used: count(52)? };
         let sound = |table: &Table| table.entries.is_power_of_two() && table.used < table.entries;
-        (sound(&slots) && sound(&blocks)).then_some((Self { bytes, slots, blocks }, state))
+        let index = Self { spares: count(56)?, bytes, slots, blocks };
+        (sound(&index.slots) && sound(&index.blocks)).then_some((index, state))
     }
 }
 

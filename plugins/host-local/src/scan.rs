@@ -60,9 +60,8 @@ fn examine(
         return Ok(None);
     };
     let holder = key.hash();
-    let same = known.get(&address).filter(|lease| lease.holder == holder && lease.boot != 0);
-    Ok(Some(match same {
-        Some(lease) if written(&file) == Some(lease.written) => *lease,
+    Ok(Some(match known.get(&address).filter(|lease| lease.boot != 0) {
+        Some(lease) if written(&file) == Some(lease.written) => Lease { holder, ..*lease },
         _ => foreign(holder),
     }))
 }

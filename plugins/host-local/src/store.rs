@@ -21,6 +21,11 @@ use crate::index::{Index, Lease, State};
 use crate::key::{Key, mix};
 use crate::scan::{self, scan};
 
+/// What the names of lease files that nobody needs begin with.
+const SPARE: &str = "spare.";
+/// How many of them are kept. Each takes a block of the disk.
+const SPARES: usize = 64;
+
 /// Where one network's leases are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
@@ -74,10 +79,7 @@ impl Store {
         let location = location.clone();
         let (index, changed) = match known {
             Some((index, state)) if state == now && boot != 0 => (index, false),
-            other => {
-                remove_leftovers(&location.index);
-                (scan(&location.dir, other.as_ref().map(|(index, _)| index))?, true)
-            }
+            other => (rescan(&location, other.as_ref().map(|(index, _)| index))?, true),
         };
         Ok(Self { location, index, inode: now.inode, boot, changed, _lock: lock })
     }
@@ -168,12 +170,14 @@ impl Store {
     /// When its file cannot be removed.
     pub fn release(&mut self, lease: &Lease) -> Result<(), StateError> {
         let path = self.path(lease.address);
-        match fs::remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(StateError::io("remove", &path)(error)),
-        }
         self.changed = true;
+        if !self.keep(&path) {
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(StateError::io("remove", &path)(error)),
+            }
+        }
         match self.index.remove(lease.holder, lease.address) {
             Ok(()) => Ok(()),
             Err(_) => self.refresh(),
@@ -209,12 +213,12 @@ impl Store {
     /// That is certain only of a lease that we made, whose file is still the one we wrote, and on a disk
     /// of this machine: on one that several machines share, the boot may be another's and not over.
     pub fn is_dead(&self, lease: &Lease) -> bool {
-        let path = self.path(lease.address);
-        let same_file =
-            || File::open(&path).ok().and_then(|file| scan::written(&file)) == Some(lease.written);
-        let same_holder = || matches!(scan::holder(&path), Ok(Some(key)) if key.hash() == lease.holder);
         let other_boot = lease.boot != 0 && self.boot != 0 && lease.boot != self.boot;
-        other_boot && is_local(&self.location.dir) && same_file() && same_holder()
+        let same_file = || {
+            let file = File::open(self.path(lease.address)).ok();
+            file.and_then(|file| scan::written(&file)) == Some(lease.written)
+        };
+        other_boot && is_local(&self.location.dir) && same_file()
     }
 
     /// Returns the leases that are dead.
@@ -234,7 +238,7 @@ impl Store {
     ///
     /// When the directory or a lease file cannot be read.
     pub fn refresh(&mut self) -> Result<(), StateError> {
-        self.index = scan(&self.location.dir, Some(&self.index))?;
+        self.index = rescan(&self.location, Some(&self.index))?;
         self.changed = true;
         Ok(())
     }
@@ -274,17 +278,47 @@ impl Store {
     }
 
     /// Writes a lease file that is whole from its first moment on; `None` when there is one already.
-    fn write(&self, path: &Path, key: &Key) -> io::Result<Option<File>> {
-        let temporary = self.location.index.join("new");
-        let written = self.fill(create(&temporary)?, key);
-        let linked = written.and_then(|file| fs::hard_link(&temporary, path).map(|()| file));
-        fs::remove_file(&temporary)?;
+    fn write(&mut self, path: &Path, key: &Key) -> io::Result<Option<File>> {
+        let (source, file) = self.blank()?;
+        let written = self.fill(file, key);
+        let linked = written.and_then(|file| fs::hard_link(&source, path).map(|()| file));
+        fs::remove_file(&source)?;
         match linked {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
             Err(error) if is_without_links(&error) => self.write_in_place(path, key),
             Err(error) => Err(error),
         }
+    }
+
+    /// Returns a file of ours that is to become a lease, and its name.
+    ///
+    /// KERNEL: ext4 does not give out an inode again for minutes after its file was removed, and steps over
+    /// all of these one by one to find another (`recently_deleted`, fs/ext4/ialloc.c). With containers that
+    /// come and go, making a file takes 0.4 ms, and writing over an old one next to nothing.
+    fn blank(&mut self) -> io::Result<(PathBuf, File)> {
+        if let Some(last) = self.index.spares.checked_sub(1) {
+            let path = self.spare(last);
+            self.index.spares = last;
+            match File::options().write(true).open(&path) {
+                Ok(file) => return Ok((path, file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.index.spares = 0,
+                Err(error) => return Err(error),
+            }
+        }
+        let path = self.location.index.join("new");
+        create(&path).map(|file| (path, file))
+    }
+
+    /// Keeps the file of a lease that was given back, if there are not enough of them already.
+    fn keep(&mut self, path: &Path) -> bool {
+        let kept = self.index.spares < SPARES && fs::rename(path, self.spare(self.index.spares)).is_ok();
+        self.index.spares += usize::from(kept);
+        kept
+    }
+
+    fn spare(&self, number: usize) -> PathBuf {
+        self.location.index.join(format!("{SPARE}{number}"))
     }
 
     /// Writes a lease file where it belongs, on a file system without links. One that a kill leaves empty is
@@ -302,7 +336,12 @@ impl Store {
     }
 
     fn fill(&self, mut file: File, key: &Key) -> io::Result<File> {
-        file.write_all(key.content())?;
+        let content = key.content();
+        file.write_all(content)?;
+        // What an earlier holder's longer name leaves behind.
+        if file.metadata()?.len() != content.len() as u64 {
+            file.set_len(content.len() as u64)?;
+        }
         if self.location.sync {
             file.sync_all()?;
         }
@@ -339,13 +378,19 @@ fn create(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Removes the files of those who were killed while they wrote an index. The lock keeps all others out.
-fn remove_leftovers(dir: &Path) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_name().as_encoded_bytes().starts_with(atomic::TEMPORARY.as_bytes()) {
+/// Makes an index from the lease files.
+///
+/// Our own files go: the temporary ones of those who were killed, and the spare ones, of which nobody knows
+/// any more which are also leases.
+fn rescan(location: &Location, before: Option<&Index>) -> Result<Index, StateError> {
+    let ours = [atomic::TEMPORARY, SPARE];
+    for entry in fs::read_dir(&location.index).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if ours.iter().any(|start| name.as_encoded_bytes().starts_with(start.as_bytes())) {
             drop(fs::remove_file(entry.path()));
         }
     }
+    scan(&location.dir, before)
 }
 
 fn is_without_links(error: &io::Error) -> bool {
@@ -354,7 +399,7 @@ fn is_without_links(error: &io::Error) -> bool {
 }
 
 /// Returns whether a directory is on a disk that belongs to one machine.
-fn is_local(dir: &Path) -> bool {
+pub(crate) fn is_local(dir: &Path) -> bool {
     let kind = statfs(dir).map(|facts| facts.filesystem_type());
     kind.is_ok_and(|kind| [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind))
 }
@@ -366,4 +411,4 @@ fn boot_number(id: &str) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -122,3 +122,6 @@ fn problems(errors: Vec<StateError>) -> Result<(), Failure> {
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     if texts.is_empty() { Ok(()) } else { Err(Failure::text(Code::Io, texts.join("; "))) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,6 +65,73 @@ fn a_lease_is_a_file_of_the_reference_plugin() {
 }
 
 #[test]
+fn a_file_is_used_again_and_holds_nothing_of_its_former_holder() {
+    let (_dir, location) = lab();
+    let hold = |key: &Key, address| {
+        let mut store = Store::create(&location).unwrap();
+        assert!(store.reserve(ip(address), key).unwrap());
+        store.finish().unwrap();
+    };
+    let release = |key: &Key| {
+        let mut store = Store::create(&location).unwrap();
+        assert!(!store.changed);
+        let lease = store.leases_of(key).unwrap()[0];
+        store.release(&lease).unwrap();
+        store.finish().unwrap();
+    };
+    let inode = |name: &str| fs::metadata(location.dir.join(name)).unwrap().ino();
+    let [long, short] = [Key::new("a-container-with-a-long-name", "eth0"), Key::new("c", "e")];
+    hold(&long, "10.1.2.2");
+    let before = inode("10.1.2.2");
+    release(&long);
+    assert!(all(&location).is_empty() && location.index.join("spare.0").exists());
+    hold(&short, "10.1.2.3");
+    assert_eq!(inode("10.1.2.3"), before);
+    assert_eq!(fs::read(location.dir.join("10.1.2.3")).unwrap(), short.content());
+    assert!(!location.index.join("spare.0").exists());
+
+    // Somebody tidies up between us.
+    release(&short);
+    fs::remove_file(location.index.join("spare.0")).unwrap();
+    hold(&long, "10.1.2.2");
+    assert_eq!(fs::read(location.dir.join("10.1.2.2")).unwrap(), long.content());
+}
+
+#[test]
+fn a_spare_file_that_became_a_lease_is_not_written_to() {
+    let (_dir, location) = lab();
+    let [first, second] = [Key::new("first", "eth0"), Key::new("second", "eth0")];
+    let mut store = Store::create(&location).unwrap();
+    assert!(store.reserve(ip("10.1.2.2"), &first).unwrap());
+    store.finish().unwrap();
+    // What a kill between the link and the removal of the old name leaves behind.
+    fs::hard_link(location.dir.join("10.1.2.2"), location.index.join("spare.0")).unwrap();
+    fs::hard_link(location.dir.join("10.1.2.2"), location.index.join("new")).unwrap();
+    write_lease(&location, "10.1.2.9", "so that the directory changed\r\nafter the index");
+    let mut store = Store::create(&location).unwrap();
+    assert!(store.reserve(ip("10.1.2.3"), &second).unwrap());
+    store.finish().unwrap();
+    assert_eq!(fs::read(location.dir.join("10.1.2.2")).unwrap(), first.content());
+    assert_eq!(fs::read(location.dir.join("10.1.2.3")).unwrap(), second.content());
+}
+
+#[test]
+fn spare_files_are_few() {
+    let (_dir, location) = lab();
+    let key = Key::new("many", "eth0");
+    let mut store = Store::create(&location).unwrap();
+    for host in 0..100 {
+        assert!(store.reserve(ip(&format!("10.1.2.{host}")), &key).unwrap());
+    }
+    for lease in store.leases_of(&key).unwrap() {
+        store.release(&lease).unwrap();
+    }
+    store.finish().unwrap();
+    assert!(all(&location).is_empty());
+    assert_eq!(fs::read_dir(&location.index).unwrap().count(), SPARES + 1);
+}
+
+#[test]
 fn what_others_do_is_noticed_at_once() {
     let (_dir, location) = lab();
     let ours = Key::new("ours", "eth0");
@@ -164,7 +231,7 @@ fn the_leftovers_of_the_killed_are_removed() {
 }
 
 /// Makes the leases of a holder look as if an earlier boot had made them.
-fn age(location: &Location, key: &Key) {
+pub(crate) fn age(location: &Location, key: &Key) {
     let path = location.index.join("leases");
     let (index, state) = Index::open(&path).unwrap();
     let mut leases = index.leases().unwrap();
