@@ -4,6 +4,7 @@
 
 mod iptables;
 mod lab;
+mod reference;
 mod spoof;
 mod traffic;
 mod upstream;
