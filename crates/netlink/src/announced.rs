@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
+use weft_netns::Here;
 
 use crate::link::{LinkInfo, delete_index, get_index};
 use crate::monitor::{LinkEvent, Monitor, readable};
@@ -48,7 +49,10 @@ pub fn delete_announced(socket: &mut Socket, link: &LinkInfo) -> Result<Removed,
     let mut batch = Batch::new();
     batch.push(delete_index(link.index));
     let request = batch.numbered(0..1, 1);
-    let child = spawn(asking.as_fd().as_raw_fd(), request)?;
+    let here = Here::stay();
+    let child = spawn(asking.as_fd().as_raw_fd(), request);
+    here.leave();
+    let child = child?;
     match announced(socket, &mut monitor, link, &child)? {
         Some(removed) => Ok(removed),
         None => Err(Error::Timeout { state: format!("{} is still there", link.name), limit: LIMIT }),

@@ -67,6 +67,8 @@ pub struct Change {
     pub master: Option<u32>,
     /// A bridge's VLAN filtering.
     pub vlan_filtering: Option<bool>,
+    /// The alias, a text that the kernel keeps with a link for people and programs.
+    pub alias: Option<&'static str>,
 }
 
 /// How a bridge treats one of its ports.
@@ -85,6 +87,8 @@ pub struct LinkInfo {
     pub index: u32,
     /// The name.
     pub name: String,
+    /// The alias, if somebody gave the link one.
+    pub alias: Option<String>,
     /// The kind, such as `bridge` or `veth`; absent for a physical device and for `lo`.
     pub kind: Option<String>,
     /// The Ethernet address.
@@ -224,6 +228,9 @@ fn changed(builder: Builder, change: &Change) -> Request {
         Some(false) => builder.down(),
         None => builder,
     };
+    if let Some(alias) = change.alias {
+        builder = builder.append_extra_attribute(LinkAttribute::IfAlias(alias.into()));
+    }
     builder = change.promisc.into_iter().fold(builder, Builder::promiscuous);
     builder = change.master.into_iter().fold(builder, Builder::controller);
     let Some(filtering) = change.vlan_filtering else {
@@ -284,6 +291,7 @@ mod ifla {
     pub(super) const MASTER: u16 = 10;
     pub(super) const OPERSTATE: u16 = 16;
     pub(super) const LINKINFO: u16 = 18;
+    pub(super) const IFALIAS: u16 = 20;
     pub(super) const LINK_NETNSID: u16 = 37;
     pub(super) const INFO_KIND: u16 = 1;
     pub(super) const INFO_DATA: u16 = 2;
@@ -319,6 +327,7 @@ impl LinkInfo {
                 ifla::MASTER => link.master = u32_at(value, 0),
                 ifla::OPERSTATE => link.operstate = *value.first()?,
                 ifla::LINKINFO => link.read_kind(value),
+                ifla::IFALIAS => link.alias = Some(string(value)),
                 _ => {}
             }
         }

@@ -6,7 +6,7 @@ use weft_model::IfName;
 use weft_netlink::link::{self, Change};
 use weft_netlink::{Removed, address, bridge_vlan, delete_announced, route};
 
-use crate::ensure::{route_info, vlan_side, vlans_of};
+use crate::ensure::{MADE_BY_WEFT, route_info, vlan_side, vlans_of};
 use crate::{Cause, Kernel, Link, LinkKind, Place, Plan, Problem, Resource, Step};
 
 /// How a veth pair is deleted.
@@ -24,7 +24,7 @@ impl Kernel {
     /// need not be there either. Nothing stops it: all that could not be removed is returned.
     ///
     /// Give it the part of a plan that should go ([`Plan::of_lifetime`]). A bridge that has ports is in
-    /// use and stays, with its addresses. Sysctls stay: what they were before is not known any more.
+    /// use and stays, with its addresses; so does one that no plan created. Sysctls stay: what they were before is not known any more.
     pub fn remove(&mut self, plan: &Plan, removal: Removal) -> Vec<Problem> {
         let going = going(plan);
         let mut problems = Vec::new();
@@ -108,7 +108,8 @@ impl Kernel {
             return Err(Cause::OtherKind { name: name.clone(), wanted: "bridge" });
         }
         let socket = self.socket(place)?;
-        if !link::ports(socket, found.index)?.is_empty() {
+        let ours = found.alias.as_deref() == Some(MADE_BY_WEFT);
+        if !ours || !link::ports(socket, found.index)?.is_empty() {
             return Ok(());
         }
         match socket.request(link::delete_index(found.index)) {

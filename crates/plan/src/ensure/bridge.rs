@@ -1,5 +1,6 @@
 //! Bridges.
 
+use weft_model::Mtu;
 use weft_netlink::link::{self, Change, LinkInfo, NewBridge};
 use weft_netlink::{Batch, Error};
 
@@ -8,6 +9,9 @@ use super::{Ensure, vlan};
 use crate::journal::Undo;
 use crate::kernel::{Known, random_mac};
 use crate::{BridgeOptions, Cause, Link, Step};
+
+/// The alias of a bridge that a plan created. A bridge without it is somebody else's and is never removed.
+pub(crate) const MADE_BY_WEFT: &str = "weft";
 
 /// How often a bridge may vanish or appear between the question and the request.
 const ATTEMPTS: usize = 3;
@@ -46,10 +50,10 @@ impl Ensure<'_> {
         };
         let mut batch = Batch::new();
         let created = batch.push(link::create_bridge(&new));
-        let sized = link.mtu.map(|mtu| {
-            let change = Change { mtu: Some(mtu.get()), ..Change::default() };
-            batch.push(link::change_named(&link.name, &change))
-        });
+        // The alias says who removes the bridge when nobody uses it any more.
+        let change =
+            Change { mtu: link.mtu.map(Mtu::get), alias: Some(MADE_BY_WEFT), ..Change::default() };
+        let changed = batch.push(link::change_named(&link.name, &change));
         let replies = self.kernel.socket(step.place)?.call(&mut batch)?;
         let reply = replies.of(created).map_err(|error| match options.vlan_filtering {
             true => vlan::refused(error),
@@ -57,14 +61,12 @@ impl Ensure<'_> {
         })?;
         let mut known = Known { fresh: true, ..Known::from(&reply.link()?) };
         let undo = Undo::DeleteLink { place: step.place, name: link.name.clone(), index: known.facts.index };
-        if let Some(ticket) = sized
-            && replies.of(ticket).is_ok()
-        {
-            known.facts.mtu = link.mtu.map_or(known.facts.mtu, |mtu| mtu.get());
+        if replies.of(changed).is_ok() {
+            known.facts.mtu = link.mtu.map_or(known.facts.mtu, Mtu::get);
         }
         self.kernel.learn(step.place, &link.name, known);
         self.note(step, undo);
-        sized.map_or(Ok(()), |ticket| replies.of(ticket).map(drop))?;
+        replies.of(changed)?;
         Ok(())
     }
 

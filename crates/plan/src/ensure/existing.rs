@@ -87,6 +87,8 @@ pub(super) fn inverse(before: &LinkInfo, change: &Change) -> Change {
             .and(Some(before.master.unwrap_or(0)))
             .filter(|index| Some(*index) != change.master),
         vlan_filtering: change.vlan_filtering.and(filtering).filter(|on| Some(*on) != change.vlan_filtering),
+        // What is changed about a link of somebody else's has no alias in it.
+        alias: None,
     }
 }
 

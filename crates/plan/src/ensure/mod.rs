@@ -23,6 +23,7 @@ use crate::{ApplyError, Cause, Journal, Kernel, Lifetime, Place, Plan, Resource,
 use address::Probing;
 use veth::Pair;
 
+pub(crate) use bridge::MADE_BY_WEFT;
 pub(crate) use route::info as route_info;
 pub(crate) use vlan::{side as vlan_side, vlans as vlans_of};
 
