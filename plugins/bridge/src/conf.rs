@@ -170,6 +170,8 @@ pub struct Surroundings {
     pub uplink_mtu: Option<Mtu>,
     /// Where the firewall keeps its ownership records.
     pub claims: PathBuf,
+    /// Whether things are taken apart: then `ipMasq` may have been true when they were built.
+    pub dismantles: bool,
 }
 
 impl Conf {
@@ -194,7 +196,7 @@ impl Conf {
                 (false, false) => Gateway::None,
             },
             force_address: self.force_address,
-            masquerade: self.masquerade(around.addressed)?,
+            masquerade: self.masquerade(&around)?,
             mtu: match self.mtu {
                 0 => around.uplink_mtu,
                 given => Some(given.try_into().map_err(ConfError::Mtu)?),
@@ -216,13 +218,16 @@ impl Conf {
         Ok(settings)
     }
 
-    fn masquerade(&self, addressed: bool) -> Result<Option<Backend>, ConfError> {
+    fn masquerade(&self, around: &Surroundings) -> Result<Option<Backend>, ConfError> {
         let asked = self.ip_masq_backend.as_deref().filter(|name| !name.is_empty());
-        if asked.is_none() && !(self.ip_masq && addressed) {
+        let wanted = around.addressed && (self.ip_masq || around.dismantles);
+        if asked.is_none() && !wanted {
             return Ok(None);
         }
         let backend = Backend::choose(asked).map_err(ConfError::Backend)?;
-        Ok((self.ip_masq && addressed).then_some(backend))
+        // Where there are no nf_tables, only a configuration that says `ipMasq` is worth starting iptables for.
+        let idle = !self.ip_masq && asked.is_none() && backend == Backend::Iptables;
+        Ok(Some(backend).filter(|_| wanted && !idle))
     }
 
     fn vlans(&self) -> Result<Vlans, ConfError> {
@@ -279,6 +284,7 @@ impl Settings {
             // DEL does not ask what it does not need: an address of the uplink's is no reason to fail.
             uplink_mtu: if adds && conf.mtu == 0 { weft_plan::uplink_mtu() } else { None },
             claims: call.root.masquerade_dir(),
+            dismantles: matches!(call.verb, Verb::Del | Verb::Gc),
         };
         conf.settle(around).map_err(|error| Failure::new(Code::InvalidConfig, error))
     }
@@ -312,6 +318,7 @@ mod tests {
             mac: None,
             uplink_mtu: Some(Mtu::ETHERNET),
             claims: PathBuf::new(),
+            dismantles: false,
         })
     }
 

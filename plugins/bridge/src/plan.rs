@@ -81,13 +81,7 @@ pub(crate) fn addresses(settings: &Settings, endpoint: &Endpoint, leases: &Lease
     plan.extend(gateway(settings, leases).steps);
     if let Some(backend) = settings.masquerade {
         let addresses = leases.addresses();
-        let fragment = masquerade(settings, backend, Some(endpoint), &addresses);
-        // Upstream's layouts have a rule for each address, which goes with the container.
-        if backend.is_per_attachment() {
-            plan.host(fragment);
-        } else {
-            plan.network(fragment);
-        }
+        plan.host(masquerade(settings, backend, Some(endpoint), &addresses));
     }
     plan
 }

@@ -16,6 +16,7 @@ fn settings(json: &str) -> Settings {
         mac: Some("02:00:00:00:00:07".parse().unwrap()),
         uplink_mtu: Some(Mtu::ETHERNET),
         claims: PathBuf::new(),
+        dismantles: false,
     };
     conf.settle(around).unwrap()
 }
@@ -69,7 +70,7 @@ fn a_gateway_with_masquerading() {
     container  route default via 10.90.0.1 dev eth0
     network    addr 10.90.0.1/24 dev br0 alone
     network    sysctl net/ipv4/ip_forward = 1
-    network    masquerade 10.90.0.0/24 of net by weft
+    host       masquerade 10.90.0.0/24 of net by weft
     "#);
 }
 
