@@ -4,6 +4,7 @@
 //! comes back ([`Netns::run`]), so nobody can be left in the wrong one.
 
 mod error;
+mod here;
 mod isolate;
 mod pin;
 
@@ -20,6 +21,7 @@ use nix::sched::CloneFlags;
 use nix::sys::statfs::fstatfs;
 
 pub use error::NetnsError;
+pub use here::Here;
 pub use isolate::isolate;
 pub use pin::{create, pin, unpin};
 
@@ -125,12 +127,14 @@ fn inside<T: Send>(
     enter: impl FnOnce() -> Result<(), NetnsError> + Send,
     work: impl FnOnce() -> T + Send,
 ) -> Result<T, NetnsError> {
+    let here = Here::stay();
     thread::scope(|scope| {
-        let thread = thread::Builder::new()
-            .stack_size(STACK)
-            .spawn_scoped(scope, || enter().map(|()| work()))
-            .map_err(NetnsError::Thread)?;
-        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
+            here.leave();
+            enter().map(|()| work())
+        });
+        here.leave();
+        thread.map_err(NetnsError::Thread)?.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 

@@ -51,8 +51,7 @@ impl Ensure<'_> {
         let mut batch = Batch::new();
         let created = batch.push(link::create_bridge(&new));
         // The alias says who removes the bridge when nobody uses it any more.
-        let change =
-            Change { mtu: link.mtu.map(Mtu::get), alias: Some(MADE_BY_WEFT), ..Change::default() };
+        let change = Change { mtu: link.mtu.map(Mtu::get), alias: Some(MADE_BY_WEFT), ..Change::default() };
         let changed = batch.push(link::change_named(&link.name, &change));
         let replies = self.kernel.socket(step.place)?.call(&mut batch)?;
         let reply = replies.of(created).map_err(|error| match options.vlan_filtering {
