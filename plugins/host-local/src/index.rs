@@ -22,6 +22,7 @@ use weft_state::StateError;
 use weft_state::atomic::{self, Durability};
 
 use crate::key::mix;
+use crate::table::{Bytes, Table, array, u64_at};
 
 const MAGIC: [u8; 8] = *b"weftip1\n";
 const HEAD: usize = 64;
@@ -31,8 +32,6 @@ const SLOT: usize = 40;
 const BLOCK: usize = 80;
 /// Addresses in a block.
 const SPAN: u128 = 512;
-/// How much of a table is read at once: 16 slots or 8 blocks.
-const WINDOW: usize = 640;
 
 /// The hash field of a slot that was never used, where a search ends.
 const EMPTY: u64 = 0;
@@ -81,22 +80,6 @@ pub struct Index {
     blocks: Table,
 }
 
-/// Where the tables are.
-#[derive(Debug)]
-enum Bytes {
-    File(File),
-    Memory(Vec<u8>),
-}
-
-/// A hash table of entries of one size, with linear probing. There is always an empty entry.
-#[derive(Debug)]
-struct Table {
-    at: usize,
-    width: usize,
-    entries: usize,
-    used: usize,
-}
-
 impl Index {
     /// Returns an index of these leases, in memory.
     pub fn new(leases: &[Lease]) -> Self {
@@ -104,7 +87,8 @@ impl Index {
         let room = |entries: usize, least: usize| (entries * 2).next_power_of_two().max(least);
         let mut index = Self::with_room(room(leases.len(), 128), room(blocks.len(), 32));
         for lease in leases {
-            index.put(lease);
+            let put = index.put(lease);
+            debug_assert!(put.is_ok(), "there is room, and memory has no errors");
         }
         index
     }
@@ -191,8 +175,20 @@ impl Index {
 
     /// Adds a lease.
     pub fn insert(&mut self, lease: &Lease) -> io::Result<()> {
-        self.make_room()?;
-        let (slot, unused) = self.slots.vacancy(&self.bytes, lease.holder)?;
+        if self.slots.is_full() || self.blocks.is_full() {
+            // Into memory, and twice as large unless most of it was given up.
+            *self = Self { spares: self.spares, ..Self::new(&self.leases()?) };
+        }
+        self.put(lease)
+    }
+
+    /// Adds a lease for which there is room.
+    fn put(&mut self, lease: &Lease) -> io::Result<()> {
+        let mut unused = false;
+        let slot = self.slots.vacancy(&self.bytes, lease.holder, |slot| {
+            unused = hash_of(slot) == EMPTY;
+            hash_of(slot) <= GONE
+        })?;
         self.bytes.write(self.slots.position(slot), &bytes_of(lease))?;
         self.slots.used += usize::from(unused);
         self.mark(lease.address, true)
@@ -220,15 +216,6 @@ impl Index {
         self.mark(address, false)
     }
 
-    /// Moves to memory, twice as large if need be, when a table is three quarters full.
-    fn make_room(&mut self) -> io::Result<()> {
-        let full = |table: &Table| table.used + 1 > table.entries / 4 * 3;
-        if full(&self.slots) || full(&self.blocks) {
-            *self = Self { spares: self.spares, ..Self::new(&self.leases()?) };
-        }
-        Ok(())
-    }
-
     /// Notes whether an address is taken.
     fn mark(&mut self, address: IpAddr, taken: bool) -> io::Result<()> {
         let number = number(address);
@@ -237,9 +224,10 @@ impl Index {
         let (entry, mut bits) = match self.block(block)? {
             Some(found) => found,
             None => {
-                let (entry, unused) = self.blocks.vacancy(&self.bytes, block_hash(block))?;
+                let entry =
+                    self.blocks.vacancy(&self.bytes, block_hash(block), |entry| u128_at(entry, 0) == 0)?;
                 self.bytes.write(self.blocks.position(entry), &(block + 1).to_le_bytes())?;
-                self.blocks.used += usize::from(unused);
+                self.blocks.used += 1;
                 (entry, [0; 64])
             }
         };
@@ -249,17 +237,6 @@ impl Index {
             bits[bit / 8] &= !(1 << (bit % 8));
         }
         self.bytes.write(self.blocks.position(entry) + 16, &bits)
-    }
-
-    /// Adds a lease to an index in memory that has room.
-    fn put(&mut self, lease: &Lease) {
-        let slot = self.slots.vacancy(&self.bytes, lease.holder);
-        debug_assert!(slot.is_ok(), "reading memory does not fail");
-        let Ok((slot, _)) = slot else { return };
-        let written = self.bytes.write(self.slots.position(slot), &bytes_of(lease));
-        let marked = self.mark(lease.address, true);
-        debug_assert!(written.is_ok() && marked.is_ok(), "writing memory does not fail");
-        self.slots.used += 1;
     }
 
     /// Returns the place and the bitmap of a block, if any address of it was ever taken.
@@ -313,78 +290,6 @@ impl Index {
     }
 }
 
-impl Table {
-    fn end(&self) -> usize {
-        self.at + self.entries * self.width
-    }
-
-    fn position(&self, entry: usize) -> usize {
-        self.at + entry * self.width
-    }
-
-    /// Shows the entries from where `hash` belongs onwards, until the visitor has seen enough.
-    fn walk(
-        &self,
-        bytes: &Bytes,
-        hash: u64,
-        mut visit: impl FnMut(usize, &[u8]) -> ControlFlow<()>,
-    ) -> io::Result<()> {
-        let mut window = [0; WINDOW];
-        let mut entry = usize::try_from(hash & (self.entries as u64 - 1)).map_err(io::Error::other)?;
-        let mut left = self.entries;
-        while left > 0 {
-            let count = (WINDOW / self.width).min(self.entries - entry).min(left);
-            let window = &mut window[..count * self.width];
-            bytes.read(self.position(entry), window)?;
-            for (index, one) in window.chunks_exact(self.width).enumerate() {
-                if visit(entry + index, one).is_break() {
-                    return Ok(());
-                }
-            }
-            left -= count;
-            entry = (entry + count) % self.entries;
-        }
-        Ok(())
-    }
-
-    /// Returns the first entry for `hash` that can be written over, and whether it was never used.
-    fn vacancy(&self, bytes: &Bytes, hash: u64) -> io::Result<(usize, bool)> {
-        let mut found = None;
-        self.walk(bytes, hash, |entry, bytes| {
-            let unused = bytes[..16].iter().all(|byte| *byte == 0);
-            // Blocks are never given up: an empty bitmap says as much.
-            if unused || (self.width == SLOT && hash_of(bytes) <= GONE) {
-                found = Some((entry, hash_of(bytes) == EMPTY));
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        })?;
-        found.ok_or_else(|| io::Error::other("the index is full"))
-    }
-}
-
-impl Bytes {
-    fn read(&self, at: usize, buffer: &mut [u8]) -> io::Result<()> {
-        match self {
-            Self::File(file) => file.read_exact_at(buffer, at as u64),
-            Self::Memory(bytes) => {
-                buffer.copy_from_slice(&bytes[at..at + buffer.len()]);
-                Ok(())
-            }
-        }
-    }
-
-    fn write(&mut self, at: usize, data: &[u8]) -> io::Result<()> {
-        match self {
-            Self::File(file) => file.write_all_at(data, at as u64),
-            Self::Memory(bytes) => {
-                bytes[at..at + data.len()].copy_from_slice(data);
-                Ok(())
-            }
-        }
-    }
-}
-
 /// Returns an address as a number. IPv4 has its place in IPv6, so that one table is enough.
 fn number(address: IpAddr) -> u128 {
     match address {
@@ -415,16 +320,6 @@ fn first_zero(bits: &[u8; 64], among: Range<usize>) -> Option<usize> {
         }
     }
     None
-}
-
-fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
-    let mut array = [0; N];
-    array.copy_from_slice(bytes);
-    array
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(array(&bytes[at..at + 8]))
 }
 
 fn u128_at(bytes: &[u8], at: usize) -> u128 {

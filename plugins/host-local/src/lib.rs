@@ -13,6 +13,7 @@ pub mod lease;
 mod resolv;
 mod scan;
 pub mod store;
+mod table;
 mod verb;
 
 use weft_cni::{Failure, NetworkResult};

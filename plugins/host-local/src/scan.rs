@@ -7,10 +7,29 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use weft_state::StateError;
+use weft_state::{StateError, atomic};
 
 use crate::index::{Index, Lease, NOBODY};
 use crate::key::Key;
+use crate::store::Location;
+
+/// What the names of lease files that nobody needs begin with.
+pub(crate) const SPARE: &str = "spare.";
+
+/// Makes an index from the lease files.
+///
+/// Our own files go: the temporary ones of those who were killed, and the spare ones, of which nobody knows
+/// any more which are also leases.
+pub(crate) fn rescan(location: &Location, before: Option<&Index>) -> Result<Index, StateError> {
+    let ours = [atomic::TEMPORARY, SPARE];
+    for entry in fs::read_dir(&location.index).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if ours.iter().any(|start| name.as_encoded_bytes().starts_with(start.as_bytes())) {
+            drop(fs::remove_file(entry.path()));
+        }
+    }
+    scan(&location.dir, before)
+}
 
 /// Reads every lease file of a directory and removes those that are empty.
 ///
@@ -23,7 +42,7 @@ use crate::key::Key;
 /// # Errors
 ///
 /// When the directory or one of its files cannot be read.
-pub(crate) fn scan(dir: &Path, before: Option<&Index>) -> Result<Index, StateError> {
+fn scan(dir: &Path, before: Option<&Index>) -> Result<Index, StateError> {
     let known = before.and_then(|index| index.leases().ok()).unwrap_or_default();
     let known: HashMap<IpAddr, Lease> = known.into_iter().map(|lease| (lease.address, lease)).collect();
     let mut leases = Vec::new();

@@ -14,16 +14,14 @@ use nix::sys::time::TimeSpec;
 use weft_ipam::Taken;
 use weft_model::NetworkName;
 use weft_state::lock::FileLock;
-use weft_state::{StateError, atomic, boot};
+use weft_state::{StateError, boot};
 
 use crate::cursor::Cursor;
 use crate::index::{Index, Lease, State};
 use crate::key::{Key, mix};
-use crate::scan::{self, scan};
+use crate::scan::{self, rescan};
 
-/// What the names of lease files that nobody needs begin with.
-const SPARE: &str = "spare.";
-/// How many of them are kept. Each takes a block of the disk.
+/// How many lease files that nobody needs are kept. Each takes a block of the disk.
 const SPARES: usize = 64;
 
 /// Where one network's leases are.
@@ -318,7 +316,7 @@ impl Store {
     }
 
     fn spare(&self, number: usize) -> PathBuf {
-        self.location.index.join(format!("{SPARE}{number}"))
+        self.location.index.join(format!("{}{number}", scan::SPARE))
     }
 
     /// Writes a lease file where it belongs, on a file system without links. One that a kill leaves empty is
@@ -376,21 +374,6 @@ fn create(path: &Path) -> io::Result<File> {
         }
         other => other,
     }
-}
-
-/// Makes an index from the lease files.
-///
-/// Our own files go: the temporary ones of those who were killed, and the spare ones, of which nobody knows
-/// any more which are also leases.
-fn rescan(location: &Location, before: Option<&Index>) -> Result<Index, StateError> {
-    let ours = [atomic::TEMPORARY, SPARE];
-    for entry in fs::read_dir(&location.index).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        if ours.iter().any(|start| name.as_encoded_bytes().starts_with(start.as_bytes())) {
-            drop(fs::remove_file(entry.path()));
-        }
-    }
-    scan(&location.dir, before)
 }
 
 fn is_without_links(error: &io::Error) -> bool {

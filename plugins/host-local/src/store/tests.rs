@@ -1,4 +1,4 @@
-use weft_state::atomic::Durability;
+use weft_state::atomic::{self, Durability};
 
 use super::*;
 
