@@ -150,10 +150,13 @@ impl Manager {
         let list = plan.list(&job.stored.list);
         let attachment = plan.attachment(job);
         // The container's own loopback comes up while the network's plugins work.
-        let (added, loopback) = std::thread::scope(|scope| {
-            let loopback = job.others.is_empty().then(|| scope.spawn(|| self.loopback(&job.asked.container)));
-            let added = self.runtime.add(&list, &attachment);
-            (added, loopback.and_then(|thread| thread.join().ok()))
+        let (added, loopback) = mine.lent(|| {
+            std::thread::scope(|scope| {
+                let loopback =
+                    job.others.is_empty().then(|| scope.spawn(|| self.loopback(&job.asked.container)));
+                let added = self.runtime.add(&list, &attachment);
+                (added, loopback.and_then(|thread| thread.join().ok()))
+            })
         });
         let result = added?;
         let endpoint = Endpoint {

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use weft_model::{ContainerId, NetworkName};
 use weft_state::lock::FileLock;
 use weft_state::{Root, StateError};
@@ -55,6 +56,22 @@ impl Alone {
 impl Mine {
     pub(crate) fn container(&self) -> &ContainerId {
         &self.container
+    }
+
+    /// Runs `work` with plugins that keep the lock for as long as they run.
+    ///
+    /// If this process is killed, its plugin finishes what it does, and nobody takes its half-made
+    /// attachment for one to be mended meanwhile. Only for ADD: what a DEL leaves running in the background
+    /// must keep nobody waiting.
+    pub(crate) fn lent<T>(&self, work: impl FnOnce() -> T) -> T {
+        let set = |flags| {
+            // A lock that cannot be lent is a lock all the same.
+            fcntl(self.lock.as_ref(), FcntlArg::F_SETFD(flags)).ok();
+        };
+        set(FdFlag::empty());
+        let outcome = work();
+        set(FdFlag::FD_CLOEXEC);
+        outcome
     }
 
     /// Lets go of a container that is connected to nothing, and removes the lock's file.
