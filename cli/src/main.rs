@@ -10,6 +10,7 @@ mod template;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use weft_manager::Manager;
 use weft_state::Root;
@@ -18,8 +19,17 @@ use args::{Cli, Command};
 use report::Report;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
     let mut report = Report::default();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error)
+            if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
+        {
+            report.misuse(&error.to_string());
+            return report.exit();
+        }
+        Err(help) => help.exit(),
+    };
     if let Command::Completion { shell } = cli.command {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "weft", &mut script);

@@ -32,6 +32,16 @@ impl Report {
         self.fail(2);
     }
 
+    /// Says what is wrong with the command line, in one line and a hint: `text` is what clap says of it, which
+    /// is a paragraph and a usage.
+    pub(crate) fn misuse(&mut self, text: &str) {
+        let (what, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+        let words: Vec<&str> = what.trim_start_matches("error: ").split_whitespace().collect();
+        self.usage(words.join(" "));
+        let usage = rest.lines().find_map(|line| line.strip_prefix("Usage: "));
+        say(&format!("hint: {}", usage.unwrap_or("weft --help, or --help after any command")));
+    }
+
     /// Says something that does not make the command fail.
     pub(crate) fn warn(&self, what: impl std::fmt::Display) {
         say(&format!("weft: {what}"));

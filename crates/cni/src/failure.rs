@@ -40,6 +40,9 @@ pub enum Code {
 }
 
 impl Code {
+    /// 101, a code of our own plugins: what is asked for is somebody else's already.
+    pub const TAKEN: Self = Self::Other(101);
+
     /// Returns the number.
     pub const fn number(self) -> u32 {
         match self {

@@ -46,7 +46,24 @@ pub(crate) fn remove(
             install(socket, claims, subnet)?;
         }
     }
-    Ok(())
+    retire(socket, claims)
+}
+
+/// Takes the table away with the last subnet.
+///
+/// The generation is read before the claims. Whoever claims a subnet after that either changes the
+/// ruleset before us, which refuses this transaction, or finds no table and creates it.
+fn retire(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), FirewallError> {
+    let generation = socket.generation().map_err(wrap)?;
+    if !claims.all_subnets()?.is_empty() || table::state(socket, layout::INET)? == State::Absent {
+        return Ok(());
+    }
+    let mut transaction = Transaction::new();
+    transaction.only_if_generation(generation).delete_table(layout::INET);
+    match socket.commit(&transaction) {
+        Err(Error::Refused { errno: Errno::ERESTART | Errno::ENOENT, .. }) => Ok(()),
+        outcome => outcome.map_err(wrap),
+    }
 }
 
 /// Returns what is missing for these subnets, down to the static rules.

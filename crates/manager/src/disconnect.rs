@@ -1,6 +1,6 @@
 //! `weft network disconnect`.
 
-use weft_model::{ContainerId, NetworkName};
+use weft_model::{ContainerId, Endpoint, NetworkName};
 use weft_runtime::Problem;
 use weft_state::attachment::Record;
 
@@ -36,7 +36,10 @@ impl Manager {
         let container = self.connected(&network, request)?;
         let mine = self.locks.container(&container)?;
         let shared = self.locks.shared(&network)?;
-        let records = self.records.of_container(&container);
+        let mut records = self.records.of_container(&container);
+        if request.force {
+            records.extend(self.presumed(&network, &container, request)?);
+        }
         let mut problems = Vec::new();
         for record in records.iter().filter(|record| record.endpoint.network == network) {
             problems.extend(self.detach(&mine, &shared, record, request.force)?);
@@ -59,13 +62,33 @@ impl Manager {
         if let Some(id) = by_name.filter(|id| self.is_connected(network, id)) {
             return Ok(id);
         }
-        by_id?;
+        let id = by_id?;
+        if request.force && !self.records.damaged(&id).is_empty() {
+            return Ok(id);
+        }
         if network.as_str() == predefined::HOST {
             let why =
                 "cannot disconnect container from host network - container was created in host network mode";
             return Err(Error::Unattachable { why: why.into(), hint: None });
         }
         Err(Error::NotConnected { container: request.netns.clone(), network: network.clone() })
+    }
+
+    /// Returns records in the place of those that cannot be read: with `force`, the person who names the network
+    /// knows better than a file that was cut off.
+    fn presumed(
+        &self,
+        network: &NetworkName,
+        container: &ContainerId,
+        request: &Disconnect,
+    ) -> Result<Vec<Record>, Error> {
+        let found = Container::named(&request.netns, request.id.as_deref()).ok();
+        let presume = |ifname| {
+            let endpoint = Endpoint { network: network.clone(), container: container.clone(), ifname };
+            let netns = found.as_ref().map(|found| found.path.clone());
+            Ok(Record::intent(endpoint, netns, &self.config.driver)?)
+        };
+        self.records.damaged(container).into_iter().map(presume).collect()
     }
 
     fn is_connected(&self, network: &NetworkName, id: &ContainerId) -> bool {

@@ -273,6 +273,8 @@ impl Error {
             | Self::Filter(_) => Kind::Usage,
             Self::Refused { failure, .. } => refusal(failure),
             Self::Chain(ChainError::Plugin { problem, .. }) => match problem.cause.failure() {
+                // The network's configuration may be wrong: what was typed was right.
+                Some(failure) if failure.code == Code::InvalidConfig => Kind::Failed,
                 Some(failure) => refusal(failure),
                 None => Kind::Failed,
             },
@@ -312,6 +314,7 @@ fn refusal(failure: &Failure) -> Kind {
     match failure.code {
         Code::InvalidConfig => Kind::Usage,
         Code::UnknownContainer => Kind::NotFound,
+        Code::TAKEN => Kind::Conflict,
         _ => Kind::Failed,
     }
 }

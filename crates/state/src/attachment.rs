@@ -161,6 +161,13 @@ impl Records {
         records
     }
 
+    /// Returns the interfaces of a container whose records cannot be read. Which network they belong to
+    /// nobody knows.
+    pub fn damaged(&self, container: &ContainerId) -> Vec<IfName> {
+        let dir = self.dir.join(container.as_str());
+        entries(&dir, ".json").filter(|ifname| self.inspect(container, ifname).is_err()).collect()
+    }
+
     /// Returns this boot's attachments, ordered by container and interface.
     pub fn all(&self) -> Vec<Record> {
         let mut containers: Vec<ContainerId> = entries(&self.dir, "").collect();

@@ -16,7 +16,7 @@ use crate::store::Store;
 /// A range set has no address left.
 pub const EXHAUSTED: Code = Code::Other(100);
 /// An address is somebody's already.
-pub const TAKEN: Code = Code::Other(101);
+pub const TAKEN: Code = Code::TAKEN;
 
 /// Why there is no lease. The texts are those of the CNI reference implementation.
 #[derive(Debug, thiserror::Error)]

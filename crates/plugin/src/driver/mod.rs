@@ -166,6 +166,7 @@ fn code_of(cause: &Cause) -> Code {
         | Cause::AddressConflict { .. }
         | Cause::NoVlanFiltering
         | Cause::BadKey(_) => Code::InvalidConfig,
+        Cause::NameTaken { .. } | Cause::InUse { .. } => Code::TAKEN,
         _ => Code::Internal,
     }
 }
