@@ -310,3 +310,16 @@ fn a_synced_lease_is_a_lease() {
     ours(&conf, "a").del();
     assert!(data.leases().is_empty());
 }
+
+#[test]
+fn the_readmes_configuration_works() {
+    let readme = include_str!("../README.md");
+    let block = readme.split("```json").nth(1).unwrap().split("```").next().unwrap();
+    let mut conf: Value = serde_json::from_str(block).unwrap();
+    let data = Data::new();
+    fs::File::create(data.dir().join("resolv.conf")).unwrap();
+    conf["ipam"]["resolvConf"] = data.dir().join("resolv.conf").to_str().into();
+    let call = ours(&conf, "red").with("WEFT_ROOT", data.dir().to_str().unwrap());
+    assert_eq!(call.add().ips(), ["10.10.1.20/16", "fd00:10::2/64"]);
+    call.del();
+}
