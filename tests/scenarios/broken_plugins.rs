@@ -16,8 +16,8 @@ fn network_of(lab: &Lab, script: &str) {
 }
 
 fn connect(lab: &Lab, limit: u64) -> Output {
-    let path = format!("{}:{}", lab.path("plugins").display(), weft_testkit::staged_folder().display());
-    let program = lab.weft_program(["network", "connect", "odd", "red"]).env("CNI_PATH", path);
+    let program =
+        lab.weft_program(["network", "connect", "odd", "red"]).env("WEFT_PLUGIN_PATH", lab.path("plugins"));
     program.limit(Duration::from_secs(limit)).run()
 }
 
