@@ -103,7 +103,7 @@ impl Manager {
     /// the others.
     pub(crate) fn heal(&self, mine: &Mine, here: Option<&Identity>) -> Result<Vec<Record>, Error> {
         let mut live = Vec::new();
-        for record in self.records.of_container(mine.container()) {
+        for record in self.attachments_of(mine.container())? {
             match Liveness::given(&record, here) {
                 Liveness::Up => live.push(record),
                 Liveness::Gone | Liveness::Incomplete => {
@@ -116,6 +116,28 @@ impl Manager {
             }
         }
         Ok(live)
+    }
+
+    /// Returns a container's attachments, with a record even for those whose own is cut off.
+    pub(crate) fn attachments_of(&self, container: &ContainerId) -> Result<Vec<Record>, Error> {
+        let mut records = self.records.of_container(container);
+        records.extend(self.presumed(container)?);
+        Ok(records)
+    }
+
+    /// Returns records in the place of those that are cut off, as far as the results of the plugins tell which
+    /// network they are about.
+    fn presumed(&self, container: &ContainerId) -> Result<Vec<Record>, Error> {
+        let mut records = Vec::new();
+        for ifname in self.records.damaged(container) {
+            for cached in self.runtime.cache().of_interface(container, &ifname) {
+                let Ok(network) = cached.network.parse() else { continue };
+                let (container, ifname) = (container.clone(), ifname.clone());
+                let endpoint = Endpoint { network, container, ifname };
+                records.push(Record::intent(endpoint, cached.netns, &self.config.driver)?);
+            }
+        }
+        Ok(records)
     }
 
     /// Disconnects what is left of a network's containers that are gone or were never wholly connected.

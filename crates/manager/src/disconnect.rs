@@ -36,9 +36,9 @@ impl Manager {
         let container = self.connected(&network, request)?;
         let mine = self.locks.container(&container)?;
         let shared = self.locks.shared(&network)?;
-        let mut records = self.records.of_container(&container);
-        if request.force {
-            records.extend(self.presumed(&network, &container, request)?);
+        let mut records = self.attachments_of(&container)?;
+        if request.force && !records.iter().any(|record| record.endpoint.network == network) {
+            records.extend(self.as_told(&network, &container, request)?);
         }
         let mut problems = Vec::new();
         for record in records.iter().filter(|record| record.endpoint.network == network) {
@@ -76,7 +76,7 @@ impl Manager {
 
     /// Returns records in the place of those that cannot be read: with `force`, the person who names the network
     /// knows better than a file that was cut off.
-    fn presumed(
+    fn as_told(
         &self,
         network: &NetworkName,
         container: &ContainerId,
@@ -93,6 +93,6 @@ impl Manager {
 
     fn is_connected(&self, network: &NetworkName, id: &ContainerId) -> bool {
         let to_network = |record: &Record| record.endpoint.network == *network;
-        self.records.of_container(id).iter().any(to_network)
+        self.attachments_of(id).is_ok_and(|records| records.iter().any(to_network))
     }
 }

@@ -260,6 +260,7 @@ impl Error {
             | Self::Overlap { .. }
             | Self::Routed { .. }
             | Self::SingleInstance(_)
+            | Self::Reserved(_)
             | Self::Connected { .. }
             | Self::InterfaceTaken { .. }
             | Self::Private => Kind::Conflict,

@@ -208,12 +208,12 @@ fn what_cannot_be_created_leaves_nothing() {
         (subnet("n1", "198.18.9.0/24"), Kind::Conflict, "network with name n1 already exists"),
         (
             subnet("host", "198.18.9.0/24"),
-            Kind::Failed,
+            Kind::Conflict,
             "operation is not permitted on predefined host network",
         ),
         (
             subnet("default", "198.18.9.0/24"),
-            Kind::Failed,
+            Kind::Conflict,
             "operation is not permitted on predefined default network",
         ),
         (subnet("-x", "198.18.9.0/24"), Kind::Usage, "invalid network name \"-x\": "),
@@ -570,6 +570,15 @@ fn a_killed_connect_is_mended_by_the_next_command() {
     assert!(listed.errors.is_empty());
     assert_eq!(host.manager.ps().len(), 1);
     host.connect("n1", "c4").unwrap();
+
+    // With the record cut off, the cached result still tells the network.
+    atomic::write(&record, b"", Durability::Boot, 0o644).unwrap();
+    host.log();
+    host.connect("n1", "c4").unwrap();
+    assert_eq!(host.log(), ["DEL n1 c4 /proc/self/ns/net eth0", "ADD n1 c4 /proc/self/ns/net eth0"]);
+    atomic::write(&record, b"", Durability::Boot, 0o644).unwrap();
+    assert!(host.manager.disconnect(&from("n1", "c4")).unwrap().is_empty());
+    assert!(!record.exists());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use weft_cni::AttachmentId;
 use weft_cni::json::get;
-use weft_model::Endpoint;
+use weft_model::{ContainerId, Endpoint, IfName};
 use weft_state::StateError;
 use weft_state::atomic::{self, Durability};
 
@@ -22,9 +22,11 @@ pub struct Cache {
     dir: PathBuf,
 }
 
-/// A cached attachment of a network.
+/// A cached attachment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cached {
+    /// The network's name.
+    pub network: String,
     /// The container and the interface.
     pub id: AttachmentId,
     /// The namespace it was made for.
@@ -94,15 +96,27 @@ impl Cache {
 
     /// Returns the readable attachments of a network.
     pub fn of_network(&self, network: &str) -> Vec<Cached> {
-        let Ok(entries) = std::fs::read_dir(&self.dir) else { return Vec::new() };
         let prefix = format!("{network}-");
-        let mut found: Vec<Cached> = entries
-            .flatten()
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
-            .filter_map(|entry| cached(&read(&entry.path())?, network))
-            .collect();
+        let mut found = self.all(|name| name.starts_with(&prefix));
+        found.retain(|cached| cached.network == network);
         found.sort_by(|a, b| (&a.id.container_id, &a.id.ifname).cmp(&(&b.id.container_id, &b.id.ifname)));
         found
+    }
+
+    /// Returns the readable attachments of a container's interface, to whatever network.
+    pub fn of_interface(&self, container: &ContainerId, ifname: &IfName) -> Vec<Cached> {
+        let suffix = format!("-{container}-{ifname}");
+        let mut found = self.all(|name| name.ends_with(&suffix));
+        found.retain(|cached| {
+            cached.id.container_id == container.as_str() && cached.id.ifname == ifname.as_str()
+        });
+        found
+    }
+
+    fn all(&self, named: impl Fn(&str) -> bool) -> Vec<Cached> {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let matching = entries.filter(|entry| named(&entry.file_name().to_string_lossy()));
+        matching.filter_map(|entry| cached(&read(&entry.path())?)).collect()
     }
 }
 
@@ -111,17 +125,15 @@ fn read(path: &Path) -> Option<Value> {
     (get(&entry, "kind")?.as_str()? == KIND).then_some(entry)
 }
 
-fn cached(entry: &Value, network: &str) -> Option<Cached> {
+fn cached(entry: &Value) -> Option<Cached> {
     let text = |key: &str| get(entry, key).and_then(Value::as_str);
-    if text("networkName")? != network {
-        return None;
-    }
     let capability_args = match get(entry, "capabilityArgs") {
         Some(Value::Object(args)) => args.clone(),
         _ => Map::new(),
     };
     let id = AttachmentId { container_id: text("containerId")?.into(), ifname: text("ifName")?.into() };
     Some(Cached {
+        network: text("networkName")?.into(),
         id,
         netns: text("netns").filter(|path| !path.is_empty()).map(PathBuf::from),
         capability_args,

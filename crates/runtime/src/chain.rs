@@ -110,6 +110,11 @@ impl Runtime {
         Self { timeout, ..self }
     }
 
+    /// Returns what ADD was asked to attach and DEL was not asked to detach.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     /// Returns the directories plugins are looked for in.
     pub fn paths(&self) -> &[PathBuf] {
         &self.paths
