@@ -139,6 +139,9 @@ fn shell(command: &str) -> std::process::Command {
     shell
 }
 
+/// Every file but locks, which are empty and meant to stay until the next boot.
+const FILES: [&str; 5] = ["-type", "f", "-not", "-path", "*/locks/*"];
+
 /// Collects what a network tool can leave behind, as text.
 fn trace(root: &Path) -> Result<String> {
     let commands: [&[&str]; 6] = [
@@ -156,7 +159,7 @@ fn trace(root: &Path) -> Result<String> {
         text += &listing.unwrap_or_default();
     }
     for folder in ["etc/weft", "run/weft", "var/lib/weft", "var/lib/cni"] {
-        text += &output(program("find").arg(root.join(folder)).args(["-type", "f"])).unwrap_or_default();
+        text += &output(program("find").arg(root.join(folder)).args(FILES)).unwrap_or_default();
     }
     Ok(text)
 }

@@ -33,7 +33,7 @@ const LIBRARIES: [(&str, &[&str]); 13] = [
         ],
     ),
     ("weft-manager", &["weft-runtime", "weft-cni", "weft-model", "weft-state", "weft-ipam"]),
-    ("weft-cli", &["weft-manager", "weft-cni", "weft-model"]),
+    ("weft-cli", &["weft-manager", "weft-cni", "weft-model", "weft-state"]),
 ];
 
 /// What a plugin may use of ours: everything below it, never the manager and never a neighbour.
