@@ -36,7 +36,7 @@ fn options() -> Result<String> {
         let text = output(program(stage::folder().join(&kind)).arg("describe").env_remove("CNI_COMMAND"))?;
         let about: Value =
             serde_json::from_str(&text).with_context(|| format!("{kind} describe printed no JSON"))?;
-        let word = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let word = |value: &Value| value.as_str().unwrap_or_default().replace('<', "&lt;");
         let _ = write!(page, "\n## {kind}\n\n{}.\n", word(&about["summary"]).trim_end_matches('.'));
         let options = about["options"].as_array().map(Vec::as_slice).unwrap_or_default();
         if options.is_empty() {
