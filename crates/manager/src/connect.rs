@@ -86,6 +86,7 @@ impl Manager {
         let others = &self.heal(mine, Some(&asked.identity))?;
         check_company(network, others)?;
         self.materialize(network)?;
+        self.sweep_once(network)?;
         let shared = self.locks.shared(network)?;
         let stored =
             &self.store.load(network)?.ok_or_else(|| Error::NoNetwork(asked.request.network.clone()))?;

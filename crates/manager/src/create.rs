@@ -76,7 +76,7 @@ impl Manager {
             false => subnets,
         };
         let plugins = self.compose(&network, &described)?;
-        self.store.write(&network, &plugins)?;
+        self.write_new(&network, &plugins)?;
         Ok(network)
     }
 
@@ -222,7 +222,14 @@ impl Manager {
             network.about.ipam.subnets = self.subnets(&pools, &network, Vec::new(), v4)?;
         }
         let plugins = self.compose(&network, &described)?;
-        self.store.write(&network, &plugins)
+        self.write_new(&network, &plugins)
+    }
+
+    fn write_new(&self, network: &Network, plugins: &[Value]) -> Result<(), Error> {
+        self.store.write(network, plugins)?;
+        // Without the mark the first connection looks for leftovers in vain, that is all.
+        self.sweeps.mark(&network.name).ok();
+        Ok(())
     }
 
     /// Returns a predefined network without a file as it would be made now.

@@ -30,6 +30,7 @@ mod rm;
 pub mod routes;
 pub mod store;
 pub mod subnets;
+mod sweeps;
 
 use weft_runtime::Runtime;
 use weft_state::{Records, Reservations, Root};
@@ -49,6 +50,7 @@ pub use plugins::Plugin;
 pub use prune::Pruned;
 pub use ps::Attached;
 use store::Store;
+use sweeps::Sweeps;
 
 /// The networks and attachments of one host, or of one root directory.
 #[derive(Debug)]
@@ -62,6 +64,7 @@ pub struct Manager {
     reservations: Reservations,
     claims: Claims,
     locks: Locks,
+    sweeps: Sweeps,
 }
 
 impl Manager {
@@ -80,6 +83,7 @@ impl Manager {
             reservations: Reservations::new(&root),
             claims: Claims::new(&root),
             locks: Locks::new(&root),
+            sweeps: Sweeps::new(&root),
             config,
             root,
         })

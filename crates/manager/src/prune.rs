@@ -1,6 +1,5 @@
 //! `weft network prune`.
 
-use weft_cni::AttachmentId;
 use weft_model::NetworkName;
 
 use crate::filter::{FOR_PRUNE, Filters};
@@ -52,25 +51,8 @@ impl Manager {
         if let Some(error) = errors.into_iter().next() {
             return Err(error);
         }
-        // INVARIANT: GC never runs for a conflist that is not ours: another runtime may know attachments of
-        // it that we do not.
-        if weft_cni::json::get(&stored.list.raw, "weft").is_none() {
-            return Ok(());
-        }
         let alone = self.locks.alone(name)?;
-        let attached = self.records.of_network(alone.network());
-        let valid: Vec<AttachmentId> = attached
-            .iter()
-            .map(|record| AttachmentId {
-                container_id: record.endpoint.container.to_string(),
-                ifname: record.endpoint.ifname.to_string(),
-            })
-            .collect();
-        // An empty list would take the network's own parts along, which a predefined network may keep.
-        if valid.is_empty() && !predefined::is(name) {
-            return Ok(());
-        }
-        let problems = self.runtime.gc(&stored.list, &valid);
+        let problems = self.collect_garbage(&alone, stored);
         if problems.is_empty() { Ok(()) } else { Err(Error::Problems(problems)) }
     }
 }

@@ -104,6 +104,7 @@ impl Manager {
         remove_tree(&leases.join(".index").join(name.as_str()))?;
         self.reservations.remove_network(name)?;
         self.claims.forget(name)?;
+        self.sweeps.forget(name)?;
         self.store.remove(name)?;
         Ok(alone.finish()?)
     }

@@ -582,6 +582,26 @@ fn a_killed_connect_is_mended_by_the_next_command() {
 }
 
 #[test]
+fn a_reboot_is_noticed_by_the_first_connection() {
+    let host = Host::new();
+    host.network("n1", 1);
+    host.connect("n1", "c1").unwrap();
+    host.log();
+    // What the next boot finds: nothing in /run, and everything else.
+    fs::remove_dir_all(host.path("root/run")).unwrap();
+    assert!(host.manager.ps().is_empty());
+
+    host.connect("n1", "c2").unwrap();
+    assert_eq!(
+        host.log(),
+        ["DEL n1 c1 /proc/self/ns/net eth0", "GC n1", "ADD n1 c2 /proc/self/ns/net eth0"],
+        "addresses that nobody gave back are free again"
+    );
+    host.connect("n1", "c3").unwrap();
+    assert_eq!(host.log(), ["ADD n1 c3 /proc/self/ns/net eth0"], "once is enough");
+}
+
+#[test]
 fn damaged_files_are_named_and_in_nobody_elses_way() {
     let host = Host::new();
     host.network("n1", 1);

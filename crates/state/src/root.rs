@@ -51,6 +51,11 @@ impl Root {
         self.0.join("run/weft/locks")
     }
 
+    /// Returns the directory of marks on networks that were swept in this boot.
+    pub fn sweeps_dir(&self) -> PathBuf {
+        self.0.join("run/weft/sweeps")
+    }
+
     /// Returns the directory of name records for the resolver.
     pub fn names_dir(&self) -> PathBuf {
         self.0.join("run/weft/names")
