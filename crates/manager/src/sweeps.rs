@@ -56,7 +56,8 @@ impl Manager {
     ///
     /// What a plugin could not remove is tried again next time; it is no reason not to connect.
     pub(crate) fn sweep_once(&self, network: &NetworkName) -> Result<(), Error> {
-        if self.sweeps.is_done(network)? {
+        if self.sweeps.is_done(network)? || !self.store.load(network)?.is_some_and(|stored| is_ours(&stored))
+        {
             return Ok(());
         }
         let alone = self.locks.alone(network)?;
@@ -70,9 +71,7 @@ impl Manager {
 
     /// Asks a network's plugins to remove what belongs to no attachment of this boot.
     pub(crate) fn collect_garbage(&self, alone: &Alone, stored: &Stored) -> Vec<Problem> {
-        // INVARIANT: GC never runs for a conflist that is not ours: another runtime may know attachments of
-        // it that we do not.
-        if get(&stored.list.raw, "weft").is_none() {
+        if !is_ours(stored) {
             return Vec::new();
         }
         let attached = self.records.of_network(alone.network());
@@ -83,4 +82,12 @@ impl Manager {
         let valid: Vec<AttachmentId> = attached.iter().map(id).collect();
         self.runtime.gc(&stored.list, &valid)
     }
+}
+
+/// Returns whether we made a network's conflist.
+///
+/// INVARIANT: GC never runs for one that is somebody else's: another runtime may know attachments of it that
+/// we do not.
+fn is_ours(stored: &Stored) -> bool {
+    get(&stored.list.raw, "weft").is_some()
 }
