@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
@@ -33,14 +33,15 @@ type Job = Box<dyn FnOnce(&mut Ground) + Send>;
 
 /// A handle to a host's thread.
 pub(crate) struct Host {
-    jobs: mpsc::Sender<Job>,
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Host {
     /// Makes a host with an uplink and this many containers.
     pub(crate) fn start(side: Side, containers: usize) -> Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
-        thread::Builder::new().spawn(move || {
+        let thread = thread::Builder::new().spawn(move || {
             let lab = Lab::new();
             drop(lab.uplink());
             let mut ground = Ground { lab, containers: Vec::new(), side };
@@ -49,7 +50,7 @@ impl Host {
                 job(&mut ground);
             }
         })?;
-        Ok(Self { jobs })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
     /// Runs a job on the host and waits for its value.
@@ -59,8 +60,19 @@ impl Host {
     ) -> Result<T> {
         let (send, receive) = mpsc::channel();
         let job: Job = Box::new(move |ground| drop(send.send(job(ground))));
-        self.jobs.send(job).map_err(|_| anyhow!("a host's thread has ended"))?;
+        let jobs = self.jobs.as_ref().context("a host's thread has ended")?;
+        jobs.send(job).map_err(|_| anyhow!("a host's thread has ended"))?;
         receive.recv().context("a host's thread has ended")?
+    }
+}
+
+impl Drop for Host {
+    /// Waits until the host has cleared up after itself.
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -35,7 +35,9 @@ impl Lab {
             panic!("the lab cannot leave the machine's namespaces ({error}): be root")
         });
         let root = folder.path().join("root");
-        make(&root);
+        // As on a real host: what is true for this boot alone is in memory.
+        make(&root.join("run"));
+        in_memory(&root.join("run"), "mode=755");
         let addresses = ("192.0.2".to_string(), "2001:db8:ffff".to_string());
         Self { _folder: folder, root, addresses }
     }
@@ -189,9 +191,7 @@ impl Lab {
     pub fn small_disk(&self, below: &str, bytes: usize) {
         let path = self.path(below);
         make(&path);
-        let size = format!("size={bytes}");
-        mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        in_memory(&path, &format!("size={bytes}"));
     }
 }
 
@@ -208,6 +208,24 @@ pub(crate) fn json_of_ip(words: &str) -> Value {
 
 pub(crate) fn make(folder: &Path) {
     std::fs::create_dir_all(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+}
+
+impl Drop for Lab {
+    /// A folder cannot be removed while something is mounted in it.
+    fn drop(&mut self) {
+        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        let mut ours: Vec<&str> = points.filter(|point| Path::new(point).starts_with(&self.root)).collect();
+        ours.reverse();
+        for point in ours {
+            umount2(point, MntFlags::MNT_DETACH).ok();
+        }
+    }
+}
+
+fn in_memory(folder: &Path, options: &str) {
+    mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some(options))
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
 }
 
 fn isolate() -> Result<(), Box<dyn std::error::Error>> {

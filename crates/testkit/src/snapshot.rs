@@ -157,8 +157,8 @@ fn firewall() -> Vec<String> {
     lines
 }
 
-/// Every file under the root with its mode and content, but for locks and the allocator's own memory (its index
-/// and where it was), which are meant to stay.
+/// Every file under the root with its mode and content, but for what is meant to stay: locks, the notes that a
+/// network was swept this boot, and the allocator's own memory (its index and where it was).
 fn files(root: &Path) -> Vec<String> {
     let mut found = BTreeMap::new();
     walk(root, root, &mut found);
@@ -176,7 +176,10 @@ fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) {
             continue;
         }
         let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-        if last == "lock" || last.starts_with("last_reserved_ip.") || name.starts_with("run/weft/locks/") {
+        if last == "lock"
+            || last.starts_with("last_reserved_ip.")
+            || ["run/weft/locks/", "run/weft/sweeps/"].iter().any(|folder| name.starts_with(folder))
+        {
             continue;
         }
         let mode = path.metadata().map(|data| data.permissions().mode() & 0o777).unwrap_or_default();
