@@ -113,7 +113,7 @@ impl Replies {
 pub struct Reply(pub(crate) Option<Vec<u8>>);
 
 impl Reply {
-    /// Reads the link that the request asked for or, with an echo, created.
+    /// Reads the link that the request asked for or created.
     ///
     /// # Errors
     ///

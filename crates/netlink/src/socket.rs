@@ -8,10 +8,12 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket as Raw, SocketAddr};
 use nix::errno::Errno;
 use nix::libc;
+use weft_model::IfName;
 
+use crate::Error;
 use crate::batch::{Batch, Replies, Reply, Request};
+use crate::link::{LinkInfo, get};
 use crate::wire::{Message, messages};
-use crate::{Error, link::LinkInfo};
 
 /// What one receive can hold. KERNEL: a dump comes in pieces of at most 32 KiB (netlink_dump, net/netlink/af_netlink.c).
 const BUFFER: usize = 32 * 1024;
@@ -100,6 +102,19 @@ impl Socket {
             Err(error) if error.is_missing() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Returns the link that a request has created.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or the socket's failure.
+    pub fn created(&mut self, reply: &Reply, name: &IfName) -> Result<LinkInfo, Error> {
+        // KERNEL: RTM_NEWLINK honours NLM_F_ECHO since Linux 6.2; before, the link has to be asked for.
+        if reply.0.is_some() {
+            return reply.link();
+        }
+        self.link(get(name))?.ok_or(Error::refused(Errno::ENODEV))
     }
 
     /// Sends a part of a batch and collects the answers up to the last request's.

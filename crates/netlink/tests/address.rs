@@ -37,7 +37,8 @@ fn pair() -> (Socket, u32) {
         peer_mac: None,
         peer_netns: None,
     };
-    let link = host.request(link::create_veth(&new)).unwrap().link().unwrap();
+    let reply = host.request(link::create_veth(&new)).unwrap();
+    let link = host.created(&reply, new.name).unwrap();
     let up = link::Change { up: Some(true), ..link::Change::default() };
     host.request(link::change(link.peer.unwrap(), &up)).unwrap();
     (host, link.index)

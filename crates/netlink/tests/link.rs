@@ -19,7 +19,8 @@ const MAC: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
 
 fn bridge(socket: &mut Socket, called: &str) -> u32 {
     let new = NewBridge { name: &name(called), mac: MAC, vlan_filtering: false, promisc: false, up: true };
-    socket.request(link::create_bridge(&new)).unwrap().link().unwrap().index
+    let reply = socket.request(link::create_bridge(&new)).unwrap();
+    socket.created(&reply, new.name).unwrap().index
 }
 
 fn veth<'a>(
@@ -61,7 +62,7 @@ fn a_veth_is_born_whole_and_its_echo_says_so() {
     batch.push(link::set_port(&near, options));
     let replies = host.call(&mut batch).unwrap();
     replies.all().unwrap();
-    let echo = replies.of(created).unwrap().link().unwrap();
+    let echo = host.created(replies.of(created).unwrap(), &near).unwrap();
 
     let seen = host.link(link::get(&near)).unwrap().unwrap();
     assert_eq!((echo.index, echo.mac, echo.mtu, echo.peer), (seen.index, seen.mac, seen.mtu, seen.peer));

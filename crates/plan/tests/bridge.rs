@@ -260,7 +260,7 @@ fn another_address_of_the_bridge_is_refused_or_replaced() {
     // KERNEL: an IPv6 address goes when its link goes down, an unpinned MAC when the last port goes.
     lab.ip("link add br0 address 02:00:00:00:00:99 up type bridge");
     for address in ["10.91.0.1/24", "10.91.0.2/24", "fd00:91::1/64"] {
-        lab.ip(&format!("address add {address} dev br0"));
+        lab.ip(&format!("address add {address} dev br0 nodad"));
     }
     let before = lab.snapshot();
     let mut journal = Journal::default();

@@ -58,7 +58,8 @@ impl Ensure<'_> {
             true => vlan::refused(error),
             false => error.into(),
         })?;
-        let mut known = Known { fresh: true, ..Known::from(&reply.link()?) };
+        let created = self.kernel.socket(step.place)?.created(reply, &link.name)?;
+        let mut known = Known { fresh: true, ..Known::from(&created) };
         let undo = Undo::DeleteLink { place: step.place, name: link.name.clone(), index: known.facts.index };
         if replies.of(changed).is_ok() {
             known.facts.mtu = link.mtu.map_or(known.facts.mtu, Mtu::get);

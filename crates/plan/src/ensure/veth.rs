@@ -86,7 +86,7 @@ impl<'a> Ensure<'a> {
         replies: &Replies,
     ) -> Result<(), Cause> {
         let created = match replies.of(ticket) {
-            Ok(reply) => reply.link()?,
+            Ok(reply) => self.kernel.socket(step.place)?.created(reply, &pair.link.name)?,
             Err(error) if error.is_exists() && !pair.again => return self.taken(step, pair),
             Err(error) => return Err(pair.refused(error)),
         };

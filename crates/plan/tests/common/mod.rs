@@ -76,7 +76,10 @@ pub(crate) fn inside(container: &Container) -> String {
     for words in
         ["-o link show", "-o address show scope global", "route show table all", "-6 route show table all"]
     {
-        text.push_str(&container.ip(words));
+        let listing = container.ip(words);
+        // Link-local routes come a little later than what we ask for, and are the kernel's.
+        let ours = listing.lines().filter(|line| !line.contains("fe80::") && !line.contains("ff00::"));
+        ours.for_each(|line| text.extend([line, "\n"]));
     }
     for key in ["ipv4/conf/default/arp_notify", "ipv6/conf/lo/disable_ipv6"] {
         text.push_str(&container.sysctl(key));
