@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 ///
 /// KERNEL: what is started is put on the CPU that looks idlest and has to be woken there, while we only
 /// wait for it. An idle CPU has to leave its sleep first; a busy one, in a kernel that does not preempt,
-/// may let it wait for a whole tick: 3.7 ms were seen where 0.03 ms is needed. Started on our own CPU it
+/// may let it wait for a whole tick: 3.7 ms were seen for a thread that needs 0.03 ms. Started on our own CPU it
 /// runs as soon as we wait.
 #[derive(Debug)]
 pub struct Here {

@@ -28,7 +28,7 @@ pub use pin::{create, pin, unpin};
 /// The namespace of the calling thread, as opposed to that of the process's first thread.
 const CURRENT: &str = "/proc/thread-self/ns/net";
 
-/// The stack of a thread inside a namespace. It opens a socket and writes a few files.
+/// The stack of a thread that makes a namespace and pins it.
 const STACK: usize = 128 * 1024;
 
 /// An open network namespace. It exists as long as this value does.

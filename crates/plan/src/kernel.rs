@@ -169,8 +169,8 @@ impl Kernel {
         }
     }
 
-    /// Runs `work` on a thread in the place's namespace. The first visit to the container also opens
-    /// its socket, so that an ADD needs one such thread.
+    /// Runs `work` in the place's namespace. The first visit to the container also opens its socket, so
+    /// that an ADD pays for one visit.
     pub(crate) fn run<T: Send>(&mut self, place: Place, work: impl FnOnce() -> T + Send) -> Result<T, Cause> {
         match place {
             Place::Host => Ok(work()),

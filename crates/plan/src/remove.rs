@@ -24,7 +24,8 @@ impl Kernel {
     /// need not be there either. Nothing stops it: all that could not be removed is returned.
     ///
     /// Give it the part of a plan that should go ([`Plan::of_lifetime`]). A bridge that has ports is in
-    /// use and stays, with its addresses; so does one that no plan created. Sysctls stay: what they were before is not known any more.
+    /// use and stays, with its addresses; so does one that no plan created. Sysctls stay: what they were
+    /// before is not known any more.
     pub fn remove(&mut self, plan: &Plan, removal: Removal) -> Vec<Problem> {
         let going = going(plan);
         let mut problems = Vec::new();
