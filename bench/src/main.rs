@@ -1,7 +1,7 @@
 //! Measures weft against Debian's CNI plugins, side by side in one run.
 //!
 //! Whole processes, started as a runtime starts them, each side on a host of its own (network and
-//! mount namespaces), turn by turn. `--quick` prints a rough picture; without it docs/performance.md
+//! mount namespaces), one after the other. `--quick` prints a rough picture; without it docs/performance.md
 //! is written.
 #![expect(clippy::print_stdout, reason = "a tool for people: its stdout is a screen, not a protocol")]
 

@@ -17,7 +17,7 @@ prints a rough picture in seconds. Times belong to the machine, ratios to the pr
 
 const METHOD: &str = "
 Every figure is of a whole process: started with three pipes, given its configuration, read to the end and waited for. Both
-sides run turn by turn in one run, each on a host of its own (network and mount namespaces) with an uplink, from the second
+sides run one after the other in one run, each on a host of its own (network and mount namespaces) with an uplink, from the second
 container on (the first also makes the bridge). The network is `bridge` with `host-local`, default gateway, hairpin and
 masquerading, each side with its default backend: ours is one nf_tables question, Debian's runs iptables.
 *Bare requests* are the same plan applied inside the measuring program: no process, no JSON, no files around it.

@@ -1,6 +1,7 @@
 //! The rounds: who is measured, in which order, how often.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use anyhow::Result;
 
@@ -43,7 +44,7 @@ pub(crate) fn measure(size: &Size) -> Result<Figures> {
     Ok(figures)
 }
 
-/// One run: hosts are made, containers come and go turn by turn, and the medians are taken.
+/// One run: hosts are made, containers come and go on one after the other, and the medians are taken.
 fn one_run(containers: usize) -> Result<Figures> {
     // The last container warms up: the bridge, the rules and the files are there when the first is measured.
     let weft = Host::start(Side::Weft, containers + 1)?;
@@ -58,25 +59,27 @@ fn one_run(containers: usize) -> Result<Figures> {
     manager.run(|ground| ground.weft(&["network", "create", "--subnet", "10.91.0.0/16", "blue"]))?;
     manager.run(move |ground| connect(ground, "connect", containers))?;
 
-    for number in 0..containers {
-        samples.take("bridge ADD weft", weft.run(move |ground| ground.bridge("ADD", number))?);
-        samples.take("bridge ADD debian", debian.run(move |ground| ground.bridge("ADD", number))?);
-        samples.take("bridge ADD bare", bare.run(move |ground| bare::add(ground, number))?);
-        samples.take("connect weft", manager.run(move |ground| connect(ground, "connect", number))?);
-    }
-    for number in 0..containers {
-        samples.take("bridge DEL weft", weft.run(move |ground| ground.bridge("DEL", number))?);
-        samples.take("bridge DEL debian", debian.run(move |ground| ground.bridge("DEL", number))?);
-        samples.take("bridge DEL bare", bare.run(move |ground| bare::del(ground, number))?);
-        samples.take("disconnect weft", manager.run(move |ground| connect(ground, "disconnect", number))?);
-    }
-    for number in 0..containers {
-        samples.take("loopback ADD weft", weft.run(move |ground| ground.loopback("ADD", number))?);
-        samples.take("loopback ADD debian", debian.run(move |ground| ground.loopback("ADD", number))?);
-        samples.take("loopback DEL weft", weft.run(move |ground| ground.loopback("DEL", number))?);
-        samples.take("loopback DEL debian", debian.run(move |ground| ground.loopback("DEL", number))?);
-        samples.take("VERSION weft", weft.run(|ground| ground.version())?);
-        samples.take("VERSION debian", debian.run(|ground| ground.version())?);
+    // One implementation at a time, as on a host that has one: what a process finds in the CPU's caches is
+    // then what its own kind left there.
+    let all = 0..containers;
+    samples.each("bridge ADD weft", &weft, all.clone(), |ground, number| ground.bridge("ADD", number))?;
+    samples.each("bridge ADD debian", &debian, all.clone(), |ground, number| ground.bridge("ADD", number))?;
+    samples.each("bridge ADD bare", &bare, all.clone(), bare::add)?;
+    samples
+        .each("connect weft", &manager, all.clone(), |ground, number| connect(ground, "connect", number))?;
+
+    samples.each("bridge DEL weft", &weft, all.clone(), |ground, number| ground.bridge("DEL", number))?;
+    samples.each("bridge DEL debian", &debian, all.clone(), |ground, number| ground.bridge("DEL", number))?;
+    samples.each("bridge DEL bare", &bare, all.clone(), bare::del)?;
+    samples.each("disconnect weft", &manager, all.clone(), |ground, n| connect(ground, "disconnect", n))?;
+
+    for (host, add, del, version) in [
+        (&weft, "loopback ADD weft", "loopback DEL weft", "VERSION weft"),
+        (&debian, "loopback ADD debian", "loopback DEL debian", "VERSION debian"),
+    ] {
+        samples.each(add, host, all.clone(), |ground, number| ground.loopback("ADD", number))?;
+        samples.each(del, host, all.clone(), |ground, number| ground.loopback("DEL", number))?;
+        samples.each(version, host, all.clone(), |ground, _| ground.version())?;
     }
     Ok(samples.medians())
 }
@@ -116,6 +119,20 @@ fn crowd(size: usize) -> Result<Figures> {
 struct Samples(BTreeMap<&'static str, Vec<Cost>>);
 
 impl Samples {
+    /// Takes one sample of an operation for each container.
+    fn each(
+        &mut self,
+        name: &'static str,
+        host: &Host,
+        containers: Range<usize>,
+        operation: impl Fn(&Ground, usize) -> Result<Cost> + Copy + Send + 'static,
+    ) -> Result<()> {
+        for number in containers {
+            self.take(name, host.run(move |ground| operation(ground, number))?);
+        }
+        Ok(())
+    }
+
     fn take(&mut self, name: &'static str, cost: Cost) {
         self.0.entry(name).or_default().push(cost);
     }

@@ -57,7 +57,7 @@ pub struct Settings {
     pub masquerade: Option<Backend>,
     /// Where the firewall keeps its ownership records.
     pub claims: PathBuf,
-    /// The links' MTU; absent leaves it to the kernel.
+    /// The links' MTU; absent means the uplink's, and without an uplink Ethernet's.
     pub mtu: Option<Mtu>,
     /// Whether a port sends frames back where they came from.
     pub hairpin: bool,
@@ -166,8 +166,6 @@ pub struct Surroundings {
     pub addressed: bool,
     /// The container's Ethernet address.
     pub mac: Option<Mac>,
-    /// The MTU of the interface that the host's default route leaves by.
-    pub uplink_mtu: Option<Mtu>,
     /// Where the firewall keeps its ownership records.
     pub claims: PathBuf,
     /// Whether things are taken apart: then `ipMasq` may have been true when they were built.
@@ -198,7 +196,7 @@ impl Conf {
             force_address: self.force_address,
             masquerade: self.masquerade(&around)?,
             mtu: match self.mtu {
-                0 => around.uplink_mtu,
+                0 => None,
                 given => Some(given.try_into().map_err(ConfError::Mtu)?),
             },
             hairpin: self.hairpin_mode,
@@ -281,8 +279,6 @@ impl Settings {
             network: call.conf.name.clone(),
             addressed: call.conf.ipam_type().is_some(),
             mac: if adds { requested.or_else(|| Some(Mac::random())) } else { requested },
-            // DEL does not ask what it does not need: an address of the uplink's is no reason to fail.
-            uplink_mtu: if adds && conf.mtu == 0 { weft_plan::uplink_mtu() } else { None },
             claims: call.root.masquerade_dir(),
             dismantles: matches!(call.verb, Verb::Del | Verb::Gc),
         };
@@ -316,7 +312,6 @@ mod tests {
             network: "net".parse().unwrap(),
             addressed: true,
             mac: None,
-            uplink_mtu: Some(Mtu::ETHERNET),
             claims: PathBuf::new(),
             dismantles: false,
         })
@@ -328,7 +323,7 @@ mod tests {
         assert_eq!(settings.bridge.as_str(), "cni0");
         assert_eq!(settings.gateway, Gateway::None);
         assert_eq!(settings.masquerade, None);
-        assert_eq!(settings.mtu, Some(Mtu::ETHERNET));
+        assert_eq!(settings.mtu, None);
         assert_eq!(settings.vlans, Vlans::Off);
         assert!(settings.container_up && !settings.dad && !settings.hairpin && !settings.isolated);
     }

@@ -45,6 +45,10 @@ impl Driver for Bridge {
         Settings::of(call)
     }
 
+    fn survey(&self, settings: &mut Settings) {
+        settings.mtu = settings.mtu.or_else(weft_plan::uplink_mtu);
+    }
+
     fn links(&self, settings: &Settings, endpoint: &Endpoint) -> Plan {
         plan::links(settings, endpoint)
     }

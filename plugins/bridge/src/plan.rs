@@ -119,6 +119,9 @@ fn gateway(settings: &Settings, leases: &Leases) -> Plan {
         let Some(network) = gateway.and_then(|ip| IpNetwork::new(ip, address.prefix()).ok()) else {
             continue;
         };
+        if network.is_ipv6() && families.insert("net/ipv6/conf/all/forwarding") {
+            plan.network(Sysctl::attempt(format!("net/ipv6/conf/{carrier}/disable_ipv6"), "0"));
+        }
         plan.network(Address::on(&carrier, network).conflict(conflict));
         families.insert(if network.is_ipv4() {
             "net/ipv4/ip_forward"

@@ -1,10 +1,12 @@
 //! ADD: everything the plan says, or nothing.
 
+use serde_json::Value;
 use weft_cni::{Code, Dns, Failure, NetworkResult};
 use weft_netns::Netns;
 use weft_plan::{Journal, Kernel, Place};
 use weft_state::attachment::{Record, Records, State};
 
+use super::del::remove_links;
 use super::{Alone, ContainerRequest, Driver, Leases, result};
 use crate::{Attachment, Verb, delegate};
 
@@ -17,49 +19,52 @@ pub(super) fn add<D: Driver>(driver: &D, attachment: &Attachment) -> Result<Netw
     let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
 
     let mut change = Change::begin(attachment);
-    let _alone = driver
-        .keeps_records()
-        .then(|| Alone::with(attachment, &attachment.endpoint.container))
-        .transpose()?;
-    if driver.keeps_records() {
-        let mut record =
-            Record::intent(attachment.endpoint.clone(), Some(path.to_owned()), driver.about().kind)
-                .map_err(|error| Failure::new(Code::Io, error))?;
-        record.attach = attach;
-        change.announce(record, &mut kernel)?;
+    let records = driver.keeps_records();
+    let _alone = records.then(|| Alone::with(attachment, &attachment.endpoint.container)).transpose()?;
+    if records {
+        change.heal(driver, &netns, &mut kernel)?;
+        change.record = Some(intent(driver, attachment, attach)?);
     }
-    match connect(driver, &settings, &request, &mut kernel, &mut change) {
+    match connect(driver, settings, &request, &mut kernel, &mut change) {
         Ok(result) => Ok(result),
         Err(failure) => Err(change.take_back(&mut kernel, failure)),
     }
 }
 
+fn intent<D: Driver>(driver: &D, attachment: &Attachment, attach: Value) -> Result<Record, Failure> {
+    let record = Record::intent(attachment.endpoint.clone(), attachment.netns.clone(), driver.about().kind)
+        .map_err(|error| Failure::new(Code::Io, error))?;
+    Ok(Record { attach, ..record })
+}
+
 fn connect<D: Driver>(
     driver: &D,
-    settings: &D::Settings,
+    mut settings: D::Settings,
     request: &ContainerRequest,
     kernel: &mut Kernel,
     change: &mut Change<'_>,
 ) -> Result<NetworkResult, Failure> {
     let attachment = change.attachment;
     let endpoint = &attachment.endpoint;
-    let links = driver.links(settings, endpoint);
 
     // The IPAM plugin runs on the other CPU while the kernel builds the links.
     let ipam = attachment.conf.ipam_type().map(|_| delegate::start(attachment, Verb::Add)).transpose()?;
-    let built = kernel.ensure(&links, &mut change.journal);
+    driver.survey(&mut settings);
+    let links = driver.links(&settings, endpoint);
+    let built =
+        change.announce().and_then(|()| kernel.ensure(&links, &mut change.journal).map_err(super::refused));
     let leases = ipam.map(delegate::finish).transpose();
     change.leased = matches!(leases, Ok(Some(_)));
-    built.map_err(super::refused)?;
+    built?;
 
     let leases = leases?.map(|result| Leases { ips: result.ips, routes: result.routes, dns: result.dns });
-    let mut leases = driver.resolve(settings, leases.unwrap_or_default())?;
+    let mut leases = driver.resolve(&settings, leases.unwrap_or_default())?;
     // A network's own resolver settings win over the IPAM plugin's; an empty list is a choice too.
     if attachment.conf.dns != Dns::default() {
         leases.dns = attachment.conf.dns.clone();
     }
     request.adjust(&mut leases);
-    let mut addresses = driver.addresses(settings, endpoint, &leases);
+    let mut addresses = driver.addresses(&settings, endpoint, &leases);
     request.configure(&mut addresses, &endpoint.ifname);
     kernel.ensure(&addresses, &mut change.journal).map_err(super::refused)?;
 
@@ -96,29 +101,30 @@ impl<'call> Change<'call> {
         Self { attachment, records, record: None, journal: Journal::default(), leased: false }
     }
 
-    /// Writes the intent. Refuses if the interface is connected already; heals what an attachment
-    /// whose namespace went without DEL has left.
-    fn announce(&mut self, record: Record, kernel: &mut Kernel) -> Result<(), Failure> {
+    /// Refuses if the interface is connected already. Takes away what an ADD that was killed, or an
+    /// attachment whose namespace went without DEL, has left.
+    fn heal<D: Driver>(&self, driver: &D, netns: &Netns, kernel: &mut Kernel) -> Result<(), Failure> {
         let endpoint = &self.attachment.endpoint;
-        if let Some(earlier) = self.records.get(&endpoint.container, &endpoint.ifname) {
-            let host_end = endpoint.host_ifname();
-            if earlier.state == State::Done
-                && kernel.exists(Place::Host, &host_end).map_err(super::kernel_says)?
-            {
-                let network = &earlier.endpoint.network;
-                let text = format!(
-                    "{} of {} is already connected to {network}",
-                    endpoint.ifname, endpoint.container
-                );
-                return Err(Failure::text(Code::Internal, text).with_hint(Some("call DEL first".into())));
-            }
-            if self.attachment.conf.ipam_type().is_some() && earlier.endpoint == *endpoint {
-                delegate::run(self.attachment, Verb::Del)?;
-            }
+        let Some(earlier) = self.records.get(&endpoint.container, &endpoint.ifname) else { return Ok(()) };
+        let there = kernel.exists(Place::Host, &endpoint.host_ifname()).map_err(super::kernel_says)?;
+        if earlier.state == State::Done && there {
+            let network = &earlier.endpoint.network;
+            let text =
+                format!("{} of {} is already connected to {network}", endpoint.ifname, endpoint.container);
+            return Err(Failure::text(Code::Internal, text).with_hint(Some("call DEL first".into())));
         }
-        self.records.write(&record).map_err(|error| Failure::new(Code::Io, error))?;
-        self.record = Some(record);
+        // We hold the lock, so whoever wrote an intent and no result is dead.
+        Failure::all(remove_links(driver, self.attachment, endpoint, Some(&earlier), Some(netns)))?;
+        if self.attachment.conf.ipam_type().is_some() && earlier.endpoint == *endpoint {
+            delegate::run(self.attachment, Verb::Del)?;
+        }
         Ok(())
+    }
+
+    /// Writes the intent. From here on the kernel may be touched.
+    fn announce(&self) -> Result<(), Failure> {
+        let Some(record) = &self.record else { return Ok(()) };
+        self.records.write(record).map_err(|error| Failure::new(Code::Io, error))
     }
 
     /// Confirms the record. The attachment is complete from here on.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use weft_cni::{Dns, IpConfig, NetworkResult, Route};
 use weft_model::IfName;
-use weft_plan::{Address, Plan};
+use weft_plan::{Address, Plan, Sysctl};
 
 /// What the IPAM plugin gave, completed by the driver.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -53,6 +53,14 @@ impl Leases {
 
     /// Adds the container's addresses and routes to a plan; `dad` has IPv6 addresses probed for duplicates.
     pub fn configure(&self, plan: &mut Plan, ifname: &IfName, dad: bool) {
+        if self.ips.iter().any(|ip| ip.address.is_ipv6()) {
+            // A host may have IPv6 off by default and still want it where somebody asked for an address.
+            for dev in ["lo", ifname.as_str()] {
+                plan.container(Sysctl::attempt(format!("net/ipv6/conf/{dev}/disable_ipv6"), "0"));
+            }
+            // KERNEL: without it a link that goes down loses its IPv6 addresses (addrconf_ifdown, net/ipv6/addrconf.c).
+            plan.container(Sysctl::attempt(format!("net/ipv6/conf/{ifname}/keep_addr_on_down"), "1"));
+        }
         for ip in &self.ips {
             plan.container(Address::on(ifname, ip.address).dad(dad));
         }

@@ -44,6 +44,10 @@ pub trait Driver: Sync {
     /// If a value or a combination of values is not legal.
     fn settings(&self, call: &Call) -> Result<Self::Settings, Failure>;
 
+    /// Fills in what an ADD takes from the host as it is now, such as the uplink's MTU. The IPAM plugin runs
+    /// meanwhile. Most drivers take nothing.
+    fn survey(&self, _settings: &mut Self::Settings) {}
+
     /// Returns what can be built before addresses are known.
     fn links(&self, settings: &Self::Settings, endpoint: &Endpoint) -> Plan;
 

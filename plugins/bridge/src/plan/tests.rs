@@ -14,11 +14,11 @@ fn settings(json: &str) -> Settings {
         network: "net".parse().unwrap(),
         addressed: !json.contains("L2"),
         mac: Some("02:00:00:00:00:07".parse().unwrap()),
-        uplink_mtu: Some(Mtu::ETHERNET),
         claims: PathBuf::new(),
         dismantles: false,
     };
-    conf.settle(around).unwrap()
+    let settings = conf.settle(around).unwrap();
+    Settings { mtu: settings.mtu.or(Some(Mtu::ETHERNET)), ..settings }
 }
 
 fn endpoint() -> Endpoint {
@@ -86,11 +86,15 @@ fn both_families_and_no_gateway_given() {
     container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
     container  sysctl net/ipv6/conf/eth0/accept_dad = 0 if present
     container  link eth0 up
+    container  sysctl net/ipv6/conf/lo/disable_ipv6 = 0 if present
+    container  sysctl net/ipv6/conf/eth0/disable_ipv6 = 0 if present
+    container  sysctl net/ipv6/conf/eth0/keep_addr_on_down = 1 if present
     container  addr 10.90.0.7/24 dev eth0
     container  addr fd00:90::7/64 dev eth0
     container  route default via 10.90.0.1 dev eth0
     container  route default via fd00:90::1 dev eth0
     network    addr 10.90.0.1/24 dev cni0 replacing others
+    network    sysctl net/ipv6/conf/cni0/disable_ipv6 = 0 if present
     network    addr fd00:90::1/64 dev cni0 replacing others
     network    sysctl net/ipv4/ip_forward = 1
     network    sysctl net/ipv6/conf/all/forwarding = 1
@@ -129,6 +133,9 @@ fn every_port_flag() {
     container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
     container  sysctl net/ipv6/conf/eth0/accept_dad = 1 if present
     container  link eth0 up
+    container  sysctl net/ipv6/conf/lo/disable_ipv6 = 0 if present
+    container  sysctl net/ipv6/conf/eth0/disable_ipv6 = 0 if present
+    container  sysctl net/ipv6/conf/eth0/keep_addr_on_down = 1 if present
     container  addr fd00:90::7/64 dev eth0 dad
     "#);
 }
