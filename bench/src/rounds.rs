@@ -60,17 +60,21 @@ fn one_run(containers: usize) -> Result<Figures> {
     manager.run(move |ground| connect(ground, "connect", containers))?;
 
     // One implementation at a time, as on a host that has one: what a process finds in the CPU's caches is
-    // then what its own kind left there.
+    // then what its own kind left there. The bare requests alternate with our plugin, so that both find the same.
     let all = 0..containers;
-    samples.each("bridge ADD weft", &weft, all.clone(), |ground, number| ground.bridge("ADD", number))?;
+    for number in all.clone() {
+        samples.take("bridge ADD weft", weft.run(move |ground| ground.bridge("ADD", number))?);
+        samples.take("bridge ADD bare", bare.run(move |ground| bare::add(ground, number))?);
+    }
     samples.each("bridge ADD debian", &debian, all.clone(), |ground, number| ground.bridge("ADD", number))?;
-    samples.each("bridge ADD bare", &bare, all.clone(), bare::add)?;
     samples
         .each("connect weft", &manager, all.clone(), |ground, number| connect(ground, "connect", number))?;
 
-    samples.each("bridge DEL weft", &weft, all.clone(), |ground, number| ground.bridge("DEL", number))?;
+    for number in all.clone() {
+        samples.take("bridge DEL weft", weft.run(move |ground| ground.bridge("DEL", number))?);
+        samples.take("bridge DEL bare", bare.run(move |ground| bare::del(ground, number))?);
+    }
     samples.each("bridge DEL debian", &debian, all.clone(), |ground, number| ground.bridge("DEL", number))?;
-    samples.each("bridge DEL bare", &bare, all.clone(), bare::del)?;
     samples.each("disconnect weft", &manager, all.clone(), |ground, n| connect(ground, "disconnect", n))?;
 
     for (host, add, del, version) in [

@@ -34,7 +34,21 @@ pub fn start(call: &Call, verb: Verb) -> Result<Running, Failure> {
     Ok(Running { process: process.map_err(internal)?, version: call.conf.version })
 }
 
-/// Waits for the delegate's answer. Only ADD has one; that of other verbs is empty.
+/// Waits until the delegate has printed a result with addresses, and returns it. The delegate may not have ended yet:
+/// the result is good only once [`finish`] has returned the same. `None` means that only `finish` can tell.
+///
+/// # Errors
+///
+/// The delegate's own failure with its own code, or what went wrong in between.
+pub fn answer(running: &mut Running) -> Result<Option<NetworkResult>, Failure> {
+    let printed = running.process.answer(|bytes| json::parse(bytes).is_ok()).map_err(internal)?;
+    let result =
+        json::parse(printed).ok().and_then(|value| NetworkResult::from_value(&value, running.version).ok());
+    // What has no addresses may be an error object: `finish` tells.
+    Ok(result.filter(|result| !result.ips.is_empty()))
+}
+
+/// Waits for the delegate's end and returns its answer. Only ADD has one; that of other verbs is empty.
 ///
 /// # Errors
 ///

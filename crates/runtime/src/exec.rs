@@ -248,6 +248,20 @@ impl Running {
         })
     }
 
+    /// Waits until what the process has printed is `complete`, or the process has ended, and returns what
+    /// it has printed so far.
+    ///
+    /// A process that has said everything still takes a while to end. Whoever uses its answer before has to
+    /// [`finish`](Self::finish) and look at the status all the same.
+    ///
+    /// # Errors
+    ///
+    /// When the process takes too long or the conversation breaks down.
+    pub fn answer(&mut self, complete: impl Fn(&[u8]) -> bool) -> Result<&[u8], ExecError> {
+        while !self.step()? && !complete(&self.stdout.bytes) {}
+        Ok(&self.stdout.bytes)
+    }
+
     /// Moves what can be moved; returns whether the process has exited.
     fn step(&mut self) -> Result<bool, ExecError> {
         let left = self.timeout.saturating_sub(self.started.elapsed());
@@ -353,6 +367,19 @@ mod tests {
         assert_eq!(text(&output.stdout), "this");
         assert_eq!(text(&output.stderr), "said\n");
         assert_eq!(output.status.code(), Some(3));
+    }
+
+    #[test]
+    fn an_answer_is_there_before_the_process_ends() {
+        let mut running = start(sh("echo one; echo two; read line; exit 4")).unwrap();
+        let said = running.answer(|bytes| bytes.ends_with(b"two\n")).unwrap();
+        assert_eq!(text(said), "one\ntwo\n");
+        let output = running.finish().unwrap();
+        assert_eq!((text(&output.stdout), output.status.code()), ("one\ntwo\n", Some(4)));
+
+        let mut silent = start(sh("exit 5")).unwrap();
+        assert_eq!(silent.answer(|_| false).unwrap(), b"");
+        assert_eq!(silent.finish().unwrap().status.code(), Some(5));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use weft_plan::{Journal, Kernel, Place};
 use weft_state::attachment::{Record, Records, State};
 
 use super::del::remove_links;
+use super::lease::Lease;
 use super::{Alone, ContainerRequest, Driver, Leases, result};
 use crate::{Attachment, Verb, delegate};
 
@@ -53,12 +54,13 @@ fn connect<D: Driver>(
     let links = driver.links(&settings, endpoint);
     let built =
         change.announce().and_then(|()| kernel.ensure(&links, &mut change.journal).map_err(super::refused));
-    let leases = ipam.map(delegate::finish).transpose();
-    change.leased = matches!(leases, Ok(Some(_)));
+    let mut lease = Lease::await_of(ipam);
+    change.leased = lease.held;
     built?;
+    let result = lease.take()?;
 
-    let leases = leases?.map(|result| Leases { ips: result.ips, routes: result.routes, dns: result.dns });
-    let mut leases = driver.resolve(&settings, leases.unwrap_or_default())?;
+    let leases = Leases { ips: result.ips, routes: result.routes, dns: result.dns };
+    let mut leases = driver.resolve(&settings, leases)?;
     // A network's own resolver settings win over the IPAM plugin's; an empty list is a choice too.
     if attachment.conf.dns != Dns::default() {
         leases.dns = attachment.conf.dns.clone();
@@ -82,6 +84,7 @@ fn connect<D: Driver>(
     {
         result = previous;
     }
+    lease.confirm()?;
     change.commit(&result)?;
     Ok(result)
 }
