@@ -30,6 +30,9 @@ fn runner(unit: bool, filters: Vec<&String>) -> Result<std::process::Command> {
     }
     if unit {
         command.args(["--lib", "--bins"]);
+    } else if !nextest {
+        // No documentation tests, as nextest has none: their empty summary would be the last line.
+        command.args(["--lib", "--bins", "--tests"]);
     }
     if nextest {
         command.args(filters);
