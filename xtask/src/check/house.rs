@@ -1,4 +1,4 @@
-//! House rules that a search can hold (docs/style.md).
+//! House rules that a search can hold.
 
 use std::path::Path;
 
