@@ -4,8 +4,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkExtentMask, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use nix::libc;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
@@ -209,6 +209,17 @@ pub fn set_port(name: &IfName, options: PortOptions) -> Request {
         .set_port_data(InfoPortData::BridgePort(data))
         .build();
     Request::new(RouteNetlinkMessage::NewLink(message), 0)
+}
+
+/// Keeps a link from getting a link-local IPv6 address when it goes up, by name so that the request can follow
+/// the one that creates the link.
+pub fn without_ipv6_address(name: &IfName) -> Request {
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    let message = Builder::new()
+        .name(name.as_str())
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]))
+        .build();
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
 }
 
 /// Changes a link.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use weft_model::IfName;
-use weft_netlink::link::{self, Change};
+use weft_netlink::link::{self, Change, LinkInfo};
 use weft_netlink::{Removed, address, bridge_vlan, delete_announced, route};
 
 use crate::ensure::{MADE_BY_WEFT, route_info, vlan_side, vlans_of};
@@ -104,10 +104,8 @@ impl Kernel {
     }
 
     fn remove_bridge(&mut self, place: Place, name: &IfName) -> Result<(), Cause> {
-        let Some(found) = self.look(place, name)? else { return Ok(()) };
-        if !found.is_bridge() {
-            return Err(Cause::OtherKind { name: name.clone(), wanted: "bridge" });
-        }
+        // A link of another kind was there before us: no bridge was ever made.
+        let Some(found) = self.look(place, name)?.filter(LinkInfo::is_bridge) else { return Ok(()) };
         let socket = self.socket(place)?;
         let ours = found.alias.as_deref() == Some(MADE_BY_WEFT);
         if !ours || !link::ports(socket, found.index)?.is_empty() {

@@ -24,11 +24,25 @@ pub struct Running {
 ///
 /// Code 999 when it cannot be found or started.
 pub fn start(call: &Call, verb: Verb) -> Result<Running, Failure> {
+    begin(call, verb, false)
+}
+
+/// Starts the delegate for addresses, which gets ready and does nothing before [`finish`].
+///
+/// # Errors
+///
+/// As [`start`].
+pub fn prepare(call: &Call, verb: Verb) -> Result<Running, Failure> {
+    begin(call, verb, true)
+}
+
+fn begin(call: &Call, verb: Verb, held: bool) -> Result<Running, Failure> {
     let kind = call.conf.ipam_type().unwrap_or_default();
     let program = find(kind, &call.paths).map_err(internal)?;
     let process = exec::start(Invocation {
         env: vec![("CNI_COMMAND".into(), verb.as_str().into())],
         stdin: call.stdin.clone(),
+        held,
         ..Invocation::new(program)
     });
     Ok(Running { process: process.map_err(internal)?, version: call.conf.version })

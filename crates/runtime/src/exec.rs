@@ -43,6 +43,8 @@ pub struct Invocation {
     /// Whether it leads a process group: a runtime's plugins do, so that an interrupt from the terminal
     /// lets them finish and a timeout takes their delegates along; a plugin's delegates do not.
     pub leader: bool,
+    /// Whether its input waits for [`Running::finish`]: the process gets ready, and begins only then.
+    pub held: bool,
 }
 
 impl Invocation {
@@ -55,6 +57,7 @@ impl Invocation {
             stdin: Vec::new(),
             timeout: TIMEOUT,
             leader: false,
+            held: false,
         }
     }
 }
@@ -169,13 +172,13 @@ pub fn run(invocation: Invocation) -> Result<Output, ExecError> {
     start(invocation)?.finish()
 }
 
-/// Starts a process and hands it as much of its input as fits into the pipe.
+/// Starts a process and, unless its input is held back, hands it as much of that as fits into the pipe.
 ///
 /// # Errors
 ///
 /// When the process cannot be started.
 pub fn start(invocation: Invocation) -> Result<Running, ExecError> {
-    let Invocation { program, args, env, stdin, timeout, leader } = invocation;
+    let Invocation { program, args, env, stdin, timeout, leader, held } = invocation;
     let failed = |source| ExecError::Start { program: program.clone(), source };
     #[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
     let mut command = Command::new(&program);
@@ -206,7 +209,8 @@ pub fn start(invocation: Invocation) -> Result<Running, ExecError> {
         leader,
         reaped: false,
     };
-    running.unblock().and_then(|()| running.feed()).map_err(|source| running.broken(source))?;
+    let begin = |running: &mut Running| if held { Ok(()) } else { running.feed() };
+    running.unblock().and_then(|()| begin(&mut running)).map_err(|source| running.broken(source))?;
     Ok(running)
 }
 

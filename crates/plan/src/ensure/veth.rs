@@ -26,8 +26,8 @@ pub(super) struct Pair<'a> {
     mac: Mac,
     peer_mac: Mac,
     master: Option<u32>,
-    /// The request behind it that sets the port's options.
-    options: Option<Ticket>,
+    /// The requests behind it that must not be refused.
+    required: Vec<Ticket>,
     /// Whether this is the second attempt.
     again: bool,
 }
@@ -50,13 +50,14 @@ impl<'a> Ensure<'a> {
             mac: link.mac.unwrap_or_else(random_mac),
             peer_mac: peer.mac.unwrap_or_else(random_mac),
             master,
-            options: None,
+            required: Vec::new(),
             again: false,
         };
         let request = self.create(step.place, &pair).map_err(at(step))?;
         let ticket = self.push(step.place, request)?;
-        if let Some(port) = link.port.as_ref().filter(|port| port.hairpin || port.isolated) {
-            pair.options = Some(self.push(step.place, link::set_port(&link.name, options(port)))?);
+        for follower in followers(link) {
+            let ticket = self.push(step.place, follower.request)?;
+            pair.required.extend(follower.required.then_some(ticket));
         }
         self.pending.push(Pending { step, ticket, meaning: Meaning::Veth(Box::new(pair)) });
         Ok(())
@@ -69,7 +70,7 @@ impl<'a> Ensure<'a> {
             mac: Some(pair.mac),
             mtu: pair.link.mtu.map(|mtu| mtu.get()),
             master: pair.master,
-            up: pair.link.up,
+            up: pair.link.up && pair.link.port.is_none(),
             peer: &pair.peer.name,
             peer_mac: Some(pair.peer_mac),
             peer_netns: netns.as_ref().map(AsFd::as_fd),
@@ -100,9 +101,7 @@ impl<'a> Ensure<'a> {
         }
         let name = pair.link.name.clone();
         self.note(step, Undo::DeleteLink { place: step.place, name, index: created.index });
-        if let Some(ticket) = pair.options {
-            replies.of(ticket)?;
-        }
+        pair.required.iter().try_for_each(|ticket| replies.of(*ticket).map(drop))?;
         Ok(())
     }
 
@@ -139,11 +138,14 @@ impl<'a> Ensure<'a> {
     fn again(&mut self, step: &'a Step, pair: Pair<'a>) -> Result<(), Cause> {
         let mut batch = Batch::new();
         let created = batch.push(self.create(step.place, &pair)?);
-        let port = pair.link.port.as_ref();
-        let options = port.map(|port| batch.push(link::set_port(&pair.link.name, options(port))));
+        let mut required = Vec::new();
+        for follower in followers(pair.link) {
+            let ticket = batch.push(follower.request);
+            required.extend(follower.required.then_some(ticket));
+        }
         let replies = self.kernel.socket(step.place)?.call(&mut batch)?;
         self.held.clear();
-        self.settle_veth(step, Pair { again: true, options, ..pair }, created, &replies)
+        self.settle_veth(step, Pair { again: true, required, ..pair }, created, &replies)
     }
 
     /// Returns whether a pair we find under our name is at work, giving a namespace that is on its way
@@ -212,6 +214,32 @@ impl<'a> Ensure<'a> {
         self.note(step, undo);
         Ok(())
     }
+}
+
+/// A request that travels behind the one that creates a pair.
+struct Follower {
+    request: Request,
+    required: bool,
+}
+
+/// What a bridge port needs before and while it goes up.
+///
+/// A port is the bridge's ear: whatever it hears goes to the bridge, so an IPv6 address of its own would
+/// never be spoken to. Announcing one goes to every other port all the same, and that is what would make
+/// the thousandth container's ADD dearer than the first one's. So the port gets none, which has to be said
+/// before it goes up. Where IPv6 is off there is nothing to say, and the kernel refuses to listen.
+fn followers(link: &Link) -> Vec<Follower> {
+    let Some(port) = &link.port else { return Vec::new() };
+    let mut followers = Vec::new();
+    if port.hairpin || port.isolated {
+        followers.push(Follower { request: link::set_port(&link.name, options(port)), required: true });
+    }
+    followers.push(Follower { request: link::without_ipv6_address(&link.name), required: false });
+    if link.up {
+        let change = Change { up: Some(true), ..Change::default() };
+        followers.push(Follower { request: link::change_named(&link.name, &change), required: true });
+    }
+    followers
 }
 
 impl Pair<'_> {

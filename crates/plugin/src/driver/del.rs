@@ -22,12 +22,11 @@ pub(super) fn del<D: Driver>(driver: &D, attachment: &Attachment) -> Result<(), 
         records.get(&endpoint.container, &endpoint.ifname).filter(|record| record.endpoint == *endpoint);
     let netns = attachment.netns.as_deref().and_then(|path| Netns::open(path).ok());
 
+    // The IPAM plugin gets ready meanwhile, but gives an address free only when nobody has it any more.
+    let ipam = attachment.conf.ipam_type().map(|_| delegate::prepare(attachment, Verb::Del));
     let mut problems = remove_links(driver, attachment, endpoint, record.as_ref(), netns.as_ref());
-    if attachment.conf.ipam_type().is_some()
-        && let Err(failure) = delegate::run(attachment, Verb::Del)
-    {
-        problems.push(failure);
-    }
+    let released = ipam.map(|ipam| ipam.and_then(delegate::finish));
+    problems.extend(released.and_then(Result::err));
     if problems.is_empty()
         && driver.keeps_records()
         && let Err(error) = records.remove(endpoint)
