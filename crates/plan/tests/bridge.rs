@@ -2,9 +2,9 @@
 
 #![cfg(test)]
 
-mod common;
+mod lab;
 
-use common::{MAC, differences, inside, kernel, lab, make, name, neighbour, net, plan};
+use lab::{MAC, differences, inside, kernel, lab, make, name, neighbour, net, plan};
 use weft_model::{Mac, Mtu};
 use weft_plan::{
     Address, Cause, Conflict, Journal, Kernel, Lifetime, Link, Peer, Place, Plan, Port, Removal, Resource,
@@ -324,7 +324,7 @@ fn a_pair_inside_the_host_is_made_once() {
     let mut kernel = make(&red, &plan);
     assert!(differences(&mut kernel, &plan).is_empty());
     let mut journal = Journal::default();
-    let mut again = common::kernel(&red);
+    let mut again = lab::kernel(&red);
     again.ensure(&plan, &mut journal).unwrap();
     assert!(journal.is_empty(), "{journal:?}");
     lab.ip("link set port100 nomaster down");
@@ -356,7 +356,7 @@ fn a_duplicate_address_is_found_when_probing_is_asked_for() {
     twice.container(Address::on(&name("eth0"), net("fd00:90::7/64")).dad(true));
     let before = lab.snapshot();
     let mut journal = Journal::default();
-    let mut kernel = common::kernel(&blue);
+    let mut kernel = lab::kernel(&blue);
     let error = kernel.ensure(&twice, &mut journal).unwrap_err();
     assert_eq!(error.to_string(), "link eth0 has address fd00:90::7/64 in DADFAILED state");
     assert!(journal.undo(&mut kernel).is_empty());

@@ -2,9 +2,9 @@
 
 #![cfg(test)]
 
-mod common;
+mod lab;
 
-use common::{MAC, name, net, plan};
+use lab::{MAC, name, net, plan};
 use weft_firewall::{Fragment, SpoofCheck};
 use weft_model::{Endpoint, VlanId};
 use weft_plan::{

@@ -2,9 +2,9 @@
 
 #![cfg(test)]
 
-mod common;
+mod lab;
 
-use common::{inside, kernel, lab, make, name, neighbour, net, plan};
+use lab::{inside, kernel, lab, make, name, neighbour, net, plan};
 use weft_model::IfName;
 use weft_plan::{Address, Journal, Kernel, Link, Place, Plan, Route, Sysctl};
 use weft_testkit::{Container, Lab};

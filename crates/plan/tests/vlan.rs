@@ -2,9 +2,9 @@
 
 #![cfg(test)]
 
-mod common;
+mod lab;
 
-use common::{differences, kernel, lab, make, name, net};
+use lab::{differences, kernel, lab, make, name, net};
 use weft_model::VlanId;
 use weft_plan::{Address, BridgeVlan, Journal, Lifetime, Link, Peer, Plan, Port, Removal, VlanRange};
 use weft_testkit::Lab;
