@@ -103,6 +103,26 @@ impl Kernel {
         Ok(())
     }
 
+    /// Returns the host's end of the pair whose other end is `ifname` in the container, if it is a port of `bridge`.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel cannot be asked.
+    pub fn port_of(&mut self, ifname: &IfName, bridge: &IfName) -> Result<Option<IfName>, Cause> {
+        if !self.has_container() {
+            return Ok(None);
+        }
+        let inside = self.look(Place::Container, ifname)?.filter(LinkInfo::is_veth);
+        let (Some(index), Some(bridge)) =
+            (inside.and_then(|link| link.peer), self.look(Place::Host, bridge)?.filter(LinkInfo::is_bridge))
+        else {
+            return Ok(None);
+        };
+        let port = self.socket(Place::Host)?.link(link::get_index(index))?;
+        let ours = port.filter(|port| port.is_veth() && port.master == Some(bridge.index));
+        Ok(ours.and_then(|port| port.name.parse().ok()))
+    }
+
     fn remove_bridge(&mut self, place: Place, name: &IfName) -> Result<(), Cause> {
         // A link of another kind was there before us: no bridge was ever made.
         let Some(found) = self.look(place, name)?.filter(LinkInfo::is_bridge) else { return Ok(()) };

@@ -99,8 +99,8 @@ impl Call {
             return Ok(None);
         };
         let mac: Mac = text.parse().map_err(|error| Failure::new(Code::InvalidConfig, error))?;
-        if mac.is_multicast() {
-            let msg = format!("{mac} is a group's MAC address, which no interface can have");
+        if mac.is_multicast() || mac == Mac([0; 6]) {
+            let msg = format!("{mac} is a group's MAC address or nobody's, which no interface can have");
             return Err(Failure::text(Code::InvalidConfig, msg));
         }
         Ok(Some(mac))

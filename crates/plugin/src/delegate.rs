@@ -4,12 +4,27 @@
 //! section 4). Starting and finishing are two steps, so that the kernel can be busy in between.
 
 use std::io::Write;
+use std::time::Duration;
 
 use weft_cni::{Code, Failure, NetworkResult, Verb, Version, json};
 use weft_runtime::exec::{self, Invocation, Output};
 use weft_runtime::find::find;
 
 use crate::Call;
+
+/// How long a delegate may take. Shorter than a runtime's patience with us, so that it is we who name the culprit,
+/// and take back what we did.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// What came of asking for an address.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The addresses, or why there are none.
+    pub result: Result<NetworkResult, Failure>,
+    /// Whether there may be a lease to give back all the same. A delegate that failed and said so has given none; one
+    /// that hung, or printed what nobody understands, may have.
+    pub held: bool,
+}
 
 /// A delegate under way. Dropping it kills it: finish it, and undo what it did.
 #[derive(Debug)]
@@ -43,6 +58,7 @@ fn begin(call: &Call, verb: Verb, held: bool) -> Result<Running, Failure> {
         env: vec![("CNI_COMMAND".into(), verb.as_str().into())],
         stdin: call.stdin.clone(),
         held,
+        timeout: LIMIT,
         ..Invocation::new(program)
     });
     Ok(Running { process: process.map_err(internal)?, version: call.conf.version })
@@ -68,18 +84,25 @@ pub fn answer(running: &mut Running) -> Result<Option<NetworkResult>, Failure> {
 ///
 /// The delegate's own failure with its own code, or what went wrong in between.
 pub fn finish(running: Running) -> Result<NetworkResult, Failure> {
+    outcome(running).result
+}
+
+/// Waits for the delegate's end and returns its answer, and whether there may be a lease.
+pub fn outcome(running: Running) -> Outcome {
     let Running { process, version } = running;
-    let output = process.finish().map_err(internal)?;
-    if !output.status.success() {
-        return Err(failure(&output));
-    }
+    let output = match process.finish() {
+        Ok(output) if output.status.success() => output,
+        Ok(output) => return Outcome { result: Err(failure(&output)), held: false },
+        Err(error) => return Outcome { result: Err(internal(error)), held: true },
+    };
     pass_on(&output.stderr);
     if output.stdout.trim_ascii().is_empty() {
-        return Ok(NetworkResult::default());
+        return Outcome { result: Ok(NetworkResult::default()), held: true };
     }
     let value = json::parse(&output.stdout).map_err(|error| Failure::new(Code::Decode, error));
     let result = value.and_then(|value| NetworkResult::from_value(&value, version));
-    result.map_err(|failure| failure.while_doing("cannot read the IPAM plugin's result"))
+    let result = result.map_err(|failure| failure.while_doing("cannot read the IPAM plugin's result"));
+    Outcome { result, held: true }
 }
 
 /// Runs the delegate for addresses to its end.
@@ -110,6 +133,13 @@ fn failure(output: &Output) -> Failure {
     }
     pass_on(&output.stderr);
     Failure::from_json(&output.stdout).unwrap_or_else(|| {
+        let has = |key| json::parse(&output.stdout).is_ok_and(|value| json::get(&value, key).is_some());
+        if has("ips") || has("ip4") {
+            return Failure::text(
+                Code::Internal,
+                format!("netplugin failed after it printed a result: {status}"),
+            );
+        }
         let stdout = String::from_utf8_lossy(&output.stdout);
         let why =
             json::parse(&output.stdout).err().map_or("no error object".into(), |error| error.to_string());
@@ -205,6 +235,10 @@ mod tests {
             ("echo oops >&2; exit 3", r#"netplugin failed: "oops\n": exit status 3"#.into()),
             ("printf garbage; exit 1", format!("{quoted} \"garbage\": expected value at line 1 column 1")),
             ("printf '{}'; exit 1", format!("{quoted} \"{{}}\": no error object")),
+            (
+                r#"echo '{"ips":[]}'; exit 1"#,
+                "netplugin failed after it printed a result: exit status 1".into(),
+            ),
             ("kill -9 $$", "netplugin failed with no error message: signal: 9 (SIGKILL)".into()),
         ] {
             assert_eq!(outcome(script), Err((999, msg)), "{script}");

@@ -172,6 +172,18 @@ pub struct Surroundings {
     pub dismantles: bool,
 }
 
+impl Surroundings {
+    fn of(call: &Call, mac: Option<Mac>) -> Self {
+        Self {
+            network: call.conf.name.clone(),
+            addressed: call.conf.ipam_type().is_some(),
+            mac,
+            claims: call.root.masquerade_dir(),
+            dismantles: matches!(call.verb, Verb::Del | Verb::Gc),
+        }
+    }
+}
+
 impl Conf {
     /// Says what was meant.
     ///
@@ -203,7 +215,7 @@ impl Conf {
             isolated: self.port_isolation,
             promisc: self.promisc_mode,
             vlans: self.vlans()?,
-            spoof_check: self.macspoofchk,
+            spoof_check: self.macspoofchk || around.dismantles,
             dad: self.enabledad,
             container_up: !self.disable_container_interface,
             addressed: around.addressed,
@@ -272,17 +284,24 @@ impl Settings {
     ///
     /// If the configuration is not legal.
     pub fn of(call: &Call) -> Result<Self, Failure> {
+        let settled = Self::written(call);
+        match (settled, call.verb) {
+            // What DEL takes apart has names that follow from the endpoint. A configuration that nobody
+            // could have used for an ADD is no reason to leave it.
+            (Err(_), Verb::Del) => Conf::default()
+                .settle(Surroundings::of(call, None))
+                .map_err(|error| Failure::new(Code::InvalidConfig, error)),
+            (settled, _) => settled,
+        }
+    }
+
+    fn written(call: &Call) -> Result<Self, Failure> {
         let conf: Conf = call.conf.conf()?;
-        let adds = call.verb == Verb::Add;
-        let requested = call.requested_mac()?;
-        let around = Surroundings {
-            network: call.conf.name.clone(),
-            addressed: call.conf.ipam_type().is_some(),
-            mac: if adds { requested.or_else(|| Some(Mac::random())) } else { requested },
-            claims: call.root.masquerade_dir(),
-            dismantles: matches!(call.verb, Verb::Del | Verb::Gc),
+        let mac = match (call.requested_mac()?, call.verb) {
+            (None, Verb::Add) => Some(Mac::random()),
+            (requested, _) => requested,
         };
-        conf.settle(around).map_err(|error| Failure::new(Code::InvalidConfig, error))
+        conf.settle(Surroundings::of(call, mac)).map_err(|error| Failure::new(Code::InvalidConfig, error))
     }
 
     /// Returns the interface that carries the gateway's address inside a VLAN: `<bridge>.<vlan>`.

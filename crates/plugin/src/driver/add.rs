@@ -114,10 +114,12 @@ impl<'call> Change<'call> {
             let network = &earlier.endpoint.network;
             let text =
                 format!("{} of {} is already connected to {network}", endpoint.ifname, endpoint.container);
-            return Err(Failure::text(Code::Internal, text).with_hint(Some("call DEL first".into())));
+            return Err(Failure::text(Code::TAKEN, text).with_hint(Some("call DEL first".into())));
         }
-        // We hold the lock, so whoever wrote an intent and no result is dead.
-        Failure::all(remove_links(driver, self.attachment, endpoint, Some(&earlier), Some(netns)))?;
+        // We hold the lock, so whoever wrote an intent and no result is dead. What was complete has gone with its
+        // namespace, and what is in the namespace now is not ours.
+        let inside = Some(netns).filter(|_| earlier.state == State::Intent);
+        Failure::all(remove_links(driver, self.attachment, endpoint, Some(&earlier), inside))?;
         if self.attachment.conf.ipam_type().is_some() && earlier.endpoint == *endpoint {
             delegate::run(self.attachment, Verb::Del)?;
         }

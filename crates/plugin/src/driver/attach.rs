@@ -32,7 +32,7 @@ impl ContainerRequest {
             return Ok((Self::default(), Value::Null));
         };
         let request: Self = json::from_value(written)
-            .map_err(|error| Failure::text(Code::InvalidConfig, format!("args.weft.{error}")))?;
+            .map_err(|error| Failure::new(Code::InvalidConfig, error.under("weft").under("args")))?;
         for key in request.sysctl.keys() {
             check_key(key)?;
         }

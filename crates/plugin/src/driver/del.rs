@@ -3,7 +3,7 @@
 use weft_cni::{Code, Failure};
 use weft_model::Endpoint;
 use weft_netns::Netns;
-use weft_plan::{Kernel, Lifetime, Link, Peer, Plan, Removal};
+use weft_plan::{Kernel, Lifetime, Link, Peer, Place, Plan, Removal, Resource, Step};
 use weft_state::attachment::{Record, Records};
 
 use super::{Alone, Driver, Leases};
@@ -18,22 +18,39 @@ pub(super) fn del<D: Driver>(driver: &D, attachment: &Attachment) -> Result<(), 
     let endpoint = &attachment.endpoint;
     // Without a lock, on a full disk say, DEL still does what it can.
     let _alone = driver.keeps_records().then(|| Alone::with(attachment, &endpoint.container).ok());
-    let record =
-        records.get(&endpoint.container, &endpoint.ifname).filter(|record| record.endpoint == *endpoint);
-    let netns = attachment.netns.as_deref().and_then(|path| Netns::open(path).ok());
-
-    // The IPAM plugin gets ready meanwhile, but gives an address free only when nobody has it any more.
-    let ipam = attachment.conf.ipam_type().map(|_| delegate::prepare(attachment, Verb::Del));
-    let mut problems = remove_links(driver, attachment, endpoint, record.as_ref(), netns.as_ref());
-    let released = ipam.map(|ipam| ipam.and_then(delegate::finish));
-    problems.extend(released.and_then(Result::err));
-    if problems.is_empty()
-        && driver.keeps_records()
-        && let Err(error) = records.remove(endpoint)
-    {
-        problems.push(Failure::new(Code::Io, error));
+    let record = records.get(&endpoint.container, &endpoint.ifname);
+    // A DEL for a network that lost the interface's name to another must not take the other's interface.
+    let problems = match &record {
+        Some(other) if other.endpoint.network != endpoint.network => release(attachment),
+        _ => disconnect(driver, attachment, record.as_ref()),
+    };
+    if problems.is_empty() && driver.keeps_records() {
+        records.remove(endpoint).map_err(|error| Failure::new(Code::Io, error))?;
     }
     Failure::all(problems)
+}
+
+fn disconnect<D: Driver>(driver: &D, attachment: &Attachment, record: Option<&Record>) -> Vec<Failure> {
+    let netns = attachment.netns.as_deref().and_then(|path| Netns::open(path).ok());
+    // The IPAM plugin gets ready meanwhile, but gives an address free only when nobody has it any more.
+    let ipam = attachment.conf.ipam_type().map(|_| delegate::prepare(attachment, Verb::Del));
+    let mut problems = remove_links(driver, attachment, &attachment.endpoint, record, netns.as_ref());
+    if problems.is_empty() || !is_connected(&attachment.endpoint) {
+        problems.extend(ipam.and_then(|ipam| ipam.and_then(delegate::finish).err()));
+    }
+    problems
+}
+
+/// Gives the address free.
+fn release(attachment: &Attachment) -> Vec<Failure> {
+    let ipam = attachment.conf.ipam_type().map(|_| delegate::run(attachment, Verb::Del));
+    ipam.and_then(Result::err).into_iter().collect()
+}
+
+/// Returns whether the container's interface is still there: its address is then still in use.
+fn is_connected(endpoint: &Endpoint) -> bool {
+    let exists = |mut kernel: Kernel| kernel.exists(Place::Host, &endpoint.host_ifname());
+    Kernel::open(None).and_then(exists).unwrap_or(true)
 }
 
 /// Takes apart what the plan of this endpoint would have built.
@@ -53,7 +70,11 @@ pub(super) fn remove_links<D: Driver>(
         Ok(settings) => {
             let mut plan = driver.links(&settings, endpoint);
             plan.extend(driver.addresses(&settings, endpoint, &leases).steps);
-            plan.of_lifetime(Lifetime::Attachment)
+            let mut plan = plan.of_lifetime(Lifetime::Attachment);
+            if record.is_none() {
+                plan.extend(adopted(&mut kernel, &plan, endpoint));
+            }
+            plan
         }
         Err(_) => {
             let mut plan = Plan::new();
@@ -63,6 +84,19 @@ pub(super) fn remove_links<D: Driver>(
     };
     let removal = if wants_sync(call) { Removal::Synchronous } else { Removal::Announced };
     kernel.remove(&plan, removal).into_iter().map(|problem| Failure::new(Code::Internal, problem)).collect()
+}
+
+/// The pair that another implementation made for this attachment, under a name of its own choice: one end is the
+/// container's interface, the other a port of our bridge. Anything else in the container is not ours to take.
+fn adopted(kernel: &mut Kernel, plan: &Plan, endpoint: &Endpoint) -> Option<Step> {
+    let bridge = plan.steps().iter().find_map(|step| match &step.resource {
+        Resource::Link(link) => link.port.as_ref().map(|port| &port.bridge),
+        _ => None,
+    })?;
+    let name = kernel.port_of(&endpoint.ifname, bridge).ok().flatten()?;
+    let mut plan = Plan::new();
+    plan.host(Link::veth(&name, Peer::container(&endpoint.ifname)));
+    plan.steps.pop()
 }
 
 /// The addresses the endpoint had: from our record, else from the runtime's cached result.

@@ -2,7 +2,7 @@
 
 use weft_cni::{Code, Failure, NetworkResult};
 
-use crate::delegate::{self, Running};
+use crate::delegate::{self, Outcome, Running};
 
 /// What the IPAM plugin gave to an ADD.
 pub(super) struct Lease {
@@ -10,8 +10,7 @@ pub(super) struct Lease {
     answer: Option<Result<NetworkResult, Failure>>,
     /// The plugin, while its end is still to be seen, and what it has to confirm.
     unconfirmed: Option<(Running, NetworkResult)>,
-    /// Whether there may be a lease to give back. A plugin that said why it failed has given none; one that
-    /// hung, or printed what nobody understands, may have.
+    /// Whether there may be a lease to give back.
     pub(super) held: bool,
 }
 
@@ -27,9 +26,8 @@ impl Lease {
                 Self { answer: Some(Ok(result)), unconfirmed, held: true }
             }
             Ok(None) => {
-                let answer = delegate::finish(running);
-                let held = answer.as_ref().map_or_else(|failure| failure.code == Code::Decode, |_| true);
-                Self { answer: Some(answer), unconfirmed: None, held }
+                let Outcome { result, held } = delegate::outcome(running);
+                Self { answer: Some(result), unconfirmed: None, held }
             }
             Err(failure) => Self { answer: Some(Err(failure)), unconfirmed: None, held: true },
         }
@@ -41,11 +39,20 @@ impl Lease {
     }
 
     /// Waits until the plugin has ended, and makes sure that it ended well and said nothing else.
-    pub(super) fn confirm(self) -> Result<(), Failure> {
-        let Some((running, told)) = self.unconfirmed else { return Ok(()) };
+    pub(super) fn confirm(mut self) -> Result<(), Failure> {
+        let Some((running, told)) = self.unconfirmed.take() else { return Ok(()) };
         if delegate::finish(running)? == told {
             return Ok(());
         }
         Err(Failure::text(Code::Decode, "the IPAM plugin printed more than one result"))
+    }
+}
+
+impl Drop for Lease {
+    /// Lets the plugin end before its lease is given back: it may still be writing it down.
+    fn drop(&mut self) {
+        if let Some((running, _)) = self.unconfirmed.take() {
+            drop(delegate::outcome(running));
+        }
     }
 }

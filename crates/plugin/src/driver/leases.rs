@@ -51,7 +51,8 @@ impl Leases {
         self.ips.iter().filter(|ip| ip.address.is_ipv4() == of.is_ipv4()).find_map(|ip| ip.gateway)
     }
 
-    /// Adds the container's addresses and routes to a plan; `dad` has IPv6 addresses probed for duplicates.
+    /// Adds the container's addresses and routes to a plan. Several routes to one destination stand side by side, as
+    /// the reference plugins have it; `dad` has IPv6 addresses probed for duplicates.
     pub fn configure(&self, plan: &mut Plan, ifname: &IfName, dad: bool) {
         if self.ips.iter().any(|ip| ip.address.is_ipv6()) {
             // A host may have IPv6 off by default and still want it where somebody asked for an address.
@@ -71,7 +72,8 @@ impl Leases {
                 .table(route.table)
                 .scope(route.scope)
                 .mtu(route.mtu)
-                .advmss(route.advmss);
+                .advmss(route.advmss)
+                .append(true);
             plan.container(step);
         }
     }

@@ -14,6 +14,9 @@ mod leases;
 mod loopback;
 mod result;
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 use weft_cni::{Code, Failure, NetworkResult};
 use weft_model::{ContainerId, Endpoint};
@@ -138,10 +141,23 @@ impl<D: Driver> Plugin for Driven<D> {
 /// runtimes that share a host do not know of each other.
 struct Alone(Option<FileLock>);
 
+/// How long a call waits for another one about the same container. Longer than any call that is not stuck takes.
+const PATIENCE: Duration = Duration::from_secs(50);
+
 impl Alone {
     fn with(call: &Call, container: &ContainerId) -> Result<Self, Failure> {
         let path = call.root.locks_dir().join(format!("attachment-{container}"));
-        FileLock::exclusive(&path).map(|lock| Self(Some(lock))).map_err(|error| Failure::new(Code::Io, error))
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match FileLock::try_exclusive(&path).map_err(|error| Failure::new(Code::Io, error))? {
+                Some(lock) => return Ok(Self(Some(lock))),
+                None if Instant::now() < deadline => thread::sleep(Duration::from_millis(2)),
+                None => {
+                    let text = format!("another call for container {container} is still at work");
+                    return Err(Failure::text(Code::TryAgainLater, text));
+                }
+            }
+        }
     }
 }
 

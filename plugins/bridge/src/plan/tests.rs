@@ -67,7 +67,7 @@ fn a_gateway_with_masquerading() {
     container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
     container  link eth0 up
     container  addr 10.90.0.7/24 dev eth0
-    container  route default via 10.90.0.1 dev eth0
+    container  route default via 10.90.0.1 dev eth0 append
     network    addr 10.90.0.1/24 dev br0 alone
     network    sysctl net/ipv4/ip_forward = 1
     host       masquerade 10.90.0.0/24 of net by weft
@@ -91,8 +91,8 @@ fn both_families_and_no_gateway_given() {
     container  sysctl net/ipv6/conf/eth0/keep_addr_on_down = 1 if present
     container  addr 10.90.0.7/24 dev eth0
     container  addr fd00:90::7/64 dev eth0
-    container  route default via 10.90.0.1 dev eth0
-    container  route default via fd00:90::1 dev eth0
+    container  route default via 10.90.0.1 dev eth0 append
+    container  route default via fd00:90::1 dev eth0 append
     network    addr 10.90.0.1/24 dev cni0 replacing others
     network    sysctl net/ipv6/conf/cni0/disable_ipv6 = 0 if present
     network    addr fd00:90::1/64 dev cni0 replacing others
