@@ -144,7 +144,7 @@ mod tests {
             (
                 "",
                 "MAC=01:00:5e:00:00:01",
-                "01:00:5e:00:00:01 is a group's MAC address, which no interface can have",
+                "01:00:5e:00:00:01 is a group's MAC address or nobody's, which no interface can have",
             ),
         ] {
             assert_eq!(call(conf, env).requested_mac().unwrap_err().msg, why);
