@@ -89,7 +89,7 @@ impl NetConf {
             version: written.negotiate(supported)?,
             name,
             kind: keys.kind,
-            ipam: keys.ipam,
+            ipam: keys.ipam.map(check_ipam).transpose()?,
             dns: keys.dns,
             prev_result: keys.prev_result,
             runtime_config: keys.runtime_config,
@@ -208,6 +208,18 @@ impl NetConf {
 
 fn invalid(error: json::JsonError) -> Failure {
     Failure::new(Code::InvalidConfig, error)
+}
+
+/// Refuses an `ipam` that names no plugin because it is written wrongly: a container without an address is not
+/// what its author meant.
+fn check_ipam(ipam: Value) -> Result<Value, Failure> {
+    #[derive(Deserialize)]
+    struct Ipam {
+        #[serde(rename = "type")]
+        _kind: Option<String>,
+    }
+    json::from_value::<Ipam>(&ipam).map_err(|error| invalid(error.under("ipam")))?;
+    Ok(ipam)
 }
 
 /// Reads a network's name with the texts a plugin refuses a bad one with.

@@ -185,7 +185,7 @@ mod tests {
             (r#"{"name":"a b","plugins":[]}"#, 7, "invalid characters found in network name".into()),
             (r#"{"name":1}"#, 6, format!("{prefix}name: invalid type: integer `1`, expected a string")),
             ("", 6, format!("{prefix}EOF while parsing a value at line 1 column 0")),
-            ("[]", 6, format!("{prefix}invalid type: sequence, expected struct Keys")),
+            ("[]", 6, format!("{prefix}an object is expected")),
             (
                 r#"{"name":"n","plugins":{}}"#,
                 6,

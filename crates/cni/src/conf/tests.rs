@@ -40,16 +40,30 @@ fn the_keys_every_plugin_has_are_read() {
 }
 
 #[test]
+fn an_ipam_that_is_written_wrongly_is_not_no_ipam() {
+    for (ipam, msg) in [
+        (json!("host-local"), "ipam: an object is expected"),
+        (json!(["host-local"]), "ipam: an object is expected"),
+        (json!(true), "ipam: an object is expected"),
+        (json!({ "type": 5 }), "ipam.type: invalid type: integer `5`, expected a string"),
+        (json!({ "Type": ["x"] }), "ipam.Type: invalid type: sequence, expected a string"),
+    ] {
+        let conf = json!({ "cniVersion": "1.1.0", "name": "net", "type": "x", "ipam": ipam });
+        assert_eq!(parse(&conf).unwrap_err(), (7, msg.into(), None), "{ipam}");
+    }
+}
+
+#[test]
 fn a_bad_document_is_a_decoding_failure() {
     let prefix = "error unmarshall network config: ";
     for (bytes, why) in [
         (&b""[..], "EOF while parsing a value at line 1 column 0"),
         (b"{", "EOF while parsing an object at line 1 column 1"),
-        (b"[]", "invalid type: sequence, expected struct Keys"),
-        (b"null", "invalid type: null, expected struct Keys"),
+        (b"[]", "an object is expected"),
+        (b"null", "an object is expected"),
         (b"{} {}", "trailing characters at line 1 column 4"),
         (br#"{"name":1}"#, "name: invalid type: integer `1`, expected a string"),
-        (br#"{"name":"n","dns":[]}"#, "dns: invalid type: sequence, expected struct Dns"),
+        (br#"{"name":"n","dns":[]}"#, "dns: an object is expected"),
         (
             br#"{"name":"n","cni.dev/valid-attachments":[{"ifname":1}]}"#,
             "cni.dev/valid-attachments[0].ifname: invalid type: integer `1`, expected a string",

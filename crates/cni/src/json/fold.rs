@@ -39,8 +39,8 @@ impl<'de> Fold<'de> {
                 let entries = map.iter();
                 visitor.visit_map(Entries { map, entries, fields, nulls, current: None })
             }
-            _ => Deserializer::deserialize_map(self.0, visitor)
-                .map_err(|error: serde_json::Error| JsonError::new(error.to_string())),
+            // What serde expects is the name of our structure, which tells the reader nothing.
+            _ => Err(JsonError::new("an object is expected")),
         }
     }
 }

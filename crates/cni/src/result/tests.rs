@@ -349,7 +349,7 @@ fn malformed_results_are_refused_with_the_place() {
     for (value, why) in [
         (json!({ "cniVersion": "2.0.0" }), r#"1 unsupported CNI result version "2.0.0""#),
         (json!({ "cniVersion": 1 }), "6 cniVersion: a string is expected"),
-        (json!([]), "6 invalid type: sequence, expected struct Listed"),
+        (json!([]), "6 an object is expected"),
         (json!({ "ips": [{}] }), "6 ips[0]: missing field `address`"),
         (json!({ "ips": [{ "address": "10.0.0.1" }] }), "6 ips[0].address: invalid CIDR address: 10.0.0.1"),
         (
