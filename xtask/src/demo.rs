@@ -1,17 +1,21 @@
 //! `demo`: what weft does, in ten seconds, as the commands a person would type.
 //!
 //! Everything happens in network and mount namespaces of its own. The demo ends by showing that
-//! what it built is gone, inside as well as on the host.
+//! what it built is gone inside, and that nothing of it ever reached the machine.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell::{is_root, output, program, run as execute, search_path};
+use crate::shell::{complaint, is_root, output, program, run as execute, search_path, top, write};
 use crate::{setup, stage};
 
 const INSIDE: &str = "--inside";
 const ROOT: &str = "/run/weft-demo";
+
+/// Where weft keeps files, below its root.
+const FOLDERS: [&str; 4] = ["etc/weft", "run/weft", "var/lib/weft", "var/lib/cni"];
 
 /// Runs the demo; `words` is how it calls itself again inside its namespaces.
 pub(crate) fn run(words: &[String]) -> Result<()> {
@@ -20,14 +24,14 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     }
     setup::run()?;
     stage::all()?;
-    let before = trace(Path::new("/"))?;
+    let before = names(Path::new("/"))?;
     let mut again = program("unshare");
     again.args(["--mount", "--net"]);
     if !is_root() {
         again.args(["--user", "--map-root-user"]);
     }
     execute(again.arg(std::env::current_exe().context("cannot find myself")?).args(["demo", INSIDE]))?;
-    same("this machine", &before, &trace(Path::new("/"))?)
+    escaped(&before, &names(Path::new("/"))?)
 }
 
 /// One thing the demo shows.
@@ -93,15 +97,18 @@ fn inside() -> Result<()> {
     std::fs::create_dir(ROOT).context("cannot create the demo's root folder")?;
     println!("(in namespaces of its own, with WEFT_ROOT={ROOT}: this machine's network is not touched)");
     output(program("ip").args(["link", "set", "lo", "up"]))?;
-    let before = trace(Path::new(ROOT))?;
+    let before = trace()?;
+    let named_before = names(Path::new(ROOT))?;
 
     show(&BUILD)?;
     show(&PROVE)?;
+    let made: Vec<String> = names(Path::new(ROOT))?.difference(&named_before).cloned().collect();
+    write(&made_by_the_demo(), &made.join("\n"))?;
     no_way_back()?;
     show(&CLEAR)?;
 
     println!("\n# what is left: links, addresses, routes, rules, firewall, namespaces, files");
-    same("the demo's host", &before, &trace(Path::new(ROOT))?)?;
+    same(&before, &trace()?)?;
     println!("  nothing");
     Ok(())
 }
@@ -125,9 +132,11 @@ fn no_way_back() -> Result<()> {
         "\n# the outside knows no way back to 10.90.0.0/24: the answer came to the host's own address, masqueraded"
     );
     println!("$ {NO_WAY_BACK}");
-    match output(&mut shell(NO_WAY_BACK)) {
-        Ok(route) => bail!("the outside has a route to the containers, so the ping proved nothing: {route}"),
-        Err(_) => println!("  RTNETLINK answers: Network is unreachable"),
+    let answer = complaint(&mut shell(NO_WAY_BACK))
+        .context("the outside has a route to the containers, so the ping proved nothing")?;
+    println!("  {answer}");
+    if !answer.contains("unreachable") {
+        bail!("the outside was to have no route to the containers, and said something else");
     }
     Ok(())
 }
@@ -142,8 +151,10 @@ fn shell(command: &str) -> std::process::Command {
 /// Every file but locks, which are empty and meant to stay until the next boot.
 const FILES: [&str; 5] = ["-type", "f", "-not", "-path", "*/locks/*"];
 
-/// Collects what a network tool can leave behind, as text.
-fn trace(root: &Path) -> Result<String> {
+/// Collects what a network tool can leave behind in the demo's own host, as text.
+///
+/// Nobody else is in there, so that every difference is weft's.
+fn trace() -> Result<String> {
     let commands: [&[&str]; 6] = [
         &["ip", "-brief", "link"],
         &["ip", "-brief", "address"],
@@ -154,27 +165,77 @@ fn trace(root: &Path) -> Result<String> {
     ];
     let mut text = String::new();
     for words in commands {
-        let listing = output(program(words[0]).args(&words[1..]));
-        // An ordinary user may not list the host's firewall, and cannot have changed it either.
-        text += &listing.unwrap_or_default();
+        text += &output(program(words[0]).args(&words[1..]))?;
     }
-    for folder in ["etc/weft", "run/weft", "var/lib/weft", "var/lib/cni"] {
-        text += &output(program("find").arg(root.join(folder)).args(FILES)).unwrap_or_default();
+    for file in files(Path::new(ROOT))? {
+        text += &format!("{}\n", file.display());
     }
     Ok(text)
 }
 
-fn same(place: &str, before: &str, after: &str) -> Result<()> {
+/// Collects the names of all that the demo makes something of: links, namespaces, tables, files.
+fn names(root: &Path) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    let first = |line: &str| line.split([' ', '@']).next().unwrap_or_default().to_string();
+    for line in output(program("ip").args(["-brief", "link"]))?.lines() {
+        names.insert(format!("link {}", first(line)));
+    }
+    for line in output(program("ip").args(["netns", "list"]))?.lines() {
+        names.insert(format!("namespace {}", first(line)));
+    }
+    // An ordinary user may not list the machine's firewall, and cannot have changed it either.
+    let tables = output(program("nft").args(["list", "tables"])).unwrap_or_default();
+    names.extend(tables.lines().map(String::from));
+    for file in files(root)? {
+        names.insert(format!("file {}", file.display()));
+    }
+    Ok(names)
+}
+
+/// Lists weft's files, by their paths below its root.
+fn files(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for folder in FOLDERS.iter().map(|folder| root.join(folder)).filter(|folder| folder.is_dir()) {
+        // What an ordinary user may not look into, the demo cannot have written.
+        let listing = output(program("find").arg(folder).args(FILES)).unwrap_or_default();
+        let below = listing.lines().filter_map(|line| Path::new(line).strip_prefix(root).ok());
+        found.extend(below.map(Path::to_path_buf));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The names of what the inside made, for the outside to look for.
+fn made_by_the_demo() -> PathBuf {
+    top().join("target/demo.made")
+}
+
+/// Says whether something the demo made appeared on this machine while it ran.
+///
+/// Only the demo's own names count: the machine's leases, routes and other people's links come and go.
+fn escaped(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Result<()> {
+    let made = std::fs::read_to_string(made_by_the_demo()).context("the demo did not say what it made")?;
+    if made.is_empty() {
+        bail!("the demo made nothing, so it proved nothing");
+    }
+    let left: Vec<&str> =
+        made.lines().filter(|name| after.contains(*name) && !before.contains(*name)).collect();
+    if !left.is_empty() {
+        bail!("the demo reached this machine: {}", left.join(", "));
+    }
+    if Path::new(ROOT).exists() {
+        bail!("the demo reached this machine: folder {ROOT}");
+    }
+    Ok(())
+}
+
+fn same(before: &str, after: &str) -> Result<()> {
     if before == after {
         return Ok(());
     }
-    let fresh = after
-        .lines()
-        .filter(|line| !before.lines().any(|old| old == *line))
-        .map(|line| format!("\n+ {line}"));
-    let gone = before
-        .lines()
-        .filter(|line| !after.lines().any(|new| new == *line))
-        .map(|line| format!("\n- {line}"));
-    bail!("{place} is not as it was:{}{}", gone.collect::<String>(), fresh.collect::<String>());
+    let only_in = |one: &str, other: &str, sign: char| -> String {
+        let lines = one.lines().filter(|line| !other.lines().any(|there| there == *line));
+        lines.map(|line| format!("\n{sign} {line}")).collect()
+    };
+    bail!("the demo's host is not as it was:{}{}", only_in(before, after, '-'), only_in(after, before, '+'));
 }

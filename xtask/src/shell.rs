@@ -53,6 +53,16 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Runs a program that must fail and returns what it complained.
+pub(crate) fn complaint(command: &mut Command) -> Result<String> {
+    let text = line(command);
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {text}"))?;
+    if output.status.success() {
+        bail!("{text}: succeeded: {}", String::from_utf8_lossy(&output.stdout).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stderr).trim().to_string())
+}
+
 /// Says whether a program of this name would be found.
 pub(crate) fn have(name: &str) -> bool {
     search_path().split(':').any(|folder| Path::new(folder).join(name).is_file())
