@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use weft_testkit::{Lab, PluginCall};
+use weft_testkit::{Lab, PluginCall, skipped};
 
 const DEBIAN: &str = "/usr/lib/cni";
 const DIFFERENCES: &str = include_str!("differences.txt");
@@ -64,15 +64,14 @@ pub(crate) fn on_ours(story: fn(&Host) -> Done) {
 pub(crate) fn on_debian(name: &str, story: fn(&Host) -> Done) {
     let folder = Path::new(DEBIAN);
     if !folder.join("bridge").exists() {
-        eprintln!("skipped: needs Debian's package containernetworking-plugins");
-        return;
+        return skipped("Debian's package containernetworking-plugins");
     }
     let Some(reason) = difference(name) else {
         return report(story(&Host::new(folder)));
     };
     match catch_unwind(AssertUnwindSafe(|| story(&Host::new(folder)))) {
         Err(_) => eprintln!("differs, as listed: {reason}"),
-        Ok(Err(Lack(what))) => eprintln!("skipped: needs {what}"),
+        Ok(Err(Lack(what))) => skipped(what),
         Ok(Ok(())) => {
             panic!("{name} is listed in differences.txt ({reason}) but does not differ: take it off the list")
         }
@@ -81,7 +80,7 @@ pub(crate) fn on_debian(name: &str, story: fn(&Host) -> Done) {
 
 fn report(done: Done) {
     if let Err(Lack(what)) = done {
-        eprintln!("skipped: needs {what}");
+        skipped(what);
     }
 }
 

@@ -1,12 +1,28 @@
 //! `test`: does all its own set-up, then hands over to the runner.
 //!
-//! The runner's summary stays the last line, so that a person or a script reading the end of the
-//! output learns how many tests ran.
+//! A runner hides what a passing test says, so a test that lacked something would look like one that
+//! ran. Such notices are collected in a file and listed at the end. The last line is the summary:
+//! `N passed, N failed, N skipped`.
 
-use anyhow::{Result, bail};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::shell::{cargo, is_root, output, program, run as execute};
+use anyhow::{Context, Result, bail};
+
+use crate::shell::{cargo, is_root, output, program, top, write};
 use crate::{setup, stage};
+
+/// What the tests call the variable that names the file of notices (`weft_testkit::SKIPS`).
+const SKIPS: &str = "WEFT_SKIPS";
+
+/// How a run ended.
+#[derive(Debug, Default, PartialEq)]
+struct Count {
+    passed: usize,
+    failed: usize,
+}
 
 /// Runs the tests; words that are no option of ours go to the runner as filters.
 pub(crate) fn run(words: &[String]) -> Result<()> {
@@ -16,22 +32,31 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         setup::run()?;
         stage::all()?;
     }
-    let mut command = runner(unit, filters)?;
-    if unit || is_root() { execute(&mut command) } else { execute(&mut as_root_of_its_own(&command)?) }
+    let nextest = output(cargo().args(["nextest", "--version"])).is_ok();
+    let mut command = runner(nextest, unit, filters)?;
+    if !unit && !is_root() {
+        command = as_root_of_its_own(&command);
+    }
+    let notices = top().join("target/skips.txt");
+    std::fs::create_dir_all(top().join("target")).context("cannot create target")?;
+    write(&notices, "")?;
+    let (text, good) = follow(command.env(SKIPS, &notices), nextest)?;
+    close(&text, good, &notices)
 }
 
-fn runner(unit: bool, filters: Vec<&String>) -> Result<std::process::Command> {
-    let nextest = output(cargo().args(["nextest", "--version"])).is_ok();
+fn runner(nextest: bool, unit: bool, filters: Vec<&String>) -> Result<Command> {
     let mut command = cargo();
     if nextest {
         command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+        // Its output passes through us, so it cannot see the terminal.
+        command.args(["--color", if std::io::stderr().is_terminal() { "always" } else { "never" }]);
     } else {
         command.args(["test", "--workspace", "--no-fail-fast"]);
     }
     if unit {
         command.args(["--lib", "--bins"]);
     } else if !nextest {
-        // No documentation tests, as nextest has none: their empty summary would be the last line.
+        // No documentation tests, as nextest has none.
         command.args(["--lib", "--bins", "--tests"]);
     }
     if nextest {
@@ -49,11 +74,130 @@ fn runner(unit: bool, filters: Vec<&String>) -> Result<std::process::Command> {
 ///
 /// The tests need to own network and mount namespaces, which an ordinary user can: in a user
 /// namespace.
-fn as_root_of_its_own(runner: &std::process::Command) -> Result<std::process::Command> {
+fn as_root_of_its_own(runner: &Command) -> Command {
     let mut command = program("unshare");
     command
         .args(["--user", "--map-root-user", "--mount", "--net"])
         .arg(runner.get_program())
         .args(runner.get_args());
-    Ok(command)
+    command
+}
+
+/// Runs the runner, shows what it says, and returns that and whether all is well.
+///
+/// nextest reports on stderr, libtest on stdout.
+fn follow(command: &mut Command, nextest: bool) -> Result<(String, bool)> {
+    if nextest {
+        command.stderr(Stdio::piped())
+    } else {
+        command.stdout(Stdio::piped())
+    };
+    let mut child = command.spawn().context("cannot start the test runner")?;
+    let text = if nextest {
+        pass_on(child.stderr.take(), std::io::stderr())
+    } else {
+        pass_on(child.stdout.take(), std::io::stdout())
+    };
+    let status = child.wait().context("the test runner was lost")?;
+    Ok((text?, status.success()))
+}
+
+fn pass_on(from: Option<impl Read>, mut to: impl Write) -> Result<String> {
+    let mut from = BufReader::new(from.context("the test runner has no output")?);
+    let mut all = String::new();
+    let mut line = Vec::new();
+    while from.read_until(b'\n', &mut line).context("cannot read what the runner says")? > 0 {
+        to.write_all(&line).context("cannot pass on what the runner says")?;
+        all += &String::from_utf8_lossy(&line);
+        line.clear();
+    }
+    Ok(all)
+}
+
+/// Lists what was lacking, and ends with the summary.
+fn close(text: &str, good: bool, notices: &Path) -> Result<()> {
+    let notices = std::fs::read_to_string(notices).context("the file of notices is lost")?;
+    let notices: BTreeSet<&str> = notices.lines().collect();
+    if !notices.is_empty() {
+        println!("\nskipped, in whole or in part:");
+        notices.iter().for_each(|notice| println!("  {notice}"));
+    }
+    let summary = count(text).map(|count| summary(&count, &notices));
+    match summary {
+        Some(summary) if good => println!("\n{summary}"),
+        Some(summary) => bail!("{summary}"),
+        None if good => bail!("the test runner gave no summary"),
+        None => bail!("the test runner failed before it ran a test"),
+    }
+    Ok(())
+}
+
+/// Says how a run ended. A test that lacked something did not pass, whatever its runner thinks.
+fn summary(count: &Count, notices: &BTreeSet<&str>) -> String {
+    let tests: BTreeSet<&str> =
+        notices.iter().filter_map(|notice| Some(notice.split_once(": needs ")?.0)).collect();
+    let skipped = tests.len().min(count.passed);
+    format!("{} passed, {} failed, {skipped} skipped", count.passed - skipped, count.failed)
+}
+
+/// Reads the runner's summary: nextest's one line, or the sum of libtest's one per binary.
+fn count(text: &str) -> Option<Count> {
+    let plain = without_colours(text);
+    let lines = plain.lines().map(str::trim_start);
+    let summaries = lines.filter(|line| line.starts_with("Summary [") || line.starts_with("test result: "));
+    summaries.fold(None, |total, line| {
+        let Count { passed, failed } = total.unwrap_or_default();
+        Some(Count {
+            passed: passed + number_before(line, "passed"),
+            failed: failed + ["failed", "timed"].iter().map(|word| number_before(line, word)).sum::<usize>(),
+        })
+    })
+}
+
+/// Returns the number in front of a word, or zero where the word is not.
+fn number_before(line: &str, word: &str) -> usize {
+    let words: Vec<&str> =
+        line.split([' ', ',', ';', ':', '(', ')']).filter(|word| !word.is_empty()).collect();
+    let at = words.iter().position(|there| *there == word);
+    at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok()).unwrap_or_default()
+}
+
+/// Returns the text without the terminal's colour codes: ESC [ ... m.
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split("\u{1b}[");
+    let mut plain = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        plain += part.split_once('m').map_or(part, |(_, rest)| rest);
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{Count, count, summary};
+
+    #[test]
+    fn the_summary_of_nextest_is_read() {
+        let text = "     Summary [   1.5s] 12 tests run: 10 passed (1 slow, 1 leaky), 2 failed, 30 skipped\n";
+        assert_eq!(count(text), Some(Count { passed: 10, failed: 2 }));
+        let text = "\u{1b}[32;1m     Summary\u{1b}[0m [   1.5s] \u{1b}[1m4\u{1b}[0m tests run: \u{1b}[1m2\u{1b}[0m \u{1b}[32;1mpassed\u{1b}[0m, 1 failed, 1 timed out, 0 skipped\n";
+        assert_eq!(count(text), Some(Count { passed: 2, failed: 2 }));
+    }
+
+    #[test]
+    fn the_summaries_of_libtest_are_added_up() {
+        let text = "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured\n\
+                    test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured\n";
+        assert_eq!(count(text), Some(Count { passed: 5, failed: 1 }));
+        assert_eq!(count("error: could not compile\n"), None);
+    }
+
+    #[test]
+    fn a_test_that_lacked_something_is_no_test_that_passed() {
+        let notices = BTreeSet::from(["weft-nft::kernel a: needs nft", "weft-nft::kernel a: needs ip"]);
+        let count = Count { passed: 5, failed: 0 };
+        assert_eq!(summary(&count, &notices), "4 passed, 0 failed, 1 skipped");
+    }
 }

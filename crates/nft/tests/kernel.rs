@@ -22,7 +22,7 @@ const TABLE: Table = Table::new(Family::Inet, "weft_test");
 fn nft(arguments: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "the listing is the judge")]
     let Ok(output) = Command::new("nft").args(arguments.split(' ')).output() else {
-        eprintln!("skipped: needs nft");
+        weft_testkit::skipped("nft");
         return None;
     };
     assert!(output.status.success(), "nft {arguments}: {}", String::from_utf8_lossy(&output.stderr));
@@ -366,6 +366,6 @@ fn without_privileges_the_error_says_so() {
         .status();
     match status {
         Ok(status) => assert!(status.success()),
-        Err(cause) => eprintln!("skipped: needs a test binary that nobody may execute: {cause}"),
+        Err(cause) => weft_testkit::skipped(format_args!("a test binary that nobody may execute: {cause}")),
     }
 }

@@ -7,7 +7,7 @@ mod lab;
 use lab::{differences, kernel, lab, make, name, net};
 use weft_model::VlanId;
 use weft_plan::{Address, BridgeVlan, Journal, Lifetime, Link, Peer, Plan, Port, Removal, VlanRange};
-use weft_testkit::Lab;
+use weft_testkit::{Lab, skip_unless, skipped};
 
 fn vlan(number: i64) -> VlanId {
     VlanId::try_from(number).unwrap()
@@ -33,7 +33,7 @@ fn access(number: u8, id: i64) -> Plan {
 fn able(lab: &Lab) -> bool {
     let able = lab.has_link_type("bridge vlan_filtering 1");
     if !able {
-        eprintln!("skipped: needs a kernel with VLAN filtering in bridges");
+        skipped("a kernel with VLAN filtering in bridges");
     }
     able
 }
@@ -114,10 +114,7 @@ fn a_bridge_without_filtering_gets_it_and_loses_it_again_on_failure() {
 #[test]
 fn a_kernel_without_filtering_says_so() {
     let (lab, red) = lab();
-    if lab.has_link_type("bridge vlan_filtering 1") {
-        eprintln!("skipped: needs a kernel without VLAN filtering in bridges");
-        return;
-    }
+    skip_unless!(!lab.has_link_type("bridge vlan_filtering 1"), "a kernel without VLAN filtering in bridges");
     let before = lab.snapshot();
     let refused = |plan: &Plan| {
         let mut journal = Journal::default();

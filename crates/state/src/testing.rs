@@ -17,7 +17,7 @@ pub(crate) fn tiny_tmpfs(work: impl FnOnce(&Path) + Send) {
             )]
             let left = unshare(CloneFlags::CLONE_NEWNS);
             if let Err(errno) = left {
-                eprintln!("skipped: needs a mount namespace: {errno}");
+                weft_testkit::skipped(format_args!("a mount namespace: {errno}"));
                 return;
             }
             let none = None::<&Path>;

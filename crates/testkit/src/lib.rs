@@ -26,6 +26,7 @@ mod container;
 mod lab;
 mod plugin;
 mod program;
+mod skip;
 mod snapshot;
 mod traffic;
 
@@ -33,20 +34,6 @@ pub use container::Container;
 pub use lab::Lab;
 pub use plugin::PluginCall;
 pub use program::{Background, Output, Program, staged, staged_folder};
+pub use skip::{SKIPS, skipped};
 pub use snapshot::Snapshot;
 pub use traffic::{TcpServer, UdpServer};
-
-/// Ends a test that this machine cannot run, after saying what it lacked.
-///
-/// ```ignore
-/// skip_unless!(lab.has_link_type("dummy"), "kernel link type dummy");
-/// ```
-#[macro_export]
-macro_rules! skip_unless {
-    ($there:expr, $what:expr) => {
-        if !$there {
-            eprintln!("skipped: needs {}", $what);
-            return;
-        }
-    };
-}

@@ -78,6 +78,9 @@ fn complaints(name: &str, number: usize, line: &str) -> Vec<String> {
     if code.starts_with("//") {
         return found;
     }
+    if code.contains("\"skipped: ") && !name.starts_with("crates/testkit/") {
+        found.push(format!("{name}:{number}: a notice that nobody sees: use weft_testkit::skipped"));
+    }
     if name.contains("/tests/") || name.ends_with("/testing.rs") {
         return found;
     }

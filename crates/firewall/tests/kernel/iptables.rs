@@ -22,7 +22,7 @@ fn ready() -> bool {
     isolate().unwrap();
     let works = run("iptables -t nat -S").status.success();
     if !works {
-        eprintln!("skipped: needs iptables to work here");
+        weft_testkit::skipped("iptables to work here");
     }
     works
 }

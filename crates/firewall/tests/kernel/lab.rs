@@ -34,7 +34,7 @@ pub(crate) fn has(program: &str) -> bool {
     let found =
         ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|dir| Path::new(dir).join(program).exists());
     if !found {
-        eprintln!("skipped: needs {program}");
+        weft_testkit::skipped(program);
     }
     found
 }

@@ -35,8 +35,8 @@ fn nat() -> String {
 
 #[test]
 fn hosts_can_switch_both_ways() {
-    if !Path::new(BRIDGE).exists() || !has("iptables-restore") || !has("nft") {
-        eprintln!("skipped: needs the CNI reference plugins, iptables and nft");
+    weft_testkit::skip_unless!(Path::new(BRIDGE).exists(), "the CNI reference plugins");
+    if !has("iptables-restore") || !has("nft") {
         return;
     }
     isolate().unwrap();

@@ -103,7 +103,7 @@ fn iptables_legacy_masquerades() {
     for program in ["iptables", "ip6tables"] {
         let output = run(&format!("{program} -t nat -S"));
         if !output.status.success() {
-            eprintln!("skipped: needs kernel support for {program}-legacy nat");
+            weft_testkit::skipped(format_args!("kernel support for {program}-legacy nat"));
             return;
         }
     }

@@ -255,7 +255,7 @@ fn only_what_we_made_in_an_earlier_boot_is_dead() {
     age(&location, &old);
     age(&location, &rewritten);
     if !is_local(&location.dir) {
-        eprintln!("skipped: needs a directory on ext4, xfs or btrfs");
+        weft_testkit::skipped("a directory on ext4, xfs or btrfs");
         return;
     }
 

@@ -32,7 +32,7 @@ impl Lab {
         age(&conf::location(&Self::conf("10.0.0.0/29"), &self.root()), &Key::new(container, "eth0"));
         let local = crate::store::is_local(self.dir.path());
         if !local {
-            eprintln!("skipped: needs a directory on ext4, xfs or btrfs");
+            weft_testkit::skipped("a directory on ext4, xfs or btrfs");
         }
         local
     }

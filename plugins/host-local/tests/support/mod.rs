@@ -20,7 +20,7 @@ pub(crate) const REFERENCE: &str = "/usr/lib/cni/host-local";
 pub(crate) fn has_reference() -> bool {
     let found = Path::new(REFERENCE).exists();
     if !found {
-        eprintln!("skipped: needs {REFERENCE} (Debian: containernetworking-plugins)");
+        weft_testkit::skipped(format_args!("{REFERENCE} (Debian: containernetworking-plugins)"));
     }
     found
 }
