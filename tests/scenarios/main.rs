@@ -12,5 +12,6 @@ mod labs;
 mod lifecycle;
 mod many;
 mod masquerade;
+mod ownership;
 mod two_networks;
 mod vanished;
