@@ -43,7 +43,7 @@ pub struct Invocation {
     /// Whether it leads a process group: a runtime's plugins do, so that an interrupt from the terminal
     /// lets them finish and a timeout takes their delegates along; a plugin's delegates do not.
     pub leader: bool,
-    /// Whether its input waits for [`Running::finish`]: the process gets ready, and begins only then.
+    /// Whether its input waits for [`Running::begin`] or [`Running::finish`]: the process gets ready, and no more.
     pub held: bool,
 }
 
@@ -236,6 +236,16 @@ fn watch(child: &Child) -> std::io::Result<OwnedFd> {
 }
 
 impl Running {
+    /// Hands a process whose input was held back as much of it as fits into the pipe. Its time counts from now.
+    ///
+    /// # Errors
+    ///
+    /// When the pipe breaks.
+    pub fn begin(&mut self) -> Result<(), ExecError> {
+        self.started = Instant::now();
+        self.feed().map_err(|source| self.broken(source))
+    }
+
     /// Waits for the process to end and returns what it said.
     ///
     /// # Errors
@@ -384,6 +394,18 @@ mod tests {
         let mut silent = start(sh("exit 5")).unwrap();
         assert_eq!(silent.answer(|_| false).unwrap(), b"");
         assert_eq!(silent.finish().unwrap().status.code(), Some(5));
+    }
+
+    #[test]
+    fn a_held_process_begins_when_it_is_told() {
+        let held = || Invocation { stdin: b"go".to_vec(), held: true, ..sh("cat; exit 6") };
+        let mut running = start(held()).unwrap();
+        assert_eq!(running.stdout.bytes, b"");
+        running.begin().unwrap();
+        assert_eq!(running.answer(|bytes| bytes == b"go").unwrap(), b"go");
+        assert_eq!(running.finish().unwrap().status.code(), Some(6));
+        assert_eq!(start(held()).unwrap().finish().unwrap().stdout, b"go");
+        drop(start(held()).unwrap());
     }
 
     #[test]
