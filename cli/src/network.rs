@@ -147,8 +147,8 @@ fn disconnect(manager: &Manager, args: args::Disconnect, report: &mut Report) {
 
 fn rm(manager: &Manager, args: &args::Rm, report: &mut Report) {
     for reference in &args.networks {
-        if let Some(problems) = report.take(manager.rm(reference, args.force)) {
-            for problem in problems {
+        if let Some(Some(left)) = report.take(manager.rm(reference, args.force)) {
+            for problem in left {
                 report.warn(problem);
             }
             report.print(&format!("{reference}\n"));

@@ -90,12 +90,13 @@ impl Manager {
 
     /// Returns the conflist to disconnect with.
     ///
-    /// Where the network's file is gone or damaged, the driver alone has to do: it works from its records.
+    /// Where the network's file is gone or damaged, its copy has to do, and without one the driver alone: it
+    /// works from its records, but knows of no lease.
     fn list_for(&self, record: &Record) -> Conflist {
         let name = &record.endpoint.network;
         match self.store.load(name) {
             Ok(Some(stored)) => stored.list,
-            _ => bare(name, &record.kind),
+            _ => self.store.recall(name).map_or_else(|| bare(name, &record.kind), |stored| stored.list),
         }
     }
 

@@ -90,6 +90,7 @@ impl Manager {
         let shared = self.locks.shared(network)?;
         let stored =
             &self.store.load(network)?.ok_or_else(|| Error::NoNetwork(asked.request.network.clone()))?;
+        self.store.remember(stored)?;
         self.connect_named(mine, &shared, &Job { asked, stored, others })
     }
 

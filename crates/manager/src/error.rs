@@ -71,6 +71,28 @@ pub enum Error {
         /// The containers and their names.
         holders: Vec<(ContainerId, String)>,
     },
+    /// Containers are connected that another runtime connected.
+    #[error("network {network} has active endpoints of another container runtime ({})", containers.join(", "))]
+    Leased {
+        /// The network.
+        network: NetworkName,
+        /// The containers' ids.
+        containers: Vec<String>,
+    },
+    /// A network that is not ours was removed.
+    #[error("network {0} is not weft's: what its plugins made on the host (a bridge, firewall rules) stays")]
+    Foreign(NetworkName),
+    /// A network was removed of which nothing is known.
+    #[error(
+        "nothing is known about network {network}: its bridge, its firewall rules and leases in {} may be left",
+        leases.display()
+    )]
+    Unknown {
+        /// The network.
+        network: NetworkName,
+        /// Where its leases are, if it has any.
+        leases: PathBuf,
+    },
     /// The subnets do not fit together.
     #[error("invalid network config: {0}")]
     Subnets(#[from] SubnetErrors),
@@ -257,6 +279,7 @@ impl Error {
             Self::Load(error) if error.is_missing() => Kind::NotFound,
             Self::NameTaken(_)
             | Self::InUse { .. }
+            | Self::Leased { .. }
             | Self::Overlap { .. }
             | Self::Routed { .. }
             | Self::SingleInstance(_)
@@ -291,6 +314,9 @@ impl Error {
             Self::InUse { network, holders } => {
                 let (id, _) = holders.first()?;
                 Some(format!("weft network disconnect {network} {id}, or weft network rm -f {network}"))
+            }
+            Self::Leased { .. } => {
+                Some("disconnect them with the program that connected them, or delete stale leases".into())
             }
             Self::Overlap { network, .. } => {
                 Some(format!("weft network inspect {network}, or leave --subnet out to get a free one"))

@@ -16,6 +16,7 @@ mod exists;
 pub mod filter;
 pub mod host;
 mod inspect;
+mod leases;
 mod locks;
 mod ls;
 pub mod namespace;

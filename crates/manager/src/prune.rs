@@ -3,7 +3,6 @@
 use weft_model::NetworkName;
 
 use crate::filter::{FOR_PRUNE, Filters};
-use crate::store::Stored;
 use crate::{Error, Manager, predefined};
 
 /// What was pruned, and what went wrong.
@@ -17,7 +16,7 @@ pub struct Pruned {
 
 impl Manager {
     /// Removes every custom network no container is connected to, and whatever containers that are gone have
-    /// left on the others.
+    /// left on the others. Networks that are not ours stay: who is connected to them we cannot know.
     ///
     /// # Errors
     ///
@@ -29,15 +28,17 @@ impl Manager {
         pruned.errors.extend(errors);
         for stored in stored {
             let network = &stored.network;
-            let removable = !predefined::is(&network.name) && filters.matches(network, false);
+            let removable =
+                stored.is_ours() && !predefined::is(&network.name) && filters.matches(network, false);
             let outcome = match removable {
                 true => self.rm_unused(&network.name, false).map(|_| true),
-                false => self.collect(&stored).map(|()| false),
+                false => self.collect(&network.name).map(|()| false),
             };
             match outcome {
                 Ok(true) => pruned.deleted.push(network.name.clone()),
-                Ok(false) => {}
-                Err(Error::InUse { .. }) => pruned.errors.extend(self.collect(&stored).err()),
+                // Where there is no network any more, somebody else was faster.
+                Ok(false) | Err(Error::NoNetwork(_)) => {}
+                Err(Error::InUse { .. }) => pruned.errors.extend(self.collect(&network.name).err()),
                 Err(error) => pruned.errors.push(error),
             }
         }
@@ -45,14 +46,14 @@ impl Manager {
     }
 
     /// Cleans up after containers that are gone, on a network that stays.
-    fn collect(&self, stored: &Stored) -> Result<(), Error> {
-        let name = &stored.network.name;
+    fn collect(&self, name: &NetworkName) -> Result<(), Error> {
         let (_, errors) = self.sweep(name);
         if let Some(error) = errors.into_iter().next() {
             return Err(error);
         }
         let alone = self.locks.alone(name)?;
-        let problems = self.collect_garbage(&alone, stored);
+        let Some(stored) = self.store.load(name)? else { return Ok(alone.finish()?) };
+        let problems = self.collect_garbage(&alone, &stored);
         if problems.is_empty() { Ok(()) } else { Err(Error::Problems(problems)) }
     }
 }

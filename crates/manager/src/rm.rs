@@ -1,44 +1,48 @@
 //! `weft network rm`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use weft_model::NetworkName;
-use weft_runtime::Problem;
 use weft_state::StateError;
 
 use crate::disconnect::Disconnect;
 use crate::locks::Alone;
-use crate::{Error, Manager, predefined};
+use crate::store::Stored;
+use crate::{Error, Manager, leases, predefined};
 
 /// How often containers that come back are disconnected again before giving up.
 const ROUNDS: usize = 3;
 
 impl Manager {
-    /// Removes a network. With `force` its containers are disconnected first, a network that does not exist is
-    /// no error, and what a plugin could not clean up is returned instead of being in the way.
+    /// Removes a network and returns what is left of it. With `force` its containers are disconnected first,
+    /// a network that does not exist is no error but `None`, and a plugin that could not clean up is in
+    /// nobody's way.
     ///
     /// # Errors
     ///
     /// When there is no such network, it is predefined, containers are connected or a plugin fails.
-    pub fn rm(&self, reference: &str, force: bool) -> Result<Vec<Problem>, Error> {
+    pub fn rm(&self, reference: &str, force: bool) -> Result<Option<Vec<Error>>, Error> {
         let name = match self.store.find(reference) {
-            Err(Error::NoNetwork(_)) if force => return Ok(Vec::new()),
+            Err(Error::NoNetwork(_)) if force => match self.lost(reference) {
+                Some(name) => name,
+                None => return Ok(None),
+            },
             outcome => outcome?,
         };
         if predefined::is(&name) {
             return Err(Error::Permanent(name));
         }
-        let mut problems = Vec::new();
+        let mut left = Vec::new();
         for _ in 0..ROUNDS {
             if force {
-                problems.extend(self.disconnect_all(&name)?);
+                left.extend(self.disconnect_all(&name)?);
             }
             match self.rm_unused(&name, force) {
                 Err(Error::InUse { .. }) if force => {}
-                Err(error) => return Err(error),
-                Ok(more) => {
-                    problems.extend(more);
-                    return Ok(problems);
+                Err(Error::NoNetwork(_)) if force => return Ok(None),
+                outcome => {
+                    left.extend(outcome?);
+                    return Ok(Some(left));
                 }
             }
         }
@@ -46,8 +50,13 @@ impl Manager {
         Err(Error::InUse { network: name, holders: Self::holders(&live) })
     }
 
-    fn disconnect_all(&self, name: &NetworkName) -> Result<Vec<Problem>, Error> {
-        let mut problems = Vec::new();
+    /// Returns the name of a network whose file somebody removed, but not what belongs to it.
+    fn lost(&self, reference: &str) -> Option<NetworkName> {
+        reference.parse().ok().filter(|name| self.store.recall(name).is_some())
+    }
+
+    fn disconnect_all(&self, name: &NetworkName) -> Result<Vec<Error>, Error> {
+        let mut left = Vec::new();
         for record in self.records.of_network(name) {
             let request = Disconnect {
                 network: name.to_string(),
@@ -56,17 +65,18 @@ impl Manager {
                 force: true,
             };
             match self.disconnect(&request) {
-                Ok(more) => problems.extend(more),
+                Ok(problems) if problems.is_empty() => {}
+                Ok(problems) => left.push(Error::Problems(problems)),
                 // Somebody else was faster.
                 Err(Error::NotConnected { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(problems)
+        Ok(left)
     }
 
-    /// Removes a network nobody is connected to.
-    pub(crate) fn rm_unused(&self, name: &NetworkName, force: bool) -> Result<Vec<Problem>, Error> {
+    /// Removes a network nobody is connected to, and returns what is left of it.
+    pub(crate) fn rm_unused(&self, name: &NetworkName, force: bool) -> Result<Vec<Error>, Error> {
         let (live, errors) = self.sweep(name);
         if let Some(error) = errors.into_iter().next().filter(|_| !force) {
             return Err(error);
@@ -80,28 +90,57 @@ impl Manager {
         if !attached.is_empty() {
             return Err(in_use(Self::holders(&attached)));
         }
-        let problems = match self.store.load(name) {
-            Ok(Some(stored)) => self.runtime.gc(&stored.list, &[]),
-            Ok(None) => return Err(Error::NoNetwork(name.to_string())),
-            // What the file was about cannot be known, only that nobody uses it.
-            Err(_) if force => Vec::new(),
-            Err(error) => return Err(error),
+        let loaded = self.store.load(name);
+        let copy = if force { self.store.recall(name) } else { None };
+        let stored = match (loaded, copy) {
+            (Ok(Some(stored)), _) | (_, Some(stored)) => Some(stored),
+            (Ok(None), None) => {
+                alone.finish()?;
+                return Err(Error::NoNetwork(name.to_string()));
+            }
+            (Err(_), None) if force => None,
+            (Err(error), None) => return Err(error),
         };
-        if !problems.is_empty() && !force {
-            return Err(Error::Problems(problems));
-        }
-        self.forget(alone)?;
-        Ok(problems)
+        let left = match &stored {
+            Some(stored) => self.clean_up(stored, force)?,
+            // What the file was about cannot be known, only that nobody uses it.
+            None => Some(Error::Unknown { network: name.clone(), leases: self.leases_of(name) }),
+        };
+        self.forget(alone, stored.is_some_and(|stored| stored.is_ours()))?;
+        Ok(left.into_iter().collect())
     }
 
-    /// Removes everything on disk about a network. Its file goes last: until then another `rm` can finish
-    /// the work.
-    fn forget(&self, alone: Alone) -> Result<(), Error> {
+    /// Removes what a network's plugins made on the host, if it is ours. Returns what is left.
+    fn clean_up(&self, stored: &Stored, force: bool) -> Result<Option<Error>, Error> {
+        let network = stored.network.name.clone();
+        if !stored.is_ours() {
+            let containers = leases::holders(&self.root, &stored.list);
+            return match containers.is_empty() {
+                true => Ok(Some(Error::Foreign(network))),
+                false => Err(Error::Leased { network, containers }),
+            };
+        }
+        let problems = self.runtime.gc(&stored.list, &[]);
+        match problems.is_empty() {
+            true => Ok(None),
+            false if force => Ok(Some(Error::Problems(problems))),
+            false => Err(Error::Problems(problems)),
+        }
+    }
+
+    fn leases_of(&self, name: &NetworkName) -> PathBuf {
+        self.root.cni_networks_dir().join(name.as_str())
+    }
+
+    /// Removes everything on disk about a network, but not the leases of one that is not ours. Its file goes
+    /// last: until then another `rm` can finish the work.
+    fn forget(&self, alone: Alone, ours: bool) -> Result<(), Error> {
         let name = alone.network();
-        // GC has freed every lease; what is left are host-local's lock, cursor and index.
-        let leases = self.root.cni_networks_dir();
-        remove_tree(&leases.join(name.as_str()))?;
-        remove_tree(&leases.join(".index").join(name.as_str()))?;
+        if ours {
+            // GC has freed every lease; what is left are host-local's lock, cursor and index.
+            remove_tree(&self.leases_of(name))?;
+            remove_tree(&self.root.cni_networks_dir().join(".index").join(name.as_str()))?;
+        }
         self.reservations.remove_network(name)?;
         self.claims.forget(name)?;
         self.sweeps.forget(name)?;

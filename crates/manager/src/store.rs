@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
 use weft_cni::Conflist;
+use weft_cni::json::{get, pretty};
 use weft_model::{NetworkId, NetworkName};
 use weft_runtime::load;
 use weft_state::atomic::{self, Durability};
@@ -17,6 +19,7 @@ const EXTENSION: &str = ".conflist";
 #[derive(Clone, Debug)]
 pub struct Store {
     dir: PathBuf,
+    copies: PathBuf,
 }
 
 /// A network and the conflist that makes it one.
@@ -28,10 +31,20 @@ pub struct Stored {
     pub list: Conflist,
 }
 
+impl Stored {
+    /// Returns whether we made the network.
+    ///
+    /// INVARIANT: GC never runs for one that is somebody else's, and its leases are not touched: another
+    /// runtime may know attachments of it that we do not.
+    pub fn is_ours(&self) -> bool {
+        get(&self.list.raw, "weft").is_some()
+    }
+}
+
 impl Store {
     /// Returns the networks below `root`.
     pub fn new(root: &Root) -> Self {
-        Self { dir: root.networks_dir() }
+        Self { dir: root.networks_dir(), copies: root.copies_dir() }
     }
 
     /// Returns where a network's file is.
@@ -45,16 +58,40 @@ impl Store {
     ///
     /// When the file is there and cannot be used.
     pub fn load(&self, name: &NetworkName) -> Result<Option<Stored>, Error> {
-        let path = self.path(name);
-        let list = match load::conflist(&path) {
-            Err(error) if error.is_missing() => return Ok(None),
-            outcome => outcome?,
-        };
-        if list.name != *name {
-            return Err(Error::Damaged { path, why: format!("name: {} is not the file's name", list.name) });
+        read(self.path(name), name)
+    }
+
+    /// Returns a network as it was when it was created or last connected to in this boot, for when its file
+    /// has been damaged or removed since; `None` if nobody knows.
+    pub fn recall(&self, name: &NetworkName) -> Option<Stored> {
+        read(self.copy(name), name).ok().flatten()
+    }
+
+    /// Keeps a copy of a network for [`Store::recall`].
+    ///
+    /// # Errors
+    ///
+    /// Names the file and the reason.
+    pub fn remember(&self, stored: &Stored) -> Result<(), Error> {
+        let mut list = stored.list.raw.clone();
+        let inlined = get(&list, "plugins").and_then(Value::as_array).map(Vec::as_slice);
+        if inlined != Some(&stored.list.plugins) {
+            // The plugins dropped beside the file are part of what was used.
+            list["plugins"] = json!(stored.list.plugins);
         }
-        let network = Network::of(&list, &path)?;
-        Ok(Some(Stored { network, list }))
+        self.write_copy(&stored.network.name, &(pretty(&list) + "\n"))
+    }
+
+    fn write_copy(&self, name: &NetworkName, text: &str) -> Result<(), Error> {
+        let path = self.copy(name);
+        match std::fs::read(&path).is_ok_and(|known| known == text.as_bytes()) {
+            true => Ok(()),
+            false => Ok(atomic::write(&path, text.as_bytes(), Durability::Boot, 0o600)?),
+        }
+    }
+
+    fn copy(&self, name: &NetworkName) -> PathBuf {
+        self.copies.join(format!("{name}{EXTENSION}"))
     }
 
     /// Returns the names of all networks that have a file, in natural order.
@@ -121,23 +158,38 @@ impl Store {
     /// # Errors
     ///
     /// Names the file and the reason.
-    pub fn write(&self, network: &Network, plugins: &[serde_json::Value]) -> Result<(), Error> {
+    pub fn write(&self, network: &Network, plugins: &[Value]) -> Result<(), Error> {
         let text = network.file(plugins);
+        self.write_copy(&network.name, &text)?;
         Ok(atomic::write(&self.path(&network.name), text.as_bytes(), Durability::Disk, 0o644)?)
     }
 
-    /// Removes a network's file.
+    /// Removes a network's copy and its file.
     ///
     /// # Errors
     ///
     /// Names the file and the reason.
     pub fn remove(&self, name: &NetworkName) -> Result<(), Error> {
-        let path = self.path(name);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(StateError::io("remove", &path)(error).into())
+        for path in [self.copy(name), self.path(name)] {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StateError::io("remove", &path)(error).into());
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
+}
+
+fn read(path: PathBuf, name: &NetworkName) -> Result<Option<Stored>, Error> {
+    let list = match load::conflist(&path) {
+        Err(error) if error.is_missing() => return Ok(None),
+        outcome => outcome?,
+    };
+    if list.name != *name {
+        return Err(Error::Damaged { path, why: format!("name: {} is not the file's name", list.name) });
+    }
+    let network = Network::of(&list, &path)?;
+    Ok(Some(Stored { network, list }))
 }

@@ -7,7 +7,6 @@
 use std::path::PathBuf;
 
 use weft_cni::AttachmentId;
-use weft_cni::json::get;
 use weft_model::NetworkName;
 use weft_runtime::Problem;
 use weft_state::atomic::{self, Durability};
@@ -56,7 +55,7 @@ impl Manager {
     ///
     /// What a plugin could not remove is tried again next time; it is no reason not to connect.
     pub(crate) fn sweep_once(&self, network: &NetworkName) -> Result<(), Error> {
-        if self.sweeps.is_done(network)? || !self.store.load(network)?.is_some_and(|stored| is_ours(&stored))
+        if self.sweeps.is_done(network)? || !self.store.load(network)?.is_some_and(|stored| stored.is_ours())
         {
             return Ok(());
         }
@@ -71,7 +70,7 @@ impl Manager {
 
     /// Asks a network's plugins to remove what belongs to no attachment of this boot.
     pub(crate) fn collect_garbage(&self, alone: &Alone, stored: &Stored) -> Vec<Problem> {
-        if !is_ours(stored) {
+        if !stored.is_ours() {
             return Vec::new();
         }
         let attached = self.records.of_network(alone.network());
@@ -82,12 +81,4 @@ impl Manager {
         let valid: Vec<AttachmentId> = attached.iter().map(id).collect();
         self.runtime.gc(&stored.list, &valid)
     }
-}
-
-/// Returns whether we made a network's conflist.
-///
-/// INVARIANT: GC never runs for one that is somebody else's: another runtime may know attachments of it that
-/// we do not.
-fn is_ours(stored: &Stored) -> bool {
-    get(&stored.list.raw, "weft").is_some()
 }

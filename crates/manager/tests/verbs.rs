@@ -97,6 +97,12 @@ impl Host {
         self.manager.connect(&to(network, id))
     }
 
+    /// Removes a network and returns what is said to be left of it.
+    fn removed(&self, reference: &str, force: bool) -> Vec<String> {
+        let left = self.manager.rm(reference, force).unwrap().unwrap();
+        left.iter().map(ToString::to_string).collect()
+    }
+
     fn log(&self) -> Vec<String> {
         let text = fs::read_to_string(self.path("log")).unwrap_or_default();
         fs::remove_file(self.path("log")).ok();
@@ -262,7 +268,7 @@ fn subnets_are_chosen_from_the_pools_until_none_is_left() {
     let bridge = serde_json::to_value(host.manager.inspect("bridge").unwrap()).unwrap();
     assert_eq!(bridge["IPAM"]["Config"][0]["Subnet"], "198.19.0.0/24");
 
-    assert!(host.manager.rm("n2", false).unwrap().is_empty());
+    assert_eq!(host.removed("n2", false), [""; 0]);
     let again = host.manager.create(&Create { name: "n5".into(), ..Create::default() }).unwrap();
     assert_eq!(again.subnets().next().unwrap().to_string(), "198.19.2.0/24");
 }
@@ -479,7 +485,7 @@ fn a_network_in_use_stays_until_forced() {
     );
 
     host.log();
-    assert!(host.manager.rm(&id[..12], true).unwrap().is_empty());
+    assert_eq!(host.removed(&id[..12], true), [""; 0]);
     let log = host.log();
     assert_eq!(log.len(), 3, "{log:?}");
     assert_eq!(log[2], "GC n1");
@@ -487,7 +493,7 @@ fn a_network_in_use_stays_until_forced() {
     assert_eq!(host.state(), ["etc/weft/weft.toml"]);
     assert!(!host.manager.exists("n1").unwrap());
     assert_eq!(host.manager.rm("n1", false).unwrap_err().kind(), Kind::NotFound);
-    assert!(host.manager.rm("n1", true).unwrap().is_empty());
+    assert!(host.manager.rm("n1", true).unwrap().is_none());
 }
 
 #[test]
@@ -497,7 +503,7 @@ fn a_network_that_cannot_be_cleaned_up_stays_until_forced() {
     host.fail("GC");
     assert_eq!(text(host.manager.rm("n1", false)), "plugin fake on network n1 (GC): told to fail");
     assert!(host.manager.exists("n1").unwrap());
-    assert_eq!(host.manager.rm("n1", true).unwrap().len(), 1);
+    assert_eq!(host.removed("n1", true), ["plugin fake on network n1 (GC): told to fail"]);
     assert!(!host.manager.exists("n1").unwrap());
 }
 
@@ -530,7 +536,7 @@ fn containers_that_are_gone_are_in_nobodys_way() {
     let mut record = record;
     record.netns = Some("/nonexistent".into());
     host.records().write(&record).unwrap();
-    assert!(host.manager.rm("n2", false).unwrap().is_empty());
+    assert_eq!(host.removed("n2", false), [""; 0]);
 }
 
 #[test]
@@ -628,8 +634,107 @@ fn damaged_files_are_named_and_in_nobody_elses_way() {
         assert!(listed.networks.iter().any(|network| network.name.as_str() == "n1"));
         assert!(text(host.manager.rm("n2", false)).contains(part));
     }
-    assert!(host.manager.rm("n2", true).unwrap().is_empty());
+    let leases = host.path("root/var/lib/cni/networks/n2");
+    assert_eq!(
+        host.removed("n2", true),
+        [format!(
+            "nothing is known about network n2: its bridge, its firewall rules and leases in {} may be left",
+            leases.display()
+        )]
+    );
     assert!(!damaged.exists());
+}
+
+#[test]
+fn a_network_whose_file_is_lost_is_removed_with_everything_that_is_its() {
+    let host = Host::new();
+    let file = host.path("root/etc/weft/networks.d/n1.conflist");
+    for damage in [None, Some("{"), Some(r#"{"cniVersion":"1.1.0","name":"n1","plugins":[]}"#)] {
+        host.network("n1", 1);
+        host.connect("n1", "c1").unwrap();
+        host.connect("n1", "c2").unwrap();
+        match damage {
+            None => fs::remove_file(&file).unwrap(),
+            Some(text) => atomic::write(&file, text.as_bytes(), Durability::Boot, 0o644).unwrap(),
+        }
+        if damage.is_some() {
+            host.manager.disconnect(&from("n1", "c1")).unwrap();
+            assert_eq!(host.asked("DEL")["ipam"]["type"], "host-local", "the lease is given back");
+            let error = host.manager.rm("n1", false).unwrap_err();
+            assert_eq!(error.kind(), Kind::Conflict, "{error}");
+        }
+        host.log();
+        assert_eq!(host.removed("n1", true), [""; 0]);
+        let log = host.log();
+        assert!(log.contains(&"DEL n1 c2 /proc/self/ns/net eth0".into()), "{log:?}");
+        assert_eq!(log.last().unwrap(), "GC n1");
+        assert_eq!(host.state(), ["etc/weft/weft.toml"]);
+    }
+}
+
+#[test]
+fn plugins_dropped_beside_a_lost_file_are_remembered() {
+    let host = Host::new();
+    host.network("n1", 1);
+    let drop_in = host.path("root/etc/weft/networks.d/n1/50.conf");
+    atomic::write(&drop_in, br#"{"type":"bridge"}"#, Durability::Boot, 0o644).unwrap();
+    host.connect("n1", "c1").unwrap();
+    fs::remove_dir_all(host.path("root/etc/weft/networks.d")).unwrap();
+    host.log();
+    assert_eq!(host.removed("n1", true), [""; 0]);
+    let del = "DEL n1 c1 /proc/self/ns/net eth0";
+    assert_eq!(host.log(), [del, del, "GC n1", "GC n1"]);
+}
+
+#[test]
+fn other_peoples_networks_are_left_to_them() {
+    let host = Host::new();
+    let file = host.path("root/etc/weft/networks.d/n1.conflist");
+    let conflist = format!(
+        r#"{{"cniVersion":"1.1.0","name":"n1","plugins":[{{"type":"fake","ipam":{{"type":"host-local","dataDir":{:?}}}}}]}}"#,
+        host.path("leases")
+    );
+    atomic::write(&file, conflist.as_bytes(), Durability::Boot, 0o644).unwrap();
+    let [here, there] = ["leases/n1", "root/var/lib/cni/networks/n1"].map(|dir| host.path(dir));
+    let put =
+        |path: PathBuf, text: &str| atomic::write(&path, text.as_bytes(), Durability::Boot, 0o600).unwrap();
+    put(here.join("10.88.0.2"), "pod1\r\neth0");
+    put(there.join("10.88.0.3"), "pod2");
+    put(here.join("last_reserved_ip.0"), "10.88.0.2");
+
+    let pruned = host.manager.prune(&[]).unwrap();
+    assert!(pruned.deleted.is_empty() && pruned.errors.is_empty(), "{pruned:?}");
+    for force in [false, true] {
+        let error = host.manager.rm("n1", force).unwrap_err();
+        assert_eq!(error.kind(), Kind::Conflict);
+        assert_eq!(
+            error.to_string(),
+            "network n1 has active endpoints of another container runtime (pod1, pod2)"
+        );
+    }
+    fs::remove_file(here.join("10.88.0.2")).unwrap();
+    assert!(text(host.manager.rm("n1", false)).ends_with("(pod2)"));
+    fs::remove_file(there.join("10.88.0.3")).unwrap();
+    assert!(host.removed("n1", false)[0].starts_with("network n1 is not weft's: "));
+    assert!(!file.exists());
+    assert!(here.join("last_reserved_ip.0").exists() && there.exists());
+    assert_eq!(host.log(), [""; 0], "no GC");
+}
+
+#[test]
+fn those_who_prune_at_the_same_time_do_not_disagree() {
+    let host = Host::new();
+    (0..20).for_each(|n| drop(host.network(&format!("n{n}"), n)));
+    let deleted: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| host.manager.prune(&[]).unwrap())).collect();
+        let pruned = threads.into_iter().map(|thread| thread.join().unwrap());
+        pruned.map(|pruned| (pruned.errors.is_empty(), pruned.deleted.len())).fold(0, |sum, (well, count)| {
+            assert!(well);
+            sum + count
+        })
+    });
+    assert_eq!(deleted, 20);
+    assert_eq!(host.state(), ["etc/weft/weft.toml"]);
 }
 
 #[test]

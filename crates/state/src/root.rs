@@ -56,6 +56,11 @@ impl Root {
         self.0.join("run/weft/sweeps")
     }
 
+    /// Returns the directory of the networks' definitions as they were last used in this boot.
+    pub fn copies_dir(&self) -> PathBuf {
+        self.0.join("run/weft/networks")
+    }
+
     /// Returns the directory of name records for the resolver.
     pub fn names_dir(&self) -> PathBuf {
         self.0.join("run/weft/names")
