@@ -11,6 +11,7 @@ use weft_netlink::link::{BridgeInfo, LinkInfo};
 use weft_netlink::{Socket, address, link, route, wait_operational};
 use weft_netns::Netns;
 
+use crate::ensure::MADE_BY_WEFT;
 use crate::{Cause, Place};
 
 /// How long a port may take until frames pass it. It takes a tenth of a millisecond.
@@ -51,12 +52,30 @@ pub(crate) struct Known {
     pub(crate) bridge: Option<BridgeInfo>,
     /// The bridge it is a port of.
     pub(crate) master: Option<u32>,
+    /// For a bridge that may take its ports' Ethernet addresses, the one it had when we first saw it.
+    pub(crate) follows: Option<Mac>,
+}
+
+impl Known {
+    /// What we remember of a link and look at again. What we did to it is true of that link only, not of a
+    /// later one of the same name.
+    fn again(self, found: &LinkInfo) -> Self {
+        let now = Self::from(found);
+        if self.facts.index != found.index {
+            return now;
+        }
+        Self { fresh: self.fresh, follows: self.follows.filter(|_| now.follows.is_some()), ..now }
+    }
 }
 
 impl From<&LinkInfo> for Known {
     fn from(link: &LinkInfo) -> Self {
-        let facts = LinkFacts { index: link.index, mac: link.mac.unwrap_or(Mac([0; 6])), mtu: link.mtu };
-        Self { facts, fresh: false, bridge: link.bridge, master: link.master }
+        let mac = link.mac.unwrap_or(Mac([0; 6]));
+        let facts = LinkFacts { index: link.index, mac, mtu: link.mtu };
+        // Those we create are born with an address, and then keep it.
+        let follows = link.is_bridge() && link.alias.as_deref() != Some(MADE_BY_WEFT);
+        let follows = follows.then_some(mac);
+        Self { facts, fresh: false, bridge: link.bridge, master: link.master, follows }
     }
 }
 
@@ -114,6 +133,11 @@ impl Kernel {
         self.known.get(&(place, name.clone())).copied()
     }
 
+    /// Returns whether a link is a bridge that may take its ports' Ethernet addresses.
+    pub(crate) fn follows(&self, place: Place, name: &IfName) -> bool {
+        self.known(place, name).is_some_and(|known| known.follows.is_some())
+    }
+
     /// Returns the bridge we have to do with, if we have seen one in the host.
     pub(crate) fn a_bridge(&self) -> Option<Known> {
         let mut hosts = self.known.iter().filter(|((place, _), _)| *place == Place::Host);
@@ -132,9 +156,8 @@ impl Kernel {
     pub(crate) fn look(&mut self, place: Place, name: &IfName) -> Result<Option<LinkInfo>, Cause> {
         let found = self.socket(place)?.link(link::get(name))?;
         if let Some(link) = &found {
-            let fresh =
-                self.known(place, name).is_some_and(|known| known.fresh && known.facts.index == link.index);
-            self.learn(place, name, Known { fresh, ..Known::from(link) });
+            let known = self.known(place, name).map_or_else(|| link.into(), |known| known.again(link));
+            self.learn(place, name, known);
         }
         Ok(found)
     }

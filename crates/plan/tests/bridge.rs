@@ -98,6 +98,50 @@ fn a_bridge_that_was_there_gets_its_mac_pinned_with_its_address() {
 }
 
 #[test]
+fn a_bridge_whose_last_port_has_left_gets_an_address_with_its_gateway() {
+    let (lab, red) = lab();
+    lab.ip("link add br0 type bridge");
+    lab.ip("link add low0 type veth peer name low1");
+    lab.ip("link set low0 master br0");
+    lab.ip("link delete low0");
+    let mac = || lab.ip_json("link show br0")[0]["address"].clone();
+    assert_eq!(mac(), "00:00:00:00:00:00", "the kernel takes the address away with the last port");
+    let mut gateway = Plan::new();
+    gateway.network(Link::bridge(&name("br0")).up(true));
+    gateway.network(Address::on(&name("br0"), net("10.90.0.1/24")).conflict(Conflict::Refuse));
+    let kernel = make(&red, &gateway);
+    assert_ne!(mac(), "00:00:00:00:00:00");
+    assert_eq!(mac(), kernel.link(Place::Host, &name("br0")).unwrap().mac.to_string());
+    make(&red, &plan());
+    assert_eq!(mac(), kernel.link(Place::Host, &name("br0")).unwrap().mac.to_string(), "and keeps it");
+}
+
+#[test]
+fn a_bridge_that_takes_its_ports_address_is_shown_with_it() {
+    let (lab, red) = lab();
+    let mac = || lab.ip_json("link show br0")[0]["address"].clone();
+    lab.ip("link add br0 type bridge");
+    let first = mac();
+    let kernel = make(&red, &neighbour());
+    assert_ne!(mac(), first, "it has taken the port's");
+    assert_eq!(mac(), kernel.link(Place::Host, &name("br0")).unwrap().mac.to_string());
+}
+
+#[test]
+fn a_failure_gives_a_bridge_its_address_back() {
+    let (lab, red) = lab();
+    lab.ip("link add br0 type bridge");
+    let mac = || lab.ip_json("link show br0")[0]["address"].clone();
+    let first = mac();
+    let mut kernel = kernel(&red);
+    let mut journal = Journal::default();
+    kernel.ensure(&plan(), &mut journal).unwrap();
+    assert_ne!(mac(), first, "it has taken the port's, for good");
+    assert!(journal.undo(&mut kernel).is_empty());
+    assert_eq!(mac(), first);
+}
+
+#[test]
 fn a_link_that_is_no_bridge_is_refused_by_name() {
     let (lab, red) = lab();
     lab.ip("link add br0 type veth peer name other");

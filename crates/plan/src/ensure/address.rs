@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use weft_model::IfName;
-use weft_netlink::link::{self, Change};
 use weft_netlink::{Batch, Error, address};
 
+use super::bridge::Pin;
 use super::{Ensure, Meaning, at};
 use crate::journal::Undo;
 use crate::{Address, ApplyError, Cause, Conflict, Place, Resource, Step};
@@ -39,16 +39,17 @@ impl<'a> Ensure<'a> {
                 return Ok(());
             }
         }
+        // A bridge that somebody else made may still follow its ports' addresses (see bridge.rs).
+        let pin = if self.kernel.follows(step.place, &address.dev) {
+            self.flush()?;
+            self.pin(step, &address.dev).map_err(at(step))?
+        } else {
+            None
+        };
         let request = address::add(index, address.address, address.dad);
         self.queue(step, request, Meaning::Address(Wanted { address, index }))?;
-        if let Some(known) = self.kernel.known(step.place, &address.dev)
-            && known.bridge.is_some()
-            && !fresh
-        {
-            // A bridge that somebody else made may still follow its ports' addresses (see bridge.rs);
-            // setting the one it has pins it.
-            let pin = Change { mac: Some(known.facts.mac), ..Change::default() };
-            self.queue(step, link::change(index, &pin), Meaning::Made(None))?;
+        if let Some(Pin { request, undo }) = pin {
+            self.queue(step, request, Meaning::Made(undo))?;
         }
         if address.dad && address.address.is_ipv6() {
             self.probing.push(Probing { step, address, index });

@@ -1,14 +1,16 @@
 //! Bridges.
 
-use weft_model::Mtu;
+use std::collections::HashSet;
+
+use weft_model::{IfName, Mac, Mtu};
 use weft_netlink::link::{self, Change, LinkInfo, NewBridge};
-use weft_netlink::{Batch, Error};
+use weft_netlink::{Batch, Error, Request};
 
 use super::existing::inverse;
-use super::{Ensure, vlan};
+use super::{Ensure, at, vlan};
 use crate::journal::Undo;
 use crate::kernel::{Known, random_mac};
-use crate::{BridgeOptions, Cause, Link, Step};
+use crate::{ApplyError, BridgeOptions, Cause, Link, Resource, Step};
 
 /// The alias of a bridge that a plan created. A bridge without it is somebody else's and is never removed.
 pub(crate) const MADE_BY_WEFT: &str = "weft";
@@ -59,7 +61,7 @@ impl Ensure<'_> {
             false => error.into(),
         })?;
         let created = self.kernel.socket(step.place)?.created(reply, &link.name)?;
-        let mut known = Known { fresh: true, ..Known::from(&created) };
+        let mut known = Known { fresh: true, follows: None, ..Known::from(&created) };
         let undo = Undo::DeleteLink { place: step.place, name: link.name.clone(), index: known.facts.index };
         if replies.of(changed).is_ok() {
             known.facts.mtu = link.mtu.map_or(known.facts.mtu, Mtu::get);
@@ -96,7 +98,7 @@ impl Ensure<'_> {
             if change.vlan_filtering.is_some() { vlan::refused(error) } else { error.into() }
         })?;
         if let Some(mac) = change.mac {
-            let mut known = Known::from(found);
+            let mut known = Known { follows: None, ..Known::from(found) };
             known.facts.mac = mac;
             self.kernel.learn(step.place, &link.name, known);
         }
@@ -106,4 +108,50 @@ impl Ensure<'_> {
         self.note(step, undo);
         Ok(())
     }
+
+    /// Looks again at the bridges that may have taken the address of a port that joined. Ours do not, so
+    /// nothing is asked about them.
+    pub(super) fn look_at_followers(&mut self) -> Result<(), ApplyError> {
+        let mut seen = HashSet::new();
+        for step in self.plan.steps() {
+            let Resource::Link(Link { port: Some(port), .. }) = &step.resource else { continue };
+            if self.kernel.follows(step.place, &port.bridge) && seen.insert(&port.bridge) {
+                self.kernel.look(step.place, &port.bridge).map_err(at(step))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Prepares to give a bridge that may follow its ports' addresses one of its own: the one it has now.
+    ///
+    /// KERNEL: setting the address it has is enough (NET_ADDR_SET, net/bridge/br_device.c). There is no way
+    /// back, but the address itself can be put back. A bridge whose last port has left has an address of
+    /// zeroes, which nobody can be given.
+    pub(super) fn pin(&mut self, step: &Step, bridge: &IfName) -> Result<Option<Pin>, Cause> {
+        self.kernel.look(step.place, bridge)?;
+        let Some(mut known) = self.kernel.known(step.place, bridge) else { return Ok(None) };
+        let before = known.follows.take();
+        let mac = Some(known.facts.mac).filter(|mac| !is_zero(*mac)).unwrap_or_else(random_mac);
+        known.facts.mac = mac;
+        let index = known.facts.index;
+        self.kernel.learn(step.place, bridge, known);
+        let back = before.filter(|before| *before != mac && !is_zero(*before));
+        let undo = back.map(|mac| Undo::ChangeLink {
+            place: step.place,
+            name: bridge.clone(),
+            index,
+            change: Change { mac: Some(mac), ..Change::default() },
+        });
+        Ok(Some(Pin { request: link::change(index, &Change { mac: Some(mac), ..Change::default() }), undo }))
+    }
+}
+
+/// A bridge about to get an address of its own.
+pub(super) struct Pin {
+    pub(super) request: Request,
+    pub(super) undo: Option<Undo>,
+}
+
+fn is_zero(mac: Mac) -> bool {
+    mac == Mac([0; 6])
 }

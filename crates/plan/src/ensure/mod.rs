@@ -126,6 +126,7 @@ impl<'a> Ensure<'a> {
             };
         }
         self.flush()?;
+        self.look_at_followers()?;
         self.wait_for_probes()
     }
 
