@@ -2,6 +2,7 @@
 
 mod directions;
 mod house;
+mod links;
 
 use anyhow::{Context, Result, bail};
 
@@ -11,10 +12,11 @@ use crate::{docs, setup, tools};
 /// One gate of the check.
 type Gate = (&'static str, fn() -> Result<()>);
 
-const GATES: [Gate; 8] = [
+const GATES: [Gate; 9] = [
     ("format", format),
     ("house rules", house::check),
     ("dependency directions", directions::check),
+    ("links between pages", links::check),
     ("spelling", spelling),
     ("shell scripts", shell_scripts),
     ("clippy", clippy),

@@ -18,7 +18,7 @@ const HELP: &str = "\
 cargo xtask demo                  one network, two namespaces, one ping: what weft does, in ten seconds
 cargo xtask test [FILTER]...      every test, after installing and staging what they need
 cargo xtask test --unit           the tests of the libraries alone: no root, nothing staged
-cargo xtask check                 what a change must pass besides its tests: fmt, clippy, spelling, licences, shell, house rules
+cargo xtask check                 what a change must pass besides its tests: fmt, clippy, spelling, licences, shell, links, house rules
 
 cargo xtask bench [--quick]       measures against Debian's CNI plugins; writes docs/performance.md (--quick: prints only)
 cargo xtask docs                  rewrites the generated pages under docs/
