@@ -1,8 +1,7 @@
 //! The `none` CNI plugin: a container with a loopback interface and nothing else.
 //!
-//! It is the smallest driver there is, and the template for new ones: `conf.rs` reads the
-//! configuration, `plan.rs` says what should exist, `compose.rs` writes a conflist, and this file
-//! ties them together. Everything else is the engine's.
+//! `conf.rs` reads the configuration, `plan.rs` says what should exist, `compose.rs` writes a
+//! conflist, and this file ties them together. Everything else is the engine's.
 
 mod compose;
 mod conf;
