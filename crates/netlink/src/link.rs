@@ -370,6 +370,11 @@ impl LinkInfo {
         self.bridge.is_some()
     }
 
+    /// Returns whether the link is one end of a veth pair whose other end is in another namespace.
+    pub fn leads_away(&self) -> bool {
+        self.is_veth() && self.peer_netns.is_some()
+    }
+
     /// Returns whether the link is one end of a veth pair.
     pub fn is_veth(&self) -> bool {
         self.kind.as_deref() == Some("veth")

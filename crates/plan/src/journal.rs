@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use weft_firewall::Fragment;
 use weft_model::IfName;
 use weft_netlink::bridge_vlan::{self, Side, Vlans};
-use weft_netlink::link::{self, Change};
+use weft_netlink::link::{self, Change, LinkInfo};
 use weft_netlink::route::{self, RouteInfo};
 use weft_netlink::{Request, address};
 
@@ -84,12 +84,14 @@ impl Journal {
     ///
     /// What belongs to the network stays when somebody has joined the network's bridge since: no lock
     /// is held between plugins, and another ADD may already count on the bridge, its address or
-    /// forwarding that this one was first to set up.
+    /// forwarding that this one was first to set up. The network's firewall entries stay when any other
+    /// container is on the bridge: an ADD that has joined before us may have found them there after us.
     pub fn undo(&mut self, kernel: &mut Kernel) -> Vec<Leftover> {
         let mut left = Vec::new();
-        let joined = self.entries.iter().any(|entry| entry.shared) && self.has_new_ports(kernel);
+        let shares = self.entries.iter().any(|entry| entry.shared);
+        let others = if shares { self.others(kernel) } else { Others::default() };
         for Entry { undo, shared } in std::mem::take(&mut self.entries).into_iter().rev() {
-            if shared && joined {
+            if shared && (others.joined || others.present && matches!(undo, Undo::RemoveFragment(_))) {
                 continue;
             }
             let what = undo.to_string();
@@ -100,16 +102,30 @@ impl Journal {
         left
     }
 
-    fn has_new_ports(&self, kernel: &mut Kernel) -> bool {
-        let Some(Ports { bridge, indices }) = &self.ports else { return false };
+    /// Returns who else is on the network's bridge.
+    fn others(&self, kernel: &mut Kernel) -> Others {
+        let Some(Ports { bridge, indices }) = &self.ports else { return Others::default() };
         let now = kernel.socket(Place::Host).and_then(|socket| Ok(link::ports(socket, *bridge)?));
-        let ours = |wanted| {
+        // In doubt somebody may be.
+        let Ok(mut ports) = now else { return Others { joined: true, present: true } };
+        ports.retain(|port| {
             let mut created = self.entries.iter();
-            created.any(|entry| matches!(entry.undo, Undo::DeleteLink { index, .. } if index == wanted))
-        };
-        // In doubt somebody may have.
-        now.map_or(true, |ports| ports.iter().any(|port| !indices.contains(&port.index) && !ours(port.index)))
+            !created.any(|entry| matches!(entry.undo, Undo::DeleteLink { index, .. } if index == port.index))
+        });
+        Others {
+            joined: ports.iter().any(|port| !indices.contains(&port.index)),
+            present: ports.iter().any(LinkInfo::leads_away),
+        }
     }
+}
+
+/// Who else is on the bridge.
+#[derive(Clone, Copy, Debug, Default)]
+struct Others {
+    /// Somebody has joined since the network was changed.
+    joined: bool,
+    /// There is another container.
+    present: bool,
 }
 
 impl Undo {

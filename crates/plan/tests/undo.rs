@@ -5,7 +5,8 @@
 mod lab;
 
 use lab::{inside, kernel, lab, make, name, neighbour, net, plan};
-use weft_model::IfName;
+use weft_firewall::{Backend, Fragment, Masquerade};
+use weft_model::{Endpoint, IfName};
 use weft_plan::{Address, Journal, Kernel, Link, Place, Plan, Route, Sysctl};
 use weft_testkit::{Container, Lab};
 
@@ -89,6 +90,56 @@ fn what_another_container_has_come_to_rely_on_stays() {
     assert!(!lab.has_link("veth7") && !red.has_link("eth0"), "the attachment is gone");
     assert!(blue.ping("10.90.0.1"), "the bridge and its address are not");
     assert_eq!(lab.sysctl("ipv4/ip_forward"), "1");
+}
+
+/// The plan with a masquerading network, which then fails.
+fn masquerading(lab: &Lab, container: &str) -> Plan {
+    let endpoint = Endpoint {
+        network: "n1".parse().unwrap(),
+        container: container.parse().unwrap(),
+        ifname: name("eth0"),
+    };
+    let mut plan = plan();
+    plan.host(Fragment::Masquerade(Masquerade {
+        network: endpoint.network.clone(),
+        subnets: vec![net("10.90.0.0/24")],
+        endpoint: Some(endpoint),
+        addresses: vec![net("10.90.0.7/24")],
+        backend: Backend::Weft,
+        claims: lab.path("run/weft/masquerade"),
+    }));
+    plan
+}
+
+#[test]
+fn a_network_that_never_came_to_life_is_not_masqueraded() {
+    let (lab, red) = lab();
+    let before = lab.snapshot();
+    let mut kernel = kernel(&red);
+    let mut journal = Journal::default();
+    kernel.ensure(&masquerading(&lab, "red"), &mut journal).unwrap();
+    assert!(lab.ruleset().contains("10.90.0.0"), "{}", lab.ruleset());
+    assert!(lab.path("run/weft/masquerade/networks/n1").exists());
+
+    assert!(journal.undo(&mut kernel).is_empty());
+
+    lab.assert_restored(&before);
+    assert!(!lab.path("run/weft/masquerade/networks/n1").exists());
+}
+
+#[test]
+fn masquerading_stays_for_a_container_that_came_before_the_claim() {
+    let (lab, red) = lab();
+    let blue = lab.container("blue");
+    make(&blue, &neighbour());
+    let mut first = kernel(&red);
+    let mut journal = Journal::default();
+    first.ensure(&masquerading(&lab, "red"), &mut journal).unwrap();
+
+    assert!(journal.undo(&mut first).is_empty());
+
+    assert!(!lab.has_link("veth7"));
+    assert!(lab.ruleset().contains("10.90.0.0"), "{}", lab.ruleset());
 }
 
 #[test]

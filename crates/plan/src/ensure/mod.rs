@@ -11,7 +11,7 @@ mod route;
 mod veth;
 mod vlan;
 
-use weft_firewall::Change as FirewallChange;
+use weft_firewall::{Backend, Change as FirewallChange, Fragment, Masquerade};
 use weft_model::IfName;
 use weft_netlink::{Batch, Error, Replies, Request, Ticket, link};
 use weft_netns::Netns;
@@ -115,12 +115,7 @@ impl<'a> Ensure<'a> {
                 }
                 Resource::Sysctl(_) => self.sysctls(rest)?,
                 Resource::Firewall(fragment) => {
-                    self.flush()?;
-                    let change =
-                        self.kernel.firewall.ensure(fragment).map_err(|error| at(step)(error.into()))?;
-                    if change == FirewallChange::Made {
-                        self.note(step, Undo::RemoveFragment(fragment.clone()));
-                    }
+                    self.fragment(step, fragment)?;
                     tail
                 }
             };
@@ -128,6 +123,20 @@ impl<'a> Ensure<'a> {
         self.flush()?;
         self.look_at_followers()?;
         self.wait_for_probes()
+    }
+
+    fn fragment(&mut self, step: &Step, fragment: &Fragment) -> Result<(), ApplyError> {
+        self.flush()?;
+        let change = self.kernel.firewall.ensure(fragment).map_err(|error| at(step)(error.into()))?;
+        if change == FirewallChange::Made {
+            // An attachment's fragment may have brought entries that are the network's.
+            if let Some(shared) = of_network(fragment) {
+                let network = Step { lifetime: Lifetime::Network, ..step.clone() };
+                self.note(&network, Undo::RemoveFragment(shared));
+            }
+            self.note(step, Undo::RemoveFragment(fragment.clone()));
+        }
+        Ok(())
     }
 
     /// Writes the sysctls at the head of `steps` that are in one place, all on one visit; returns the rest.
@@ -249,6 +258,16 @@ impl Kernel {
             ports.into_iter().map(|port| port.index).collect()
         };
         Some(Ports { bridge: bridge.facts.index, indices })
+    }
+}
+
+/// Returns the part of an attachment's fragment that stays for the network.
+fn of_network(fragment: &Fragment) -> Option<Fragment> {
+    match fragment {
+        Fragment::Masquerade(one) if one.backend == Backend::Weft && one.endpoint.is_some() => {
+            Some(Fragment::Masquerade(Masquerade { endpoint: None, ..one.clone() }))
+        }
+        _ => None,
     }
 }
 
