@@ -26,7 +26,7 @@ pub struct Config {
     pub driver: String,
     /// Where subnets come from, in this order.
     pub pools: Vec<Pool>,
-    /// Who masquerades, where a driver lets one choose: `weft`, `nftables` or `iptables`.
+    /// Who masquerades instead of us, where a driver lets one choose: `nftables` or `iptables`.
     pub firewall: Option<String>,
     /// Where plugins are.
     pub plugin_path: Vec<PathBuf>,
@@ -47,7 +47,8 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, is no TOML, has an unknown key or a pool that makes no sense.
+    /// When the file cannot be read, is no TOML, has an unknown key, a pool that makes no sense or a firewall
+    /// that does not exist.
     pub fn load(root: &Root) -> Result<Self, Error> {
         let path = root.config();
         let text = match std::fs::read_to_string(&path) {
@@ -67,10 +68,19 @@ impl Config {
             true => written.pool,
             false => written.pool.into_iter().chain(pools::defaults()).collect(),
         };
+        let firewall = match written.firewall.as_deref() {
+            None | Some("weft") => None,
+            Some("nftables" | "iptables") => written.firewall,
+            Some(other) => {
+                return Err(format!(
+                    "firewall: {other:?} is neither \"weft\" nor \"nftables\" nor \"iptables\""
+                ));
+            }
+        };
         Ok(Self {
             driver: written.driver.unwrap_or_else(|| "bridge".into()),
             pools,
-            firewall: written.firewall,
+            firewall,
             plugin_path: search_path(written.plugin_path),
         })
     }
@@ -126,6 +136,8 @@ mod tests {
         assert_eq!(config.pools, [Pool { base: "10.200.0.0/16".parse().unwrap(), size: 26 }]);
         assert!(config.plugin_path.contains(&"/x".into()));
 
+        assert_eq!(Config::parse("firewall = \"weft\"").unwrap().firewall, None);
+
         let v6 = Config::parse("[[pool]]\nbase = \"fd00:1::/32\"\nsize = 64\n").unwrap();
         assert_eq!(v6.pools.len(), pools::defaults().len() + 1);
     }
@@ -136,6 +148,7 @@ mod tests {
             ("drivr = \"x\"", "drivr"),
             ("[[pool]]\nbase = \"10.0.0.0/33\"\nsize = 24", "invalid"),
             ("[[pool]]\nbase = \"10.0.0.0/24\"\nsize = 16", "cannot be cut"),
+            ("firewall = \"pf\"", "firewall: \"pf\" is neither \"weft\""),
             ("= 1", ""),
         ] {
             let why = Config::parse(text).unwrap_err();

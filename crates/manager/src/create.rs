@@ -5,6 +5,7 @@ use std::io::Read;
 
 use ipnetwork::IpNetwork;
 use serde_json::Value;
+use weft_cni::json::get;
 use weft_cni::{ComposeRequest, ComposedSubnet, Dns};
 use weft_model::{NetworkId, NetworkName};
 use weft_state::document::SCHEMA;
@@ -60,24 +61,66 @@ impl Manager {
         let name = new_name(&request.name)?;
         let driver = plugin_of(request.driver.as_deref().unwrap_or(&self.config.driver));
         let subnets = request.wanted.matched()?;
+        let families = Families::of(request)?;
         let pools = self.locks.pools()?;
-        let _alone = self.locks.alone(&name)?;
-        if self.store.path(&name).exists() {
-            return Err(Error::NameTaken(name));
-        }
-        let (described, about) = self.drivers.driver(driver)?;
-        self.check_instances(driver, &about)?;
+        self.alone_to_make(&name, || {
+            if self.store.path(&name).exists() {
+                return Err(Error::NameTaken(name.clone()));
+            }
+            let (described, about) = self.drivers.driver(driver)?;
+            self.check_instances(driver, &about)?;
 
-        let mut network = Network { name, about: self.about(request, driver)? };
-        let families = Families::of(request);
-        network.about.ipam.subnets = match about.addressing {
-            true => self.subnets(&pools, &network, subnets, families)?,
-            // A driver without addresses says itself what it thinks of a subnet.
-            false => subnets,
+            let mut network = Network { name: name.clone(), about: self.about(request, driver)? };
+            network.about.ipam.subnets = match about.addressing {
+                true => self.subnets(&pools, &network, subnets, families)?,
+                // A driver without addresses says itself what it thinks of a subnet.
+                false => subnets,
+            };
+            let plugins = self.compose(&network, &described)?;
+            self.check_bridges(&network.name, &plugins)?;
+            self.write_new(&network, &plugins)?;
+            Ok(network)
+        })
+    }
+
+    /// Makes a network with its lock held. Where that fails, the lock's file goes, too.
+    fn alone_to_make<T>(
+        &self,
+        name: &NetworkName,
+        make: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let alone = self.locks.alone(name)?;
+        let outcome = make();
+        if outcome.is_err() && !self.store.path(name).exists() {
+            // The error being returned says more than one about an empty file.
+            alone.finish().ok();
+        }
+        outcome
+    }
+
+    /// Refuses plugins with a bridge that is another network's: each would take the other's addresses and
+    /// rules for its own.
+    fn check_bridges(&self, name: &NetworkName, plugins: &[Value]) -> Result<(), Error> {
+        let part = |plugin: &Value| {
+            let text = |key: &str| Some(get(plugin, key)?.as_str()?.to_owned());
+            Some((text("type")?, text("bridge")?, get(plugin, "vlan").cloned()))
         };
-        let plugins = self.compose(&network, &described)?;
-        self.write_new(&network, &plugins)?;
-        Ok(network)
+        let mut others: Vec<(NetworkName, _)> = Vec::new();
+        for stored in self.store.known() {
+            let parts = stored.list.plugins.iter().filter_map(part);
+            others.extend(parts.map(|part| (stored.network.name.clone(), part)));
+        }
+        let first: Option<NetworkName> = predefined::NAMES[0].parse().ok();
+        if let Some(first) = first.filter(|first| !self.store.path(first).exists()) {
+            // Nobody has used it yet, but its bridge is its own all the same.
+            others.push((first, (predefined::NAMES[0].into(), predefined::BRIDGE.into(), None)));
+        }
+        for part in plugins.iter().filter_map(part) {
+            if let Some((network, _)) = others.iter().find(|(other, taken)| other != name && *taken == part) {
+                return Err(Error::BridgeTaken { bridge: part.1, network: network.clone() });
+            }
+        }
+        Ok(())
     }
 
     fn about(&self, request: &Create, driver: &str) -> Result<About, Error> {
@@ -142,6 +185,9 @@ impl Manager {
         network: &Network,
         v4: bool,
     ) -> Result<IpNetwork, Error> {
+        if let Some(own) = surroundings.own_subnet(network, v4) {
+            return Ok(own);
+        }
         let mut taken: Vec<IpNetwork> =
             surroundings.taken().chain(own.iter().map(|own| own.subnet)).collect();
         let pools = self.pools(v4);
@@ -169,12 +215,11 @@ impl Manager {
     }
 
     fn survey(&self) -> Surroundings {
-        let (stored, _) = self.store.all();
         let subnets = |network: Network| {
             let name = network.name.clone();
             network.subnets().map(|subnet| (name.clone(), subnet)).collect::<Vec<_>>()
         };
-        let networks = stored.into_iter().flat_map(|stored| subnets(stored.network)).collect();
+        let networks = self.store.known().into_iter().flat_map(|stored| subnets(stored.network)).collect();
         Surroundings { networks, routes: routes::of_host() }
     }
 
@@ -212,17 +257,18 @@ impl Manager {
             return Err(Error::Unattachable { why, hint: about.hint });
         }
         let pools = self.locks.pools()?;
-        let _alone = self.locks.alone(name)?;
-        if self.store.path(name).exists() {
-            return Ok(());
-        }
-        network.about.created = time::now();
-        if about.addressing {
-            let v4 = Families { v4: true, v6: false };
-            network.about.ipam.subnets = self.subnets(&pools, &network, Vec::new(), v4)?;
-        }
-        let plugins = self.compose(&network, &described)?;
-        self.write_new(&network, &plugins)
+        self.alone_to_make(name, || {
+            if self.store.path(name).exists() {
+                return Ok(());
+            }
+            network.about.created = time::now();
+            if about.addressing {
+                let v4 = Families { v4: true, v6: false };
+                network.about.ipam.subnets = self.subnets(&pools, &network, Vec::new(), v4)?;
+            }
+            let plugins = self.compose(&network, &described)?;
+            self.write_new(&network, &plugins)
+        })
     }
 
     fn write_new(&self, network: &Network, plugins: &[Value]) -> Result<(), Error> {
@@ -254,13 +300,22 @@ struct Families {
 
 impl Families {
     /// IPv4 unless it was refused or only IPv6 subnets were given; IPv6 if it was asked for.
-    fn of(request: &Create) -> Self {
-        let only_v6 =
-            !request.wanted.subnets.is_empty() && request.wanted.subnets.iter().all(IpNetwork::is_ipv6);
-        Self {
+    ///
+    /// A subnet of a family that was refused is a contradiction.
+    fn of(request: &Create) -> Result<Self, Error> {
+        let given = &request.wanted.subnets;
+        let refused = |subnet: &&IpNetwork| {
+            let asked = if subnet.is_ipv4() { request.ipv4 } else { request.ipv6 };
+            asked == Some(false)
+        };
+        if let Some(subnet) = given.iter().find(refused) {
+            return Err(Error::RefusedFamily(*subnet));
+        }
+        let only_v6 = !given.is_empty() && given.iter().all(IpNetwork::is_ipv6);
+        Ok(Self {
             v4: request.ipv4.unwrap_or(!only_v6 || request.ipv6.is_some()),
             v6: request.ipv6.unwrap_or(false),
-        }
+        })
     }
 }
 
@@ -270,6 +325,17 @@ impl Surroundings {
         networks.chain(self.routes.iter().map(|route| route.to))
     }
 
+    /// Returns the subnet that a predefined network's bridge still has from before the network's file was
+    /// removed: with another one the bridge could not be used.
+    fn own_subnet(&self, network: &Network, v4: bool) -> Option<IpNetwork> {
+        let of_bridge = |route: &&Route| {
+            let usable = route.via.is_none() && route.to.is_ipv4() == v4 && pools::host_mask(&route.to) > 1;
+            usable && predefined::is(&network.name) && is_named(network, route)
+        };
+        let free = |subnet: &IpNetwork| !self.networks.iter().any(|(_, other)| overlap(other, subnet));
+        self.routes.iter().filter(of_bridge).map(|route| route.to).find(free)
+    }
+
     /// Refuses a subnet that is not free, and says who has it.
     fn check(&self, subnet: &IpNetwork, network: &Network) -> Result<(), Error> {
         if let Some((owner, existing)) = self.networks.iter().find(|(_, other)| overlap(other, subnet)) {
@@ -277,12 +343,17 @@ impl Surroundings {
             return Err(Error::Overlap { subnet, network, existing });
         }
         // An existing interface the network is to use has its subnet already.
-        let adopted = |route: &Route| network.about.options.values().any(|value| *value == route.dev);
-        match self.routes.iter().find(|route| overlap(&route.to, subnet) && !adopted(route)) {
+        let in_the_way = |route: &&Route| overlap(&route.to, subnet) && !is_named(network, route);
+        match self.routes.iter().find(in_the_way) {
             Some(route) => Err(Error::Routed { subnet: *subnet, route: route.clone() }),
             None => Ok(()),
         }
     }
+}
+
+/// Returns whether a network's options name the interface of a route.
+fn is_named(network: &Network, route: &Route) -> bool {
+    network.about.options.values().any(|value| *value == route.dev)
 }
 
 fn new_name(text: &str) -> Result<NetworkName, Error> {
@@ -308,7 +379,7 @@ mod tests {
     fn families(subnets: &[&str], ipv4: Option<bool>, ipv6: Option<bool>) -> (bool, bool) {
         let subnets = subnets.iter().map(|text| text.parse().unwrap()).collect();
         let wanted = Wanted { subnets, ..Wanted::default() };
-        let families = Families::of(&Create { wanted, ipv4, ipv6, ..Create::default() });
+        let families = Families::of(&Create { wanted, ipv4, ipv6, ..Create::default() }).unwrap();
         (families.v4, families.v6)
     }
 
@@ -346,5 +417,27 @@ mod tests {
         network.about.options.insert("bridge".into(), "tun0".into());
         assert!(surroundings.check(&net("10.2.0.0/24"), &network).is_ok());
         assert!(surroundings.check(&net("192.168.0.0/24"), &network).is_ok());
+    }
+
+    #[test]
+    fn a_bridge_that_is_there_keeps_its_subnet() {
+        let route = |to: &str, dev: &str| Route { to: to.parse().unwrap(), via: None, dev: dev.into() };
+        let routes = vec![
+            route("10.9.0.0/16", "eth0"),
+            route("fd01::1/128", predefined::BRIDGE),
+            route("172.18.0.0/16", predefined::BRIDGE),
+            route("172.19.0.0/16", predefined::BRIDGE),
+        ];
+        let mut surroundings = Surroundings {
+            networks: vec![("n1".parse().unwrap(), "172.18.0.0/16".parse().unwrap())],
+            routes,
+        };
+        let network = predefined::network(&"bridge".parse().unwrap());
+        assert_eq!(surroundings.own_subnet(&network, true), "172.19.0.0/16".parse().ok());
+        assert_eq!(surroundings.own_subnet(&network, false), None);
+        let custom = Network { name: "n2".parse().unwrap(), ..network.clone() };
+        assert_eq!(surroundings.own_subnet(&custom, true), None);
+        surroundings.routes.truncate(1);
+        assert_eq!(surroundings.own_subnet(&network, true), None);
     }
 }

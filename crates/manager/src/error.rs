@@ -1,7 +1,7 @@
 //! Why a request was not carried out, and what to type next.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 use weft_cni::{Code, Failure};
@@ -12,6 +12,7 @@ use weft_runtime::load::LoadError;
 use weft_runtime::{ChainError, Problem};
 use weft_state::StateError;
 
+use crate::predefined;
 use crate::routes::Route;
 use crate::subnets::SubnetErrors;
 
@@ -119,6 +120,17 @@ pub enum Error {
     /// Both families were refused.
     #[error("IPv4 or IPv6 must be enabled")]
     NoFamily,
+    /// A subnet of a family that was refused.
+    #[error("subnet {0} is given, but its family is refused (--{family}=false)", family = family(.0))]
+    RefusedFamily(IpNetwork),
+    /// The bridge belongs to another network.
+    #[error("bridge {bridge} belongs to network {network}")]
+    BridgeTaken {
+        /// The bridge.
+        bridge: String,
+        /// The network.
+        network: NetworkName,
+    },
     /// No subnet is left.
     #[error("all predefined address pools have been fully subnetted")]
     Exhausted,
@@ -263,6 +275,10 @@ impl std::fmt::Display for Holders<'_> {
     }
 }
 
+fn family(subnet: &IpNetwork) -> &'static str {
+    if subnet.is_ipv4() { "ipv4" } else { "ipv6" }
+}
+
 fn joined(problems: &[Problem]) -> String {
     let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
     texts.join("; ")
@@ -283,6 +299,7 @@ impl Error {
             | Self::Overlap { .. }
             | Self::Routed { .. }
             | Self::SingleInstance(_)
+            | Self::BridgeTaken { .. }
             | Self::Reserved(_)
             | Self::Connected { .. }
             | Self::InterfaceTaken { .. }
@@ -292,6 +309,7 @@ impl Error {
             | Self::Subnets(_)
             | Self::OutsideSubnets(_)
             | Self::NoFamily
+            | Self::RefusedFamily(_)
             | Self::Sysctl(_)
             | Self::Priority(_)
             | Self::Filter(_) => Kind::Usage,
@@ -331,9 +349,21 @@ impl Error {
             Self::Refused { failure, .. } => failure.details.clone(),
             Self::Chain(ChainError::Plugin { problem, .. }) => problem.cause.failure()?.details.clone(),
             Self::Reserved(_) => Some("give the network another name".into()),
+            Self::BridgeTaken { .. } => Some("give another name, or leave the option out to get one".into()),
+            Self::Load(error) => damaged(error.path()),
+            Self::Damaged { path, .. } => damaged(path),
             _ => None,
         }
     }
+}
+
+/// Returns what to do about a network's file that cannot be used.
+fn damaged(path: &Path) -> Option<String> {
+    let name: NetworkName = path.file_stem()?.to_str()?.parse().ok()?;
+    Some(match predefined::is(&name) {
+        true => format!("delete {}: it is made again when it is needed", path.display()),
+        false => format!("mend the file, or weft network rm -f {name}"),
+    })
 }
 
 /// Returns what kind of failure a plugin's error object stands for.

@@ -10,7 +10,7 @@ use weft_state::Root;
 
 /// Returns the ids of the containers that have leases of a network, each once.
 pub(crate) fn holders(root: &Root, list: &Conflist) -> Vec<String> {
-    let mut dirs: Vec<PathBuf> = list.plugins.iter().filter_map(|plugin| data_dir(plugin)).collect();
+    let mut dirs: Vec<PathBuf> = list.plugins.iter().filter_map(data_dir).collect();
     dirs.push(root.cni_networks_dir());
     let mut holders: Vec<String> =
         dirs.iter().flat_map(|dir| leases(&dir.join(list.name.as_str()))).collect();

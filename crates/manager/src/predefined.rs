@@ -25,7 +25,7 @@ pub const HOST: &str = "host";
 pub const PRIVATE: &str = "none";
 
 /// The Linux bridge of the network `bridge`.
-const BRIDGE: &str = "weft0";
+pub(crate) const BRIDGE: &str = "weft0";
 
 /// Returns whether a network is one of ours.
 pub fn is(name: &NetworkName) -> bool {

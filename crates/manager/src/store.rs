@@ -116,6 +116,12 @@ impl Store {
         (stored, errors)
     }
 
+    /// Returns every network that has a file, as it was last used where the file is damaged.
+    pub fn known(&self) -> Vec<Stored> {
+        let known = |name: &NetworkName| self.load(name).ok().flatten().or_else(|| self.recall(name));
+        self.names().iter().filter_map(known).collect()
+    }
+
     /// Returns the name of the network a person means: an exact name, an id, or the start of an id.
     ///
     /// A name costs one look at one file, whatever the number of networks.

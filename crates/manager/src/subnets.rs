@@ -194,7 +194,7 @@ fn check_subnet(subnet: &IpNetwork) -> Option<SubnetError> {
     if linkless || ip.is_multicast() {
         return Some(SubnetError::NotForHosts(*subnet));
     }
-    if host_mask(subnet) == 0 {
+    if host_mask(subnet) <= 1 {
         return Some(SubnetError::TooSmall(*subnet));
     }
     host_bits("subnet", subnet)
@@ -217,12 +217,7 @@ fn check_hosts(subnet: &ComposedSubnet) -> Vec<SubnetError> {
 }
 
 /// Returns what an address stands for when it is not one host's.
-///
-/// A point-to-point subnet (RFC 3021, RFC 6164) has hosts only.
 fn special(subnet: &IpNetwork, ip: IpAddr) -> Option<&'static str> {
-    if host_mask(subnet) == 1 {
-        return None;
-    }
     let (start, end) = bounds(subnet);
     let v4 = subnet.is_ipv4();
     if ip == address(start, v4) {
@@ -282,7 +277,7 @@ mod tests {
             ("10.1.0.0/24", Some("10.1.0.128/25"), None, "10.1.0.128"),
             ("10.1.0.0/24", Some("10.1.0.0/25"), None, "10.1.0.1"),
             ("10.1.0.0/24", None, Some(("r", "10.1.0.1")), "10.1.0.2"),
-            ("10.1.0.0/31", None, None, "10.1.0.0"),
+            ("10.1.0.0/30", None, None, "10.1.0.1"),
             ("fd01::/64", None, None, "fd01::1"),
         ] {
             let wanted = wanted(&[subnet], &[], range.as_slice(), aux.as_slice());
@@ -301,6 +296,11 @@ mod tests {
             (
                 wanted(&["10.1.0.5/32"], &[], &[], &[]),
                 "invalid subnet 10.1.0.5/32: it has no room for a gateway and a container",
+            ),
+            (
+                wanted(&["10.1.0.4/31", "fd01::/127"], &[], &[], &[]),
+                "invalid subnet 10.1.0.4/31: it has no room for a gateway and a container; \
+                 invalid subnet fd01::/127: it has no room for a gateway and a container",
             ),
             (wanted(&["127.0.0.0/8"], &[], &[], &[]), "invalid subnet 127.0.0.0/8: it is not for hosts"),
             (wanted(&["ff00::/8"], &[], &[], &[]), "invalid subnet ff00::/8: it is not for hosts"),

@@ -210,6 +210,8 @@ fn what_cannot_be_created_leaves_nothing() {
     bad_option.options.insert("bad".into(), "1".into());
     let mut no_family = Create { name: "n9".into(), ..Create::default() };
     (no_family.ipv4, no_family.ipv6) = (Some(false), Some(false));
+    let v4_refused = Create { ipv4: Some(false), ..subnet("n9", "198.18.9.0/24") };
+    let v6_refused = Create { ipv6: Some(false), ..subnet("n9", "fd01::/64") };
     let table = [
         (subnet("n1", "198.18.9.0/24"), Kind::Conflict, "network with name n1 already exists"),
         (
@@ -236,6 +238,8 @@ fn what_cannot_be_created_leaves_nothing() {
         (with_driver("missing"), Kind::NotFound, "plugin \"missing\" not found: "),
         (with_driver("../fake"), Kind::Usage, "invalid driver \"../fake\": "),
         (with_driver("loopback"), Kind::Failed, "plugin \"loopback\" cannot create networks: "),
+        (v4_refused, Kind::Usage, "subnet 198.18.9.0/24 is given, but its family is refused (--ipv4=false)"),
+        (v6_refused, Kind::Usage, "subnet fd01::/64 is given, but its family is refused (--ipv6=false)"),
         (bad_option, Kind::Usage, "driver fake: the fake driver has no option \"bad\""),
         (no_family, Kind::Usage, "IPv4 or IPv6 must be enabled"),
     ];
@@ -245,6 +249,7 @@ fn what_cannot_be_created_leaves_nothing() {
         assert!(error.to_string().contains(part), "{error}");
         assert_eq!(error.to_string().lines().count(), 1, "{error}");
         assert_eq!(host.state(), before);
+        assert!(!host.path("root/run/weft/locks/network-n9").exists(), "{error}");
     }
 }
 
@@ -719,6 +724,47 @@ fn other_peoples_networks_are_left_to_them() {
     assert!(!file.exists());
     assert!(here.join("last_reserved_ip.0").exists() && there.exists());
     assert_eq!(host.log(), [""; 0], "no GC");
+}
+
+#[test]
+fn two_networks_do_not_share_a_bridge() {
+    let host = Host::new();
+    let driver = "#!/bin/sh\ncase \"$1\" in describe) echo '{\"type\":\"bridge\",\"summary\":\"\",\"driver\":{\"addressing\":true}}';;\n\
+        compose) sed 's/.*\"options\":\\({[^}]*}\\).*/{\"plugins\":[\\1]}/; s/{\"bridge\"/{\"type\":\"bridge\",\"bridge\"/';; esac\n";
+    program(&host.path("bin/bridge"), driver);
+    let create = |name: &str, n: u8, options: &[(&str, &str)]| {
+        let mut request = subnet(name, &format!("198.18.{n}.0/24"));
+        request.driver = Some("bridge".into());
+        request.options = options.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        host.manager.create(&request)
+    };
+    create("n1", 1, &[("bridge", "br7")]).unwrap();
+    let error = create("n2", 2, &[("bridge", "br7")]).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.to_string()),
+        (Kind::Conflict, "bridge br7 belongs to network n1".into())
+    );
+    assert_eq!(text(create("n2", 2, &[("bridge", "weft0")])), "bridge weft0 belongs to network bridge");
+    create("n2", 2, &[("bridge", "br8")]).unwrap();
+    create("n3", 3, &[("bridge", "br7"), ("vlan", "5")]).unwrap();
+}
+
+#[test]
+fn a_damaged_network_keeps_its_subnet() {
+    let host = Host::new();
+    host.network("n1", 1);
+    let put = |name: &str| {
+        let path = host.path(&format!("root/etc/weft/networks.d/{name}.conflist"));
+        atomic::write(&path, b"{", Durability::Boot, 0o644).unwrap();
+        path.display().to_string()
+    };
+    put("n1");
+    let error = text(host.manager.create(&subnet("n2", "198.18.1.0/25")));
+    assert!(error.ends_with("conflicts with network n1 (198.18.1.0/24)"), "{error}");
+    let hint = |network: &str| host.connect(network, "c1").unwrap_err().hint().unwrap();
+    assert_eq!(hint("n1"), "mend the file, or weft network rm -f n1");
+    let path = put("bridge");
+    assert_eq!(hint("bridge"), format!("delete {path}: it is made again when it is needed"));
 }
 
 #[test]

@@ -27,6 +27,13 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// Returns the file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Read { path, .. } | Self::Malformed { path, .. } => path,
+        }
+    }
+
     /// Returns whether the file is not there.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
