@@ -1,9 +1,11 @@
 //! Who uses what: ownership records as empty files and short lists, true for this boot only.
 //!
 //! ```text
-//! subnets/10.1.0.0_16/<network>           the network wants this subnet masqueraded
-//! networks/<network>/10.1.0.0_16          the same the other way round
-//! iptables/<CNI-chain>/<interface>        addresses, one a line, that an attachment put into a chain
+//! subnets/10.1.0.0_16/<network>             the network wants this subnet masqueraded
+//! isolated/br-blue/<network>                the network wants this bridge apart from others that are
+//! internal/br-blue/<network>                the network wants this bridge apart from everything
+//! networks/<network>/subnets:10.1.0.0_16    the same the other way round
+//! iptables/<CNI-chain>/<interface>          addresses, one a line, that an attachment put into a chain
 //! ```
 //!
 //! INVARIANT: a claim is made before the kernel is asked whether the rule exists, and dropped before
@@ -20,60 +22,70 @@ use ipnetwork::IpNetwork;
 use weft_model::NetworkName;
 
 use crate::FirewallError;
+use crate::entry::Entry;
 
 /// The directory with our claims.
 pub(crate) struct Claims<'a>(pub(crate) &'a Path);
 
 impl Claims<'_> {
-    /// Notes that a network wants a subnet masqueraded. Cheap when that is noted already.
-    pub(crate) fn take_subnet(&self, network: &NetworkName, subnet: IpNetwork) -> Result<(), FirewallError> {
-        let path = self.wish(network, subnet);
+    /// Notes that a network wants something. Cheap when that is noted already.
+    pub(crate) fn take(&self, network: &NetworkName, entry: &Entry) -> Result<(), FirewallError> {
+        let path = self.wish(network, entry);
         let outcome = match fs::symlink_metadata(&path) {
             // The way from the network comes first: without it nobody would find the wish to drop it.
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                create(&self.network(network).join(file_name(subnet))).and_then(|_| create(&path)).map(drop)
+                create(&self.way(network, entry)).and_then(|_| create(&path)).map(drop)
             }
             other => other.map(drop),
         };
         outcome.map_err(|source| FirewallError::Claim { path, source })
     }
 
-    /// Returns whether the network has claimed the subnet.
-    pub(crate) fn has_subnet(&self, network: &NetworkName, subnet: IpNetwork) -> bool {
-        self.wish(network, subnet).exists()
+    /// Returns whether the network has claimed this.
+    pub(crate) fn has(&self, network: &NetworkName, entry: &Entry) -> bool {
+        self.wish(network, entry).exists()
     }
 
-    /// Forgets everything a network wanted masqueraded and returns what that was.
-    pub(crate) fn drop_subnets(&self, network: &NetworkName) -> Result<Vec<IpNetwork>, FirewallError> {
-        let dir = self.network(network);
-        let subnets: Vec<_> = listed(&dir)?.iter().filter_map(|name| parse(name)).collect();
-        for &subnet in &subnets {
-            remove_file(&self.wish(network, subnet))?;
+    /// Forgets everything of these kinds that a network wanted and returns what that was.
+    pub(crate) fn drop_all(
+        &self,
+        network: &NetworkName,
+        kinds: &[&str],
+    ) -> Result<Vec<Entry>, FirewallError> {
+        let mut entries = Vec::new();
+        for name in listed(&self.network(network))? {
+            let Some((kind, name)) = name.split_once(':') else { continue };
+            entries.extend(Entry::parse(kind, name).filter(|_| kinds.contains(&kind)));
+        }
+        for entry in &entries {
+            remove_file(&self.wish(network, entry))?;
             // Another network's wish keeps the directory, which is what refusal means here.
-            fs::remove_dir(self.subnet(subnet)).ok();
+            fs::remove_dir(self.wishes(entry)).ok();
         }
-        for &subnet in &subnets {
-            remove_file(&dir.join(file_name(subnet)))?;
+        for entry in &entries {
+            remove_file(&self.way(network, entry))?;
         }
-        fs::remove_dir(&dir).ok();
-        Ok(subnets)
+        fs::remove_dir(self.network(network)).ok();
+        Ok(entries)
     }
 
-    /// Returns whether any network wants the subnet masqueraded.
-    pub(crate) fn is_wanted(&self, subnet: IpNetwork) -> Result<bool, FirewallError> {
-        Ok(!listed(&self.subnet(subnet))?.is_empty())
+    /// Returns whether any network wants this.
+    pub(crate) fn is_wanted(&self, entry: &Entry) -> Result<bool, FirewallError> {
+        Ok(!listed(&self.wishes(entry))?.is_empty())
     }
 
-    /// Returns every subnet that is wanted, each once.
-    pub(crate) fn all_subnets(&self) -> Result<Vec<IpNetwork>, FirewallError> {
-        let mut subnets = Vec::new();
-        for subnet in listed(&self.0.join("subnets"))?.iter().filter_map(|name| parse(name)) {
-            if self.is_wanted(subnet)? {
-                subnets.push(subnet);
+    /// Returns everything of these kinds that is wanted, each once, in order.
+    pub(crate) fn all(&self, kinds: &[&str]) -> Result<Vec<Entry>, FirewallError> {
+        let mut entries = Vec::new();
+        for kind in kinds {
+            for entry in listed(&self.0.join(kind))?.iter().filter_map(|name| Entry::parse(kind, name)) {
+                if self.is_wanted(&entry)? {
+                    entries.push(entry);
+                }
             }
         }
-        subnets.sort();
-        Ok(subnets)
+        entries.sort();
+        Ok(entries)
     }
 
     /// Notes which addresses an attachment put into an iptables chain.
@@ -120,12 +132,18 @@ impl Claims<'_> {
         self.0.join("networks").join(network.as_str())
     }
 
-    fn subnet(&self, subnet: IpNetwork) -> PathBuf {
-        self.0.join("subnets").join(file_name(subnet))
+    /// The networks that want something.
+    fn wishes(&self, entry: &Entry) -> PathBuf {
+        self.0.join(entry.kind()).join(entry.name())
     }
 
-    fn wish(&self, network: &NetworkName, subnet: IpNetwork) -> PathBuf {
-        self.subnet(subnet).join(network.as_str())
+    fn wish(&self, network: &NetworkName, entry: &Entry) -> PathBuf {
+        self.wishes(entry).join(network.as_str())
+    }
+
+    /// What leads from the network to the wish. No interface's name has a colon.
+    fn way(&self, network: &NetworkName, entry: &Entry) -> PathBuf {
+        self.network(network).join(format!("{}:{}", entry.kind(), entry.name()))
     }
 
     fn chain(&self, chain: &str) -> PathBuf {
@@ -170,43 +188,60 @@ fn listed(dir: &Path) -> Result<Vec<String>, FirewallError> {
     }
 }
 
-/// Returns the name of a subnet's file or directory.
-fn file_name(subnet: IpNetwork) -> String {
-    format!("{}_{}", subnet.network(), subnet.prefix())
-}
-
-fn parse(name: &str) -> Option<IpNetwork> {
-    name.replace('_', "/").parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::{ALL, ISOLATION, MASQUERADING};
+
+    fn subnet(text: &str) -> Entry {
+        Entry::Subnet(text.parse().unwrap())
+    }
 
     #[test]
     fn a_subnet_is_wanted_until_its_last_network_drops_it() {
         let dir = tempfile::tempdir().unwrap();
         let claims = Claims(dir.path());
         let [n1, n2] = ["n1", "n2"].map(|name| name.parse::<NetworkName>().unwrap());
-        let [v4, v6] = ["10.1.2.3/16", "fd00::1/64"].map(|text| text.parse::<IpNetwork>().unwrap());
-        claims.take_subnet(&n1, v4).unwrap();
-        claims.take_subnet(&n1, v4).unwrap();
-        claims.take_subnet(&n1, v6).unwrap();
-        claims.take_subnet(&n2, v4).unwrap();
-        assert!(claims.has_subnet(&n2, "10.1.0.0/16".parse().unwrap()), "host bits do not count");
-        assert!(!claims.has_subnet(&n2, v6));
+        let [v4, v6] = ["10.1.2.3/16", "fd00::1/64"].map(subnet);
+        claims.take(&n1, &v4).unwrap();
+        claims.take(&n1, &v4).unwrap();
+        claims.take(&n1, &v6).unwrap();
+        claims.take(&n2, &v4).unwrap();
+        assert!(claims.has(&n2, &subnet("10.1.0.0/16")), "host bits do not count");
+        assert!(!claims.has(&n2, &v6));
 
-        let mut dropped = claims.drop_subnets(&n1).unwrap();
+        let mut dropped = claims.drop_all(&n1, &MASQUERADING).unwrap();
         dropped.sort();
 
-        let networks = ["10.1.0.0/16", "fd00::/64"].map(|text| text.parse().unwrap());
+        let networks = ["10.1.0.0/16", "fd00::/64"].map(subnet);
         assert_eq!(dropped, networks);
-        assert!(claims.is_wanted(v4).unwrap());
-        assert!(!claims.is_wanted(v6).unwrap());
-        assert_eq!(claims.all_subnets().unwrap(), networks[..1]);
-        assert_eq!(claims.drop_subnets(&n1).unwrap(), []);
-        claims.drop_subnets(&n2).unwrap();
-        assert!(!claims.is_wanted(v4).unwrap());
+        assert!(claims.is_wanted(&v4).unwrap());
+        assert!(!claims.is_wanted(&v6).unwrap());
+        assert_eq!(claims.all(&ALL).unwrap(), networks[..1]);
+        assert_eq!(claims.drop_all(&n1, &MASQUERADING).unwrap(), []);
+        claims.drop_all(&n2, &MASQUERADING).unwrap();
+        assert!(!claims.is_wanted(&v4).unwrap());
+    }
+
+    #[test]
+    fn kinds_are_dropped_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let claims = Claims(dir.path());
+        let network = "n1".parse().unwrap();
+        let bridge = "br0".parse::<weft_model::IfName>().unwrap();
+        let wanted =
+            [subnet("10.1.0.0/16"), Entry::Isolated(bridge.clone()), Entry::Internal(bridge.clone())];
+        for entry in &wanted {
+            claims.take(&network, entry).unwrap();
+        }
+        assert_eq!(claims.all(&ALL).unwrap(), wanted);
+
+        assert_eq!(claims.drop_all(&network, &MASQUERADING).unwrap(), wanted[..1]);
+        assert_eq!(claims.all(&ISOLATION).unwrap(), wanted[1..]);
+        claims.drop_all(&network, &ISOLATION).unwrap();
+
+        assert_eq!(claims.all(&ALL).unwrap(), []);
+        assert!(listed(&dir.path().join("networks")).unwrap().is_empty());
     }
 
     #[test]
@@ -233,7 +268,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         File::create(&file).unwrap();
-        let error = Claims(&file).take_subnet(&"n1".parse().unwrap(), "10.0.0.0/8".parse().unwrap());
+        let error = Claims(&file).take(&"n1".parse().unwrap(), &subnet("10.0.0.0/8"));
         let text = error.unwrap_err().to_string();
         assert!(text.starts_with("cannot keep the claim ") && text.ends_with("10.0.0.0_8/n1"), "{text}");
     }

@@ -7,12 +7,17 @@ use ipnetwork::IpNetwork;
 use weft_model::{Endpoint, IfName, Mac, NetworkName};
 
 use crate::Backend;
+use crate::claim::Claims;
+use crate::entry::Entry;
+use crate::weft::Demand;
 
 /// One thing the firewall should do for a network or an attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fragment {
     /// Traffic leaving a network gets the host's address.
     Masquerade(Masquerade),
+    /// Packets between a network and other interfaces of the host are dropped.
+    Isolation(Isolation),
     /// Frames from a bridge port with another source address than the container's are dropped.
     SpoofCheck(SpoofCheck),
 }
@@ -40,6 +45,43 @@ pub struct Masquerade {
     pub claims: PathBuf,
 }
 
+/// What the host would route between a network's bridge and other interfaces is dropped: to and from other
+/// isolated bridges, or anything if the network is internal.
+///
+/// Packets from the bridge to itself pass, and so do those from and to the host itself. No connection is
+/// looked at, so an answer is dropped as the question would have been. It belongs to the network:
+/// removing it drops the network's claims, and the bridge is isolated as long as another network
+/// claims it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Isolation {
+    /// The network.
+    pub network: NetworkName,
+    /// The interface that routes for the network: its bridge, or its link inside a VLAN.
+    pub bridge: IfName,
+    /// Whether packets are exchanged with no other interface at all.
+    pub internal: bool,
+    /// Who carries the rules: iptables, or else our own table, since the reference plugins isolate nothing.
+    pub backend: Backend,
+    /// The directory for our ownership records, as for [`Masquerade`].
+    pub claims: PathBuf,
+}
+
+impl Isolation {
+    /// Returns what the network wants of our own backend.
+    pub(crate) fn demand(&self) -> Demand<'_> {
+        Demand { network: &self.network, claims: Claims(&self.claims), entries: vec![self.entry()] }
+    }
+
+    /// Returns what the network claims.
+    pub(crate) fn entry(&self) -> Entry {
+        if self.internal {
+            Entry::Internal(self.bridge.clone())
+        } else {
+            Entry::Isolated(self.bridge.clone())
+        }
+    }
+}
+
 /// Frames entering a bridge from `host_ifname` must carry the source address `mac`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpoofCheck {
@@ -51,10 +93,22 @@ pub struct SpoofCheck {
     pub endpoint: Endpoint,
 }
 
+impl Masquerade {
+    /// Returns what the network wants of our own backend.
+    pub(crate) fn demand(&self) -> Demand<'_> {
+        Demand {
+            network: &self.network,
+            claims: Claims(&self.claims),
+            entries: self.subnets.iter().copied().map(Entry::Subnet).collect(),
+        }
+    }
+}
+
 impl fmt::Display for Fragment {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Masquerade(masquerade) => masquerade.fmt(out),
+            Self::Isolation(isolation) => isolation.fmt(out),
             Self::SpoofCheck(check) => check.fmt(out),
         }
     }
@@ -69,6 +123,14 @@ impl fmt::Display for Masquerade {
             write!(out, " {source}")?;
         }
         write!(out, " of {} by {}", self.network, self.backend)
+    }
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let from = if self.internal { "everything" } else { "other networks" };
+        write!(out, "isolate {} of {} from {from}", self.bridge, self.network)?;
+        if self.backend == Backend::Iptables { write!(out, " by {}", self.backend) } else { Ok(()) }
     }
 }
 
@@ -109,10 +171,21 @@ mod tests {
             mac: Some(Mac([2, 0, 0, 0, 0, 1])),
             endpoint: endpoint.clone(),
         });
+        let isolation = |internal, backend| {
+            Fragment::Isolation(Isolation {
+                network: "n1".parse().unwrap(),
+                bridge: "br0".parse().unwrap(),
+                internal,
+                backend,
+                claims: "/run/weft/masquerade".into(),
+            })
+        };
         let printed = [
             masquerade(Backend::Weft, Some(endpoint.clone())).to_string(),
             masquerade(Backend::Iptables, Some(endpoint)).to_string(),
             masquerade(Backend::Iptables, None).to_string(),
+            isolation(false, Backend::Weft).to_string(),
+            isolation(true, Backend::Iptables).to_string(),
             spoof.to_string(),
         ];
         assert_eq!(
@@ -121,6 +194,8 @@ mod tests {
                 "masquerade 10.1.0.0/16 fd00::/64 of n1 by weft",
                 "masquerade 10.1.0.5/16 fd00::5/64 of n1 by iptables",
                 "masquerade 10.1.0.0/16 fd00::/64 of n1 by iptables",
+                "isolate br0 of n1 from other networks",
+                "isolate br0 of n1 from everything by iptables",
                 "spoof check veth1 only from 02:00:00:00:00:01",
             ]
         );

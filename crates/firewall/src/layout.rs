@@ -1,6 +1,6 @@
 //! Our tables: what is in them, as data.
 //!
-//! `table inet weft` has static rules and one element per subnet:
+//! `table inet weft` has static rules and one element per subnet and isolated bridge:
 //!
 //! ```text
 //! chain postrouting { type nat hook postrouting priority 100
@@ -12,6 +12,15 @@
 //! chain same_subnet { ip saddr & /24 . ip daddr & /24 @masq4_24 accept }
 //! chain other_subnet { ip saddr & /24 . ip saddr & /24 @masq4_24 masquerade }
 //! set masq4_24 { 10.1.2.0 . 10.1.2.0 }
+//!
+//! chain forward { type filter hook forward priority 0
+//!     iifname . iifname @isolated jump from_isolated
+//!     iifname . iifname @internal jump only_inside
+//!     oifname . oifname @internal jump only_inside
+//! }
+//! chain from_isolated { iifname . oifname @isolated return; oifname . oifname @isolated drop }
+//! chain only_inside { iifname . oifname @internal return; drop }
+//! set isolated { "br-blue" . "br-blue" }
 //! ```
 //!
 //! How we got here. One rule per address, as upstream has it, makes every connection and every ADD
@@ -22,6 +31,11 @@
 //! cost the same with one network and with five thousand, subnets may overlap, and a connection
 //! pays for the two or three lengths that are in use. The pair of rules for a length comes with its
 //! set, in one transaction that only one process can win.
+//!
+//! Isolation plays the same trick, since a rule cannot compare two interfaces: one element says both
+//! "this one is isolated" and "in and out are the same". Its chains come with the first network
+//! that asks for it, so a host without one does not pay. They look at no connection:
+//! an answer is dropped as the question would have been.
 
 use std::net::IpAddr;
 
@@ -47,10 +61,19 @@ pub(crate) const SAME_SUBNET: &str = "same_subnet";
 pub(crate) const OTHER_SUBNET: &str = "other_subnet";
 pub(crate) const PREROUTING: &str = "prerouting";
 pub(crate) const SPOOF_CHECK: &str = "spoof_check";
-/// The number of rules each base chain has.
-pub(crate) const POSTROUTING_RULES: usize = 4;
+pub(crate) const FORWARD: &str = "forward";
+pub(crate) const FROM_ISOLATED: &str = "from_isolated";
+pub(crate) const ONLY_INSIDE: &str = "only_inside";
+/// The chains of a fixed number of rules that masquerading needs.
+pub(crate) const MASQUERADE_CHAINS: [(&str, usize); 1] = [(POSTROUTING, 4)];
+/// The chains that isolation needs, with their numbers of rules.
+pub(crate) const ISOLATION_CHAINS: [(&str, usize); 3] = [(FORWARD, 3), (FROM_ISOLATED, 2), (ONLY_INSIDE, 2)];
+/// The number of rules each chain of the spoof check has.
 pub(crate) const PREROUTING_RULES: usize = 1;
 pub(crate) const SPOOF_CHECK_RULES: usize = 2;
+
+/// A way through the host: an interface's name twice, or that of the way in and that of the way out.
+const INTERFACES: &[Type] = &[Type::IfName, Type::IfName];
 
 /// Source address translation's usual turn (NF_IP_PRI_NAT_SRC).
 pub(crate) const AT_POSTROUTING: Base =
@@ -58,6 +81,10 @@ pub(crate) const AT_POSTROUTING: Base =
 /// The turn of upstream's spoof check, before address translation on bridges (NF_BR_PRI_NAT_DST_BRIDGED).
 const AT_PREROUTING: Base =
     Base { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -300, policy: Policy::Accept };
+
+/// A filter's usual turn (NF_IP_PRI_FILTER).
+const AT_FORWARD: Base =
+    Base { kind: ChainKind::Filter, hook: Hook::Forward, priority: 0, policy: Policy::Accept };
 
 /// Returns the multicast addresses of both families, which are never translated.
 pub(crate) fn multicast() -> [IpNetwork; 2] {
@@ -135,6 +162,52 @@ pub(crate) fn create_length(transaction: &mut Transaction, subnet: IpNetwork) {
 pub(crate) fn length_comment(subnet: IpNetwork) -> String {
     let family = if subnet.is_ipv4() { "ip" } else { "ip6" };
     format!("{family} subnets of /{}", subnet.prefix())
+}
+
+/// Returns the set of interfaces between which nothing passes.
+pub(crate) fn isolated() -> Set {
+    Set::new(INET, "isolated", INTERFACES).expiring()
+}
+
+/// Returns the set of interfaces from and to which nothing passes.
+pub(crate) fn internal() -> Set {
+    Set::new(INET, "internal", INTERFACES).expiring()
+}
+
+/// Returns the key of an interface: twice its name, so that the one element answers both "is this
+/// interface in the set" and "is it the way in as well as the way out".
+pub(crate) fn interface_key(ifname: &IfName) -> Key {
+    Key::new().ifname(ifname.as_str()).ifname(ifname.as_str())
+}
+
+/// Adds the sets and chains of isolation. The chain that the kernel calls must be new.
+pub(crate) fn create_isolation(transaction: &mut Transaction) {
+    let forward = INET.base_chain(FORWARD, AT_FORWARD);
+    let [from_isolated, only_inside] = [FROM_ISOLATED, ONLY_INSIDE].map(|name| INET.chain(name));
+    transaction
+        .new_chain(&forward)
+        .chain(&from_isolated)
+        .chain(&only_inside)
+        .set(&isolated())
+        .set(&internal());
+    let (input, output) = (Meta::InputName, Meta::OutputName);
+    let rules = [
+        (&forward, [input, input], isolated(), Verdict::Jump(FROM_ISOLATED.into())),
+        (&forward, [input, input], internal(), Verdict::Jump(ONLY_INSIDE.into())),
+        (&forward, [output, output], internal(), Verdict::Jump(ONLY_INSIDE.into())),
+        (&from_isolated, [input, output], isolated(), Verdict::Return),
+        (&from_isolated, [output, output], isolated(), Verdict::Drop),
+        (&only_inside, [input, output], internal(), Verdict::Return),
+    ];
+    for (chain, [first, second], set, verdict) in rules {
+        transaction.rule(chain.rule([
+            Expr::Meta(first, Reg(0)),
+            Expr::Meta(second, Reg(4)),
+            Expr::Lookup(set.name, Reg(0), Found::Match),
+            Expr::Verdict(verdict),
+        ]));
+    }
+    transaction.rule(only_inside.rule([Expr::Verdict(Verdict::Drop)]));
 }
 
 /// Returns the set of ports whose frames are checked. An element's comment is the address allowed.

@@ -10,6 +10,7 @@
 
 mod backend;
 mod claim;
+mod entry;
 mod error;
 mod fragment;
 mod iptables;
@@ -25,9 +26,10 @@ use weft_nft::{Socket, Table};
 
 pub use backend::Backend;
 pub use error::FirewallError;
-pub use fragment::{Fragment, Masquerade, SpoofCheck};
+pub use fragment::{Fragment, Isolation, Masquerade, SpoofCheck};
 
 use claim::Claims;
+use iptables::{isolation as iptables_isolation, masquerade as iptables_masquerade};
 
 /// Whether ensuring something changed the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,9 +90,15 @@ impl Firewall {
     pub fn ensure(&mut self, fragment: &Fragment) -> Result<Change, FirewallError> {
         match fragment {
             Fragment::Masquerade(masquerade) => match masquerade.backend {
-                Backend::Weft => weft::ensure(self.socket(layout::INET)?, masquerade),
+                Backend::Weft => weft::ensure(self.socket(layout::INET)?, &masquerade.demand()),
                 Backend::UpstreamNftables => upstream::ensure(self.socket(upstream::TABLE)?, masquerade),
-                Backend::Iptables => iptables::ensure(masquerade),
+                Backend::Iptables => iptables_masquerade::ensure(masquerade),
+            },
+            Fragment::Isolation(isolation) => match isolation.backend {
+                Backend::Iptables => iptables_isolation::ensure(isolation),
+                Backend::Weft | Backend::UpstreamNftables => {
+                    weft::ensure(self.socket(layout::INET)?, &isolation.demand())
+                }
             },
             Fragment::SpoofCheck(check) => spoof::ensure(self.socket(layout::BRIDGE)?, check),
         }
@@ -107,6 +115,7 @@ impl Firewall {
                 Some(_) => self.remove_attachment(masquerade),
                 None => self.remove_network(masquerade),
             },
+            Fragment::Isolation(isolation) => self.remove_isolation(isolation),
             Fragment::SpoofCheck(check) => match self.socket(layout::BRIDGE) {
                 Ok(socket) => spoof::remove(socket, check),
                 Err(error) => without_nftables(error),
@@ -122,9 +131,15 @@ impl Firewall {
     pub fn observe(&mut self, fragment: &Fragment) -> Result<Vec<String>, FirewallError> {
         match fragment {
             Fragment::Masquerade(masquerade) => match masquerade.backend {
-                Backend::Weft => weft::observe(self.socket(layout::INET)?, masquerade),
+                Backend::Weft => weft::observe(self.socket(layout::INET)?, &masquerade.demand()),
                 Backend::UpstreamNftables => upstream::observe(self.socket(upstream::TABLE)?, masquerade),
-                Backend::Iptables => iptables::observe(masquerade),
+                Backend::Iptables => iptables_masquerade::observe(masquerade),
+            },
+            Fragment::Isolation(isolation) => match isolation.backend {
+                Backend::Iptables => iptables_isolation::observe(isolation),
+                Backend::Weft | Backend::UpstreamNftables => {
+                    weft::observe(self.socket(layout::INET)?, &isolation.demand())
+                }
             },
             Fragment::SpoofCheck(check) => spoof::observe(self.socket(layout::BRIDGE)?, check),
         }
@@ -147,17 +162,31 @@ impl Firewall {
             Ok(socket) => upstream::remove(socket, masquerade),
             Err(error) => without_nftables(error),
         };
-        let iptables = iptables::remove(masquerade);
+        let iptables = iptables_masquerade::remove(masquerade);
         nftables.and(iptables)
     }
 
     fn remove_network(&mut self, masquerade: &Masquerade) -> Result<(), FirewallError> {
         let claims = Claims(&masquerade.claims);
-        let subnets = claims.drop_subnets(&masquerade.network)?;
-        if subnets.is_empty() {
+        let entries = claims.drop_all(&masquerade.network, &entry::MASQUERADING)?;
+        if entries.is_empty() {
             return Ok(());
         }
-        weft::remove(self.socket(layout::INET)?, &claims, &subnets)
+        weft::remove(self.socket(layout::INET)?, &claims, &entries)
+    }
+
+    fn remove_isolation(&mut self, isolation: &Isolation) -> Result<(), FirewallError> {
+        let claims = Claims(&isolation.claims);
+        let entries = claims.drop_all(&isolation.network, &entry::ISOLATION)?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        match isolation.backend {
+            Backend::Iptables => iptables_isolation::remove(&claims),
+            Backend::Weft | Backend::UpstreamNftables => {
+                weft::remove(self.socket(layout::INET)?, &claims, &entries)
+            }
+        }
     }
 
     fn socket(&mut self, table: Table) -> Result<&mut Socket, FirewallError> {

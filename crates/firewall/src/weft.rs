@@ -1,12 +1,13 @@
-//! Masquerading in our own table: one element per subnet.
+//! Our own table: one element for each thing that a network claims.
 
-use ipnetwork::IpNetwork;
 use nix::errno::Errno;
-use weft_nft::{Element, Error, Socket, Transaction};
+use weft_model::NetworkName;
+use weft_nft::{Error, Socket, Transaction};
 
 use crate::claim::Claims;
+use crate::entry::{self, Entry, Part};
 use crate::table::{self, State};
-use crate::{Change, FirewallError, Masquerade, layout};
+use crate::{Change, FirewallError, layout};
 
 /// How often a lost race is tried again. Each round another process has made progress.
 const ATTEMPTS: usize = 16;
@@ -15,47 +16,53 @@ fn wrap(source: Error) -> FirewallError {
     table::refused(layout::INET, source)
 }
 
-/// Sees to it that every subnet has its element. In the steady state that is one question each.
-pub(crate) fn ensure(socket: &mut Socket, masquerade: &Masquerade) -> Result<Change, FirewallError> {
-    let claims = Claims(&masquerade.claims);
+/// What a network wants, and where that is noted.
+pub(crate) struct Demand<'a> {
+    pub(crate) network: &'a NetworkName,
+    pub(crate) claims: Claims<'a>,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// Sees to it that everything a network wants has its element. In the steady state that is one question each.
+pub(crate) fn ensure(socket: &mut Socket, demand: &Demand<'_>) -> Result<Change, FirewallError> {
+    let Demand { network, claims, entries } = demand;
     let mut change = Change::AlreadyThere;
-    for &subnet in &masquerade.subnets {
-        claims.take_subnet(&masquerade.network, subnet)?;
-        if !has(socket, subnet)? {
-            install(socket, &claims, subnet)?;
+    for entry in entries {
+        claims.take(network, entry)?;
+        if !has(socket, entry)? {
+            install(socket, claims, entry)?;
             change = Change::Made;
         }
     }
     Ok(change)
 }
 
-/// Removes the elements of subnets that nobody claims any more.
+/// Removes the elements of what nobody claims any more.
 pub(crate) fn remove(
     socket: &mut Socket,
     claims: &Claims<'_>,
-    subnets: &[IpNetwork],
+    entries: &[Entry],
 ) -> Result<(), FirewallError> {
-    for &subnet in subnets {
-        if claims.is_wanted(subnet)? {
+    for entry in entries {
+        if claims.is_wanted(entry)? {
             continue;
         }
-        let element = Element::new(layout::subnet_key(subnet));
-        socket.expire(&layout::subnet_set(subnet), &element).map_err(wrap)?;
+        socket.expire(&entry.set(), &entry.element()).map_err(wrap)?;
         // Someone may have claimed it since, and have found the element still there.
-        if claims.is_wanted(subnet)? {
-            install(socket, claims, subnet)?;
+        if claims.is_wanted(entry)? {
+            install(socket, claims, entry)?;
         }
     }
     retire(socket, claims)
 }
 
-/// Takes the table away with the last subnet.
+/// Takes the table away with the last claim.
 ///
-/// The generation is read before the claims. Whoever claims a subnet after that either changes the
+/// The generation is read before the claims. Whoever claims something after that either changes the
 /// ruleset before us, which refuses this transaction, or finds no table and creates it.
 fn retire(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), FirewallError> {
     let generation = socket.generation().map_err(wrap)?;
-    if !claims.all_subnets()?.is_empty() || table::state(socket, layout::INET)? == State::Absent {
+    if !claims.all(&entry::ALL)?.is_empty() || table::state(socket, layout::INET)? == State::Absent {
         return Ok(());
     }
     let mut transaction = Transaction::new();
@@ -66,8 +73,9 @@ fn retire(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), FirewallError>
     }
 }
 
-/// Returns what is missing for these subnets, down to the static rules.
-pub(crate) fn observe(socket: &mut Socket, masquerade: &Masquerade) -> Result<Vec<String>, FirewallError> {
+/// Returns what is missing of what a network wants, down to the static rules.
+pub(crate) fn observe(socket: &mut Socket, demand: &Demand<'_>) -> Result<Vec<String>, FirewallError> {
+    let Demand { network, claims, entries } = demand;
     match table::state(socket, layout::INET)? {
         State::Absent => return Ok(vec![format!("table {}", layout::INET)]),
         State::Other => {
@@ -76,23 +84,41 @@ pub(crate) fn observe(socket: &mut Socket, masquerade: &Masquerade) -> Result<Ve
         State::Ours => {}
     }
     let mut missing = Vec::new();
-    let rules = socket.rules(layout::INET, layout::POSTROUTING).map_err(wrap)?;
-    if rules.len() != layout::POSTROUTING_RULES {
-        missing.push(format!("rules of chain {} {}", layout::INET, layout::POSTROUTING));
+    for entry in entries {
+        for problem in missing_rules(socket, entry)? {
+            if !missing.contains(&problem) {
+                missing.push(problem);
+            }
+        }
+        if !has(socket, entry)? {
+            missing.push(format!("element {entry} of {}", entry.set()));
+        }
+        if !claims.has(network, entry) {
+            missing.push(format!("claim of {network} on {entry}"));
+        }
     }
-    for &subnet in &masquerade.subnets {
+    Ok(missing)
+}
+
+/// Returns which of the static rules that give an element its meaning are missing.
+fn missing_rules(socket: &mut Socket, entry: &Entry) -> Result<Vec<String>, FirewallError> {
+    let mut missing = Vec::new();
+    let chains = match entry.part() {
+        Part::Length { .. } => &layout::MASQUERADE_CHAINS[..],
+        Part::Isolation => &layout::ISOLATION_CHAINS[..],
+    };
+    for &(chain, rules) in chains {
+        if socket.rules(layout::INET, chain).map_err(wrap)?.len() != rules {
+            missing.push(format!("rules of chain {} {chain}", layout::INET));
+        }
+    }
+    if let Entry::Subnet(subnet) = entry {
+        let comment = layout::length_comment(*subnet);
         for chain in [layout::SAME_SUBNET, layout::OTHER_SUBNET] {
-            let comment = layout::length_comment(subnet);
             let rules = socket.rules(layout::INET, chain).map_err(wrap)?;
             if !rules.iter().any(|rule| rule.comment.as_ref() == Some(&comment)) {
                 missing.push(format!("rule of chain {} {chain} for {comment}", layout::INET));
             }
-        }
-        if !has(socket, subnet)? {
-            missing.push(format!("element {subnet} of {}", layout::subnet_set(subnet)));
-        }
-        if !Claims(&masquerade.claims).has_subnet(&masquerade.network, subnet) {
-            missing.push(format!("claim of {} on {subnet}", masquerade.network));
         }
     }
     Ok(missing)
@@ -111,14 +137,13 @@ pub(crate) fn rebuild(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), Fi
         // A table is deleted only if it exists; creating it first makes sure of that.
         transaction.table(layout::INET, None).delete_table(layout::INET);
         layout::create_inet(&mut transaction);
-        let mut lengths = Vec::new();
-        for subnet in claims.all_subnets()? {
-            let length = (subnet.is_ipv4(), subnet.prefix());
-            if !lengths.contains(&length) {
-                lengths.push(length);
-                layout::create_length(&mut transaction, subnet);
+        let mut parts = Vec::new();
+        for entry in claims.all(&entry::ALL)? {
+            if !parts.contains(&entry.part()) {
+                parts.push(entry.part());
+                entry.create_part(&mut transaction);
             }
-            transaction.elements(&layout::subnet_set(subnet), vec![Element::new(layout::subnet_key(subnet))]);
+            transaction.elements(&entry.set(), vec![entry.element()]);
         }
         match socket.commit(&transaction) {
             Err(Error::Refused { errno: Errno::ERESTART, .. }) if attempts < ATTEMPTS => {}
@@ -127,9 +152,9 @@ pub(crate) fn rebuild(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), Fi
     }
 }
 
-/// Returns whether the subnet has its element. One that is about to expire does not count.
-fn has(socket: &mut Socket, subnet: IpNetwork) -> Result<bool, FirewallError> {
-    let found = socket.element(&layout::subnet_set(subnet), &layout::subnet_key(subnet)).map_err(wrap)?;
+/// Returns whether the entry has its element. One that is about to expire does not count.
+fn has(socket: &mut Socket, entry: &Entry) -> Result<bool, FirewallError> {
+    let found = socket.element(&entry.set(), &entry.key()).map_err(wrap)?;
     Ok(found.is_some_and(|element| element.expires.is_none()))
 }
 
@@ -137,15 +162,15 @@ fn has(socket: &mut Socket, subnet: IpNetwork) -> Result<bool, FirewallError> {
 #[derive(Clone, Copy)]
 enum Missing {
     Element,
-    Length,
+    Part,
     Table,
 }
 
-/// Adds a subnet's element and what it needs.
+/// Adds an entry's element and what it needs.
 ///
 /// Each stage is one transaction that is refused as a whole if another process was faster (EEXIST)
 /// or if the stage below is missing too (ENOENT), so rules are never there twice.
-fn install(socket: &mut Socket, claims: &Claims<'_>, subnet: IpNetwork) -> Result<(), FirewallError> {
+fn install(socket: &mut Socket, claims: &Claims<'_>, entry: &Entry) -> Result<(), FirewallError> {
     let mut missing = match table::state(socket, layout::INET)? {
         State::Absent => Missing::Table,
         State::Ours => Missing::Element,
@@ -158,10 +183,10 @@ fn install(socket: &mut Socket, claims: &Claims<'_>, subnet: IpNetwork) -> Resul
         if let Missing::Table = missing {
             layout::create_inet(&mut transaction);
         }
-        if let Missing::Table | Missing::Length = missing {
-            layout::create_length(&mut transaction, subnet);
+        if let Missing::Table | Missing::Part = missing {
+            entry.create_part(&mut transaction);
         }
-        transaction.elements(&layout::subnet_set(subnet), vec![Element::new(layout::subnet_key(subnet))]);
+        transaction.elements(&entry.set(), vec![entry.element()]);
         missing = match (socket.commit(&transaction), missing) {
             (Ok(()), _) => return Ok(()),
             // This stage makes everything it refers to: what is missing is a part of the kernel.
@@ -176,8 +201,8 @@ fn install(socket: &mut Socket, claims: &Claims<'_>, subnet: IpNetwork) -> Resul
                 return rebuild(socket, claims);
             }
             (Err(Error::Refused { errno: Errno::EEXIST, .. }), _) => Missing::Element,
-            (Err(Error::Refused { errno: Errno::ENOENT, .. }), Missing::Element) => Missing::Length,
-            (Err(Error::Refused { errno: Errno::ENOENT, .. }), Missing::Length) => Missing::Table,
+            (Err(Error::Refused { errno: Errno::ENOENT, .. }), Missing::Element) => Missing::Part,
+            (Err(Error::Refused { errno: Errno::ENOENT, .. }), Missing::Part) => Missing::Table,
             (Err(error), _) => return Err(wrap(error)),
         };
     }

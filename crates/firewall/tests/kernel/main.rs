@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod iptables;
+mod isolation;
 mod lab;
 mod reference;
 mod spoof;

@@ -8,17 +8,14 @@
 //! One `iptables-restore --noflush` makes each change as a whole.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 
 use ipnetwork::IpNetwork;
-use iptables::IPTables;
 use sha2::{Digest, Sha512};
 use weft_model::Endpoint;
 
+use super::tool::{Table, Tool};
 use crate::claim::Claims;
-use crate::{Backend, Change, FirewallError, Masquerade, layout};
+use crate::{Backend, Change, FirewallError, Masquerade};
 
 /// The chain of a container on a network: `CNI-` and 24 hex digits.
 fn chain_name(network: &str, container: &str) -> String {
@@ -50,13 +47,13 @@ pub(crate) fn ensure(masquerade: &Masquerade) -> Result<Change, FirewallError> {
         if wanted.is_empty() && unwanted.is_empty() {
             continue;
         }
-        let jumps = tool.jumps(&chain)?;
+        let jumps = jumps(tool, &chain)?;
         let mut script = chain_body(&chain, endpoint, &tool.addresses(&everyone), tool);
         script.extend(jumps.iter().filter(|jump| jump.is_from(&unwanted)).map(Jump::deletion));
         for address in wanted.iter().filter(|address| !jumps.iter().any(|jump| jump.is_from(&[**address]))) {
             script.push(format!("-A POSTROUTING -s {} {} -j {chain}", address.ip(), comment(endpoint)));
         }
-        tool.restore(&script)?;
+        tool.restore(Table::Nat, &script)?;
     }
     Ok(Change::Made)
 }
@@ -97,12 +94,12 @@ fn remove_family(
     mine: &[IpNetwork],
     others: &[IpNetwork],
 ) -> Result<(), FirewallError> {
-    let jumps = tool.jumps(chain)?;
+    let jumps = jumps(tool, chain)?;
     let others = tool.addresses(others);
     let mut script = Vec::new();
     if others.is_empty() {
         script.extend(jumps.iter().map(Jump::deletion));
-        if !jumps.is_empty() || tool.has_chain(chain)? {
+        if !jumps.is_empty() || tool.chain(Table::Nat, chain)?.is_some() {
             script.extend([format!("-F {chain}"), format!("-X {chain}")]);
         }
     } else {
@@ -112,7 +109,7 @@ fn remove_family(
         script.extend(jumps.iter().filter(|jump| jump.is_from(&leaving)).map(Jump::deletion));
         script.extend(chain_body(chain, endpoint, &others, tool));
     }
-    tool.restore(&script)
+    tool.restore(Table::Nat, &script)
 }
 
 /// Returns which of the attachment's addresses are not masqueraded.
@@ -125,7 +122,7 @@ pub(crate) fn observe(masquerade: &Masquerade) -> Result<Vec<String>, FirewallEr
         if addresses.is_empty() {
             continue;
         }
-        let jumps = tool.jumps(&chain)?;
+        let jumps = jumps(tool, &chain)?;
         for address in addresses {
             if !jumps.iter().any(|jump| jump.is_from(&[address])) {
                 missing.push(format!("{} rule from {} to chain {chain}", tool.program(), address.ip()));
@@ -155,6 +152,13 @@ fn chain_body(chain: &str, endpoint: &Endpoint, addresses: &[IpNetwork], tool: T
     lines
 }
 
+/// Returns the rules of POSTROUTING that lead to the chain.
+fn jumps(tool: Tool, chain: &str) -> Result<Vec<Jump>, FirewallError> {
+    let end = format!(" -j {chain}");
+    let rules = tool.rules(Table::Nat, "POSTROUTING")?;
+    Ok(rules.into_iter().filter(|line| line.ends_with(&end)).map(Jump).collect())
+}
+
 /// A rule of POSTROUTING that leads to one of our chains, as `iptables -S` prints it.
 struct Jump(String);
 
@@ -173,91 +177,6 @@ impl Jump {
             let subnet = source.prefix() == address.prefix() && source.ip() == address.network();
             source == IpNetwork::from(address.ip()) || subnet
         })
-    }
-}
-
-/// The programs for one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tool {
-    v6: bool,
-}
-
-impl Tool {
-    const BOTH: [Self; 2] = [Self { v6: false }, Self { v6: true }];
-
-    fn addresses(self, all: &[IpNetwork]) -> Vec<IpNetwork> {
-        all.iter().copied().filter(|address| address.is_ipv6() == self.v6).collect()
-    }
-
-    fn multicast(self) -> IpNetwork {
-        let [v4, v6] = layout::multicast();
-        if self.v6 { v6 } else { v4 }
-    }
-
-    fn program(self) -> &'static str {
-        if self.v6 { "ip6tables" } else { "iptables" }
-    }
-
-    /// Returns the program behind the `iptables` crate. Its own constructor would start the program
-    /// once more to learn that it knows `-C` and `-w`, which it does since 2013.
-    fn iptables(self) -> IPTables {
-        IPTables { cmd: self.program(), has_check: true, has_wait: true, is_numeric: false }
-    }
-
-    fn failed(self, program: &str, problem: impl ToString) -> FirewallError {
-        let problem = problem.to_string();
-        FirewallError::Iptables { program: program.into(), problem: problem.trim_end().into() }
-    }
-
-    fn is_installed(self) -> bool {
-        self.iptables().execute("nat", "-S POSTROUTING").is_ok()
-    }
-
-    fn has_chain(self, chain: &str) -> Result<bool, FirewallError> {
-        let output = self.iptables().execute("nat", &format!("-S {chain}"));
-        Ok(output.map_err(|cause| self.failed(self.program(), cause))?.status.success())
-    }
-
-    /// Returns the rules of POSTROUTING that lead to the chain.
-    fn jumps(self, chain: &str) -> Result<Vec<Jump>, FirewallError> {
-        let output = self.iptables().execute("nat", "-S POSTROUTING");
-        let output = output.map_err(|cause| self.failed(self.program(), cause))?;
-        if !output.status.success() {
-            return Err(self.failed(self.program(), String::from_utf8_lossy(&output.stderr)));
-        }
-        let end = format!(" -j {chain}");
-        let text = String::from_utf8_lossy(&output.stdout);
-        Ok(text.lines().filter(|line| line.ends_with(&end)).map(|line| Jump(line.into())).collect())
-    }
-
-    /// Makes all changes to the nat table, or none.
-    fn restore(self, lines: &[String]) -> Result<(), FirewallError> {
-        if lines.is_empty() {
-            return Ok(());
-        }
-        let mut script = String::from("*nat\n");
-        for line in lines {
-            // Writing to a String cannot fail.
-            writeln!(script, "{line}").ok();
-        }
-        script.push_str("COMMIT\n");
-        let program = format!("{}-restore", self.program());
-        let wrap = |cause: std::io::Error| self.failed(&program, cause);
-        #[expect(clippy::disallowed_methods, reason = "the iptables backend starts its own program")]
-        let mut child = Command::new(&program)
-            .args(["--noflush", "-w"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(wrap)?;
-        // A program that fails at once closes its end; what it says explains more than our broken pipe.
-        let written = child.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(script.as_bytes()));
-        let output = child.wait_with_output().map_err(wrap)?;
-        if !output.status.success() {
-            return Err(self.failed(&program, String::from_utf8_lossy(&output.stderr)));
-        }
-        written.map_err(wrap)
     }
 }
 
