@@ -39,19 +39,29 @@ pub struct Running {
 ///
 /// Code 999 when it cannot be found or started.
 pub fn start(call: &Call, verb: Verb) -> Result<Running, Failure> {
-    begin(call, verb, false)
+    spawn(call, verb, false)
 }
 
-/// Starts the delegate for addresses, which gets ready and does nothing before [`finish`].
+/// Starts the delegate for addresses, which gets ready and does nothing before [`begin`] or [`finish`]. Dropping it
+/// until then leaves no trace.
 ///
 /// # Errors
 ///
 /// As [`start`].
 pub fn prepare(call: &Call, verb: Verb) -> Result<Running, Failure> {
-    begin(call, verb, true)
+    spawn(call, verb, true)
 }
 
-fn begin(call: &Call, verb: Verb, held: bool) -> Result<Running, Failure> {
+/// Lets a delegate that was prepared do its work.
+///
+/// # Errors
+///
+/// Code 999 when it is not there any more.
+pub fn begin(running: &mut Running) -> Result<(), Failure> {
+    running.process.begin().map_err(internal)
+}
+
+fn spawn(call: &Call, verb: Verb, held: bool) -> Result<Running, Failure> {
     let kind = call.conf.ipam_type().unwrap_or_default();
     let program = find(kind, &call.paths).map_err(internal)?;
     let process = exec::start(Invocation {

@@ -9,10 +9,13 @@ use weft_state::attachment::{Record, Records, State};
 use super::del::remove_links;
 use super::lease::Lease;
 use super::{Alone, ContainerRequest, Driver, Leases, result};
-use crate::{Attachment, Verb, delegate};
+use crate::delegate::{self, Running};
+use crate::{Attachment, Verb};
 
 /// Connects a container, and takes back every change if any step fails.
 pub(super) fn add<D: Driver>(driver: &D, attachment: &Attachment) -> Result<NetworkResult, Failure> {
+    // The IPAM plugin gets ready on the other CPU, and gives an address once we know that one is wanted.
+    let ipam = attachment.conf.ipam_type().map(|_| delegate::prepare(attachment, Verb::Add));
     let settings = driver.settings(attachment)?;
     let (request, attach) = ContainerRequest::of(attachment)?;
     let path = attachment.required_netns()?;
@@ -26,7 +29,9 @@ pub(super) fn add<D: Driver>(driver: &D, attachment: &Attachment) -> Result<Netw
         change.heal(driver, &netns, &mut kernel)?;
         change.record = Some(intent(driver, attachment, attach)?);
     }
-    match connect(driver, settings, &request, &mut kernel, &mut change) {
+    let outcome =
+        ipam.transpose().and_then(|ipam| connect(driver, settings, &request, ipam, &mut kernel, &mut change));
+    match outcome {
         Ok(result) => Ok(result),
         Err(failure) => Err(change.take_back(&mut kernel, failure)),
     }
@@ -42,14 +47,15 @@ fn connect<D: Driver>(
     driver: &D,
     mut settings: D::Settings,
     request: &ContainerRequest,
+    mut ipam: Option<Running>,
     kernel: &mut Kernel,
     change: &mut Change<'_>,
 ) -> Result<NetworkResult, Failure> {
     let attachment = change.attachment;
     let endpoint = &attachment.endpoint;
 
-    // The IPAM plugin runs on the other CPU while the kernel builds the links.
-    let ipam = attachment.conf.ipam_type().map(|_| delegate::start(attachment, Verb::Add)).transpose()?;
+    // Addresses are looked for while the kernel builds the links.
+    ipam.as_mut().map_or(Ok(()), delegate::begin)?;
     driver.survey(&mut settings);
     let links = driver.links(&settings, endpoint);
     let built =

@@ -65,12 +65,18 @@ fn interface_differences(
             differences
                 .push(format!("Sandbox in prevResult {sandbox} doesn't match configured netns: {netns}"));
         }
-        let mac = kernel.link(place, name).map(|facts| facts.mac.to_string());
-        if let (Some(told), Some(mac)) = (told.mac.as_deref(), mac)
-            && !told.is_empty()
+        let Some(facts) = kernel.link(place, name) else { continue };
+        let mac = facts.mac.to_string();
+        if let Some(told) = told.mac.as_deref().filter(|told| !told.is_empty())
             && !told.eq_ignore_ascii_case(&mac)
         {
             differences.push(format!("interface {name} Mac {told} doesn't match container Mac: {mac}"));
+        }
+        // A bridge's follows its ports unless somebody set it; a host end's is in the plan.
+        if let Some(told) =
+            told.mtu.filter(|told| *told != 0 && *told != facts.mtu && place == Place::Container)
+        {
+            differences.push(format!("{place} interface {name} has MTU {}, not {told}", facts.mtu));
         }
     }
     differences
