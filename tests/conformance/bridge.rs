@@ -19,7 +19,7 @@ pub(crate) fn gateway(host: &Host, version: &str, subnets: &[&str]) -> Value {
 pub(crate) fn refused(host: &Host, conf: &Value, message: &str) -> Done {
     let red = host.lab.container("red");
     let refused = host.plugin("bridge").json(conf).add(&red);
-    assert_ne!(refused.code, 0);
+    assert_ne!(refused.code, 0, "{refused}");
     assert!(refused.stdout.contains(message), "wanted {message:?}: {refused}");
     assert!(host.leases().is_empty());
     Ok(())

@@ -5,7 +5,8 @@
 //! reference plugins are known to differ, `differences.txt` says so with the reason, and the test
 //! then demands that they still do.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -66,16 +67,28 @@ pub(crate) fn on_debian(name: &str, story: fn(&Host) -> Done) {
     if !folder.join("bridge").exists() {
         return skipped("Debian's package containernetworking-plugins");
     }
-    let Some(reason) = difference(name) else {
-        return report(story(&Host::new(folder)));
+    // A lab that cannot be made is no difference.
+    let host = Host::new(folder);
+    let Some(Difference { says, reason, .. }) = listed().find(|listed| listed.name == name) else {
+        return report(story(&host));
     };
-    match catch_unwind(AssertUnwindSafe(|| story(&Host::new(folder)))) {
-        Err(_) => eprintln!("differs, as listed: {reason}"),
+    match catch_unwind(AssertUnwindSafe(|| story(&host))) {
+        Err(panic) if text_of(&*panic).contains(says) => eprintln!("differs, as listed: {reason}"),
+        Err(panic) => {
+            eprintln!("{name} is listed as saying {says:?}, and said something else");
+            resume_unwind(panic)
+        }
         Ok(Err(Lack(what))) => skipped(what),
         Ok(Ok(())) => {
             panic!("{name} is listed in differences.txt ({reason}) but does not differ: take it off the list")
         }
     }
+}
+
+/// Returns what a panic said.
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default()
 }
 
 fn report(done: Done) {
@@ -84,21 +97,29 @@ fn report(done: Done) {
     }
 }
 
-fn entries() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let lines = DIFFERENCES.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+/// A story that Debian's plugins end otherwise.
+struct Difference {
+    name: &'static str,
+    /// Part of what the story says then.
+    says: &'static str,
+    reason: &'static str,
+}
+
+/// Returns the lines of `differences.txt`.
+fn listed() -> impl Iterator<Item = Difference> {
+    let lines = DIFFERENCES.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(|line| {
-        line.split_once(char::is_whitespace).map_or((line, ""), |(name, reason)| (name, reason.trim()))
+        let parts: Vec<&str> = line.split(" | ").map(str::trim).collect();
+        let [name, says, reason] = parts[..] else { panic!("differences.txt: not three parts: {line}") };
+        Difference { name, says, reason }
     })
 }
 
-fn difference(name: &str) -> Option<&'static str> {
-    entries().find(|(listed, _)| *listed == name).map(|(_, reason)| reason)
-}
-
-/// Asserts that every listed difference names a story and a reason.
+/// Asserts that every listed difference names a story, what it says and a reason.
 pub(crate) fn assert_list_is_sound(stories: &[&str]) {
-    for (name, reason) in entries() {
+    for Difference { name, says, reason } in listed() {
         assert!(stories.contains(&name), "differences.txt lists {name}, which is no story");
+        assert!(says.len() > 5, "differences.txt does not tell what {name} says");
         assert!(reason.len() > 10, "differences.txt gives no reason for {name}");
     }
 }
