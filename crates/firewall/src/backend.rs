@@ -25,10 +25,14 @@ impl Backend {
     /// [`FirewallError::UnknownBackend`] when the value is not one of upstream's two.
     pub fn choose(asked: Option<&str>) -> Result<Self, FirewallError> {
         match asked {
-            None if weft_nft::is_usable() => Ok(Self::Weft),
-            None => Ok(Self::Iptables),
+            None => Ok(Self::usual()),
             Some(name) => name.parse(),
         }
+    }
+
+    /// Returns ours, or iptables where the kernel has no nf_tables.
+    pub fn usual() -> Self {
+        if weft_nft::is_usable() { Self::Weft } else { Self::Iptables }
     }
 
     /// Returns whether the backend keeps something per attachment, which DEL must remove.

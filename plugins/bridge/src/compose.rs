@@ -8,6 +8,11 @@ use weft_firewall::Backend;
 use weft_model::{IfName, Mtu, VlanId};
 use weft_plugin::{ComposeRequest, OptionAbout, host_local};
 
+/// The smallest MTU that a link with IPv6 may have (RFC 8200, section 5).
+const IPV6_LEAST: u32 = 1280;
+/// What the option `masquerade-backend` calls our own table.
+const OURS: &str = "weft";
+
 /// The options of `weft network create -d bridge`, with docker's names for them.
 pub(crate) const OPTIONS: &[OptionAbout] = &[
     OptionAbout {
@@ -34,9 +39,16 @@ pub(crate) const OPTIONS: &[OptionAbout] = &[
     OptionAbout {
         name: "masquerade-backend",
         aliases: &[],
-        value: "nftables|iptables",
-        default: "weft's own table, or iptables where the kernel has no nf_tables",
-        help: "lay the rules out as the reference plugins do",
+        value: "weft|nftables|iptables",
+        default: "weft, or iptables where the kernel has no nf_tables",
+        help: "who masquerades: weft's own table, or rules as the reference plugins lay them out",
+    },
+    OptionAbout {
+        name: "isolate",
+        aliases: &[],
+        value: "BOOL",
+        default: "true",
+        help: "whether nothing passes between this network and others that are isolated",
     },
     OptionAbout {
         name: "icc",
@@ -87,13 +99,19 @@ pub(crate) fn compose(request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
     conf.insert("bridge".into(), json!(bridge));
     conf.insert("capabilities".into(), json!({"ips": true, "mac": true}));
     if let Some(mtu) = options.number::<Mtu>("mtu")? {
+        mtu_fits(mtu, request)?;
         conf.insert("mtu".into(), json!(mtu));
     }
     if let Some(vlan) = options.number::<VlanId>("vlan")? {
+        vlan_fits(vlan, &bridge)?;
         conf.insert("vlan".into(), json!(vlan));
     }
-    if let Some(backend) = options.get("masquerade-backend") {
-        Backend::choose(Some(backend)).map_err(|error| bad("masquerade-backend", backend, &error))?;
+    // Ours has no name in a conflist, which then is one that the reference plugins understand.
+    if let Some(backend) = options.get("masquerade-backend").filter(|name| *name != OURS) {
+        Backend::choose(Some(backend)).map_err(|error| {
+            let hint = "its values are weft, nftables and iptables";
+            bad("masquerade-backend", backend, &error).with_hint(Some(hint.into()))
+        })?;
         conf.insert("ipMasqBackend".into(), json!(backend));
     }
     let mut flag = |key: &str, on: bool| {
@@ -105,6 +123,8 @@ pub(crate) fn compose(request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
     flag("isGateway", true);
     flag("isDefaultGateway", !request.internal);
     flag("ipMasq", masquerade);
+    flag("isolate", options.flag("isolate", true)?);
+    flag("internal", request.internal);
     flag("portIsolation", !options.flag("icc", true)?);
     flag("hairpinMode", options.flag("hairpin", false)?);
     flag("promiscMode", options.flag("promisc", false)?);
@@ -114,6 +134,23 @@ pub(crate) fn compose(request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
     }
     conf.insert("ipam".into(), host_local(request));
     Ok(vec![Value::Object(conf)])
+}
+
+/// KERNEL: a link with a smaller MTU loses its IPv6 addresses (addrconf_notify, net/ipv6/addrconf.c).
+fn mtu_fits(mtu: Mtu, request: &ComposeRequest) -> Result<(), Failure> {
+    if mtu.get() >= IPV6_LEAST || request.subnets.iter().all(|subnet| subnet.subnet.is_ipv4()) {
+        return Ok(());
+    }
+    Err(bad("mtu", &mtu.to_string(), &format!("IPv6 needs an MTU of at least {IPV6_LEAST}")))
+}
+
+/// The gateway of a VLAN is on a link named after both.
+fn vlan_fits(vlan: VlanId, bridge: &IfName) -> Result<(), Failure> {
+    let suffix = format!(".{vlan}");
+    let Err(cause) = format!("{bridge}{suffix}").parse::<IfName>() else { return Ok(()) };
+    let why = format!("the link of its gateway would be {bridge}{suffix}: {cause}");
+    let hint = format!("name the bridge with at most {} bytes: -o bridge=NAME", IfName::MAX - suffix.len());
+    Err(bad("vlan", &vlan.to_string(), &why).with_hint(Some(hint)))
 }
 
 /// The options as given, read by name.

@@ -29,6 +29,8 @@ pub struct Conf {
     enabledad: bool,
     disable_container_interface: bool,
     port_isolation: bool,
+    isolate: bool,
+    internal: bool,
 }
 
 /// One entry of `vlanTrunk`: a range, a single id, or both.
@@ -62,7 +64,9 @@ pub struct Settings {
     /// Whether a port sends frames back where they came from.
     pub hairpin: bool,
     /// Whether ports reach only the bridge itself, not each other.
-    pub isolated: bool,
+    pub port_isolation: bool,
+    /// What the host routes nowhere; absent means that it routes everything.
+    pub isolation: Option<Isolation>,
     /// Whether the bridge is promiscuous.
     pub promisc: bool,
     /// The VLANs of the container's port.
@@ -77,6 +81,15 @@ pub struct Settings {
     pub mac: Option<Mac>,
     /// Whether there is an IPAM plugin to ask.
     pub addressed: bool,
+}
+
+/// What the host does not route from and to the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isolation {
+    /// Whether that is everything, and not only what comes from or goes to other isolated networks.
+    pub internal: bool,
+    /// Who sees to it.
+    pub backend: Backend,
 }
 
 /// Whether the bridge is the containers' gateway.
@@ -168,7 +181,8 @@ pub struct Surroundings {
     pub mac: Option<Mac>,
     /// Where the firewall keeps its ownership records.
     pub claims: PathBuf,
-    /// Whether things are taken apart: then `ipMasq` may have been true when they were built.
+    /// Whether things are taken apart: then `ipMasq` may have been true when they were built, and what no
+    /// ADD accepts was never built.
     pub dismantles: bool,
 }
 
@@ -193,12 +207,9 @@ impl Conf {
     pub fn settle(self, around: Surroundings) -> Result<Settings, ConfError> {
         let text = self.bridge.as_deref().filter(|name| !name.is_empty()).unwrap_or("cni0");
         let bridge: IfName = text.parse().map_err(|error| ConfError::Bridge(text.into(), error))?;
-        if self.hairpin_mode && self.promisc_mode {
-            return Err(ConfError::HairpinAndPromisc);
-        }
-        if self.disable_container_interface && around.addressed {
-            return Err(ConfError::AddressesOnDisabled);
-        }
+        let dismantles = around.dismantles;
+        forgive(dismantles, self.agree(&around), ())?;
+        let masquerade = self.masquerade(&around)?;
         let settings = Settings {
             gateway: match (self.is_gateway, self.is_default_gateway) {
                 (_, true) => Gateway::DefaultRoute,
@@ -206,15 +217,13 @@ impl Conf {
                 (false, false) => Gateway::None,
             },
             force_address: self.force_address,
-            masquerade: self.masquerade(&around)?,
-            mtu: match self.mtu {
-                0 => None,
-                given => Some(given.try_into().map_err(ConfError::Mtu)?),
-            },
+            masquerade,
+            isolation: self.isolation(&around, masquerade),
+            mtu: forgive(dismantles, self.mtu(), None)?,
             hairpin: self.hairpin_mode,
-            isolated: self.port_isolation,
+            port_isolation: self.port_isolation,
             promisc: self.promisc_mode,
-            vlans: self.vlans()?,
+            vlans: forgive(dismantles, self.vlans(), Vlans::Off)?,
             spoof_check: self.macspoofchk || around.dismantles,
             dad: self.enabledad,
             container_up: !self.disable_container_interface,
@@ -224,8 +233,26 @@ impl Conf {
             claims: around.claims,
             bridge,
         };
-        settings.vlan_gateway_name()?;
+        forgive(dismantles, settings.vlan_gateway_name().map(drop), ())?;
         Ok(settings)
+    }
+
+    /// Refuses what excludes each other.
+    fn agree(&self, around: &Surroundings) -> Result<(), ConfError> {
+        if self.hairpin_mode && self.promisc_mode {
+            return Err(ConfError::HairpinAndPromisc);
+        }
+        if self.disable_container_interface && around.addressed {
+            return Err(ConfError::AddressesOnDisabled);
+        }
+        Ok(())
+    }
+
+    fn mtu(&self) -> Result<Option<Mtu>, ConfError> {
+        match self.mtu {
+            0 => Ok(None),
+            given => given.try_into().map(Some).map_err(ConfError::Mtu),
+        }
     }
 
     fn masquerade(&self, around: &Surroundings) -> Result<Option<Backend>, ConfError> {
@@ -234,10 +261,24 @@ impl Conf {
         if asked.is_none() && !wanted {
             return Ok(None);
         }
-        let backend = Backend::choose(asked).map_err(ConfError::Backend)?;
+        let backend = match Backend::choose(asked) {
+            Err(_) if around.dismantles => Backend::usual(),
+            chosen => chosen.map_err(ConfError::Backend)?,
+        };
         // Where there are no nf_tables, only a configuration that says `ipMasq` is worth starting iptables for.
         let idle = !self.ip_masq && asked.is_none() && backend == Backend::Iptables;
         Ok(Some(backend).filter(|_| wanted && !idle))
+    }
+
+    /// Where things are taken apart, the network may have been isolated when it was built.
+    fn isolation(&self, around: &Surroundings, masquerade: Option<Backend>) -> Option<Isolation> {
+        if !(self.isolate || self.internal || around.dismantles) {
+            return None;
+        }
+        // Whether the kernel has nf_tables is asked once. The reference plugins isolate nothing, so a layout of
+        // theirs says nothing about this.
+        let backend = masquerade.filter(|backend| *backend == Backend::Weft).unwrap_or_else(Backend::usual);
+        Some(Isolation { internal: self.internal, backend })
     }
 
     fn vlans(&self) -> Result<Vlans, ConfError> {
@@ -256,6 +297,11 @@ impl Conf {
         let keep_default = self.preserve_default_vlan || untagged.is_none();
         Ok(Vlans::Port { untagged, tagged, keep_default })
     }
+}
+
+/// Returns what was written. Where things are only taken apart, what no ADD accepts is no error.
+fn forgive<T>(dismantles: bool, written: Result<T, ConfError>, instead: T) -> Result<T, ConfError> {
+    if dismantles { Ok(written.unwrap_or(instead)) } else { written }
 }
 
 impl Trunk {
@@ -326,13 +372,17 @@ mod tests {
     use super::*;
 
     fn settle(json: &str) -> Result<Settings, ConfError> {
+        settle_for(json, false)
+    }
+
+    fn settle_for(json: &str, dismantles: bool) -> Result<Settings, ConfError> {
         let conf: Conf = weft_cni::json::from_slice(json.as_bytes()).unwrap();
         conf.settle(Surroundings {
             network: "net".parse().unwrap(),
             addressed: true,
             mac: None,
             claims: PathBuf::new(),
-            dismantles: false,
+            dismantles,
         })
     }
 
@@ -344,7 +394,35 @@ mod tests {
         assert_eq!(settings.masquerade, None);
         assert_eq!(settings.mtu, None);
         assert_eq!(settings.vlans, Vlans::Off);
-        assert!(settings.container_up && !settings.dad && !settings.hairpin && !settings.isolated);
+        assert!(settings.container_up && !settings.dad && !settings.hairpin && !settings.port_isolation);
+        assert_eq!(settings.isolation, None);
+    }
+
+    #[test]
+    fn an_internal_network_is_more_than_isolated() {
+        for (json, internal) in [
+            (r#"{"isolate": true}"#, false),
+            (r#"{"internal": true}"#, true),
+            (r#"{"isolate": true, "internal": true}"#, true),
+        ] {
+            assert_eq!(settle(json).unwrap().isolation.unwrap().internal, internal, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_no_add_accepts_is_no_error_when_things_are_taken_apart() {
+        for json in [
+            r#"{"bridge": "br0123456789abc", "vlan": 9, "isGateway": true}"#,
+            r#"{"vlan": 5000}"#,
+            r#"{"mtu": -1}"#,
+            r#"{"hairpinMode": true, "promiscMode": true}"#,
+            r#"{"disableContainerInterface": true}"#,
+            r#"{"ipMasq": true, "ipMasqBackend": "pf"}"#,
+        ] {
+            settle(json).unwrap_err();
+            let settings = settle_for(json, true).unwrap_or_else(|error| panic!("{json}: {error}"));
+            assert!(settings.masquerade.is_some() && settings.isolation.is_some(), "{json}");
+        }
     }
 
     #[test]

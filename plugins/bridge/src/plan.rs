@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use weft_cni::{Code, Failure, IpConfig, Route};
-use weft_firewall::{Backend, Fragment, Masquerade, SpoofCheck};
+use weft_firewall::{Backend, Fragment, Isolation, Masquerade, SpoofCheck};
 use weft_model::{Endpoint, IfName, VlanId};
 use weft_plan::{Address, BridgeVlan, Conflict, Link, Peer, Plan, Port, Sysctl, VlanRange};
 use weft_plugin::Leases;
@@ -19,13 +19,18 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
     // A router advertisement from a container must not reconfigure the host (CVE-2020-13401).
     plan.network(Sysctl::attempt(format!("net/ipv6/conf/{}/accept_ra", settings.bridge), "0"));
     let host_end = endpoint.host_ifname();
-    let port =
-        Port { bridge: settings.bridge.clone(), hairpin: settings.hairpin, isolated: settings.isolated };
+    let port = Port {
+        bridge: settings.bridge.clone(),
+        hairpin: settings.hairpin,
+        isolated: settings.port_isolation,
+    };
     let peer = Peer::container(&endpoint.ifname).mac(settings.mac);
     plan.host(Link::veth(&host_end, peer).mtu(settings.mtu).port(port).up(true));
     if let Vlans::Port { untagged, tagged, keep_default } = &settings.vlans {
         plan.host(BridgeVlan::port(&host_end, ranges(*untagged, tagged)).keep_default(*keep_default));
     }
+    // Behind the pair: whoever undoes an ADD sees by the port that this network is in use.
+    plan.extend(isolation(settings).steps);
     if settings.spoof_check {
         let endpoint = endpoint.clone();
         plan.host(Fragment::SpoofCheck(SpoofCheck { host_ifname: host_end, mac: settings.mac, endpoint }));
@@ -82,6 +87,22 @@ pub(crate) fn addresses(settings: &Settings, endpoint: &Endpoint, leases: &Lease
     if let Some(backend) = settings.masquerade {
         let addresses = leases.addresses();
         plan.host(masquerade(settings, backend, Some(endpoint), &addresses));
+    }
+    plan
+}
+
+/// What keeps the network apart, if anything does.
+fn isolation(settings: &Settings) -> Plan {
+    let mut plan = Plan::new();
+    if let Some(isolation) = settings.isolation {
+        let carrier = settings.vlan_gateway_name().ok().flatten().map(|(carrier, _)| carrier);
+        plan.network(Fragment::Isolation(Isolation {
+            network: settings.network.clone(),
+            bridge: carrier.unwrap_or_else(|| settings.bridge.clone()),
+            internal: isolation.internal,
+            backend: isolation.backend,
+            claims: settings.claims.clone(),
+        }));
     }
     plan
 }
@@ -154,6 +175,7 @@ pub(crate) fn network(settings: &Settings) -> Plan {
     if let Ok(Some((carrier, vlan))) = settings.vlan_gateway_name() {
         plan.extend(vlan_link(settings, &carrier, vlan).steps);
     }
+    plan.extend(isolation(settings).steps);
     if let Some(backend) = settings.masquerade {
         plan.network(masquerade(settings, backend, None, &[]));
     }

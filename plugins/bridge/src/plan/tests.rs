@@ -102,6 +102,21 @@ fn both_families_and_no_gateway_given() {
 }
 
 #[test]
+fn an_isolated_network() {
+    insta::assert_snapshot!(whole(r#"{"bridge": "br0", "isolate": true, "macspoofchk": true}"#, V4), @r#"
+    network    link br0 type bridge mtu 1500 up
+    network    sysctl net/ipv6/conf/br0/accept_ra = 0 if present
+    host       link veth6355b07527c peer container:eth0 mtu 1500 peer-mac 02:00:00:00:00:07 master br0 up
+    network    isolate br0 of net from other networks
+    host       spoof check veth6355b07527c only from 02:00:00:00:00:07
+    --
+    container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
+    container  link eth0 up
+    container  addr 10.90.0.7/24 dev eth0
+    "#);
+}
+
+#[test]
 fn a_port_in_a_vlan_and_a_trunk() {
     let conf = r#"{"bridge": "br0", "vlan": 100, "vlanTrunk": [{"minID": 5, "maxID": 9}, {"id": 20}], "isGateway": true}"#;
     insta::assert_snapshot!(whole(conf, V4), @r#"
@@ -167,5 +182,17 @@ fn the_networks_part() {
     network    vlan dev vethe5cbce865d2 7 pvid untagged
     network    link br0.7 up
     network    masquerade of net by nftables
+    "#);
+}
+
+#[test]
+fn an_internal_network_in_a_vlan() {
+    let conf = r#"{"bridge": "br0", "vlan": 7, "isGateway": true, "isolate": true, "internal": true}"#;
+    insta::assert_snapshot!(super::network(&settings(conf)).to_string(), @r#"
+    network    link br0 type bridge mtu 1500 vlan-filtering up
+    network    link vethe5cbce865d2 peer host:br0.7 mtu 1500 master br0 up
+    network    vlan dev vethe5cbce865d2 7 pvid untagged
+    network    link br0.7 up
+    network    isolate br0.7 of net from everything
     "#);
 }
