@@ -77,7 +77,7 @@ fn ls(manager: &Manager, args: &args::Ls, report: &mut Report) {
         Err(error) => report.usage(error),
     }
     for error in &listed.errors {
-        report.warn(error);
+        report.error(error);
     }
 }
 
@@ -134,7 +134,11 @@ fn connect(manager: &Manager, args: args::Connect, report: &mut Report) {
         priority: args.gw_priority,
         sysctls: args.sysctl,
     };
-    report.take(manager.connect(&request));
+    if let Some(connected) = report.take(manager.connect(&request)) {
+        for warning in connected.warnings {
+            report.warn(warning);
+        }
+    }
 }
 
 fn disconnect(manager: &Manager, args: args::Disconnect, report: &mut Report) {

@@ -26,7 +26,8 @@ const LIST: Form<'_> = Form {
 
 /// Carries the command out.
 pub(crate) fn run(manager: &Manager, args: &Ps, report: &mut Report) {
-    let rows: Vec<Value> = manager.ps().iter().map(row).collect();
+    let Some(attached) = report.take(manager.ps()) else { return };
+    let rows: Vec<Value> = attached.iter().map(row).collect();
     match LIST.print(&rows, args.format.as_deref(), args.quiet) {
         Ok(text) => report.print(&text),
         Err(error) => report.usage(error),

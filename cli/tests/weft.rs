@@ -4,6 +4,8 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -174,6 +176,38 @@ fn a_broken_settings_file_is_named() {
     let (code, _, err) = host.run("network ls");
     assert_eq!(code, 1);
     assert!(err.starts_with("weft: ") && err.contains("weft.toml") && err.contains("drivr"), "{err}");
+}
+
+#[test]
+fn who_must_not_look_is_told_so() {
+    let host = Host::new();
+    host.ok("network create --subnet 198.18.1.0/24 n1");
+    host.ok(&format!("network connect --id c1 n1 {}", own_namespace()));
+    let damaged = host.path("root/etc/weft/networks.d/n0.conflist");
+    host.write("root/etc/weft/networks.d/n0.conflist", "{", 0o644);
+    let (code, out, err) = host.run("network ls --format {{.Name}}");
+    assert_eq!((code, out.as_str()), (1, "bridge\nhost\nn1\nnone\n"), "the others are listed all the same");
+    assert!(err.contains(damaged.to_str().unwrap()) && err.contains("\nhint: "), "{err}");
+    fs::remove_file(damaged).unwrap();
+
+    let nobody = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let output = host.command(&words).uid(65534).gid(65534).output();
+        output.map(|output| (output.status.code(), String::from_utf8(output.stderr).unwrap()))
+    };
+    fs::set_permissions(host.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for line in ["ps", "network inspect n1", "network ls -f dangling=true", "network create n2"] {
+        match nobody(line) {
+            Ok((code, err)) => {
+                assert_eq!(code, Some(1), "{line}: {err}");
+                assert!(
+                    err.contains("Permission denied") && err.ends_with("hint: run it as root\n"),
+                    "{err}"
+                );
+            }
+            Err(error) => eprintln!("skipped: needs to run as another user: {error}"),
+        }
+    }
 }
 
 /// A plugin outlives the `weft` that started it. Whoever comes next waits for it and then mends what the

@@ -11,6 +11,7 @@ use weft_cni::json::get;
 use weft_model::{ContainerId, Endpoint, IfName, Mac, NetworkName};
 use weft_runtime::{Attachment, CallError, ChainError};
 use weft_state::attachment::Record;
+use weft_state::reservation::Names;
 
 use crate::attachments::name_of;
 use crate::locks::{Mine, Shared};
@@ -43,6 +44,15 @@ pub struct Connect {
     pub sysctls: Vec<(String, String)>,
 }
 
+/// A connection that was made.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    /// What was written down about it.
+    pub record: Record,
+    /// What did not work beside it.
+    pub warnings: Vec<String>,
+}
+
 /// A request that was understood.
 struct Asked<'a> {
     request: &'a Connect,
@@ -66,7 +76,7 @@ impl Manager {
     ///
     /// When there is no such network or container, it is connected already, the address is not to be had,
     /// or a plugin fails.
-    pub fn connect(&self, request: &Connect) -> Result<Record, Error> {
+    pub fn connect(&self, request: &Connect) -> Result<Connected, Error> {
         let container = Container::named(&request.netns, request.id.as_deref())?;
         let network = self.store.find(&request.network)?;
         let name = request.name.as_deref().map(container_name).transpose()?;
@@ -81,7 +91,7 @@ impl Manager {
         outcome
     }
 
-    fn connect_mine(&self, mine: &Mine, asked: &Asked<'_>) -> Result<Record, Error> {
+    fn connect_mine(&self, mine: &Mine, asked: &Asked<'_>) -> Result<Connected, Error> {
         let network = &asked.network;
         let others = &self.heal(mine, Some(&asked.identity))?;
         check_company(network, others)?;
@@ -94,7 +104,7 @@ impl Manager {
         self.connect_named(mine, &shared, &Job { asked, stored, others })
     }
 
-    fn connect_named(&self, mine: &Mine, shared: &Shared, job: &Job<'_>) -> Result<Record, Error> {
+    fn connect_named(&self, mine: &Mine, shared: &Shared, job: &Job<'_>) -> Result<Connected, Error> {
         let Some(name) = &job.asked.name else { return self.connect_once(mine, shared, job) };
         let network = &job.asked.network;
         let attached = |holder: &ContainerId| {
@@ -109,10 +119,14 @@ impl Manager {
     }
 
     /// Connects with the addresses the name had last time; if those are taken, with others.
-    fn connect_once(&self, mine: &Mine, shared: &Shared, job: &Job<'_>) -> Result<Record, Error> {
+    fn connect_once(&self, mine: &Mine, shared: &Shared, job: &Job<'_>) -> Result<Connected, Error> {
+        let mut warnings = Vec::new();
         let (network, name) = (&job.asked.network, job.asked.name.as_ref().map(ContainerId::as_str));
         // A file that cannot be read costs the container its old address, not its connection.
-        let reserved = self.reservations.of_network(network).unwrap_or_default();
+        let reserved = self.reservations.of_network(network).unwrap_or_else(|error| {
+            warnings.push(format!("{error}; names do not get back the addresses they had"));
+            Names::new()
+        });
         let own = name.and_then(|name| reserved.get(name)).map(Vec::as_slice).unwrap_or_default();
         let wanted = &job.asked.request.addresses;
         let sticky: Vec<IpAddr> = own
@@ -137,9 +151,10 @@ impl Manager {
         if let Some(name) = name {
             let addresses: Vec<IpAddr> = record.addresses.iter().map(ipnetwork::IpNetwork::ip).collect();
             // The container is connected; that its address is not kept for the next time is no reason to undo it.
-            self.reservations.keep(network, name, &addresses).ok();
+            let kept = self.reservations.keep(network, name, &addresses);
+            warnings.extend(kept.err().map(|error| format!("{error}; the address is not kept for {name}")));
         }
-        Ok(record)
+        Ok(Connected { record, warnings })
     }
 
     fn attach(

@@ -106,7 +106,7 @@ impl Manager {
             Some((text("type")?, text("bridge")?, get(plugin, "vlan").cloned()))
         };
         let mut others: Vec<(NetworkName, _)> = Vec::new();
-        for stored in self.store.known() {
+        for stored in self.store.known()? {
             let parts = stored.list.plugins.iter().filter_map(part);
             others.extend(parts.map(|part| (stored.network.name.clone(), part)));
         }
@@ -158,7 +158,7 @@ impl Manager {
         given: Vec<ComposedSubnet>,
         families: Families,
     ) -> Result<Vec<ComposedSubnet>, Error> {
-        let surroundings = self.surroundings(pools);
+        let surroundings = self.surroundings(pools)?;
         for subnet in &given {
             surroundings.check(&subnet.subnet, network)?;
         }
@@ -210,17 +210,17 @@ impl Manager {
         predefined::NAMES[0].parse().is_ok_and(|bridge| self.store.path(&bridge).exists())
     }
 
-    fn surroundings(&self, _: &Pools) -> Surroundings {
+    fn surroundings(&self, _: &Pools) -> Result<Surroundings, Error> {
         self.survey()
     }
 
-    fn survey(&self) -> Surroundings {
+    fn survey(&self) -> Result<Surroundings, Error> {
         let subnets = |network: Network| {
             let name = network.name.clone();
             network.subnets().map(|subnet| (name.clone(), subnet)).collect::<Vec<_>>()
         };
-        let networks = self.store.known().into_iter().flat_map(|stored| subnets(stored.network)).collect();
-        Surroundings { networks, routes: routes::of_host() }
+        let networks = self.store.known()?.into_iter().flat_map(|stored| subnets(stored.network)).collect();
+        Ok(Surroundings { networks, routes: routes::of_host() })
     }
 
     /// Asks the driver for a network's plugins.
@@ -282,7 +282,8 @@ impl Manager {
     pub(crate) fn imagined(&self, name: &NetworkName) -> Network {
         let mut network = predefined::network(name);
         if name.as_str() == predefined::NAMES[0]
-            && let Ok(free) = self.free_subnet(&self.survey(), &[], &network, true)
+            && let Ok(free) =
+                self.survey().and_then(|surroundings| self.free_subnet(&surroundings, &[], &network, true))
         {
             let wanted = Wanted { subnets: vec![free], ..Wanted::default() };
             network.about.ipam.subnets = wanted.matched().unwrap_or_default();

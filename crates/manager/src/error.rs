@@ -350,11 +350,17 @@ impl Error {
             Self::Chain(ChainError::Plugin { problem, .. }) => problem.cause.failure()?.details.clone(),
             Self::Reserved(_) => Some("give the network another name".into()),
             Self::BridgeTaken { .. } => Some("give another name, or leave the option out to get one".into()),
+            Self::State(StateError::Io { cause, .. }) => as_root(cause),
+            Self::Load(LoadError::Read { source, .. }) => as_root(source),
             Self::Load(error) => damaged(error.path()),
             Self::Damaged { path, .. } => damaged(path),
             _ => None,
         }
     }
+}
+
+fn as_root(cause: &std::io::Error) -> Option<String> {
+    (cause.kind() == std::io::ErrorKind::PermissionDenied).then(|| "run it as root".into())
 }
 
 /// Returns what to do about a network's file that cannot be used.

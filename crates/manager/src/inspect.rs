@@ -84,14 +84,15 @@ impl Manager {
     ///
     /// # Errors
     ///
-    /// When there is no such network or its file is damaged.
+    /// When there is no such network, its file is damaged or its containers' records must not be read.
     pub fn inspect(&self, reference: &str) -> Result<Inspected, Error> {
         let name = self.store.find(reference)?;
         let network = match self.store.load(&name)? {
             Some(stored) => stored.network,
             None => self.imagined(&name),
         };
-        let records = self.records.of_network(&name);
+        let mut records = self.records.list()?;
+        records.retain(|record| record.endpoint.network == name);
         Ok(Inspected::of(&network, &records))
     }
 }

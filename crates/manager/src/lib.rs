@@ -39,7 +39,7 @@ use weft_state::{Records, Reservations, Root};
 pub use attachments::Liveness;
 use claims::Claims;
 use config::Config;
-pub use connect::Connect;
+pub use connect::{Connect, Connected};
 pub use create::Create;
 pub use disconnect::Disconnect;
 use drivers::Drivers;
@@ -77,7 +77,7 @@ impl Manager {
     pub fn open(root: Root) -> Result<Self, Error> {
         let config = Config::load(&root)?;
         Ok(Self {
-            runtime: Runtime::new(&root, config.plugin_path.clone()),
+            runtime: Runtime::new(&root, config.plugin_path.clone()).with_timeout(config.timeout),
             drivers: Drivers::new(&root, config.plugin_path.clone()),
             store: Store::new(&root),
             records: Records::new(&root),

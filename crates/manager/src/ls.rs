@@ -22,7 +22,7 @@ impl Manager {
     ///
     /// # Errors
     ///
-    /// When a filter makes no sense.
+    /// When a filter makes no sense, or asks for what must not be read.
     pub fn ls(&self, filters: &[String]) -> Result<Listed, Error> {
         let filters = Filters::parse(filters, FOR_LIST)?;
         let (stored, errors) = self.store.all();
@@ -33,7 +33,7 @@ impl Manager {
             }
         }
         let used: BTreeSet<NetworkName> = match filters.asks_for_use() {
-            true => self.records.all().into_iter().map(|record| record.endpoint.network).collect(),
+            true => self.records.list()?.into_iter().map(|record| record.endpoint.network).collect(),
             false => BTreeSet::new(),
         };
         networks.retain(|network| filters.matches(network, used.contains(&network.name)));

@@ -4,7 +4,7 @@ use weft_state::attachment::Record;
 
 use crate::attachments::name_of;
 use crate::inspect::mac_of;
-use crate::{Liveness, Manager, order};
+use crate::{Error, Liveness, Manager, order};
 
 /// An attachment as it is listed.
 #[derive(Clone, Debug)]
@@ -19,13 +19,17 @@ pub struct Attached {
 
 impl Manager {
     /// Lists every attachment of this boot, in natural order of containers and interfaces.
-    pub fn ps(&self) -> Vec<Attached> {
+    ///
+    /// # Errors
+    ///
+    /// When a record must not be read.
+    pub fn ps(&self) -> Result<Vec<Attached>, Error> {
         let attached = |record: Record| Attached {
             name: name_of(&record).into(),
             liveness: Liveness::of(&record),
             record,
         };
-        let mut all: Vec<Attached> = self.records.all().into_iter().map(attached).collect();
+        let mut all: Vec<Attached> = self.records.list()?.into_iter().map(attached).collect();
         let key = |attached: &Attached| {
             let endpoint = &attached.record.endpoint;
             (endpoint.container.to_string(), endpoint.ifname.to_string())
@@ -34,7 +38,7 @@ impl Manager {
             let ((a, a_if), (b, b_if)) = (key(a), key(b));
             order::natural(&a, &b).then_with(|| order::natural(&a_if, &b_if))
         });
-        all
+        Ok(all)
     }
 }
 

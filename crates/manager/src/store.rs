@@ -95,19 +95,30 @@ impl Store {
     }
 
     /// Returns the names of all networks that have a file, in natural order.
-    pub fn names(&self) -> Vec<NetworkName> {
-        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+    ///
+    /// # Errors
+    ///
+    /// When the directory is there and cannot be read.
+    pub fn names(&self) -> Result<Vec<NetworkName>, Error> {
+        let entries = match std::fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            outcome => outcome.map_err(StateError::io("read", &self.dir))?.flatten(),
+        };
         let mut names: Vec<NetworkName> = entries
             .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(EXTENSION)?.parse().ok())
             .collect();
         names.sort_by(|a, b| order::natural(a.as_str(), b.as_str()));
-        names
+        Ok(names)
     }
 
     /// Reads every network that has a file, and says what is wrong with those that cannot be read.
     pub fn all(&self) -> (Vec<Stored>, Vec<Error>) {
         let (mut stored, mut errors) = (Vec::new(), Vec::new());
-        for name in self.names() {
+        let names = self.names().unwrap_or_else(|error| {
+            errors.push(error);
+            Vec::new()
+        });
+        for name in names {
             match self.load(&name) {
                 Ok(found) => stored.extend(found),
                 Err(error) => errors.push(error),
@@ -117,9 +128,13 @@ impl Store {
     }
 
     /// Returns every network that has a file, as it was last used where the file is damaged.
-    pub fn known(&self) -> Vec<Stored> {
+    ///
+    /// # Errors
+    ///
+    /// When the directory is there and cannot be read.
+    pub fn known(&self) -> Result<Vec<Stored>, Error> {
         let known = |name: &NetworkName| self.load(name).ok().flatten().or_else(|| self.recall(name));
-        self.names().iter().filter_map(known).collect()
+        Ok(self.names()?.iter().filter_map(known).collect())
     }
 
     /// Returns the name of the network a person means: an exact name, an id, or the start of an id.

@@ -94,7 +94,7 @@ impl Host {
     }
 
     fn connect(&self, network: &str, id: &str) -> Result<Record, Error> {
-        self.manager.connect(&to(network, id))
+        self.manager.connect(&to(network, id)).map(|connected| connected.record)
     }
 
     /// Removes a network and returns what is said to be left of it.
@@ -302,7 +302,7 @@ fn a_connection_is_made_listed_and_ended() {
     let record = host.connect("n1", "c1").unwrap();
     assert_eq!(record.endpoint.ifname.as_str(), "eth0");
     assert_eq!(host.log(), ["ADD n1 c1 /proc/self/ns/net eth0"]);
-    let [attached] = &host.manager.ps()[..] else { panic!("one attachment") };
+    let [attached] = &host.manager.ps().unwrap()[..] else { panic!("one attachment") };
     assert_eq!((attached.name.as_str(), attached.liveness), ("c1", Liveness::Up));
     assert_eq!(attached.mac(), Some("02:00:00:00:00:07"));
     let shown = serde_json::to_value(host.manager.inspect("n1").unwrap()).unwrap();
@@ -314,7 +314,7 @@ fn a_connection_is_made_listed_and_ended() {
     assert!(host.manager.disconnect(&from("n1", "c1")).unwrap().is_empty());
     assert_eq!(host.log(), ["DEL n1 c1 /proc/self/ns/net eth0"]);
     assert!(host.asked("DEL")["prevResult"].is_object());
-    assert!(host.manager.ps().is_empty());
+    assert!(host.manager.ps().unwrap().is_empty());
     let error = host.manager.disconnect(&from("n1", "c1")).unwrap_err();
     assert_eq!(
         (error.kind(), error.to_string().as_str()),
@@ -330,7 +330,7 @@ fn further_networks_get_further_interfaces_and_metrics() {
         [("n1", 1, "eth0", 0, 1_000_000), ("n2", 2, "eth1", 0, 1_000_001), ("n3", 3, "eth2", 5, 999_500)]
     {
         host.network(name, n);
-        let record = host.manager.connect(&Connect { priority, ..to(name, "c1") }).unwrap();
+        let record = host.manager.connect(&Connect { priority, ..to(name, "c1") }).unwrap().record;
         assert_eq!(record.endpoint.ifname.as_str(), ifname);
         assert_eq!(metric(&host), expected);
     }
@@ -359,7 +359,7 @@ fn what_was_asked_for_reaches_the_plugin() {
         sysctls: vec![("net.ipv4.conf.IFNAME.forwarding".into(), "1".into())],
         ..to("n1", "c1")
     };
-    let record = host.manager.connect(&request).unwrap();
+    let record = host.manager.connect(&request).unwrap().record;
     assert_eq!(record.addresses[0].to_string(), "198.18.1.77/24");
     let asked = host.asked("ADD");
     assert_eq!(asked["runtimeConfig"], json!({"ips": ["198.18.1.77"], "mac": "02:00:00:00:00:55"}));
@@ -380,14 +380,15 @@ fn what_was_asked_for_reaches_the_plugin() {
     );
     let twin = Connect { name: Some("web".into()), ..to("n1", "c2") };
     assert_eq!(text(host.manager.connect(&twin)), "endpoint with name web already exists in network n1");
-    assert_eq!(host.manager.ps().len(), 1);
+    assert_eq!(host.manager.ps().unwrap().len(), 1);
 }
 
 #[test]
 fn a_name_that_comes_back_gets_its_address_back() {
     let host = Host::new();
     host.network("n1", 1);
-    let web = |id: &str| host.manager.connect(&Connect { name: Some("web".into()), ..to("n1", id) }).unwrap();
+    let connected = |id: &str| Connect { name: Some("web".into()), ..to("n1", id) };
+    let web = |id: &str| host.manager.connect(&connected(id)).unwrap().record;
     let address = web("c1").addresses[0];
     host.manager.disconnect(&from("n1", "web")).unwrap();
 
@@ -407,6 +408,15 @@ fn a_name_that_comes_back_gets_its_address_back() {
     fs::remove_file(taken).unwrap();
     host.manager.disconnect(&from("n1", "c4")).unwrap();
     assert_eq!(web("c5").addresses[0], other, "the last one counts");
+    host.manager.disconnect(&from("n1", "c5")).unwrap();
+
+    let file = host.path("root/var/lib/weft/reservations/n1.json");
+    atomic::write(&file, b"{", Durability::Boot, 0o600).unwrap();
+    let warnings = host.manager.connect(&connected("c6")).unwrap().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains(file.to_str().unwrap()), "{warnings:?}");
+    host.manager.disconnect(&from("n1", "c6")).unwrap();
+    let warnings = host.manager.connect(&connected("c7")).unwrap().warnings;
+    assert!(warnings.is_empty(), "the damaged file was replaced: {warnings:?}");
 }
 
 #[test]
@@ -434,10 +444,10 @@ fn a_disconnection_that_fails_can_be_repeated_or_forced() {
         text(host.manager.disconnect(&from("n1", "c1"))),
         "plugin fake on network n1 (DEL): told to fail"
     );
-    assert_eq!(host.manager.ps().len(), 1);
+    assert_eq!(host.manager.ps().unwrap().len(), 1);
     let forced = host.manager.disconnect(&Disconnect { force: true, ..from("n1", "c1") }).unwrap();
     assert_eq!(forced.len(), 1);
-    assert!(host.manager.ps().is_empty());
+    assert!(host.manager.ps().unwrap().is_empty());
 }
 
 #[test]
@@ -521,7 +531,7 @@ fn containers_that_are_gone_are_in_nobodys_way() {
         record.attach["namespace"] = json!("1@gone");
         host.records().write(&record).unwrap();
     }
-    let gone: Vec<Liveness> = host.manager.ps().iter().map(|attached| attached.liveness).collect();
+    let gone: Vec<Liveness> = host.manager.ps().unwrap().iter().map(|attached| attached.liveness).collect();
     assert_eq!(gone, [Liveness::Gone, Liveness::Gone]);
     host.log();
 
@@ -557,7 +567,7 @@ fn a_killed_connect_is_mended_by_the_next_command() {
         host.records().write(&Record::intent(endpoint, Some(OWN.into()), "fake").unwrap()).unwrap();
     };
     intent("c1");
-    assert_eq!(host.manager.ps()[0].liveness, Liveness::Incomplete);
+    assert_eq!(host.manager.ps().unwrap()[0].liveness, Liveness::Incomplete);
     host.connect("n1", "c1").unwrap();
     assert_eq!(host.log(), ["DEL n1 c1 /proc/self/ns/net eth0", "ADD n1 c1 /proc/self/ns/net eth0"]);
 
@@ -566,7 +576,7 @@ fn a_killed_connect_is_mended_by_the_next_command() {
     intent("c3");
     let pruned = host.manager.prune(&[]).unwrap();
     assert!(pruned.deleted.is_empty() && pruned.errors.is_empty(), "{pruned:?}");
-    assert_eq!(host.manager.ps().len(), 1);
+    assert_eq!(host.manager.ps().unwrap().len(), 1);
     assert_eq!(
         host.asked("GC")["cni.dev/valid-attachments"],
         json!([{"containerID": "c1", "ifname": "eth0"}])
@@ -579,7 +589,7 @@ fn a_killed_connect_is_mended_by_the_next_command() {
     atomic::write(&record, b"{\"schema\":1,", Durability::Boot, 0o644).unwrap();
     let listed = host.manager.ls(&[]).unwrap();
     assert!(listed.errors.is_empty());
-    assert_eq!(host.manager.ps().len(), 1);
+    assert_eq!(host.manager.ps().unwrap().len(), 1);
     host.connect("n1", "c4").unwrap();
 
     // With the record cut off, the cached result still tells the network.
@@ -600,7 +610,7 @@ fn a_reboot_is_noticed_by_the_first_connection() {
     host.log();
     // What the next boot finds: nothing in /run, and everything else.
     fs::remove_dir_all(host.path("root/run")).unwrap();
-    assert!(host.manager.ps().is_empty());
+    assert!(host.manager.ps().unwrap().is_empty());
 
     host.connect("n1", "c2").unwrap();
     assert_eq!(
@@ -793,7 +803,7 @@ fn containers_of_a_network_whose_file_is_gone_can_be_disconnected() {
     let forced = Disconnect { force: true, ..from("n1", "c1") };
     assert!(host.manager.disconnect(&forced).unwrap().is_empty());
     assert_eq!(host.log().last().unwrap(), "DEL n1 c1 /proc/self/ns/net eth0");
-    assert!(host.manager.ps().is_empty());
+    assert!(host.manager.ps().unwrap().is_empty());
 }
 
 #[test]
@@ -872,7 +882,7 @@ fn containers_and_networks_come_and_go_at_the_same_time() {
         }
         scope.spawn(|| while host.manager.rm("n1", false).is_err() {});
     });
-    assert!(host.manager.ps().is_empty());
+    assert!(host.manager.ps().unwrap().is_empty());
     assert_eq!(host.state(), ["etc/weft/weft.toml"]);
 }
 

@@ -168,6 +168,28 @@ impl Records {
         entries(&dir, ".json").filter(|ifname| self.inspect(container, ifname).is_err()).collect()
     }
 
+    /// Returns the same as [`Records::all`] for people, who would take an empty list for the truth.
+    ///
+    /// # Errors
+    ///
+    /// When a directory or a file is there and must not or cannot be read.
+    pub fn list(&self) -> Result<Vec<Record>, StateError> {
+        let boot = boot::id()?;
+        let mut records = Vec::new();
+        for container in names::<ContainerId>(&self.dir, "")? {
+            for ifname in names::<IfName>(&self.dir.join(container.as_str()), ".json")? {
+                match self.inspect(&container, &ifname) {
+                    Ok(found) => records.extend(found.filter(|record| record.boot == boot)),
+                    Err(error @ StateError::Io { .. }) => return Err(error),
+                    Err(StateError::Damaged { .. } | StateError::Newer { .. }) => {}
+                }
+            }
+        }
+        let key = |record: &Record| (record.endpoint.container.clone(), record.endpoint.ifname.clone());
+        records.sort_by_key(key);
+        Ok(records)
+    }
+
     /// Returns this boot's attachments, ordered by container and interface.
     pub fn all(&self) -> Vec<Record> {
         let mut containers: Vec<ContainerId> = entries(&self.dir, "").collect();
@@ -180,13 +202,20 @@ impl Records {
     }
 }
 
-/// Returns the names in `dir` that end in `suffix` and parse without it. A missing directory has none.
+/// Returns the names in `dir` that end in `suffix` and parse without it. A directory that is missing or cannot
+/// be read has none.
 fn entries<T: std::str::FromStr>(dir: &Path, suffix: &'static str) -> impl Iterator<Item = T> {
-    let names = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter_map(move |name| name.strip_suffix(suffix)?.parse().ok())
+    names(dir, suffix).unwrap_or_default().into_iter()
+}
+
+/// Returns the names in `dir` that end in `suffix` and parse without it. A missing directory has none.
+fn names<T: std::str::FromStr>(dir: &Path, suffix: &str) -> Result<Vec<T>, StateError> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if absent(&error) => return Ok(Vec::new()),
+        outcome => outcome.map_err(StateError::io("read", dir))?,
+    };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names.filter_map(|name| name.strip_suffix(suffix)?.parse().ok()).collect())
 }
 
 /// Removes a container's directory, unless another attachment is in it.
@@ -268,6 +297,37 @@ mod tests {
         records.remove(&endpoint("red", "c1", "eth1")).unwrap();
         assert!(!records.dir.join("c1").exists());
         records.remove(key).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_empty_list() {
+        let (dir, records) = lab();
+        assert!(records.list().unwrap().is_empty());
+        records.write(&record("blue", "c1", "eth1")).unwrap();
+        records.write(&record("red", "c1", "eth0")).unwrap();
+        records.write(&record("blue", "c0", "eth0")).unwrap();
+        assert_eq!(records.list().unwrap(), records.all());
+        assert_eq!(records.list().unwrap().len(), 3);
+        // A link that leads to itself is there, and not even root can read it.
+        let path = dir.path().join("run/weft/attachments/c2");
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let error = records.list().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("cannot read {}: ", path.display())), "{error}");
+    }
+
+    #[test]
+    fn another_namespace_at_the_path_is_not_the_one_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("netns");
+        atomic::write(&path, b"", Durability::Boot, 0o600).unwrap();
+        let record = Record::intent(endpoint("red", "c1", "eth0"), Some(path.clone()), "bridge").unwrap();
+        assert_eq!(record.same_netns(), Some(&*path));
+        atomic::write(&path, b"", Durability::Boot, 0o600).unwrap();
+        assert_eq!(record.same_netns(), None);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(record.same_netns(), None);
+        let gone = Record::intent(endpoint("red", "c1", "eth0"), Some(path), "bridge").unwrap();
+        assert_eq!((&gone.namespace, gone.same_netns()), (&None, None));
     }
 
     #[test]

@@ -44,7 +44,8 @@ impl Reservations {
         Ok(document::read::<Reserved>(&self.path(network))?.map(|file| file.names).unwrap_or_default())
     }
 
-    /// Keeps these addresses, and no others, for a name.
+    /// Keeps these addresses, and no others, for a name. A damaged file is replaced: what it held is lost
+    /// either way.
     ///
     /// # Errors
     ///
@@ -85,7 +86,10 @@ impl Reservations {
 
     fn change(&self, network: &NetworkName, edit: impl FnOnce(&mut Names) -> bool) -> Result<(), StateError> {
         let _lock = self.lock(network)?;
-        let mut names = self.of_network(network)?;
+        let mut names = match self.of_network(network) {
+            Err(StateError::Damaged { .. }) => Names::new(),
+            outcome => outcome?,
+        };
         if !edit(&mut names) {
             return Ok(());
         }
@@ -148,14 +152,18 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_reported_and_kept() {
+    fn a_damaged_file_is_reported_and_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let reservations = Reservations::new(&Root::new(Some(dir.path().into())));
         let blue: NetworkName = "blue".parse().unwrap();
         let path = reservations.path(&blue);
         atomic::write(&path, b"{\"schema\": 1, \"nam", Durability::Boot, 0o600).unwrap();
-        let error = reservations.keep(&blue, "web", &[]).unwrap_err().to_string();
+        let error = reservations.of_network(&blue).unwrap_err().to_string();
         assert!(error.contains(&path.display().to_string()) && error.contains("damaged"), "{error}");
-        assert!(path.exists());
+        reservations.keep(&blue, "web", &[[10, 0, 0, 1].into()]).unwrap();
+        assert_eq!(reservations.of_network(&blue).unwrap().len(), 1);
+
+        atomic::write(&path, b"{\"schema\": 2}", Durability::Boot, 0o600).unwrap();
+        assert!(reservations.keep(&blue, "web", &[]).is_err(), "a newer weft's file is not ours to replace");
     }
 }
