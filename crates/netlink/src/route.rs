@@ -104,11 +104,25 @@ fn common<T>(builder: RouteMessageBuilder<T>, route: &RouteInfo) -> RouteMessage
 ///
 /// The kernel's refusal, or the socket's failure.
 pub fn of_link(socket: &mut Socket, table: u32, index: u32) -> Result<Vec<RouteInfo>, Error> {
+    list(socket, table, Some(index))
+}
+
+/// Returns the routes of one table, whatever link they leave by.
+///
+/// # Errors
+///
+/// The kernel's refusal, or the socket's failure.
+pub fn of_table(socket: &mut Socket, table: u32) -> Result<Vec<RouteInfo>, Error> {
+    list(socket, table, None)
+}
+
+fn list(socket: &mut Socket, table: u32, index: Option<u32>) -> Result<Vec<RouteInfo>, Error> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
-        message.attributes = vec![RouteAttribute::Table(table), RouteAttribute::Oif(index)];
+        message.attributes = vec![RouteAttribute::Table(table)];
+        message.attributes.extend(index.map(RouteAttribute::Oif));
         let request = Request::new(RouteNetlinkMessage::GetRoute(message), libc::NLM_F_DUMP);
         match socket.dump(&request, |payload| Some(RouteInfo::read(payload))) {
             Ok(found) => routes.extend(found.into_iter().flatten()),
@@ -117,7 +131,7 @@ pub fn of_link(socket: &mut Socket, table: u32, index: u32) -> Result<Vec<RouteI
             Err(error) => return Err(error),
         }
     }
-    routes.retain(|route| route.table == table && route.index == index);
+    routes.retain(|route| route.table == table && index.is_none_or(|index| route.index == index));
     Ok(routes)
 }
 

@@ -100,6 +100,14 @@ impl Plan {
         })
     }
 
+    /// Returns the bridge that a link of the plan is a port of.
+    pub fn bridge_joined(&self) -> Option<&IfName> {
+        self.steps.iter().find_map(|step| match &step.resource {
+            Resource::Link(link) => link.port.as_ref().map(|port| &port.bridge),
+            _ => None,
+        })
+    }
+
     fn push(&mut self, place: Place, lifetime: Lifetime, resource: impl Into<Resource>) -> &mut Self {
         self.steps.push(Step { place, lifetime, resource: resource.into() });
         self

@@ -7,7 +7,7 @@ use weft_netlink::link::{self, Change, LinkInfo};
 use weft_netlink::{Removed, address, bridge_vlan, delete_announced, route};
 
 use crate::ensure::{MADE_BY_WEFT, route_info, vlan_side, vlans_of};
-use crate::{Cause, Kernel, Link, LinkKind, Place, Plan, Problem, Resource, Step};
+use crate::{Cause, Kernel, Lifetime, Link, LinkKind, Place, Plan, Problem, Resource, Step};
 
 /// How a veth pair is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Kernel {
         let place = step.place;
         let dev = match &step.resource {
             Resource::Link(link) => match &link.kind {
-                LinkKind::Veth(_) => return self.remove_veth(place, &link.name, removal),
+                LinkKind::Veth(_) => return self.remove_veth(step, link, removal),
                 LinkKind::Bridge(_) => return self.remove_bridge(place, &link.name),
                 LinkKind::Existing => &link.name,
             },
@@ -81,13 +81,17 @@ impl Kernel {
     }
 
     /// The name is derived from what we were asked to remove, so the pair is ours; but nothing else is.
-    fn remove_veth(&mut self, place: Place, name: &IfName, removal: Removal) -> Result<(), Cause> {
+    fn remove_veth(&mut self, step: &Step, link: &Link, removal: Removal) -> Result<(), Cause> {
+        let (place, name) = (step.place, &link.name);
         if place == Place::Container && !self.has_container() {
             return Ok(());
         }
         let Some(found) = self.look(place, name)? else { return Ok(()) };
         if !found.is_veth() {
             return Err(Cause::OtherKind { name: name.clone(), wanted: "veth" });
+        }
+        if step.lifetime == Lifetime::Network && self.has_containers(place, &found)? {
+            return Ok(());
         }
         self.forget(place, name);
         let socket = self.socket(place)?;
@@ -101,6 +105,14 @@ impl Kernel {
             },
         }
         Ok(())
+    }
+
+    /// Returns whether the bridge of a pair that a network's containers share has containers. Other pairs of
+    /// that kind do not count, or two networks' would keep each other.
+    fn has_containers(&mut self, place: Place, pair: &LinkInfo) -> Result<bool, Cause> {
+        let Some(bridge) = pair.master else { return Ok(false) };
+        let ports = link::ports(self.socket(place)?, bridge)?;
+        Ok(ports.iter().any(|port| port.index != pair.index && (!port.is_veth() || port.leads_away())))
     }
 
     /// Returns the host's end of the pair whose other end is `ifname` in the container, if it is a port of `bridge`.
@@ -121,6 +133,17 @@ impl Kernel {
         let port = self.socket(Place::Host)?.link(link::get_index(index))?;
         let ours = port.filter(|port| port.is_veth() && port.master == Some(bridge.index));
         Ok(ours.and_then(|port| port.name.parse().ok()))
+    }
+
+    /// Returns whether a link of the host is a port of `bridge`.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel cannot be asked.
+    pub fn is_port(&mut self, name: &IfName, bridge: &IfName) -> Result<bool, Cause> {
+        let master = self.look(Place::Host, name)?.and_then(|link| link.master);
+        let bridge = self.look(Place::Host, bridge)?.filter(LinkInfo::is_bridge);
+        Ok(bridge.is_some_and(|bridge| master == Some(bridge.index)))
     }
 
     fn remove_bridge(&mut self, place: Place, name: &IfName) -> Result<(), Cause> {

@@ -380,6 +380,42 @@ fn a_pair_inside_the_host_is_made_once() {
 }
 
 #[test]
+fn a_pair_inside_the_host_stays_while_another_network_has_containers_on_its_bridge() {
+    let (lab, red) = lab();
+    let gateway = |vlan: &str| {
+        let mut plan = Plan::new();
+        plan.network(Link::bridge(&name("br0")).up(true));
+        let port = Port::of(&name("br0"));
+        let carrier = name(&format!("br0.{vlan}"));
+        plan.network(Link::veth(&name(&format!("port{vlan}")), Peer::host(&carrier)).port(port).up(true));
+        plan.network(Link::existing(&carrier).up(true));
+        plan
+    };
+    let (one, other) = (gateway("100"), gateway("200"));
+    make(&red, &other);
+    make(&red, &neighbour());
+    let mut kernel = make(&red, &one);
+    assert!(kernel.remove(&one, Removal::Synchronous).is_empty());
+    assert!(lab.has_link("br0.100") && lab.has_link("port100"));
+
+    assert!(kernel.remove(&neighbour().of_lifetime(Lifetime::Attachment), Removal::Synchronous).is_empty());
+    assert!(kernel.remove(&one, Removal::Synchronous).is_empty());
+    assert!(!lab.has_link("port100") && lab.has_link("br0") && lab.has_link("br0.200"));
+    assert!(kernel.remove(&other, Removal::Synchronous).is_empty());
+    assert!(!lab.has_link("port200") && !lab.has_link("br0"));
+}
+
+#[test]
+fn a_link_that_is_no_bridge_shows_before_anything_is_made() {
+    let (lab, red) = lab();
+    let mut kernel = kernel(&red);
+    kernel.allows(&plan()).unwrap();
+    lab.ip("link add br0 type veth peer name other");
+    let error = kernel.allows(&plan()).unwrap_err();
+    assert_eq!(error.to_string(), "\"br0\" already exists but is not a bridge");
+}
+
+#[test]
 fn a_duplicate_address_is_found_when_probing_is_asked_for() {
     let (lab, red) = lab();
     let blue = lab.container("blue");
@@ -408,6 +444,27 @@ fn a_duplicate_address_is_found_when_probing_is_asked_for() {
 }
 
 #[test]
+fn check_lets_later_plugins_have_their_way() {
+    let (_lab, red) = lab();
+    let mut plan = plan();
+    plan.container(Route::to(net("10.2.0.0/16"), &name("eth0")).via("10.90.0.2".parse().ok()).table(Some(0)));
+    let mut kernel = make(&red, &plan);
+    assert!(differences(&mut kernel, &plan).is_empty(), "table 0 is the main one");
+    red.ip("link set eth0 mtu 1300");
+    red.ip("link add eth1 type veth peer name eth2");
+    red.ip("link set eth1 up");
+    red.ip("route delete default");
+    red.ip("route add default dev eth1");
+    red.ip("route delete 10.2.0.0/16");
+    red.ip("route add 10.2.0.0/16 via 10.90.0.2 dev eth1 onlink metric 7");
+    assert_eq!(differences(&mut kernel, &plan), Vec::<String>::new());
+    red.ip("route delete 10.2.0.0/16");
+    red.ip("route add 10.2.0.0/16 via 10.90.0.3 dev eth1 onlink");
+    let missing = "container route 10.2.0.0/16 via 10.90.0.2 dev eth0 table 0 does not exist";
+    assert_eq!(differences(&mut kernel, &plan), [missing], "another gateway is another route");
+}
+
+#[test]
 fn check_has_a_sentence_for_everything_that_is_wrong() {
     let (lab, red) = lab();
     let mut kernel = make(&red, &plan());
@@ -420,14 +477,12 @@ fn check_has_a_sentence_for_everything_that_is_wrong() {
     red.ip("route delete default");
     red.ip("route delete 10.1.0.0/16 table 500");
     red.ip("link set eth0 address 02:00:00:00:00:08");
-    red.ip("link set eth0 mtu 1300");
     red.ip("address delete fd00:90::7/64 dev eth0");
     red.run("sysctl", "-qw net.ipv4.conf.eth0.arp_notify=0").expect_ok();
     let mut text = differences(&mut kernel, &plan()).join("\n");
     insta::assert_snapshot!(text, @r#"
     host interface br0 is down
     host interface br0 is not promiscuous
-    container interface eth0 has MTU 1300, not 1400
     container interface eth0 has MAC address 02:00:00:00:00:08, not 02:00:00:00:00:07
     host interface veth7 has hairpin on, not off
     host interface veth7 has isolated off, not on

@@ -43,7 +43,8 @@ pub(crate) fn info(route: &Route, index: u32) -> RouteInfo {
         gateway: route.gateway,
         index,
         metric: route.metric,
-        table: route.table.unwrap_or(route::MAIN),
+        // CNI: 0 is what a Go program prints for a table that nobody chose; the kernel reads it so, too.
+        table: route.table.filter(|table| *table != 0).unwrap_or(route::MAIN),
         scope: route.scope.unwrap_or(scope),
         mtu: route.mtu,
         advmss: route.advmss,
