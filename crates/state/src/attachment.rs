@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +38,9 @@ pub struct Record {
     /// The namespace's path as the runtime gave it.
     #[serde(default)]
     pub netns: Option<PathBuf>,
+    /// Which namespace that was: another one may have its path by now.
+    #[serde(default)]
+    pub namespace: Option<String>,
     /// The driver's CNI type.
     pub kind: String,
     /// The container's addresses on this network.
@@ -64,6 +68,7 @@ impl Record {
             boot: boot::id()?,
             state: State::Intent,
             endpoint,
+            namespace: netns.as_deref().and_then(identity),
             netns,
             kind: kind.into(),
             addresses: Vec::new(),
@@ -72,6 +77,19 @@ impl Record {
             created: time::now(),
         })
     }
+
+    /// Returns the namespace's path if it still leads to the namespace that was recorded.
+    pub fn same_netns(&self) -> Option<&Path> {
+        let path = self.netns.as_deref()?;
+        (self.namespace.is_some() && identity(path) == self.namespace).then_some(path)
+    }
+}
+
+/// Tells one namespace from a later one at its path: the kernel gives inode numbers anew, so the time counts too.
+fn identity(path: &Path) -> Option<String> {
+    let meta = fs::metadata(path).ok()?;
+    let (device, inode, second, nanosecond) = (meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec());
+    Some(format!("{device}:{inode}@{second}.{nanosecond:09}"))
 }
 
 /// The directory of records.
@@ -188,6 +206,15 @@ impl Records {
         let key = |record: &Record| (record.endpoint.container.clone(), record.endpoint.ifname.clone());
         records.sort_by_key(key);
         Ok(records)
+    }
+
+    /// Returns everybody's records that cannot be read, as [`Records::damaged`].
+    pub fn all_damaged(&self) -> Vec<(ContainerId, IfName)> {
+        let containers: Vec<ContainerId> = entries(&self.dir, "").collect();
+        let of = |container: ContainerId| {
+            self.damaged(&container).into_iter().map(move |ifname| (container.clone(), ifname))
+        };
+        containers.into_iter().flat_map(of).collect()
     }
 
     /// Returns this boot's attachments, ordered by container and interface.
@@ -353,6 +380,8 @@ mod tests {
             atomic::write(&path, bad.as_bytes(), Durability::Boot, 0o600).unwrap();
             assert_eq!(records.get(&good.endpoint.container, &good.endpoint.ifname), None, "{bad}");
             assert!(records.all().is_empty());
+            let damaged = [(good.endpoint.container.clone(), good.endpoint.ifname.clone())];
+            assert_eq!(records.all_damaged(), if bad == other_boot { &[] } else { &damaged[..] }, "{bad}");
             records.remove(&good.endpoint).unwrap();
             assert!(!records.dir.join("c1").exists(), "{bad}");
         }
