@@ -19,7 +19,7 @@ pub(super) fn add<D: Driver>(driver: &D, attachment: &Attachment) -> Result<Netw
     let settings = driver.settings(attachment)?;
     let (request, attach) = ContainerRequest::of(attachment)?;
     let path = attachment.required_netns()?;
-    let netns = Netns::open(path).map_err(|error| Failure::new(Code::Internal, error))?;
+    let netns = super::open(path)?;
     let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
 
     let mut change = Change::begin(attachment);

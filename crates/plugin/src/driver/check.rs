@@ -4,8 +4,8 @@ use std::path::Path;
 
 use weft_cni::{Code, Failure, Interface, NetworkResult};
 use weft_model::Endpoint;
-use weft_netns::Netns;
 use weft_plan::{Kernel, Place, Plan};
+use weft_runtime::find::find;
 
 use super::{ContainerRequest, Driver, Leases, result};
 use crate::{Attachment, Call, Verb, delegate};
@@ -19,7 +19,7 @@ pub(super) fn check<D: Driver>(driver: &D, attachment: &Attachment) -> Result<()
         _ => Some(attachment.conf.required_prev_result()?),
     };
     let path = attachment.required_netns()?;
-    let netns = Netns::open(path).map_err(|error| Failure::new(Code::Internal, error))?;
+    let netns = super::open(path)?;
     if attachment.conf.ipam_type().is_some() {
         delegate::run(attachment, Verb::Check)?;
     }
@@ -84,12 +84,15 @@ fn interface_differences(
 
 /// Says whether this plugin could serve an ADD now.
 pub(super) fn status<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> {
-    driver.settings(call)?;
+    let settings = driver.settings(call)?;
     if !may_administer() {
         let text = "this process has no CAP_NET_ADMIN, so no link can be made";
         return Err(Failure::text(Code::NotAvailable, text).with_hint(Some("run the runtime as root".into())));
     }
-    if call.conf.ipam_type().is_some() {
+    let mut kernel = Kernel::open(None).map_err(super::kernel_says)?;
+    kernel.allows(&driver.network(&settings)).map_err(super::kernel_says)?;
+    if let Some(kind) = call.conf.ipam_type() {
+        find(kind, &call.paths).map_err(|error| Failure::new(Code::NotAvailable, error))?;
         delegate::run(call, Verb::Status)?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use weft_cni::{Code, Failure};
 use weft_model::Endpoint;
 use weft_netns::Netns;
-use weft_plan::{Kernel, Lifetime, Link, Peer, Place, Plan, Removal, Resource, Step};
+use weft_plan::{Kernel, Lifetime, Link, Peer, Place, Plan, Removal, Step};
 use weft_state::attachment::{Record, Records};
 
 use super::{Alone, Driver, Leases};
@@ -89,11 +89,7 @@ pub(super) fn remove_links<D: Driver>(
 /// The pair that another implementation made for this attachment, under a name of its own choice: one end is the
 /// container's interface, the other a port of our bridge. Anything else in the container is not ours to take.
 fn adopted(kernel: &mut Kernel, plan: &Plan, endpoint: &Endpoint) -> Option<Step> {
-    let bridge = plan.steps().iter().find_map(|step| match &step.resource {
-        Resource::Link(link) => link.port.as_ref().map(|port| &port.bridge),
-        _ => None,
-    })?;
-    let name = kernel.port_of(&endpoint.ifname, bridge).ok().flatten()?;
+    let name = kernel.port_of(&endpoint.ifname, plan.bridge_joined()?).ok().flatten()?;
     let mut plan = Plan::new();
     plan.host(Link::veth(&name, Peer::container(&endpoint.ifname)));
     plan.steps.pop()

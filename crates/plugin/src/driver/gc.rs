@@ -1,13 +1,13 @@
 //! GC: what no runtime knows any more goes.
 
 use weft_cni::{Code, Failure};
-use weft_model::Endpoint;
+use weft_model::{ContainerId, Endpoint, IfName};
 use weft_netns::Netns;
-use weft_plan::{Kernel, Removal};
-use weft_state::attachment::Records;
+use weft_plan::{Kernel, Place, Removal};
+use weft_state::attachment::{Record, Records};
 
-use super::Driver;
 use super::del::remove_links;
+use super::{Alone, Driver};
 use crate::{Call, Verb, delegate};
 
 /// Removes every attachment of the network that is not in the list of valid ones. With an empty
@@ -17,35 +17,102 @@ use crate::{Call, Verb, delegate};
 pub(super) fn gc<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> {
     let valid = call.valid_attachments()?;
     let records = Records::new(&call.root);
-    let is_valid = |endpoint: &Endpoint| {
-        valid
-            .iter()
-            .any(|id| id.container_id == endpoint.container.as_str() && id.ifname == endpoint.ifname.as_str())
+    let is_valid = |container: &ContainerId, ifname: &IfName| {
+        valid.iter().any(|id| id.container_id == container.as_str() && id.ifname == ifname.as_str())
     };
 
-    let mut problems = Vec::new();
-    for record in records.of_network(&call.conf.name) {
-        if is_valid(&record.endpoint) {
-            continue;
+    let mut stale = Stale { driver, call, records, connected: Vec::new(), problems: Vec::new() };
+    for record in stale.records.of_network(&call.conf.name) {
+        if !is_valid(&record.endpoint.container, &record.endpoint.ifname) {
+            stale.collect(&record);
         }
-        let netns = record.netns.as_deref().and_then(|path| Netns::open(path).ok());
-        let failed = remove_links(driver, call, &record.endpoint, Some(&record), netns.as_ref());
-        if failed.is_empty()
-            && let Err(error) = records.remove(&record.endpoint)
-        {
-            problems.push(Failure::new(Code::Io, error));
-        }
-        problems.extend(failed);
     }
-    if call.conf.ipam_type().is_some()
+    for (container, ifname) in stale.records.all_damaged() {
+        if !is_valid(&container, &ifname) {
+            stale.collect_damaged(Endpoint { network: call.conf.name.clone(), container, ifname });
+        }
+    }
+    let Stale { connected, mut problems, .. } = stale;
+    // The IPAM plugin sees the list alone. It must not give away the address of what is still connected.
+    if connected.is_empty()
+        && call.conf.ipam_type().is_some()
         && let Err(failure) = delegate::run(call, Verb::Gc)
     {
         problems.push(failure);
     }
+    problems.extend(connected);
     if valid.is_empty() && problems.is_empty() {
         problems.extend(remove_network(driver, call));
     }
     Failure::all(problems)
+}
+
+/// The attachments that nobody lists.
+struct Stale<'call, D> {
+    driver: &'call D,
+    call: &'call Call,
+    records: Records,
+    /// Why some could not be taken apart.
+    connected: Vec<Failure>,
+    /// What else went wrong.
+    problems: Vec<Failure>,
+}
+
+impl<D: Driver> Stale<'_, D> {
+    fn collect(&mut self, record: &Record) {
+        let endpoint = &record.endpoint;
+        let Some(_alone) = self.alone(endpoint) else { return };
+        // What has changed while we waited is at work, or gone.
+        if self.records.get(&endpoint.container, &endpoint.ifname).as_ref() != Some(record) {
+            return;
+        }
+        let netns = record.same_netns().and_then(|path| Netns::open(path).ok());
+        let failed = remove_links(self.driver, self.call, endpoint, Some(record), netns.as_ref());
+        self.forget(endpoint, failed);
+    }
+
+    /// Of a record that cannot be read only the names are known, not the network. It is ours if its interface is a
+    /// port of our bridge, and nobody's if the interface has gone.
+    fn collect_damaged(&mut self, endpoint: Endpoint) {
+        let Some(_alone) = self.alone(&endpoint) else { return };
+        if self.records.inspect(&endpoint.container, &endpoint.ifname).is_ok() {
+            return;
+        }
+        match self.is_ours(&endpoint) {
+            Ok(true) => {
+                let failed = remove_links(self.driver, self.call, &endpoint, None, None);
+                self.forget(&endpoint, failed);
+            }
+            Ok(false) => {}
+            Err(failure) => self.problems.push(failure),
+        }
+    }
+
+    fn is_ours(&self, endpoint: &Endpoint) -> Result<bool, Failure> {
+        let mut kernel = Kernel::open(None).map_err(super::kernel_says)?;
+        let host_end = endpoint.host_ifname();
+        if !kernel.exists(Place::Host, &host_end).map_err(super::kernel_says)? {
+            return Ok(true);
+        }
+        let plan = self.driver.links(&self.driver.settings(self.call)?, endpoint);
+        match plan.bridge_joined() {
+            Some(bridge) => kernel.is_port(&host_end, bridge).map_err(super::kernel_says),
+            None => Ok(false),
+        }
+    }
+
+    fn alone(&mut self, endpoint: &Endpoint) -> Option<Alone> {
+        Alone::with(self.call, &endpoint.container).map_err(|failure| self.connected.push(failure)).ok()
+    }
+
+    /// Forgets what was taken apart. The record of what was not stays, so that the next GC finds it.
+    fn forget(&mut self, endpoint: &Endpoint, failed: Vec<Failure>) {
+        if !failed.is_empty() {
+            self.connected.extend(failed);
+        } else if let Err(error) = self.records.remove(endpoint) {
+            self.problems.push(Failure::new(Code::Io, error));
+        }
+    }
 }
 
 /// Removes what belongs to the network and to no attachment.

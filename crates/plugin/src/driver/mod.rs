@@ -14,12 +14,14 @@ mod leases;
 mod loopback;
 mod result;
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use weft_cni::{Code, Failure, NetworkResult};
 use weft_model::{ContainerId, Endpoint};
+use weft_netns::{Netns, NetnsError};
 use weft_plan::{ApplyError, Cause, Kernel, Plan};
 use weft_state::lock::FileLock;
 
@@ -166,6 +168,21 @@ impl Drop for Alone {
         // A lock file that stays is empty and harmless; the next holder removes it.
         self.0.take().map(FileLock::unlink);
     }
+}
+
+/// Opens a container's namespace.
+///
+/// CNI: the words are those of the reference implementation, which callers look for.
+fn open(path: &Path) -> Result<Netns, Failure> {
+    Netns::open(path).map_err(|error| {
+        let failure = match error {
+            NetnsError::Missing { .. } => {
+                Failure::text(Code::Internal, format!("failed to Statfs {path:?}: no such file or directory"))
+            }
+            error => Failure::new(Code::Internal, error),
+        };
+        failure.while_doing(format!("failed to open netns {path:?}"))
+    })
 }
 
 /// A step that the kernel refused, as CNI error.
