@@ -1,8 +1,9 @@
 //! What a person may type.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
 
+use clap::builder::OsStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use ipnetwork::IpNetwork;
@@ -16,8 +17,9 @@ use weft_model::{IfName, Mac};
 #[command(name = "weft", version, propagate_version = true, infer_long_args = false, max_term_width = 100)]
 pub(crate) struct Cli {
     /// Keep all state below this directory
-    #[arg(long, global = true, env = "WEFT_ROOT", value_name = "DIR")]
-    pub(crate) root: Option<PathBuf>,
+    // An empty WEFT_ROOT is none, which clap's own parser of paths would refuse.
+    #[arg(long, global = true, env = "WEFT_ROOT", value_name = "DIR", value_parser = OsStringValueParser::new())]
+    pub(crate) root: Option<OsString>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -8,6 +8,7 @@ mod report;
 mod table;
 mod template;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -49,8 +50,8 @@ fn main() -> ExitCode {
 }
 
 /// Returns the root with a path that means the same in every process.
-fn absolute(root: Option<std::path::PathBuf>, report: &mut Report) -> Option<Root> {
-    let dir = root.filter(|dir| !dir.as_os_str().is_empty());
+fn absolute(root: Option<OsString>, report: &mut Report) -> Option<Root> {
+    let dir = root.filter(|dir| !dir.is_empty());
     match dir.map(std::path::absolute).transpose() {
         Ok(dir) => Some(Root::new(dir)),
         Err(error) => {

@@ -103,7 +103,7 @@ fn inspect(manager: &Manager, args: &args::Inspect, report: &mut Report) {
     let outcomes: Vec<_> = args.networks.iter().map(|reference| manager.inspect(reference)).collect();
     let found: Vec<_> = outcomes.iter().flatten().collect();
     match args.format.as_deref() {
-        None => report.print(&format!("{}\n", weft_cni::json::pretty(&found))),
+        None | Some("") => report.print(&format!("{}\n", weft_cni::json::pretty(&found))),
         Some("json") => report.print(&format!("{}\n", json!(found))),
         Some(format) => {
             let render = |template: &Template| -> Result<String, _> {

@@ -14,10 +14,8 @@ pub(crate) struct Report {
 impl Report {
     /// Says why something was not done.
     pub(crate) fn error(&mut self, error: &Error) {
-        say(&format!("weft: {error}"));
-        if let Some(hint) = error.hint() {
-            say(&format!("hint: {hint}"));
-        }
+        let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        say(&format!("weft: {error}{hint}"));
         self.fail(match error.kind() {
             Kind::Failed => 1,
             Kind::Usage => 2,
@@ -77,7 +75,8 @@ impl Report {
     }
 }
 
-/// Prints a line for people. Where nobody listens, nothing can be done about it.
+/// Prints a line for people in one write, so that those of several processes do not mix. Where nobody listens,
+/// nothing can be done about it.
 pub(crate) fn say(line: &str) {
-    writeln!(std::io::stderr(), "{line}").ok();
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).ok();
 }

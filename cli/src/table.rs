@@ -34,12 +34,13 @@ impl Form<'_> {
         format: Option<&str>,
         quiet: bool,
     ) -> Result<String, TemplateError> {
-        if quiet && format.is_none_or(|format| format.starts_with("table")) {
+        if quiet && format.is_none_or(|format| format.is_empty() || format.starts_with("table")) {
             return lines(rows, &format!("{{{{.{}}}}}", self.quiet));
         }
-        match format.unwrap_or("table") {
+        match format.unwrap_or_default() {
             "json" => Ok(rows.iter().map(|row| format!("{}\n", without_label(row))).collect()),
-            "table" => self.table(rows, self.usual),
+            // DOCKER: an empty format is none.
+            "" | "table" => self.table(rows, self.usual),
             format => match format.strip_prefix("table ") {
                 Some(format) => self.table(rows, format),
                 None => lines(rows, format),
@@ -140,6 +141,8 @@ mod tests {
     #[test]
     fn other_forms() {
         assert_eq!(print(None, true), "7fca4eb8c647\n9f904ee27bf5\n");
+        assert_eq!(print(Some(""), true), print(None, true));
+        assert_eq!(print(Some(""), false), print(None, false));
         assert_eq!(print(Some("{{.Name}}: {{.Driver}}"), true), "bridge: bridge\nnone: null\n");
         assert_eq!(
             print(Some("json"), false).lines().next().unwrap(),

@@ -170,6 +170,13 @@ fn mistakes_in_typing_are_one_line() {
 }
 
 #[test]
+fn an_empty_root_is_the_usual_one() {
+    let host = Host::new();
+    let output = host.command(&["plugin", "describe", "bridge"]).env("WEFT_ROOT", "").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
 fn a_broken_settings_file_is_named() {
     let host = Host::new();
     host.write("root/etc/weft/weft.toml", "drivr = 1\n", 0o644);

@@ -146,7 +146,7 @@ fn field(value: &Value, names: &[String]) -> Result<Value, TemplateError> {
             Some(value) => value,
             None if value.is_object() && !name.starts_with(char::is_uppercase) => return Ok("".into()),
             None => {
-                return Err(TemplateError::new(format!("{} has no field {name}", function::print(value))));
+                return Err(TemplateError::new(format!("there is no field {}", names.join("."))));
             }
         };
     }

@@ -23,7 +23,7 @@ pub(super) fn call(name: &str, args: &[Value]) -> Result<Value, TemplateError> {
         }
         ("print", values) => join(values, " ").into(),
         ("println", values) => (join(values, " ") + "\n").into(),
-        ("printf", [format, values @ ..]) => printf(&print(format), values).into(),
+        ("printf", [format, values @ ..]) => printf(&print(format), values)?.into(),
         ("len", [value]) => length(value)?.into(),
         ("index", [value, keys @ ..]) => index(value, keys)?,
         ("not", [value]) => (!truth(value)).into(),
@@ -134,7 +134,8 @@ fn compare(a: &Value, b: &Value) -> Ordering {
 }
 
 /// Fills in `%s`, `%d`, `%v`, `%q` and `%%`.
-fn printf(format: &str, values: &[Value]) -> String {
+fn printf(format: &str, values: &[Value]) -> Result<String, TemplateError> {
+    let wrong = |what: String| Err(TemplateError::new(format!("printf: {what}")));
     let mut text = String::new();
     let mut values = values.iter();
     let mut chars = format.chars();
@@ -144,13 +145,15 @@ fn printf(format: &str, values: &[Value]) -> String {
             continue;
         }
         match chars.next() {
-            Some('%') | None => text.push('%'),
-            Some(verb) => match (verb, values.next()) {
-                ('q', Some(value)) => text.push_str(&format!("{:?}", print(value))),
-                ('s' | 'd' | 'v', Some(value)) => text.push_str(&print(value)),
-                (verb, _) => text.push_str(&format!("%!{verb}")),
+            Some('%') => text.push('%'),
+            Some(verb @ ('q' | 's' | 'd' | 'v')) => match values.next() {
+                Some(value) if verb == 'q' => text.push_str(&format!("{:?}", print(value))),
+                Some(value) => text.push_str(&print(value)),
+                None => return wrong(format!("there is no value for %{verb}")),
             },
+            Some(verb) => return wrong(format!("%{verb} is not supported")),
+            None => return wrong("% at the end".into()),
         }
     }
-    text
+    Ok(text)
 }

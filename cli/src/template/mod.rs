@@ -136,8 +136,8 @@ mod tests {
     #[test]
     fn what_is_not_understood_has_a_name() {
         for (format, part) in [
-            ("{{.Nothing}}", "has no field Nothing"),
-            ("{{.Name.Inner}}", "has no field Inner"),
+            ("{{.Nothing}}", "there is no field Nothing"),
+            ("{{.Name.Inner}}", "there is no field Name.Inner"),
             ("{{frobnicate .Name}}", "function \"frobnicate\" is not defined"),
             ("{{.Name", "unclosed action"),
             ("{{range .Empty}}", "unexpected end"),
@@ -150,6 +150,10 @@ mod tests {
             ("{{index .Empty 5}}", "out of range"),
             ("{{.Name .Count}}", "is not a function"),
             ("{{(.Name}}", "unclosed parenthesis"),
+            ("{{printf \"%x\" .Count}}", "printf: %x is not supported"),
+            ("{{printf \"%5s\" .Name}}", "printf: %5 is not supported"),
+            ("{{printf \"%s\"}}", "printf: there is no value for %s"),
+            ("{{printf \"100%\"}}", "printf: % at the end"),
             ("{{upper}}", "wrong number of args for upper"),
         ] {
             let text = render(format);

@@ -9,7 +9,7 @@ use weft_model::{ContainerId, NetworkName};
 use weft_runtime::exec::ExecError;
 use weft_runtime::find::FindError;
 use weft_runtime::load::LoadError;
-use weft_runtime::{ChainError, Problem};
+use weft_runtime::{CallError, ChainError, Problem};
 use weft_state::StateError;
 
 use crate::predefined;
@@ -314,6 +314,7 @@ impl Error {
             | Self::Priority(_)
             | Self::Filter(_) => Kind::Usage,
             Self::Refused { failure, .. } => refusal(failure),
+            Self::Chain(ChainError::Plugin { problem, .. }) if is_missing(problem) => Kind::NotFound,
             Self::Chain(ChainError::Plugin { problem, .. }) => match problem.cause.failure() {
                 // The network's configuration may be wrong: what was typed was right.
                 Some(failure) if failure.code == Code::InvalidConfig => Kind::Failed,
@@ -347,6 +348,10 @@ impl Error {
             Self::Unattachable { hint, .. } => hint.clone(),
             Self::Connected { .. } | Self::NotConnected { .. } => Some("weft ps".into()),
             Self::Refused { failure, .. } => failure.details.clone(),
+            Self::InterfaceTaken { .. } => Some("give another name with --interface".into()),
+            Self::Chain(ChainError::Plugin { problem, .. }) if is_missing(problem) => {
+                Some("weft plugin ls".into())
+            }
             Self::Chain(ChainError::Plugin { problem, .. }) => problem.cause.failure()?.details.clone(),
             Self::Reserved(_) => Some("give the network another name".into()),
             Self::BridgeTaken { .. } => Some("give another name, or leave the option out to get one".into()),
@@ -357,6 +362,10 @@ impl Error {
             _ => None,
         }
     }
+}
+
+fn is_missing(problem: &Problem) -> bool {
+    matches!(problem.cause, CallError::Missing(FindError::Missing { .. } | FindError::NoPaths))
 }
 
 fn as_root(cause: &std::io::Error) -> Option<String> {

@@ -42,7 +42,8 @@ impl Manager {
 
     /// Returns a program as a plugin, if it is one.
     fn plugin(&self, kind: String, path: PathBuf) -> Option<Plugin> {
-        let about = self.drivers.describe(&kind).ok().flatten();
+        // Whoever has not answered one question in time is not asked another.
+        let about = self.drivers.describe(&kind).ok()?;
         let versions = match &about {
             Some(about) => about.versions.clone(),
             None => self.runtime.versions(&kind).ok().filter(|versions| !versions.is_empty())?,

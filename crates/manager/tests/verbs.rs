@@ -435,6 +435,18 @@ fn a_connection_that_fails_leaves_nothing() {
 }
 
 #[test]
+fn a_plugin_that_is_missing_is_named_once() {
+    let host = Host::new();
+    host.network("n1", 1);
+    fs::remove_file(host.path("bin/fake")).unwrap();
+    let error = host.connect("n1", "c1").unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    assert_eq!(error.hint().as_deref(), Some("weft plugin ls"));
+    assert!(error.to_string().starts_with("plugin fake on network n1: failed to find plugin"), "{error}");
+    assert!(!error.to_string().contains("not undone"), "{error}");
+}
+
+#[test]
 fn a_disconnection_that_fails_can_be_repeated_or_forced() {
     let host = Host::new();
     host.network("n1", 1);

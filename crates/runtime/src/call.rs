@@ -45,6 +45,11 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Returns whether the plugin did not even begin.
+    pub fn never_ran(&self) -> bool {
+        matches!(self, Self::Missing(_) | Self::Exec(ExecError::Start { .. }))
+    }
+
     /// Returns the error object the plugin printed, if it printed one.
     pub fn failure(&self) -> Option<&Failure> {
         match self {

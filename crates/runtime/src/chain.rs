@@ -129,10 +129,7 @@ impl Runtime {
     /// Names the plugin that failed, and whatever could not be undone.
     pub fn add(&self, list: &Conflist, attachment: &Attachment) -> Result<Value, ChainError> {
         let endpoint = endpoint(list, attachment);
-        let result = self.add_each(list, attachment).map_err(|problem| ChainError::Plugin {
-            problem: problem.into(),
-            left: self.del(list, attachment),
-        })?;
+        let result = self.add_uncached(list, attachment)?;
         self.cache.put(&endpoint, &list.raw, attachment, &result).map_err(|source| {
             let left = self.del(list, attachment);
             ChainError::Cache { network: list.name.clone(), source, left }
@@ -146,9 +143,15 @@ impl Runtime {
     ///
     /// As [`Runtime::add`].
     pub fn add_uncached(&self, list: &Conflist, attachment: &Attachment) -> Result<Value, ChainError> {
-        self.add_each(list, attachment).map_err(|problem| ChainError::Plugin {
-            problem: problem.into(),
-            left: self.del(list, attachment),
+        self.add_each(list, attachment).map_err(|problem| {
+            let mut left = self.del(list, attachment);
+            // A plugin that cannot be run has done nothing, and one that fails at both for the same reason
+            // did not get to do anything.
+            left.retain(|left| {
+                let same = left.kind == problem.kind && left.cause.to_string() == problem.cause.to_string();
+                !same && !left.cause.never_ran()
+            });
+            ChainError::Plugin { problem: problem.into(), left }
         })
     }
 

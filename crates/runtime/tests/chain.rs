@@ -169,6 +169,18 @@ fn what_cannot_be_undone_is_named() {
 }
 
 #[test]
+fn who_did_nothing_has_nothing_to_undo() {
+    let stage = Stage::new();
+    stage.plugin("first", ANSWER).plugin("refuses", r#"echo '{"code": 999, "msg": "not here"}'; exit 1"#);
+    let add = |kinds: &[&str]| stage.runtime().add(&list(kinds), &attachment()).unwrap_err().to_string();
+    assert_eq!(add(&["first", "refuses"]), "plugin refuses on network n1: not here");
+    let missing = format!("failed to find plugin \"gone\" in path [{}]", stage.path("bin").display());
+    assert_eq!(add(&["first", "gone", "absent"]), format!("plugin gone on network n1: {missing}"));
+    assert_eq!(add(&["refuses", "gone"]), "plugin refuses on network n1: not here");
+    assert_eq!(stage.log().iter().filter(|line| line.starts_with("DEL first")).count(), 2);
+}
+
+#[test]
 fn del_goes_past_failures_and_reports_each() {
     let stage = Stage::new();
     let failing = "[ $CNI_COMMAND = ADD ] || { echo no idea >&2; exit 3; }";
