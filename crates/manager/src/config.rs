@@ -1,8 +1,10 @@
 //! The administrator's settings, `weft.toml`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
+use weft_runtime::exec::TIMEOUT;
 use weft_state::Root;
 
 use crate::Error;
@@ -30,6 +32,8 @@ pub struct Config {
     pub firewall: Option<String>,
     /// Where plugins are.
     pub plugin_path: Vec<PathBuf>,
+    /// How long one call of a plugin may take.
+    pub timeout: Duration,
 }
 
 /// The settings as written.
@@ -39,6 +43,8 @@ struct Written {
     driver: Option<String>,
     firewall: Option<String>,
     plugin_path: Vec<PathBuf>,
+    /// In seconds.
+    timeout: Option<u32>,
     pool: Vec<Pool>,
 }
 
@@ -77,11 +83,17 @@ impl Config {
                 ));
             }
         };
+        let timeout = match written.timeout {
+            None => TIMEOUT,
+            Some(0) => return Err("timeout: a plugin needs at least a second".into()),
+            Some(seconds) => Duration::from_secs(seconds.into()),
+        };
         Ok(Self {
             driver: written.driver.unwrap_or_else(|| "bridge".into()),
             pools,
             firewall,
             plugin_path: search_path(written.plugin_path),
+            timeout,
         })
     }
 }
@@ -123,16 +135,18 @@ mod tests {
         let config = Config::parse("").unwrap();
         assert_eq!(config.driver, "bridge");
         assert_eq!(config.pools, pools::defaults());
+        assert_eq!(config.timeout, TIMEOUT);
         assert!(config.plugin_path.ends_with(&USUAL_PATHS.map(PathBuf::from)));
     }
 
     #[test]
     fn the_file_decides() {
-        let text = "driver = \"macvlan\"\nfirewall = \"iptables\"\nplugin_path = [\"/x\"]\n\
+        let text = "driver = \"macvlan\"\ntimeout = 5\nfirewall = \"iptables\"\nplugin_path = [\"/x\"]\n\
                     [[pool]]\nbase = \"10.200.0.0/16\"\nsize = 26\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.driver, "macvlan");
         assert_eq!(config.firewall.as_deref(), Some("iptables"));
+        assert_eq!(config.timeout, Duration::from_secs(5));
         assert_eq!(config.pools, [Pool { base: "10.200.0.0/16".parse().unwrap(), size: 26 }]);
         assert!(config.plugin_path.contains(&"/x".into()));
 
@@ -149,6 +163,7 @@ mod tests {
             ("[[pool]]\nbase = \"10.0.0.0/33\"\nsize = 24", "invalid"),
             ("[[pool]]\nbase = \"10.0.0.0/24\"\nsize = 16", "cannot be cut"),
             ("firewall = \"pf\"", "firewall: \"pf\" is neither \"weft\""),
+            ("timeout = 0", "timeout"),
             ("= 1", ""),
         ] {
             let why = Config::parse(text).unwrap_err();
