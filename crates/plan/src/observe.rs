@@ -173,6 +173,8 @@ impl Kernel {
         let info = route_info(wanted, link.index);
         let routes = route::of_link(self.socket(place)?, info.table, link.index)?;
         if !routes.iter().any(|one| info.is_met_by(one)) && !self.is_served(place, &info)? {
+            // How it was made says nothing about what is missing.
+            let wanted = Route { append: false, ..wanted.clone() };
             found.push(format!("{place} {wanted} does not exist"));
         }
         Ok(())
