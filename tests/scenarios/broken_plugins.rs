@@ -1,6 +1,7 @@
 //! Plugins of others that do not keep to the protocol.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use weft_testkit::{Lab, Output};
@@ -60,6 +61,30 @@ fn a_missing_plugin_is_named() {
     let refused = connect(&lab, 30);
     assert_ne!(refused.code, 0);
     assert!(refused.stderr.contains("strange"), "{refused}");
+    lab.assert_restored(&before);
+}
+
+#[test]
+fn a_plugin_that_hangs_is_killed_and_named() {
+    let lab = Lab::new();
+    lab.container("red");
+    lab.write("etc/weft/weft.toml", "timeout = 1\n");
+    network_of(
+        &lab,
+        r#"cat >/dev/null
+case $CNI_COMMAND in
+    ADD) echo $$ >"$WEFT_ROOT/pid"; exec sleep 300 ;;
+    DEL) echo $$ >"$WEFT_ROOT/del" ;;
+esac"#,
+    );
+    let before = lab.snapshot();
+    connect(&lab, 30).expect_failure(1, &["strange", "odd", "within 1 s"]);
+    let pid = lab.read("pid");
+    assert!(!Path::new("/proc").join(pid.trim()).exists(), "the plugin still runs");
+    assert!(lab.path("del").exists(), "what the plugin may have done was not undone");
+    for trace in ["pid", "del"] {
+        std::fs::remove_file(lab.path(trace)).unwrap();
+    }
     lab.assert_restored(&before);
 }
 

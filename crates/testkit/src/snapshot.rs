@@ -108,9 +108,10 @@ fn routes() -> Vec<String> {
     lines
 }
 
+/// Every line of a listing that must succeed: one that fails looks like a host with nothing in it.
 fn plain(name: &str, program: &str, words: &[&str]) -> Vec<String> {
     let listing = Program::new(program).args(words).run();
-    listing.stdout.lines().map(|line| format!("{name} {}", line.trim_end())).collect()
+    listing.expect_ok().lines().map(|line| format!("{name} {}", line.trim_end())).collect()
 }
 
 /// The switches of the kernel that a network tool may turn, for every interface.
@@ -139,15 +140,17 @@ fn switch(key: &str) -> String {
     format!("switch {key} = {}", value.trim())
 }
 
-/// The nftables ruleset, and iptables' view of the tables it keeps elsewhere. Elements that are about to
-/// expire are gone for all that matters.
+/// The nftables ruleset, and iptables' view of the tables it keeps elsewhere.
 fn firewall() -> Vec<String> {
     let mut lines = plain("nft", "nft", &["-s", "list", "ruleset"]);
-    lines.retain(|line| !line.contains("expires") && !line.starts_with("nft #"));
+    lines.retain(|line| !line.starts_with("nft #"));
+    for line in &mut lines {
+        *line = without_countdown(line);
+    }
     for program in ["iptables-save", "ip6tables-save"] {
         let saved = Program::new(program).run();
         let rules = saved
-            .stdout
+            .expect_ok()
             .lines()
             .filter(|line| line.starts_with("-A") || line.starts_with(":CNI") || line.starts_with(":WEFT"));
         lines.extend(
@@ -157,11 +160,28 @@ fn firewall() -> Vec<String> {
     lines
 }
 
-/// Every file under the root with its mode and content, but for what is meant to stay: locks, the notes that a
-/// network was swept this boot, and the allocator's own memory (its index and where it was).
+/// Returns the line without how long an element has left, which is another at every look.
+fn without_countdown(line: &str) -> String {
+    let mut parts = line.split(" expires ");
+    let mut kept = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        kept += part.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+    }
+    kept
+}
+
+/// Every file under the root with its mode and content, but for what is meant to stay: locks, and the
+/// allocator's own memory (its index and where it was). A network's note that it was swept this boot and the
+/// copy of its list are meant to stay as long as the network.
 fn files(root: &Path) -> Vec<String> {
     let mut found = BTreeMap::new();
     walk(root, root, &mut found);
+    let there = |network: &str| root.join("etc/weft/networks.d").join(network).exists();
+    found.retain(|name, _| {
+        let copied = name.strip_prefix("run/weft/networks/").is_some_and(there);
+        let swept = name.strip_prefix("run/weft/sweeps/");
+        !copied && !swept.is_some_and(|network| there(&format!("{network}.conflist")))
+    });
     found.into_iter().map(|(name, content)| format!("file {name} {content}")).collect()
 }
 
@@ -176,14 +196,23 @@ fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) {
             continue;
         }
         let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-        if last == "lock"
-            || last.starts_with("last_reserved_ip.")
-            || ["run/weft/locks/", "run/weft/sweeps/"].iter().any(|folder| name.starts_with(folder))
-        {
+        if last == "lock" || last.starts_with("last_reserved_ip.") || name.starts_with("run/weft/locks/") {
             continue;
         }
         let mode = path.metadata().map(|data| data.permissions().mode() & 0o777).unwrap_or_default();
         let bytes = std::fs::read(&path).unwrap_or_default();
         found.insert(name, format!("{mode:o} {:?}", String::from_utf8_lossy(&bytes)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_countdown;
+
+    #[test]
+    fn an_element_stays_and_its_countdown_goes() {
+        let line = "elements = { 10.0.0.2 timeout 5s expires 4s996ms, 10.0.0.3 expires 1m2s }";
+        assert_eq!(without_countdown(line), "elements = { 10.0.0.2 timeout 5s, 10.0.0.3 }");
+        assert_eq!(without_countdown("elements = { 10.0.0.2 }"), "elements = { 10.0.0.2 }");
     }
 }
