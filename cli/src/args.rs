@@ -230,10 +230,16 @@ pub(crate) enum Plugin {
 }
 
 fn cidr(text: &str) -> Result<IpNetwork, String> {
+    if text.is_empty() {
+        return Err("a subnet is expected, such as 10.1.0.0/16".into());
+    }
     address::parse_cidr(text).map_err(|error| error.to_string())
 }
 
 fn ip(text: &str) -> Result<IpAddr, String> {
+    if text.is_empty() {
+        return Err("an address is expected".into());
+    }
     address::parse_ip(text).map_err(|error| error.to_string())
 }
 
@@ -269,7 +275,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 fn named_ip(text: &str) -> Result<(String, IpAddr), String> {
-    let (name, address) = pair(text)?;
+    let (name, address) = pair(text).map_err(|_| "name=address is expected")?;
     Ok((name, ip(&address)?))
 }
 

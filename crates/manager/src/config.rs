@@ -98,9 +98,13 @@ impl Config {
     }
 }
 
-/// TOML errors draw pictures; one line has to do.
+/// TOML errors draw pictures and speak of types; one line for people has to do.
 fn one_line(error: &toml::de::Error) -> String {
-    error.message().replace('\n', " ")
+    let text = error.message().replace('\n', " ");
+    let number = |text: String, kind: &str, most: u64| {
+        text.replace(&format!("expected {kind}"), &format!("expected a number from 0 to {most}"))
+    };
+    number(number(text, "u8", u8::MAX.into()), "u32", u32::MAX.into())
 }
 
 /// Returns the environment's path, then the file's, then the directory we run from, then the usual ones.
@@ -164,6 +168,7 @@ mod tests {
             ("[[pool]]\nbase = \"10.0.0.0/24\"\nsize = 16", "cannot be cut"),
             ("firewall = \"pf\"", "firewall: \"pf\" is neither \"weft\""),
             ("timeout = 0", "timeout"),
+            ("[[pool]]\nbase = \"10.0.0.0/8\"\nsize = 300", "expected a number from 0 to 255"),
             ("= 1", ""),
         ] {
             let why = Config::parse(text).unwrap_err();

@@ -37,8 +37,12 @@ impl Manager {
         let mine = self.locks.container(&container)?;
         let shared = self.locks.shared(&network)?;
         let mut records = self.attachments_of(&container)?;
-        if request.force && !records.iter().any(|record| record.endpoint.network == network) {
-            records.extend(self.as_told(&network, &container, request)?);
+        if !records.iter().any(|record| record.endpoint.network == network) {
+            let cached = self.unrecorded(&network, &container)?;
+            records.extend(match cached.is_empty() && request.force {
+                true => self.as_told(&network, &container, request)?,
+                false => cached,
+            });
         }
         let mut problems = Vec::new();
         for record in records.iter().filter(|record| record.endpoint.network == network) {
@@ -66,12 +70,35 @@ impl Manager {
         if request.force && !self.records.damaged(&id).is_empty() {
             return Ok(id);
         }
+        if !self.unrecorded(network, &id)?.is_empty() {
+            return Ok(id);
+        }
         if network.as_str() == predefined::HOST {
             let why =
                 "cannot disconnect container from host network - container was created in host network mode";
             return Err(Error::Unattachable { why: why.into(), hint: None });
         }
         Err(Error::NotConnected { container: request.netns.clone(), network: network.clone() })
+    }
+
+    /// Returns records in the place of those that somebody deleted, as far as the cached results tell.
+    ///
+    /// Other runtimes keep theirs in the same place, so that only those of our networks count.
+    fn unrecorded(&self, network: &NetworkName, container: &ContainerId) -> Result<Vec<Record>, Error> {
+        let stored = self.store.load(network).ok().flatten().or_else(|| self.store.recall(network));
+        if !stored.is_some_and(|stored| stored.is_ours()) {
+            return Ok(Vec::new());
+        }
+        let mut records = Vec::new();
+        for cached in self.runtime.cache().of_network(network.as_str()) {
+            if cached.id.container_id == container.as_str()
+                && let Ok(ifname) = cached.id.ifname.parse()
+            {
+                let endpoint = Endpoint { network: network.clone(), container: container.clone(), ifname };
+                records.push(Record::intent(endpoint, cached.netns, &self.config.driver)?);
+            }
+        }
+        Ok(records)
     }
 
     /// Returns records in the place of those that cannot be read: with `force`, the person who names the network

@@ -16,6 +16,8 @@ use crate::predefined;
 use crate::routes::Route;
 use crate::subnets::SubnetErrors;
 
+const OTHER_INTERFACE: &str = "give another name with --interface";
+
 /// The kinds of failure a script can tell apart by the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -348,11 +350,16 @@ impl Error {
             Self::Unattachable { hint, .. } => hint.clone(),
             Self::Connected { .. } | Self::NotConnected { .. } => Some("weft ps".into()),
             Self::Refused { failure, .. } => failure.details.clone(),
-            Self::InterfaceTaken { .. } => Some("give another name with --interface".into()),
+            Self::InterfaceTaken { .. } => Some(OTHER_INTERFACE.into()),
             Self::Chain(ChainError::Plugin { problem, .. }) if is_missing(problem) => {
                 Some("weft plugin ls".into())
             }
-            Self::Chain(ChainError::Plugin { problem, .. }) => problem.cause.failure()?.details.clone(),
+            Self::Chain(ChainError::Plugin { problem, .. }) => {
+                let failure = problem.cause.failure()?;
+                // CNI: the text of the reference plugins.
+                let taken = failure.msg.starts_with("container veth name");
+                failure.details.clone().or_else(|| taken.then(|| OTHER_INTERFACE.into()))
+            }
             Self::Reserved(_) => Some("give the network another name".into()),
             Self::BridgeTaken { .. } => Some("give another name, or leave the option out to get one".into()),
             Self::State(StateError::Io { cause, .. }) => as_root(cause),

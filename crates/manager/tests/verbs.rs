@@ -790,6 +790,20 @@ fn a_damaged_network_keeps_its_subnet() {
 }
 
 #[test]
+fn a_container_whose_record_is_gone_can_be_disconnected() {
+    let host = Host::new();
+    host.network("n1", 1);
+    let before = host.state();
+    host.connect("n1", "c1").unwrap();
+    fs::remove_dir_all(host.path("root/run/weft/attachments")).unwrap();
+    assert!(text(host.manager.disconnect(&from("n1", "c2"))).contains("is not connected"));
+    host.manager.disconnect(&from("n1", "c1")).unwrap();
+    assert_eq!(host.log().last().unwrap(), "DEL n1 c1 /proc/self/ns/net eth0");
+    assert_eq!(host.state(), before);
+    assert_eq!(host.manager.disconnect(&from("n1", "c1")).unwrap_err().kind(), Kind::NotFound);
+}
+
+#[test]
 fn those_who_prune_at_the_same_time_do_not_disagree() {
     let host = Host::new();
     (0..20).for_each(|n| drop(host.network(&format!("n{n}"), n)));
