@@ -21,22 +21,22 @@ use std::path::{Path, PathBuf};
 use ipnetwork::IpNetwork;
 use weft_model::NetworkName;
 
-use crate::FirewallError;
 use crate::entry::Entry;
+use crate::{Change, FirewallError};
 
 /// The directory with our claims.
 pub(crate) struct Claims<'a>(pub(crate) &'a Path);
 
 impl Claims<'_> {
     /// Notes that a network wants something. Cheap when that is noted already.
-    pub(crate) fn take(&self, network: &NetworkName, entry: &Entry) -> Result<(), FirewallError> {
+    pub(crate) fn take(&self, network: &NetworkName, entry: &Entry) -> Result<Change, FirewallError> {
         let path = self.wish(network, entry);
         let outcome = match fs::symlink_metadata(&path) {
             // The way from the network comes first: without it nobody would find the wish to drop it.
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                create(&self.way(network, entry)).and_then(|_| create(&path)).map(drop)
+                create(&self.way(network, entry)).and_then(|_| create(&path)).map(|_| Change::Made)
             }
-            other => other.map(drop),
+            other => other.map(|_| Change::AlreadyThere),
         };
         outcome.map_err(|source| FirewallError::Claim { path, source })
     }

@@ -31,7 +31,7 @@ pub use fragment::{Fragment, Isolation, Masquerade, SpoofCheck};
 use claim::Claims;
 use iptables::{isolation as iptables_isolation, masquerade as iptables_masquerade};
 
-/// Whether ensuring something changed the host.
+/// Whether ensuring something changed the host or was the first to claim what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// It was not there and is now.

@@ -28,9 +28,12 @@ pub(crate) fn ensure(socket: &mut Socket, demand: &Demand<'_>) -> Result<Change,
     let Demand { network, claims, entries } = demand;
     let mut change = Change::AlreadyThere;
     for entry in entries {
-        claims.take(network, entry)?;
-        if !has(socket, entry)? {
+        let claimed = claims.take(network, entry)?;
+        let there = has(socket, entry)?;
+        if !there {
             install(socket, claims, entry)?;
+        }
+        if !there || claimed == Change::Made {
             change = Change::Made;
         }
     }

@@ -7,7 +7,7 @@ mod lab;
 use lab::{inside, kernel, lab, make, name, neighbour, net, plan};
 use weft_firewall::{Backend, Fragment, Masquerade};
 use weft_model::{Endpoint, IfName};
-use weft_plan::{Address, Journal, Kernel, Link, Place, Plan, Route, Sysctl};
+use weft_plan::{Address, Journal, Kernel, Link, Place, Plan, Resource, Route, Step, Sysctl};
 use weft_testkit::{Container, Lab};
 
 /// Ensures the first `steps` of the plan and then something impossible, and takes it back.
@@ -125,6 +125,30 @@ fn a_network_that_never_came_to_life_is_not_masqueraded() {
 
     lab.assert_restored(&before);
     assert!(!lab.path("run/weft/masquerade/networks/n1").exists());
+}
+
+#[test]
+fn a_claim_on_what_another_network_has_is_taken_back() {
+    let (lab, red) = lab();
+    let mut other = masquerading(&lab, "blue");
+    let Some(Step { resource: Resource::Firewall(Fragment::Masquerade(masquerade)), .. }) =
+        other.steps.last_mut()
+    else {
+        panic!("the last step is not the firewall's")
+    };
+    masquerade.network = "n2".parse().unwrap();
+    other.steps.drain(..other.steps.len() - 1);
+    make(&red, &other);
+    let mut kernel = kernel(&red);
+    let mut journal = Journal::default();
+    kernel.ensure(&masquerading(&lab, "red"), &mut journal).unwrap();
+    let claim = |network: &str| lab.path("run/weft/masquerade/networks").join(network).exists();
+    assert!(claim("n1") && claim("n2"));
+
+    assert!(journal.undo(&mut kernel).is_empty());
+
+    assert!(!claim("n1") && claim("n2"));
+    assert!(lab.ruleset().contains("10.90.0.0"), "{}", lab.ruleset());
 }
 
 #[test]

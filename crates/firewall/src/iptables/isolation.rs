@@ -28,8 +28,9 @@ const ATTEMPTS: usize = 16;
 /// Claims the bridge and writes the chains unless they are in place.
 pub(crate) fn ensure(isolation: &Isolation) -> Result<Change, FirewallError> {
     let claims = Claims(&isolation.claims);
-    claims.take(&isolation.network, &isolation.entry())?;
-    write(&claims)
+    let claimed = claims.take(&isolation.network, &isolation.entry())?;
+    let written = write(&claims)?;
+    Ok(if claimed == Change::Made { claimed } else { written })
 }
 
 /// Writes the chains without what nobody claims any more, or takes them away with the last claim.

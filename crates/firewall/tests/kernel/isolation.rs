@@ -208,6 +208,7 @@ fn the_second_time_nothing_changes() {
     assert_eq!(ensure(&isolated("n1", "br1")).unwrap(), Change::Made);
     let generation = Socket::open().unwrap().generation().unwrap();
     assert_eq!(ensure(&isolated("n1", "br1")).unwrap(), Change::AlreadyThere);
+    assert_eq!(ensure(&isolated("n2", "br1")).unwrap(), Change::Made, "a claim to take back");
     assert_eq!(ensure(&isolated("n2", "br1")).unwrap(), Change::AlreadyThere);
     assert_eq!(Socket::open().unwrap().generation().unwrap(), generation, "not one transaction");
 

@@ -55,7 +55,8 @@ fn the_second_time_nothing_changes() {
     assert_eq!(ensure(&fragment).unwrap(), Change::Made);
     let generation = Socket::open().unwrap().generation().unwrap();
     assert_eq!(ensure(&fragment).unwrap(), Change::AlreadyThere);
-    assert_eq!(ensure(&on("n2", &["10.1.2.0/24"])).unwrap(), Change::AlreadyThere, "host bits do not count");
+    assert_eq!(ensure(&on("n2", &["10.1.2.0/24"])).unwrap(), Change::Made, "a claim to take back");
+    assert_eq!(ensure(&on("n2", &["10.1.2.9/24"])).unwrap(), Change::AlreadyThere, "host bits do not count");
     assert_eq!(Socket::open().unwrap().generation().unwrap(), generation, "not one transaction");
 }
 
