@@ -43,7 +43,9 @@ fn del_takes_a_pair_that_the_reference_plugin_made() {
     let lab = Lab::new();
     skip_unless!(Path::new(REFERENCE).join("bridge").exists(), "containernetworking-plugins");
     let (red, blue) = (lab.container("red"), lab.container("blue"));
-    let conf = conf("net", "10.1.0.0/24");
+    let mut conf = conf("net", "10.1.0.0/24");
+    // The reference plugin knows no root of ours: without this it writes to the machine's own folder.
+    conf["ipam"]["dataDir"] = json!(lab.path("leases"));
     let reference = lab.plugin_in(Path::new(REFERENCE), "bridge").json(&conf);
     reference.add(&red).expect_ok();
     reference.add(&blue).expect_ok();

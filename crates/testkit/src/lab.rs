@@ -38,6 +38,11 @@ impl Lab {
         // As on a real host: what is true for this boot alone is in memory.
         make(&root.join("run"));
         in_memory(&root.join("run"), "mode=755");
+        // Plugins of others know no root: the machine's own leases must not be what they find.
+        let leases = Path::new("/var/lib/cni");
+        if leases.is_dir() {
+            in_memory(leases, "mode=755");
+        }
         let addresses = ("192.0.2".to_string(), "2001:db8:ffff".to_string());
         Self { _folder: folder, root, addresses }
     }
