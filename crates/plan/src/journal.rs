@@ -35,6 +35,16 @@ struct Entry {
     shared: bool,
 }
 
+impl Entry {
+    /// Returns the index of the link that was created.
+    fn created(&self) -> Option<u32> {
+        match self.undo {
+            Undo::DeleteLink { index, .. } => Some(index),
+            _ => None,
+        }
+    }
+}
+
 /// How to take back one change.
 #[derive(Debug)]
 pub(crate) enum Undo {
@@ -88,11 +98,14 @@ impl Journal {
     /// container is on the bridge: an ADD that has joined before us may have found them there after us.
     pub fn undo(&mut self, kernel: &mut Kernel) -> Vec<Leftover> {
         let mut left = Vec::new();
-        let shares = self.entries.iter().any(|entry| entry.shared);
-        let others = if shares { self.others(kernel) } else { Others::default() };
+        let created: Vec<u32> = self.entries.iter().filter_map(Entry::created).collect();
         for Entry { undo, shared } in std::mem::take(&mut self.entries).into_iter().rev() {
-            if shared && (others.joined || others.present && matches!(undo, Undo::RemoveFragment(_))) {
-                continue;
+            if shared {
+                // Asked each time: deleting a link takes as long as another ADD needs to join.
+                let others = self.others(kernel, &created);
+                if others.joined || others.present && matches!(undo, Undo::RemoveFragment(_)) {
+                    continue;
+                }
             }
             let what = undo.to_string();
             if let Err(cause) = undo.run(kernel) {
@@ -102,16 +115,13 @@ impl Journal {
         left
     }
 
-    /// Returns who else is on the network's bridge.
-    fn others(&self, kernel: &mut Kernel) -> Others {
+    /// Returns who is on the network's bridge besides the links we created.
+    fn others(&self, kernel: &mut Kernel, created: &[u32]) -> Others {
         let Some(Ports { bridge, indices }) = &self.ports else { return Others::default() };
         let now = kernel.socket(Place::Host).and_then(|socket| Ok(link::ports(socket, *bridge)?));
         // In doubt somebody may be.
         let Ok(mut ports) = now else { return Others { joined: true, present: true } };
-        ports.retain(|port| {
-            let mut created = self.entries.iter();
-            !created.any(|entry| matches!(entry.undo, Undo::DeleteLink { index, .. } if index == port.index))
-        });
+        ports.retain(|port| !created.contains(&port.index));
         Others {
             joined: ports.iter().any(|port| !indices.contains(&port.index)),
             present: ports.iter().any(LinkInfo::leads_away),
