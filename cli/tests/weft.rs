@@ -212,7 +212,7 @@ fn who_must_not_look_is_told_so() {
                     "{err}"
                 );
             }
-            Err(error) => eprintln!("skipped: needs to run as another user: {error}"),
+            Err(error) => weft_testkit::skipped(format_args!("to run as another user: {error}")),
         }
     }
 }

@@ -154,7 +154,7 @@ fn iptables_legacy_isolates() {
     cover("/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi");
     for program in ["iptables", "ip6tables"] {
         if !run(&format!("{program} -t filter -S")).status.success() {
-            eprintln!("skipped: needs kernel support for {program}-legacy filter");
+            weft_testkit::skipped(format_args!("kernel support for {program}-legacy filter"));
             return;
         }
     }
