@@ -44,6 +44,10 @@ red is on blue and pink, green on blue, brown on pink. Look at:
   ip netns exec red ip -brief address         eth0 on blue, eth1 on pink
   ip netns exec red ip route                  the default route goes by pink: --gw-priority 10
   ip netns exec green ip -brief address       green has an address of blue alone
+  ip netns exec red ping -c1 10.90.0.3        red reaches green, a neighbour on blue
+  ip netns exec red ping -c1 10.91.0.3        and brown, a neighbour on pink
+  ip netns exec green ping -c1 -W1 10.91.0.3  green does not reach brown: no answer comes
+  nft list table inet weft                    why: chain forward drops what goes between isolated bridges
   weft network create --subnet 10.90.0.0/25 x refused: it names the network in the way
   $0 --down             take it all down
 TEXT

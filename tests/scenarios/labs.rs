@@ -32,8 +32,12 @@ fn bridge_two_containers() {
 
 #[test]
 fn two_networks_isolated() {
-    up_and_down("two-networks-isolated.sh", |lab, _| {
-        lab.sh("ip netns exec red ping -n -c 1 -W 2 10.91.0.1").expect_ok();
+    up_and_down("two-networks-isolated.sh", |lab, said| {
+        assert!(said.contains("green ping -c1 -W1 10.91.0.3"), "it says what to try: {said}");
+        lab.sh("ip netns exec red ping -n -c 1 -W 2 10.90.0.3").expect_ok();
+        lab.sh("ip netns exec red ping -n -c 1 -W 2 10.91.0.3").expect_ok();
+        let across = lab.sh("ip netns exec green ping -n -c 1 -W 1 10.91.0.3");
+        assert_ne!(across.code, 0, "green reaches brown: {across}");
         let show = script(lab, "show.sh", "");
         for word in ["red", "blue", "pink", "10.90.0."] {
             assert!(show.expect_ok().contains(word), "{word}: {show}");

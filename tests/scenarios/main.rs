@@ -9,6 +9,7 @@ mod collect;
 mod conflist;
 mod connect;
 mod host_and_none;
+mod isolation;
 mod labs;
 mod lifecycle;
 mod many;
