@@ -141,11 +141,15 @@ fn summary(count: &Count, notices: &BTreeSet<&str>) -> String {
 }
 
 /// Reads the runner's summary: nextest's one line, or the sum of libtest's one per binary.
+///
+/// nextest shows what a failed test printed, and libtest's line of that one test is part of it.
 fn count(text: &str) -> Option<Count> {
     let plain = without_colours(text);
-    let lines = plain.lines().map(str::trim_start);
-    let summaries = lines.filter(|line| line.starts_with("Summary [") || line.starts_with("test result: "));
-    summaries.fold(None, |total, line| {
+    let lines: Vec<&str> = plain.lines().map(str::trim_start).collect();
+    let of_nextest = lines.iter().rfind(|line| line.starts_with("Summary ["));
+    let of_libtest = lines.iter().filter(|line| line.starts_with("test result: "));
+    let summaries: Vec<&&str> = of_nextest.map_or_else(|| of_libtest.collect(), |line| vec![line]);
+    summaries.into_iter().fold(None, |total, line| {
         let Count { passed, failed } = total.unwrap_or_default();
         Some(Count {
             passed: passed + number_before(line, "passed"),
@@ -184,6 +188,13 @@ mod tests {
         assert_eq!(count(text), Some(Count { passed: 10, failed: 2 }));
         let text = "\u{1b}[32;1m     Summary\u{1b}[0m [   1.5s] \u{1b}[1m4\u{1b}[0m tests run: \u{1b}[1m2\u{1b}[0m \u{1b}[32;1mpassed\u{1b}[0m, 1 failed, 1 timed out, 0 skipped\n";
         assert_eq!(count(text), Some(Count { passed: 2, failed: 2 }));
+    }
+
+    #[test]
+    fn what_a_failed_test_printed_is_no_summary() {
+        let text = "    Summary [ 1.0s] 3 tests run: 2 passed, 1 failed, 0 skipped\n        FAIL x\n  stdout ---\n\
+                    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 9 filtered out\n";
+        assert_eq!(count(text), Some(Count { passed: 2, failed: 1 }));
     }
 
     #[test]
