@@ -203,7 +203,8 @@ impl Socket {
             Some(found) if found.expires.is_some() => return Ok(()),
             Some(_) => {}
         }
-        self.commit(Transaction::new().expire(set, vec![element.clone()]))?;
+        // The set may have gone in between, with its table.
+        absent_is_fine(self.commit(Transaction::new().expire(set, vec![element.clone()])))?;
         // KERNEL: before Linux 6.12 the update is accepted and ignored.
         match self.element(set, &element.key)? {
             Some(found) if found.expires.is_none() => {
