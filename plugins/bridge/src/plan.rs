@@ -18,6 +18,11 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
     plan.network(bridge(settings));
     // A router advertisement from a container must not reconfigure the host (CVE-2020-13401).
     plan.network(Sysctl::attempt(format!("net/ipv6/conf/{}/accept_ra", settings.bridge), "0"));
+    if !settings.dad {
+        // Its own link-local address is not probed either: until that is over, nothing answers for the gateway,
+        // and the first packets from outside are lost. The address follows from a random MAC address of ours.
+        plan.network(Sysctl::attempt(format!("net/ipv6/conf/{}/accept_dad", settings.bridge), "0"));
+    }
     let host_end = endpoint.host_ifname();
     let port = Port {
         bridge: settings.bridge.clone(),

@@ -50,6 +50,7 @@ fn a_layer_2_port() {
     insta::assert_snapshot!(whole(r#"{"bridge": "br0", "L2": 1}"#, "[]"), @r#"
     network    link br0 type bridge mtu 1500 up
     network    sysctl net/ipv6/conf/br0/accept_ra = 0 if present
+    network    sysctl net/ipv6/conf/br0/accept_dad = 0 if present
     host       link veth6355b07527c peer container:eth0 mtu 1500 peer-mac 02:00:00:00:00:07 master br0 up
     --
     container  link eth0 up
@@ -62,6 +63,7 @@ fn a_gateway_with_masquerading() {
     insta::assert_snapshot!(whole(conf, V4), @r#"
     network    link br0 type bridge mtu 1500 up
     network    sysctl net/ipv6/conf/br0/accept_ra = 0 if present
+    network    sysctl net/ipv6/conf/br0/accept_dad = 0 if present
     host       link veth6355b07527c peer container:eth0 mtu 1500 peer-mac 02:00:00:00:00:07 master br0 hairpin up
     --
     container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
@@ -81,6 +83,7 @@ fn both_families_and_no_gateway_given() {
     insta::assert_snapshot!(whole(conf, ips), @r#"
     network    link cni0 type bridge mtu 1400 up
     network    sysctl net/ipv6/conf/cni0/accept_ra = 0 if present
+    network    sysctl net/ipv6/conf/cni0/accept_dad = 0 if present
     host       link veth6355b07527c peer container:eth0 mtu 1400 peer-mac 02:00:00:00:00:07 master cni0 up
     --
     container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
@@ -106,6 +109,7 @@ fn an_isolated_network() {
     insta::assert_snapshot!(whole(r#"{"bridge": "br0", "isolate": true, "macspoofchk": true}"#, V4), @r#"
     network    link br0 type bridge mtu 1500 up
     network    sysctl net/ipv6/conf/br0/accept_ra = 0 if present
+    network    sysctl net/ipv6/conf/br0/accept_dad = 0 if present
     host       link veth6355b07527c peer container:eth0 mtu 1500 peer-mac 02:00:00:00:00:07 master br0 up
     network    isolate br0 of net from other networks
     host       spoof check veth6355b07527c only from 02:00:00:00:00:07
@@ -122,6 +126,7 @@ fn a_port_in_a_vlan_and_a_trunk() {
     insta::assert_snapshot!(whole(conf, V4), @r#"
     network    link br0 type bridge mtu 1500 vlan-filtering up
     network    sysctl net/ipv6/conf/br0/accept_ra = 0 if present
+    network    sysctl net/ipv6/conf/br0/accept_dad = 0 if present
     host       link veth6355b07527c peer container:eth0 mtu 1500 peer-mac 02:00:00:00:00:07 master br0 up
     host       vlan dev veth6355b07527c 100 pvid untagged, 5-9 tagged, 20 tagged
     --
@@ -161,6 +166,7 @@ fn upstreams_layouts_belong_to_the_attachment() {
     insta::assert_snapshot!(whole(conf, V4), @r#"
     network    link cni0 type bridge mtu 1500 up
     network    sysctl net/ipv6/conf/cni0/accept_ra = 0 if present
+    network    sysctl net/ipv6/conf/cni0/accept_dad = 0 if present
     host       link veth6355b07527c peer container:eth0 mtu 1500 peer-mac 02:00:00:00:00:07 master cni0 up
     --
     container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
