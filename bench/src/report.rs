@@ -64,7 +64,6 @@ fn goals(page: &mut String, figures: &Figures, size: &Size) -> Result<()> {
         ("bridge + host-local + ipMasq ADD", "bridge ADD weft", "Debian", "bridge ADD debian", 9.0),
         ("bridge + host-local + ipMasq DEL", "bridge DEL weft", "Debian", "bridge DEL debian", 30.0),
         ("loopback ADD", "loopback ADD weft", "Debian", "loopback ADD debian", 4.0),
-        ("loopback DEL", "loopback DEL weft", "Debian", "loopback DEL debian", 4.0),
     ];
     for (what, ours, whom, theirs, goal) in rows {
         let (ours, theirs) = (figure(figures, ours)?.wall, figure(figures, theirs)?.wall);
