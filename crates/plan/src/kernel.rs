@@ -20,7 +20,8 @@ const OPERATIONAL_LIMIT: Duration = Duration::from_secs(5);
 /// Applies plans: the sockets of the host and of one container, and what is known of their links.
 #[derive(Debug)]
 pub struct Kernel {
-    host: Socket,
+    /// Opened when the first step in the host needs it: loopback and none have none.
+    host: Option<Socket>,
     container: Option<Container>,
     pub(crate) firewall: Firewall,
     known: HashMap<(Place, IfName), Known>,
@@ -80,7 +81,7 @@ impl From<&LinkInfo> for Known {
 }
 
 impl Kernel {
-    /// Opens the host and, if given, a container. Nothing in the container is touched before a step needs it.
+    /// Opens the host and, if given, a container. Nothing in either is touched before a step needs it.
     ///
     /// # Errors
     ///
@@ -90,7 +91,7 @@ impl Kernel {
             Some(netns) => Some(Container { netns: netns.try_clone()?, socket: None }),
             None => None,
         };
-        Ok(Self { host: Socket::open()?, container, firewall: Firewall::new(), known: HashMap::new() })
+        Ok(Self { host: None, container, firewall: Firewall::new(), known: HashMap::new() })
     }
 
     /// Returns what the kernel said of a link while plans were ensured or observed. Asks nothing.
@@ -125,7 +126,7 @@ impl Kernel {
     /// When there is no such link, or when it takes longer than five seconds.
     pub fn wait_up(&mut self, name: &IfName) -> Result<(), Cause> {
         let index = self.index(Place::Host, name)?;
-        wait_operational(&mut self.host, index, OPERATIONAL_LIMIT)?;
+        wait_operational(self.socket(Place::Host)?, index, OPERATIONAL_LIMIT)?;
         Ok(())
     }
 
@@ -187,7 +188,10 @@ impl Kernel {
 
     pub(crate) fn socket(&mut self, place: Place) -> Result<&mut Socket, Cause> {
         match place {
-            Place::Host => Ok(&mut self.host),
+            Place::Host => match &mut self.host {
+                Some(socket) => Ok(socket),
+                none => Ok(none.insert(Socket::open()?)),
+            },
             Place::Container => self.container.as_mut().ok_or(Cause::NoContainer)?.socket(),
         }
     }
