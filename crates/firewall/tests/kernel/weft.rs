@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::IpAddr;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use weft_firewall::{Backend, Change, Firewall, FirewallError, Fragment, ensure, observe, remove};
 use weft_netns::isolate;
@@ -224,33 +224,4 @@ fn someone_elses_table_of_our_name_is_left_alone() {
     assert_eq!(error.to_string(), r#"table inet weft is not ours: its comment is "mine""#);
     assert!(Firewall::new().rebuild(&claims()).is_err());
     assert!(socket.has_chain(TABLE, "precious").unwrap());
-}
-
-#[test]
-#[ignore = "a measurement, for docs/performance.md"]
-fn cost_with_many_networks() {
-    isolate().unwrap();
-    let mut have = 0;
-    for networks in [1u32, 1000, 5000] {
-        while have < networks {
-            let [_, _, a, b] = have.to_be_bytes();
-            ensure(&on(&format!("n{have}"), &[&format!("10.{a}.{b}.0/24")])).unwrap();
-            have += 1;
-        }
-        let timed = |what: &str, rounds: u32, work: &dyn Fn(u32)| {
-            let start = Instant::now();
-            (0..rounds).for_each(work);
-            eprintln!("{networks} networks: {what} {:?}", start.elapsed() / rounds);
-        };
-        let steady = on("n0", &["10.0.0.0/24"]);
-        timed("steady ADD", 200, &|_| assert_eq!(ensure(&steady).unwrap(), Change::AlreadyThere));
-        timed("DEL of an attachment", 200, &|_| remove(&steady).unwrap());
-        timed("choice of the backend", 200, &|_| assert_eq!(Backend::choose(None).unwrap(), Backend::Weft));
-        timed("new network", 100, &|i| {
-            let fragment = on(&format!("x{i}"), &[&format!("11.0.{i}.0/24")]);
-            assert_eq!(ensure(&fragment).unwrap(), Change::Made);
-        });
-        timed("removal of a network", 100, &|i| remove(&network(&format!("x{i}"))).unwrap());
-        timed("rebuild", 1, &|_| Firewall::new().rebuild(&claims()).unwrap());
-    }
 }
