@@ -376,7 +376,8 @@ pub(crate) fn a_vlan_is_the_ports_own(host: &Host) -> Done {
     let mut conf = conf("1.0.0");
     conf["vlan"] = json!(100);
     host.plugin("bridge").json(&conf).add(&red).expect_ok();
-    let vlans = host.lab.sh("bridge vlan show").expect_ok().to_string();
+    // By its path: in a lab, `bridge` alone is the plugin.
+    let vlans = host.lab.sh("/sbin/bridge vlan show").expect_ok().to_string();
     assert!(vlans.contains("100 PVID Egress Untagged"), "{vlans}");
     Ok(())
 }
