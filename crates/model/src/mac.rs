@@ -18,6 +18,9 @@ pub struct MacError(String);
 
 impl Mac {
     /// Returns a random address of the locally administered, unicast kind (IEEE 802, bits 1 and 0 of the first octet).
+    ///
+    /// Links get their addresses from us and not from the kernel: udev leaves alone what was set on purpose
+    /// (systemd.link(5), MACAddressPolicy), and we know it without asking.
     pub fn random() -> Self {
         // The standard library seeds its hasher from the kernel: eight random bytes without another dependency.
         let [a, b, c, d, e, f, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();

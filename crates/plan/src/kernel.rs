@@ -1,7 +1,6 @@
 //! The kernel, seen from the host and from one container.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
@@ -222,16 +221,6 @@ impl Container {
         }
         Ok(value)
     }
-}
-
-/// Returns a random Ethernet address that no manufacturer gives out.
-///
-/// Links get their addresses from us and not from the kernel: udev leaves alone what was set on
-/// purpose (systemd.link(5), MACAddressPolicy), and we know it without asking.
-pub(crate) fn random_mac() -> Mac {
-    let [a, b, c, d, e, f, ..] = RandomState::new().hash_one(std::process::id()).to_ne_bytes();
-    // Bit 0 of the first byte would make it a group's address; bit 1 makes it a local one.
-    Mac([a & 0xfc | 2, b, c, d, e, f])
 }
 
 /// Returns the MTU of the link that the host's default route leaves by: IPv4's, else IPv6's.

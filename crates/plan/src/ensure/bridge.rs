@@ -9,7 +9,7 @@ use weft_netlink::{Batch, Error, Request};
 use super::existing::inverse;
 use super::{Ensure, at, vlan};
 use crate::journal::Undo;
-use crate::kernel::{Known, random_mac};
+use crate::kernel::Known;
 use crate::{ApplyError, BridgeOptions, Cause, Link, Resource, Step};
 
 /// The alias of a bridge that a plan created. A bridge without it is somebody else's and is never removed.
@@ -45,7 +45,7 @@ impl Ensure<'_> {
     fn create_bridge(&mut self, step: &Step, link: &Link, options: BridgeOptions) -> Result<(), Cause> {
         let new = NewBridge {
             name: &link.name,
-            mac: link.mac.unwrap_or_else(random_mac),
+            mac: link.mac.unwrap_or_else(Mac::random),
             vlan_filtering: options.vlan_filtering,
             promisc: options.promisc,
             up: link.up,
@@ -131,7 +131,7 @@ impl Ensure<'_> {
         self.kernel.look(step.place, bridge)?;
         let Some(mut known) = self.kernel.known(step.place, bridge) else { return Ok(None) };
         let before = known.follows.take();
-        let mac = Some(known.facts.mac).filter(|mac| !is_zero(*mac)).unwrap_or_else(random_mac);
+        let mac = Some(known.facts.mac).filter(|mac| !is_zero(*mac)).unwrap_or_else(Mac::random);
         known.facts.mac = mac;
         let index = known.facts.index;
         self.kernel.learn(step.place, bridge, known);

@@ -12,7 +12,7 @@ use weft_netlink::{Batch, Error, Replies, Request, Ticket};
 use super::existing::{inverse, options};
 use super::{Ensure, Meaning, Pending, at};
 use crate::journal::Undo;
-use crate::kernel::{Known, random_mac};
+use crate::kernel::Known;
 use crate::{ApplyError, Cause, Lifetime, Link, Peer, Place, Step};
 
 /// How long the kernel may take to clear away a namespace that nobody holds, and how often we look.
@@ -47,8 +47,8 @@ impl<'a> Ensure<'a> {
         let mut pair = Pair {
             link,
             peer,
-            mac: link.mac.unwrap_or_else(random_mac),
-            peer_mac: peer.mac.unwrap_or_else(random_mac),
+            mac: link.mac.unwrap_or_else(Mac::random),
+            peer_mac: peer.mac.unwrap_or_else(Mac::random),
             master,
             required: Vec::new(),
             again: false,
