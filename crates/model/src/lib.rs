@@ -8,6 +8,7 @@ mod id;
 mod ifname;
 mod mac;
 mod number;
+pub mod port;
 
 pub use endpoint::Endpoint;
 pub use id::{ContainerId, IdError, NetworkId, NetworkIdError, NetworkName};
