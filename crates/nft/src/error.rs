@@ -8,6 +8,9 @@ pub enum Error {
     /// No netfilter socket could be opened: the kernel has no nfnetlink, or a limit was hit.
     #[error("cannot open a netfilter socket: {}", .0.desc())]
     Open(Errno),
+    /// The kernel does not tell us what becomes of the ruleset.
+    #[error("cannot listen to changes of the ruleset: {}", .0.desc())]
+    Subscribe(Errno),
     /// The socket failed.
     #[error("netfilter socket: {}", .0.desc())]
     Socket(Errno),
@@ -28,7 +31,10 @@ impl Error {
     /// Returns the kernel's reason, if it gave one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Self::Open(errno) | Self::Socket(errno) | Self::Refused { errno, .. } => Some(*errno),
+            Self::Open(errno)
+            | Self::Subscribe(errno)
+            | Self::Socket(errno)
+            | Self::Refused { errno, .. } => Some(*errno),
             Self::Answer(_) => None,
         }
     }

@@ -12,6 +12,7 @@
 mod encode;
 mod error;
 pub mod expr;
+mod monitor;
 mod object;
 mod read;
 mod set;
@@ -21,6 +22,7 @@ mod userdata;
 
 pub use error::Error;
 pub use expr::Expr;
+pub use monitor::Monitor;
 pub use object::{Base, Chain, ChainKind, Family, Hook, Policy, Rule, RuleInfo, Table};
 pub use set::{Data, Element, FoundElement, Key, Set, Type, Values};
 pub use socket::{Socket, is_usable};
