@@ -4,6 +4,7 @@
 //! first, so that the check is written once. Nothing here does I/O.
 
 mod endpoint;
+mod gateway;
 mod id;
 mod ifname;
 mod mac;
@@ -11,6 +12,7 @@ mod number;
 pub mod port;
 
 pub use endpoint::Endpoint;
+pub use gateway::{GatewayMode, GatewayModeError, Gateways};
 pub use id::{ContainerId, IdError, NetworkId, NetworkIdError, NetworkName};
 pub use ifname::{IfName, IfNameError};
 pub use mac::{Mac, MacError};
