@@ -6,8 +6,9 @@ use ipnetwork::IpNetwork;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
+use nix::errno::Errno;
 use nix::libc;
 use rtnetlink::RouteMessageBuilder;
 
@@ -161,6 +162,56 @@ pub fn default_link() -> Result<Option<u32>, Error> {
         }
     }
     Ok(None)
+}
+
+/// Where packets to an address go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Whether the address is the host's own.
+    pub local: bool,
+    /// The index of the link packets leave by.
+    pub index: u32,
+}
+
+/// Returns where packets to an address go, as `ip route get` does; `None` if they go nowhere.
+///
+/// # Errors
+///
+/// The kernel's refusal, or the socket's failure.
+pub fn get(socket: &mut Socket, address: IpAddr) -> Result<Option<Path>, Error> {
+    let mut message = RouteMessage::default();
+    let (family, prefix, address) = match address {
+        IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
+        IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
+    };
+    message.header.address_family = family;
+    message.header.destination_prefix_length = prefix;
+    message.attributes = vec![RouteAttribute::Destination(address)];
+    match socket.request(Request::new(RouteNetlinkMessage::GetRoute(message), 0)) {
+        Ok(reply) => Ok(reply.0.as_deref().and_then(Path::read)),
+        // Unreachable, prohibited and black holes are answers, too.
+        Err(error) if error.is_missing() || error.is_unsupported() => Ok(None),
+        Err(Error::Refused {
+            errno: Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL,
+            ..
+        }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Path {
+    fn read(payload: &[u8]) -> Option<Self> {
+        let kind = *payload.get(7)?;
+        let index = attributes(payload.get(12..)?).find(|(kind, _)| *kind == rta::OIF);
+        let index = index.and_then(|(_, value)| u32_at(value, 0)).unwrap_or_default();
+        match kind {
+            libc::RTN_LOCAL | libc::RTN_ANYCAST => Some(Self { local: kind == libc::RTN_LOCAL, index }),
+            libc::RTN_UNICAST | libc::RTN_MULTICAST | libc::RTN_BROADCAST => {
+                Some(Self { local: false, index })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The attributes we read (include/uapi/linux/rtnetlink.h).

@@ -20,7 +20,7 @@ const ELEM_USERDATA: u16 = 6;
 const DATA_VALUE: u16 = 1;
 
 /// Returns the value of the first attribute of this kind.
-fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     NlasIterator::new(bytes).map_while(Result::ok).find(|nla| nla.kind() == kind).map(|nla| {
         let len = usize::from(nla.length());
         &nla.into_inner()[NLA_HEADER_SIZE..len]

@@ -181,7 +181,7 @@ impl Socket {
             attempts += 1;
             let question =
                 Encoded { family: table.family.into(), flags: NLM_F_DUMP, message: message.clone().into() };
-            match self.list(question, chain)? {
+            match self.list(question, &format!("chain {chain}"), read::rule)? {
                 Some(rules) => return Ok(rules),
                 None if attempts < ATTEMPTS => {}
                 None => return Err(Error::Answer(format!("the rules of chain {table} {chain}"))),
@@ -243,28 +243,61 @@ impl Socket {
         }
     }
 
-    /// Returns the rules of a chain, or `None` if the list changed while it was read.
-    fn list(&mut self, question: Encoded, chain: &str) -> Result<Option<Vec<RuleInfo>>, Error> {
+    /// Returns what `read` makes of each object of a list, or `None` if the list changed while it was read.
+    pub(crate) fn list<T>(
+        &mut self,
+        question: Encoded,
+        object: &str,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, Error> {
         let mut out = Vec::with_capacity(256);
         self.push(&mut out, question, 0);
         self.send(&out)?;
-        let mut rules = Vec::new();
+        let mut found = Vec::new();
         let mut torn = false;
         while self.receive()? {
             for message in Messages(&self.answer) {
-                let (header, body) = message.ok_or_else(|| Error::Answer(format!("chain {chain}")))?;
+                let (header, body) = message.ok_or_else(|| Error::Answer(object.into()))?;
                 torn |= header.flags & NLM_F_DUMP_INTR != 0;
                 match header.kind {
-                    NLMSG_DONE => return Ok((!torn).then_some(rules)),
+                    NLMSG_DONE => return Ok((!torn).then_some(found)),
                     NLMSG_ERROR => match Errno::from_raw(error_code(body)) {
                         Errno::ENOENT => return Ok(Some(Vec::new())),
-                        errno => return Err(Error::Refused { object: format!("chain {chain}"), errno }),
+                        errno => return Err(Error::Refused { object: object.into(), errno }),
                     },
-                    _ => rules.extend(read::rule(body)),
+                    _ => found.extend(read(body)),
                 }
             }
         }
-        Err(Error::Answer(format!("chain {chain}")))
+        Err(Error::Answer(object.into()))
+    }
+
+    /// Sends requests that are not part of a transaction and returns the refusals, by position.
+    pub(crate) fn tell(&mut self, requests: Vec<Encoded>) -> Result<Vec<(usize, Errno)>, Error> {
+        let mut out = Vec::with_capacity(1024);
+        let first = self.sequence.wrapping_add(1);
+        let count = requests.len();
+        for (index, mut request) in requests.into_iter().enumerate() {
+            if index + 1 == count {
+                request.flags |= NLM_F_ACK;
+            }
+            self.push(&mut out, request, 0);
+        }
+        self.send(&out)?;
+        let mut refused = Vec::new();
+        while self.receive()? {
+            for message in Messages(&self.answer) {
+                let (header, body) = message.ok_or_else(|| Error::Answer("a request".into()))?;
+                let index = header.sequence.wrapping_sub(first) as usize;
+                match error_code(body) {
+                    errno if errno != 0 && header.kind == NLMSG_ERROR && index < count => {
+                        refused.push((index, Errno::from_raw(errno)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(refused)
     }
 
     fn push_control(&mut self, out: &mut Vec<u8>, message: ControlMessage) {
