@@ -28,11 +28,42 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         bail!("plugins/{name} exists");
     }
     copy(&top().join("plugins").join(TEMPLATE), &target, name)?;
-    println!("plugins/{name} is a copy of plugins/{TEMPLATE}. Next:");
+    enlist(name)?;
+    println!("plugins/{name} is a copy of plugins/{TEMPLATE}, and in the list of cni/. Next:");
     println!("  edit plugins/{name}/README.md, and plugins/{name}/src/lib.rs for what `describe` says");
     println!("  cargo xtask stage {name}");
     println!("  target/stage/bin/weft plugin describe {name}");
     Ok(())
+}
+
+/// Puts a plugin into the binary that holds them all.
+fn enlist(name: &str) -> Result<()> {
+    let library = name.replace('-', "_");
+    let places = [
+        (
+            "cni/Cargo.toml",
+            format!("{TEMPLATE} = {{"),
+            format!("{name} = {{ path = \"../plugins/{name}\" }}"),
+        ),
+        ("cni/src/main.rs", format!("    &{TEMPLATE}::"), format!("    &{library}::PLUGIN,")),
+    ];
+    for (file, beside, line) in places {
+        let path = top().join(file);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {file}"))?;
+        write(
+            &path,
+            &with_line(&text, &beside, &line).with_context(|| format!("{file} lists no {TEMPLATE}"))?,
+        )?;
+    }
+    Ok(())
+}
+
+/// Returns the text with another line behind the one that starts with `beside`.
+fn with_line(text: &str, beside: &str, line: &str) -> Option<String> {
+    let at = text.lines().position(|line| line.starts_with(beside))?;
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.insert(at + 1, line);
+    Some(lines.join("\n") + "\n")
 }
 
 /// Says why a name would not do, if it would not.
@@ -110,14 +141,13 @@ fn type_name(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{TEMPLATE, TYPE, copy, problem_with, renamed, with_word};
+    use super::{TEMPLATE, TYPE, copy, problem_with, renamed, with_line, with_word};
     use crate::shell::{entries, top};
 
     #[test]
     fn the_name_changes_and_option_none_does_not() {
-        let text = "name = \"none\"\n//! The `none` plugin\nweft_plugin::main(none::Plugin)\nlet x = None;\n";
-        let want =
-            "name = \"my-net\"\n//! The `my-net` plugin\nweft_plugin::main(my_net::Plugin)\nlet x = None;\n";
+        let text = "name = \"none\"\n//! The `none` plugin\nuse none::Plugin;\nlet x = None;\n";
+        let want = "name = \"my-net\"\n//! The `my-net` plugin\nuse my_net::Plugin;\nlet x = None;\n";
         assert_eq!(renamed(text, "my-net"), want);
         assert_eq!(renamed("the none driver; nonesuch\n", "my-net"), "the my-net driver; nonesuch\n");
         assert_eq!(renamed("struct NoNetwork;\n", "my-net"), "struct MyNet;\n");
@@ -126,6 +156,16 @@ mod tests {
             renamed("# none\n\nkeys\n\n`cargo xtask new-driver` copies this.\n", "x"),
             "# x\n\nkeys\n"
         );
+    }
+
+    #[test]
+    fn a_driver_is_listed_beside_the_template() {
+        for (file, beside) in [("cni/Cargo.toml", "none = {"), ("cni/src/main.rs", "    &none::")] {
+            let text = std::fs::read_to_string(top().join(file)).unwrap();
+            let longer = with_line(&text, beside, "new").unwrap();
+            assert_eq!(longer.replace("new\n", ""), text, "{file}");
+        }
+        assert_eq!(with_line("a\n", "b", "new"), None);
     }
 
     #[test]

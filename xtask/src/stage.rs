@@ -10,12 +10,17 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell::{cargo, entries, output, program, run as execute, top};
 
-const STATIC: &str = "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static";
+/// Static for a fast start; with a build id, by which a plugin knows a copy of itself (crates/plugin/src/linked.rs).
+const FLAGS: &str =
+    "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static\u{1f}-Clink-arg=-Wl,--build-id=sha1";
 
-/// One binary: the name it is staged under and the package that builds it.
+/// A binary that is built, and the names it is staged under.
 struct Binary {
-    name: String,
-    package: String,
+    /// What cargo calls the binary.
+    name: &'static str,
+    package: &'static str,
+    /// The names: its own, or the CNI types that it is.
+    files: Vec<String>,
 }
 
 /// Builds and stages what the words of the command line name.
@@ -72,43 +77,55 @@ pub(crate) fn packages() -> Result<Vec<String>> {
 }
 
 fn stage(profile: &str, names: &[String]) -> Result<()> {
-    let mut binaries = vec![Binary { name: "weft".into(), package: "weft-cli".into() }];
-    for name in types()? {
-        binaries.push(Binary { package: package_of(&name)?, name });
-    }
-    if let Some(stranger) = names.iter().find(|name| binaries.iter().all(|binary| binary.name != **name)) {
+    let binaries = [
+        Binary { name: "weft", package: "weft-cli", files: vec!["weft".into()] },
+        Binary { name: "weft-cni", package: "weft-multicall", files: types()? },
+    ];
+    let known = || binaries.iter().flat_map(|binary| &binary.files);
+    if let Some(stranger) = names.iter().find(|name| known().all(|file| file != *name)) {
         bail!("stage: {stranger} is neither weft nor a folder of plugins/");
     }
-    let wanted = |binary: &&Binary| names.is_empty() || names.contains(&binary.name);
+    let wanted = |binary: &&Binary| names.is_empty() || binary.files.iter().any(|file| names.contains(file));
 
     let triple = host_triple()?;
     let mut build = cargo();
     build
         .args(["build", "--quiet", "--profile", profile, "--target", &triple])
-        .env("CARGO_ENCODED_RUSTFLAGS", STATIC);
+        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS);
     for binary in binaries.iter().filter(wanted) {
-        build.args(["--package", &binary.package]);
+        build.args(["--package", binary.package]);
     }
     execute(&mut build)?;
 
     let built = top().join("target").join(&triple).join(if profile == "dev" { "debug" } else { profile });
     std::fs::create_dir_all(folder()).context("cannot create target/stage/bin")?;
     for binary in binaries.iter().filter(wanted) {
-        put(&built.join(&binary.name), &folder().join(&binary.name))?;
+        put(&built.join(binary.name), &binary.files)?;
     }
     for old in entries(&folder())? {
-        if !binaries.iter().any(|binary| old.file_name() == Some(binary.name.as_ref())) {
+        if !known().any(|file| old.file_name() == Some(file.as_ref())) {
             std::fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
         }
     }
     Ok(())
 }
 
-/// Copies a binary into place by rename, so that one that is running does not stand in the way.
-fn put(from: &Path, to: &Path) -> Result<()> {
-    let fresh = to.with_extension("new");
-    std::fs::copy(from, &fresh).with_context(|| format!("cannot copy {}", from.display()))?;
-    std::fs::rename(&fresh, to).with_context(|| format!("cannot rename to {}", to.display()))
+/// Copies a binary into place under its first name and links the others to it, by rename, so that one that is
+/// running does not stand in the way.
+fn put(from: &Path, names: &[String]) -> Result<()> {
+    let Some(first) = names.first() else { return Ok(()) };
+    let first = folder().join(first);
+    for (number, name) in names.iter().enumerate() {
+        let fresh = folder().join(format!("{name}.new"));
+        if number == 0 {
+            std::fs::copy(from, &fresh).with_context(|| format!("cannot copy {}", from.display()))?;
+        } else {
+            std::fs::hard_link(&first, &fresh).with_context(|| format!("cannot link {}", fresh.display()))?;
+        }
+        let to = folder().join(name);
+        std::fs::rename(&fresh, &to).with_context(|| format!("cannot rename to {}", to.display()))?;
+    }
+    Ok(())
 }
 
 fn host_triple() -> Result<String> {

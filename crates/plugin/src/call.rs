@@ -7,6 +7,8 @@ use weft_cni::{AttachmentId, CniArgs, Code, Failure, NetConf, NetworkResult, Ver
 use weft_model::{Endpoint, Mac};
 use weft_state::Root;
 
+use crate::linked::Linked;
+
 /// A call by a runtime.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -22,6 +24,8 @@ pub struct Call {
     pub root: Root,
     /// `CNI_ARGS`.
     pub args: String,
+    /// The plugins in this binary, for delegates that are among them.
+    pub linked: Linked,
 }
 
 /// A call that is about one container's interface.
@@ -120,6 +124,7 @@ mod tests {
             paths: Vec::new(),
             root: Root::new(None),
             args: args.into(),
+            linked: Linked::default(),
         }
     }
 

@@ -2,7 +2,11 @@
 //!
 //! CNI: a delegate is run with our environment and our input, and its answer is ours to interpret (SPEC 1.1.0,
 //! section 4). Starting and finishing are two steps, so that the kernel can be busy in between.
+//!
+//! When the file found for the type is this very binary, its code is here already: it is called instead of started
+//! (docs/adr/0002-ipam-runs-beside.md).
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::time::Duration;
 
@@ -10,7 +14,7 @@ use weft_cni::{Code, Failure, NetworkResult, Verb, Version, json};
 use weft_runtime::exec::{self, Invocation, Output};
 use weft_runtime::find::find;
 
-use crate::Call;
+use crate::{Attachment, Call, Plugin};
 
 /// How long a delegate may take. Shorter than a runtime's patience with us, so that it is we who name the culprit,
 /// and take back what we did.
@@ -26,11 +30,48 @@ pub struct Outcome {
     pub held: bool,
 }
 
+/// What a delegate is called about.
+#[derive(Clone, Copy, Debug)]
+pub enum Subject<'call> {
+    /// One container's interface.
+    Attachment(&'call Attachment),
+    /// The network.
+    Network(&'call Call),
+}
+
+impl<'call> From<&'call Attachment> for Subject<'call> {
+    fn from(attachment: &'call Attachment) -> Self {
+        Self::Attachment(attachment)
+    }
+}
+
+impl<'call> From<&'call Call> for Subject<'call> {
+    fn from(call: &'call Call) -> Self {
+        Self::Network(call)
+    }
+}
+
+impl<'call> Subject<'call> {
+    fn call(self) -> &'call Call {
+        match self {
+            Self::Attachment(attachment) => &attachment.call,
+            Self::Network(call) => call,
+        }
+    }
+}
+
 /// A delegate under way. Dropping it kills it: finish it, and undo what it did.
-#[derive(Debug)]
-pub struct Running {
-    process: exec::Running,
+pub struct Running<'call> {
+    way: Way<'call>,
     version: Version,
+}
+
+/// How a delegate does its work.
+enum Way<'call> {
+    /// As a process.
+    Process(exec::Running),
+    /// As a part of this one, when it is asked for its outcome.
+    Linked { plugin: &'static dyn Plugin, subject: Subject<'call>, verb: Verb },
 }
 
 /// Starts the delegate for addresses.
@@ -38,8 +79,8 @@ pub struct Running {
 /// # Errors
 ///
 /// Code 999 when it cannot be found or started.
-pub fn start(call: &Call, verb: Verb) -> Result<Running, Failure> {
-    spawn(call, verb, false)
+pub fn start<'call>(subject: impl Into<Subject<'call>>, verb: Verb) -> Result<Running<'call>, Failure> {
+    spawn(subject.into(), verb, false)
 }
 
 /// Starts the delegate for addresses, which gets ready and does nothing before [`begin`] or [`finish`]. Dropping it
@@ -48,8 +89,8 @@ pub fn start(call: &Call, verb: Verb) -> Result<Running, Failure> {
 /// # Errors
 ///
 /// As [`start`].
-pub fn prepare(call: &Call, verb: Verb) -> Result<Running, Failure> {
-    spawn(call, verb, true)
+pub fn prepare<'call>(subject: impl Into<Subject<'call>>, verb: Verb) -> Result<Running<'call>, Failure> {
+    spawn(subject.into(), verb, true)
 }
 
 /// Lets a delegate that was prepared do its work.
@@ -57,13 +98,21 @@ pub fn prepare(call: &Call, verb: Verb) -> Result<Running, Failure> {
 /// # Errors
 ///
 /// Code 999 when it is not there any more.
-pub fn begin(running: &mut Running) -> Result<(), Failure> {
-    running.process.begin().map_err(internal)
+pub fn begin(running: &mut Running<'_>) -> Result<(), Failure> {
+    match &mut running.way {
+        Way::Process(process) => process.begin().map_err(internal),
+        Way::Linked { .. } => Ok(()),
+    }
 }
 
-fn spawn(call: &Call, verb: Verb, held: bool) -> Result<Running, Failure> {
+fn spawn(subject: Subject<'_>, verb: Verb, held: bool) -> Result<Running<'_>, Failure> {
+    let call = subject.call();
+    let version = call.conf.version;
     let kind = call.conf.ipam_type().unwrap_or_default();
     let program = find(kind, &call.paths).map_err(internal)?;
+    if let Some(plugin) = call.linked.behind(kind, &program) {
+        return Ok(Running { way: Way::Linked { plugin, subject, verb }, version });
+    }
     let process = exec::start(Invocation {
         env: vec![("CNI_COMMAND".into(), verb.as_str().into())],
         stdin: call.stdin.clone(),
@@ -71,7 +120,7 @@ fn spawn(call: &Call, verb: Verb, held: bool) -> Result<Running, Failure> {
         timeout: LIMIT,
         ..Invocation::new(program)
     });
-    Ok(Running { process: process.map_err(internal)?, version: call.conf.version })
+    Ok(Running { way: Way::Process(process.map_err(internal)?), version })
 }
 
 /// Waits until the delegate has printed a result with addresses, and returns it. The delegate may not have ended yet:
@@ -80,8 +129,9 @@ fn spawn(call: &Call, verb: Verb, held: bool) -> Result<Running, Failure> {
 /// # Errors
 ///
 /// The delegate's own failure with its own code, or what went wrong in between.
-pub fn answer(running: &mut Running) -> Result<Option<NetworkResult>, Failure> {
-    let printed = running.process.answer(|bytes| json::parse(bytes).is_ok()).map_err(internal)?;
+pub fn answer(running: &mut Running<'_>) -> Result<Option<NetworkResult>, Failure> {
+    let Way::Process(process) = &mut running.way else { return Ok(None) };
+    let printed = process.answer(|bytes| json::parse(bytes).is_ok()).map_err(internal)?;
     let result =
         json::parse(printed).ok().and_then(|value| NetworkResult::from_value(&value, running.version).ok());
     // What has no addresses may be an error object: `finish` tells.
@@ -93,13 +143,20 @@ pub fn answer(running: &mut Running) -> Result<Option<NetworkResult>, Failure> {
 /// # Errors
 ///
 /// The delegate's own failure with its own code, or what went wrong in between.
-pub fn finish(running: Running) -> Result<NetworkResult, Failure> {
+pub fn finish(running: Running<'_>) -> Result<NetworkResult, Failure> {
     outcome(running).result
 }
 
 /// Waits for the delegate's end and returns its answer, and whether there may be a lease.
-pub fn outcome(running: Running) -> Outcome {
-    let Running { process, version } = running;
+pub fn outcome(running: Running<'_>) -> Outcome {
+    let version = running.version;
+    let process = match running.way {
+        Way::Process(process) => process,
+        Way::Linked { plugin, subject, verb } => {
+            let result = perform(plugin, subject, verb);
+            return Outcome { held: result.is_ok(), result };
+        }
+    };
     let output = match process.finish() {
         Ok(output) if output.status.success() => output,
         Ok(output) => return Outcome { result: Err(failure(&output)), held: false },
@@ -120,8 +177,32 @@ pub fn outcome(running: Running) -> Outcome {
 /// # Errors
 ///
 /// As [`start`] and [`finish`].
-pub fn run(call: &Call, verb: Verb) -> Result<NetworkResult, Failure> {
-    finish(start(call, verb)?)
+pub fn run<'call>(subject: impl Into<Subject<'call>>, verb: Verb) -> Result<NetworkResult, Failure> {
+    finish(start(subject, verb)?)
+}
+
+/// Does in this process what the delegate would do in its own.
+fn perform(plugin: &dyn Plugin, subject: Subject<'_>, verb: Verb) -> Result<NetworkResult, Failure> {
+    let nothing = |()| NetworkResult::default();
+    let mut call = Cow::Borrowed(subject.call());
+    if call.verb != verb {
+        call.to_mut().verb = verb;
+    }
+    let Subject::Attachment(attachment) = subject else {
+        return match verb {
+            Verb::Gc => plugin.gc(&call).map(nothing),
+            _ => plugin.status(&call).map(nothing),
+        };
+    };
+    let attachment = match call {
+        Cow::Borrowed(_) => Cow::Borrowed(attachment),
+        Cow::Owned(call) => Cow::Owned(Attachment { call, ..attachment.clone() }),
+    };
+    match verb {
+        Verb::Add => plugin.add(&attachment),
+        Verb::Check => plugin.check(&attachment).map(nothing),
+        _ => plugin.del(&attachment).map(nothing),
+    }
 }
 
 fn internal(error: impl std::error::Error) -> Failure {
@@ -197,6 +278,7 @@ mod tests {
             paths: paths.iter().map(|path| path.to_path_buf()).collect(),
             root: Root::new(None),
             args: String::new(),
+            linked: crate::Linked::default(),
         }
     }
 
@@ -260,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_delegate_that_is_not_there_is_told_with_the_path() {
-        let told = |call: &Call| start(call, Verb::Add).unwrap_err().msg;
+        let told = |call: &Call| run(call, Verb::Add).unwrap_err().msg;
         let mut without = call("1.0.0", &[Path::new("/a"), Path::new("/b")]);
         assert_eq!(told(&without), r#"failed to find plugin "ipam" in path [/a /b]"#);
         without.conf.ipam = None;

@@ -12,7 +12,7 @@ use weft_model::Endpoint;
 use weft_state::Root;
 
 use crate::env::Environment;
-use crate::{About, Attachment, Call, Plugin};
+use crate::{About, Attachment, Call, Linked, Plugin};
 
 /// A process's inputs.
 pub(crate) struct Inputs<'a> {
@@ -20,6 +20,8 @@ pub(crate) struct Inputs<'a> {
     /// The first command line argument: looked at only when no runtime is calling.
     pub(crate) argument: &'a dyn Fn() -> Option<OsString>,
     pub(crate) stdin: &'a mut dyn Read,
+    /// The plugins in this binary.
+    pub(crate) linked: Linked,
 }
 
 /// A process's outputs.
@@ -71,10 +73,20 @@ pub(crate) fn answer(plugin: &dyn Plugin, inputs: Inputs<'_>) -> Reply {
     };
     let version = conf.version;
     let root = Root::new((inputs.variable)(Root::VARIABLE).filter(|dir| !dir.is_empty()).map(Into::into));
-    match perform(plugin, verb, env, conf, stdin, root) {
+    match perform(plugin, verb, env, conf, stdin, root, inputs.linked) {
         Ok(stdout) => Reply::printed(stdout),
         Err(failure) => Reply::failed(&failure, version),
     }
+}
+
+/// Answers for a process that was not started under the name of a plugin.
+pub(crate) fn unnamed(name: &str, inputs: Inputs<'_>) -> Reply {
+    let names = inputs.linked.names();
+    let text = format!("{name:?} is no plugin: start this binary under the name of one, which are {names}");
+    if (inputs.variable)("CNI_COMMAND").is_some() {
+        return Reply::failed(&Failure::text(Code::InvalidEnvironment, text), Version::LATEST);
+    }
+    Reply { stdout: String::new(), stderr: format!("{text}\n"), ok: false }
 }
 
 /// Runs a verb and returns what it prints.
@@ -85,9 +97,10 @@ fn perform(
     conf: NetConf,
     stdin: Vec<u8>,
     root: Root,
+    linked: Linked,
 ) -> Result<String, Failure> {
     let Environment { container, netns, ifname, args, paths, own_netns_allowed, .. } = env;
-    let call = Call { verb, conf, stdin, paths, root, args };
+    let call = Call { verb, conf, stdin, paths, root, args, linked };
     let silent = |()| String::new();
     let (Some(container), Some(ifname)) = (container, ifname) else {
         return match verb {

@@ -1,6 +1,6 @@
 //! The skeleton of a plugin binary.
 //!
-//! A plugin implements [`Plugin`], or [`Driver`] when it makes links, and its `main` calls [`main`].
+//! A plugin implements [`Plugin`], or [`Driver`] when it makes links. One binary holds several, and its `main` calls [`main`].
 //! Everything else the protocol asks for is here: the environment, the configuration, the versions,
 //! errors as JSON, delegates.
 
@@ -10,10 +10,12 @@ pub mod delegate;
 mod dispatch;
 mod driver;
 pub mod env;
+mod linked;
 mod plugin;
 
 pub use about::{About, DriverAbout, OptionAbout};
 pub use call::{Attachment, Call};
 pub use driver::{ContainerRequest, Driven, Driver, Leases, host_local, loopback_addresses};
+pub use linked::Linked;
 pub use plugin::{Plugin, main};
 pub use weft_cni::{ComposeRequest, ComposedSubnet, Verb};

@@ -4,14 +4,15 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::panic::{self, PanicHookInfo};
+use std::path::Path;
 use std::process::ExitCode;
 
 use nix::errno::Errno;
 use serde_json::Value;
 use weft_cni::{Code, ComposeRequest, Failure, NetworkResult, Version};
 
-use crate::dispatch::{Inputs, answer};
-use crate::{About, Attachment, Call};
+use crate::dispatch::{Inputs, answer, unnamed};
+use crate::{About, Attachment, Call, Linked};
 
 /// A CNI plugin.
 ///
@@ -73,15 +74,23 @@ pub trait Plugin: Sync {
     }
 }
 
-/// Runs a plugin as a process: reads the environment and stdin, prints the outcome, and returns the exit code.
-pub fn main(plugin: impl Plugin) -> ExitCode {
+/// Runs one of the plugins as a process: the one whose name the process was started under. Reads the environment
+/// and stdin, prints the outcome, and returns the exit code.
+pub fn main(plugins: &'static [&'static dyn Plugin]) -> ExitCode {
     panic::set_hook(Box::new(report_panic));
+    let linked = Linked(plugins);
     let inputs = Inputs {
+        linked,
         variable: &|name| std::env::var_os(name),
         argument: &|| -> Option<OsString> { std::env::args_os().nth(1) },
         stdin: &mut Descriptor(io::stdin()),
     };
-    let reply = answer(&plugin, inputs);
+    let program = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
+    let reply = match linked.get(&name) {
+        Some(plugin) => answer(plugin, inputs),
+        None => unnamed(&name, inputs),
+    };
     if !reply.stderr.is_empty() {
         // Whoever closed stderr does not want to know.
         drop(write_all(&io::stderr(), reply.stderr.as_bytes()));
@@ -168,7 +177,7 @@ mod tests {
     #[test]
     fn a_bug_is_told_as_an_error_object() {
         if std::env::var_os("CNI_COMMAND").is_some() {
-            main(Broken);
+            main(&[&Broken]);
             return;
         }
         // A panic ends the process, so this test is run once more as one that may.

@@ -15,10 +15,8 @@ pub use conf::{Conf, ConfError, Gateway, Settings, Surroundings, Vlans};
 /// The `bridge` driver.
 pub struct Bridge;
 
-/// Returns the plugin.
-pub fn plugin() -> Driven<Bridge> {
-    Driven(Bridge)
-}
+/// The plugin.
+pub static PLUGIN: Driven<Bridge> = Driven(Bridge);
 
 static ABOUT: About = About {
     kind: "bridge",

@@ -25,6 +25,9 @@ use crate::key::Key;
 #[derive(Clone, Copy, Debug)]
 pub struct HostLocal;
 
+/// The plugin.
+pub static PLUGIN: HostLocal = HostLocal;
+
 impl Plugin for HostLocal {
     fn about(&self) -> &'static About {
         &about::ABOUT

@@ -19,6 +19,9 @@ pub use conf::Settings;
 /// The `host` plugin.
 pub struct Host;
 
+/// The plugin.
+pub static PLUGIN: Host = Host;
+
 /// DOCKER: the reason dockerd gives for refusing the same thing.
 const REFUSAL: &str =
     "cannot connect container to host network - container must be created in host network mode";

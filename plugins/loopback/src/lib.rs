@@ -10,10 +10,8 @@ use weft_plugin::{About, Call, Driven, Driver, Leases, loopback_addresses};
 /// The `loopback` driver.
 pub struct Loopback;
 
-/// Returns the plugin.
-pub fn plugin() -> Driven<Loopback> {
-    Driven(Loopback)
-}
+/// The plugin.
+pub static PLUGIN: Driven<Loopback> = Driven(Loopback);
 
 static ABOUT: About = About {
     kind: "loopback",

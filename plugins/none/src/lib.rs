@@ -18,10 +18,8 @@ pub use conf::Settings;
 /// The `none` driver.
 pub struct NoNetwork;
 
-/// Returns the plugin.
-pub fn plugin() -> Driven<NoNetwork> {
-    Driven(NoNetwork)
-}
+/// The plugin.
+pub static PLUGIN: Driven<NoNetwork> = Driven(NoNetwork);
 
 static ABOUT: About = About {
     kind: "none",

@@ -150,6 +150,7 @@ mod tests {
             paths: Vec::new(),
             root: weft_state::Root::new(None),
             args: args.into(),
+            linked: weft_plugin::Linked::default(),
         }
     }
 

@@ -12,6 +12,9 @@ pub use conf::{ConfError, Settings};
 /// The plugin.
 pub struct Static;
 
+/// The plugin.
+pub static PLUGIN: Static = Static;
+
 static ABOUT: About = About {
     kind: "static",
     summary: "addresses as configured, without any bookkeeping",

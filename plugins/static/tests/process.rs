@@ -17,7 +17,7 @@ fn run(verb: &str, env: &[(&str, &str)], stdin: &str) -> (i32, String) {
     let output = exec::run(Invocation {
         env: base.iter().chain(env).map(|(key, value)| (key.into(), value.into())).collect(),
         stdin: stdin.into(),
-        ..Invocation::new(env!("CARGO_BIN_EXE_static"))
+        ..Invocation::new(weft_testkit::staged("static"))
     });
     let output = output.unwrap();
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -209,11 +209,11 @@ fn the_process_speaks_the_protocol() {
 
 #[test]
 fn without_a_runtime_it_describes_itself() {
-    let program = env!("CARGO_BIN_EXE_static");
+    let program = weft_testkit::staged("static");
     let ask = |args: &[&str]| {
         let args = args.iter().map(Into::into).collect();
         let env = vec![("CNI_COMMAND".into(), "".into())];
-        let output = exec::run(Invocation { args, env, ..Invocation::new(program) }).unwrap();
+        let output = exec::run(Invocation { args, env, ..Invocation::new(program.clone()) }).unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     };

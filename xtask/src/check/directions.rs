@@ -53,6 +53,14 @@ const PLUGIN: [&str; 10] = [
 /// Packages for developers, which may use what they like and which nothing that ships may use.
 const DEVELOPERS: [&str; 4] = ["weft-testkit", "weft-tests", "weft-bench", "xtask"];
 
+/// The package that is all plugins in one binary, and nothing else.
+const MULTICALL: &str = "weft-multicall";
+
+/// Returns whether a package of cargo's metadata has this dependency.
+fn depends_on(package: &Value, name: &str) -> bool {
+    package["dependencies"].as_array().into_iter().flatten().any(|dependency| dependency["name"] == name)
+}
+
 /// Compares the manifests with the tables above.
 pub(crate) fn check() -> Result<()> {
     let metadata = output(cargo().args(["metadata", "--format-version", "1", "--no-deps", "--offline"]))?;
@@ -62,6 +70,12 @@ pub(crate) fn check() -> Result<()> {
     for package in metadata["packages"].as_array().context("cargo metadata names no packages")? {
         let name = package["name"].as_str().unwrap_or_default();
         if DEVELOPERS.contains(&name) {
+            continue;
+        }
+        if name == MULTICALL {
+            wrong.extend(plugins.iter().filter(|plugin| !depends_on(package, plugin)).map(|plugin| {
+                format!("{MULTICALL} lacks {plugin}: a line in cni/Cargo.toml and one in cni/src/main.rs")
+            }));
             continue;
         }
         let library = LIBRARIES.iter().find(|(library, _)| *library == name).map(|(_, may)| *may);

@@ -41,7 +41,7 @@ const UNFINISHED: [&str; 6] = ["todo!", "unimplemented!", "dbg!", "FIXME", "XXX"
 const EMPTY_NAMES: [&str; 4] = ["utils", "util", "helpers", "common"];
 
 /// Files every plugin has.
-const PLUGIN_FILES: [&str; 4] = ["Cargo.toml", "README.md", "src/main.rs", "src/lib.rs"];
+const PLUGIN_FILES: [&str; 3] = ["Cargo.toml", "README.md", "src/lib.rs"];
 
 /// Searches the tracked files.
 pub(crate) fn check() -> Result<()> {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use weft_cni::{IpConfig, NetworkResult};
 
 use super::*;
-use crate::{DriverAbout, OptionAbout};
+use crate::{DriverAbout, Linked, OptionAbout};
 
 /// A plugin that notes what it is asked for.
 #[derive(Default)]
@@ -107,7 +107,7 @@ fn ask(plugin: &Probe, changes: &[(&str, &str)], argument: &str, stdin: &mut dyn
         Some(found.1.into())
     };
     let argument = || Some(argument.into());
-    answer(plugin, Inputs { variable: &variable, argument: &argument, stdin })
+    answer(plugin, Inputs { variable: &variable, argument: &argument, stdin, linked: Linked::default() })
 }
 
 fn call(plugin: &Probe, verb: &str, stdin: &str) -> Reply {

@@ -47,7 +47,7 @@ fn connect<D: Driver>(
     driver: &D,
     mut settings: D::Settings,
     request: &ContainerRequest,
-    mut ipam: Option<Running>,
+    mut ipam: Option<Running<'_>>,
     kernel: &mut Kernel,
     change: &mut Change<'_>,
 ) -> Result<NetworkResult, Failure> {

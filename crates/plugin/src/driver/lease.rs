@@ -5,18 +5,18 @@ use weft_cni::{Code, Failure, NetworkResult};
 use crate::delegate::{self, Outcome, Running};
 
 /// What the IPAM plugin gave to an ADD.
-pub(super) struct Lease {
+pub(super) struct Lease<'call> {
     /// The answer, or why there is none; nothing once it was taken.
     answer: Option<Result<NetworkResult, Failure>>,
     /// The plugin, while its end is still to be seen, and what it has to confirm.
-    unconfirmed: Option<(Running, NetworkResult)>,
+    unconfirmed: Option<(Running<'call>, NetworkResult)>,
     /// Whether there may be a lease to give back.
     pub(super) held: bool,
 }
 
-impl Lease {
+impl<'call> Lease<'call> {
     /// Waits for the answer. A network without an IPAM plugin gives nothing.
-    pub(super) fn await_of(ipam: Option<Running>) -> Self {
+    pub(super) fn await_of(ipam: Option<Running<'call>>) -> Self {
         let Some(mut running) = ipam else {
             return Self { answer: Some(Ok(NetworkResult::default())), unconfirmed: None, held: false };
         };
@@ -48,7 +48,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for Lease<'_> {
     /// Lets the plugin end before its lease is given back: it may still be writing it down.
     fn drop(&mut self) {
         if let Some((running, _)) = self.unconfirmed.take() {

@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The plugin under test.
-pub(crate) const OURS: &str = env!("CARGO_BIN_EXE_host-local");
+/// The plugin under test, as it was staged.
+pub(crate) const OURS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/stage/bin/host-local");
 /// The reference plugin, where the distribution's package is installed.
 pub(crate) const REFERENCE: &str = "/usr/lib/cni/host-local";
 
