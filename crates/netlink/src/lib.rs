@@ -12,6 +12,7 @@ pub mod address;
 pub mod bridge_vlan;
 pub mod link;
 pub mod route;
+pub mod sockets;
 
 mod announced;
 mod batch;

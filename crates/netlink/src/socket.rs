@@ -51,7 +51,12 @@ impl Socket {
     ///
     /// When the process has no descriptors left.
     pub fn open() -> Result<Self, Error> {
-        let raw = Raw::new(NETLINK_ROUTE).map_err(Error::socket("open"))?;
+        Self::of(NETLINK_ROUTE)
+    }
+
+    /// Opens a socket of another netlink protocol.
+    pub(crate) fn of(protocol: isize) -> Result<Self, Error> {
+        let raw = Raw::new(protocol).map_err(Error::socket("open"))?;
         // Each of these is a courtesy of newer kernels: without it we work, with less said in errors.
         drop(raw.set_cap_ack(true));
         drop(raw.set_ext_ack(true));
@@ -199,12 +204,29 @@ impl Socket {
 
     /// Dumps once; returns whether nothing changed meanwhile.
     fn dump_once(&mut self, request: Request, visit: &mut dyn FnMut(&[u8])) -> Result<bool, Error> {
-        const NLM_F_DUMP_INTR: u16 = 0x10;
-
         let mut batch = Batch::new();
         batch.push(request);
         let first = self.sequence;
         self.send(batch.numbered(0..1, first))?;
+        self.read_dump(first, visit)
+    }
+
+    /// Sends a dump request that is no message of rtnetlink, as bytes with sequence number 0, and returns what `read`
+    /// makes of the answers. What changes meanwhile may be missing.
+    pub(crate) fn list<T>(
+        &mut self,
+        request: &[u8],
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        let mut found = Vec::new();
+        self.send(request)?;
+        self.read_dump(0, &mut |payload| found.extend(read(payload)))?;
+        Ok(found)
+    }
+
+    fn read_dump(&mut self, first: u32, visit: &mut dyn FnMut(&[u8])) -> Result<bool, Error> {
+        const NLM_F_DUMP_INTR: u16 = 0x10;
+
         let (mut open, mut consistent, mut verdict) = (true, true, Ok(()));
         while open {
             self.receive(|message| {

@@ -152,3 +152,15 @@ fn the_default_routes_link_is_found() {
         .unwrap();
     assert_eq!(route::default_link().unwrap(), Some(other), "by IPv4 first");
 }
+
+#[test]
+fn the_way_to_an_address_is_found() {
+    let (mut host, index) = pair();
+    host.request(address::add(index, net("10.0.0.1/24"), false)).unwrap();
+    let mut way = |text: &str| route::get(&mut host, ip(text)).unwrap();
+
+    assert!(way("10.0.0.1").unwrap().local);
+    assert_eq!(way("10.0.0.2"), Some(route::Path { local: false, index }));
+    assert_eq!(way("192.0.2.1"), None, "there is no route");
+    assert_eq!(way("2001:db8::1"), None);
+}
