@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value;
-use weft_cni::{Code, ComposeRequest, Failure, NetConf, Verb, Version, json};
+use weft_cni::{Code, ComposeRequest, Failure, Findings, MendRequest, NetConf, Verb, Version, json};
 use weft_model::Endpoint;
 use weft_state::Root;
 
@@ -46,7 +46,7 @@ impl Reply {
 pub(crate) fn answer(plugin: &dyn Plugin, inputs: Inputs<'_>) -> Reply {
     let env = match Environment::read(inputs.variable) {
         Ok(Some(env)) => env,
-        Ok(None) => return without_runtime(plugin, (inputs.argument)(), inputs.stdin),
+        Ok(None) => return without_runtime(plugin, inputs),
         Err(failure) => return Reply::failed(&failure, Version::LATEST),
     };
     if env.verb == Some(Verb::Version) {
@@ -72,7 +72,7 @@ pub(crate) fn answer(plugin: &dyn Plugin, inputs: Inputs<'_>) -> Reply {
         Err(failure) => return Reply::failed(&failure, fallback(&stdin)),
     };
     let version = conf.version;
-    let root = Root::new((inputs.variable)(Root::VARIABLE).filter(|dir| !dir.is_empty()).map(Into::into));
+    let root = root(&inputs);
     match perform(plugin, verb, env, conf, stdin, root, inputs.linked) {
         Ok(stdout) => Reply::printed(stdout),
         Err(failure) => Reply::failed(&failure, version),
@@ -123,6 +123,10 @@ fn perform(
     }
 }
 
+fn root(inputs: &Inputs<'_>) -> Root {
+    Root::new((inputs.variable)(Root::VARIABLE).filter(|dir| !dir.is_empty()).map(Into::into))
+}
+
 fn refuse_own_netns(netns: Option<&Path>) -> Result<(), Failure> {
     use std::os::unix::fs::MetadataExt;
     // A namespace that cannot be looked at is not ours: ours is there.
@@ -151,14 +155,18 @@ fn versions(about: &About) -> String {
 }
 
 /// Serves the manager and people: there is no `CNI_COMMAND`.
-fn without_runtime(plugin: &dyn Plugin, argument: Option<OsString>, stdin: &mut dyn Read) -> Reply {
-    match argument.as_ref().and_then(|argument| argument.to_str()) {
-        Some("describe") => Reply::printed(json::pretty(plugin.about()) + "\n"),
-        Some("compose") => match compose(plugin, stdin) {
-            Ok(stdout) => Reply::printed(stdout),
-            Err(failure) => Reply::failed(&failure, Version::LATEST),
-        },
-        _ => Reply { stdout: String::new(), stderr: introduction(plugin.about()), ok: true },
+fn without_runtime(plugin: &dyn Plugin, inputs: Inputs<'_>) -> Reply {
+    let argument = (inputs.argument)();
+    let outcome = match argument.as_ref().and_then(|argument| argument.to_str()) {
+        Some("describe") => Ok(json::pretty(plugin.about()) + "\n"),
+        Some("compose") => compose(plugin, inputs.stdin),
+        Some("reload") => reload(plugin, inputs),
+        Some("doctor") => doctor(plugin, inputs),
+        _ => return Reply { stdout: String::new(), stderr: introduction(plugin.about()), ok: true },
+    };
+    match outcome {
+        Ok(stdout) => Reply::printed(stdout),
+        Err(failure) => Reply::failed(&failure, Version::LATEST),
     }
 }
 
@@ -171,6 +179,33 @@ fn compose(plugin: &dyn Plugin, stdin: &mut dyn Read) -> Result<String, Failure>
         .map_err(|error| Failure::new(Code::Decode, error).while_doing("cannot read the request"))?;
     let plugins = plugin.compose(&request)?;
     Ok(json::pretty(&Composed { plugins }) + "\n")
+}
+
+fn reload(plugin: &dyn Plugin, inputs: Inputs<'_>) -> Result<String, Failure> {
+    let (root, networks) = networks(plugin, inputs)?;
+    plugin.reload(&root, &networks).map(|()| String::new())
+}
+
+fn doctor(plugin: &dyn Plugin, inputs: Inputs<'_>) -> Result<String, Failure> {
+    let (root, networks) = networks(plugin, inputs)?;
+    let problems = plugin.doctor(&root, &networks)?;
+    Ok(json::pretty(&Findings { problems }) + "\n")
+}
+
+/// Reads which networks to look after, as calls that change nothing by themselves.
+fn networks(plugin: &dyn Plugin, inputs: Inputs<'_>) -> Result<(Root, Vec<Call>), Failure> {
+    let environment = root(&inputs);
+    let request: MendRequest = json::from_slice(&read(inputs.stdin)?)
+        .map_err(|error| Failure::new(Code::Decode, error).while_doing("cannot read the request"))?;
+    let root = request.root.map_or(environment, |dir| Root::new(Some(dir)));
+    let call = |entry: &Value| {
+        let stdin = entry.to_string().into_bytes();
+        let conf = NetConf::parse_for(&stdin, Verb::Add, plugin.about().versions)?;
+        let (root, linked) = (root.clone(), inputs.linked);
+        Ok(Call { verb: Verb::Check, conf, stdin, paths: Vec::new(), root, args: String::new(), linked })
+    };
+    let networks = request.networks.iter().map(call).collect::<Result<_, Failure>>()?;
+    Ok((root, networks))
 }
 
 fn introduction(about: &About) -> String {

@@ -18,4 +18,4 @@ pub use call::{Attachment, Call};
 pub use driver::{ContainerRequest, Driven, Driver, Leases, host_local, loopback_addresses};
 pub use linked::Linked;
 pub use plugin::{Plugin, main};
-pub use weft_cni::{ComposeRequest, ComposedSubnet, Verb};
+pub use weft_cni::{ComposeRequest, ComposedSubnet, Finding, Verb};

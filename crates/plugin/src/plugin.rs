@@ -9,7 +9,8 @@ use std::process::ExitCode;
 
 use nix::errno::Errno;
 use serde_json::Value;
-use weft_cni::{Code, ComposeRequest, Failure, NetworkResult, Version};
+use weft_cni::{Code, ComposeRequest, Failure, Finding, NetworkResult, Version};
+use weft_state::Root;
 
 use crate::dispatch::{Inputs, answer, unnamed};
 use crate::{About, Attachment, Call, Linked};
@@ -65,6 +66,25 @@ pub trait Plugin: Sync {
     fn compose(&self, request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
         let msg = format!("{} is not a network driver: it cannot make {}", self.about().kind, request.name);
         Err(Failure::text(Code::InvalidConfig, msg))
+    }
+
+    /// Writes what somebody took away from the firewall and the kernel's settings again, for these networks and for
+    /// whatever they share. Plugins that keep nothing there have nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// When something could not be put back; the rest was.
+    fn reload(&self, _root: &Root, _networks: &[Call]) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Says what is missing of these networks and of what they share.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    fn doctor(&self, _root: &Root, _networks: &[Call]) -> Result<Vec<Finding>, Failure> {
+        Ok(Vec::new())
     }
 
     /// Returns whether the container is meant to be in the host's namespace. For every other plugin, being called

@@ -2,7 +2,7 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::Mutex;
 
-use weft_cni::{IpConfig, NetworkResult};
+use weft_cni::{Finding, IpConfig, NetworkResult};
 
 use super::*;
 use crate::{DriverAbout, Linked, OptionAbout};
@@ -73,6 +73,22 @@ impl Plugin for Probe {
     fn status(&self, call: &Call) -> Result<(), Failure> {
         self.note("status", call.root.path().display().to_string());
         Err(Failure::text(Code::NotAvailable, "no"))
+    }
+
+    fn reload(&self, root: &Root, networks: &[Call]) -> Result<(), Failure> {
+        let names: Vec<_> = networks.iter().map(|call| call.conf.name.as_str()).collect();
+        self.note("reload", format!("{} below {}", names.join("+"), root.path().display()));
+        Ok(())
+    }
+
+    fn doctor(&self, root: &Root, networks: &[Call]) -> Result<Vec<Finding>, Failure> {
+        let what = root.path().display().to_string();
+        let finding = |call: &Call| Finding {
+            what: what.clone(),
+            why: call.conf.name.to_string(),
+            mend: "rest".into(),
+        };
+        Ok(networks.iter().map(finding).collect())
     }
 
     fn compose(&self, request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
@@ -354,4 +370,29 @@ fn input_is_read_once() {
     }
     let mut stdin = Once(RefCell::new(CONF.as_bytes()));
     assert!(ask(&Probe::default(), &[("CNI_COMMAND", "ADD")], "", &mut stdin).ok);
+}
+
+#[test]
+fn networks_are_looked_after_without_a_runtime() {
+    let plugin = Probe::default();
+    let with = |argument: &str, stdin: &str| ask(&plugin, &[], argument, &mut stdin.as_bytes());
+    let both =
+        r#"{"networks":[{"cniVersion":"1.1.0","name":"a","type":"probe"},{"name":"b","type":"probe"}]}"#;
+    assert_eq!(with("reload", both), Reply::printed(String::new()));
+    let moved = both.replacen('{', r#"{"root":"/srv/other","#, 1);
+    assert_eq!(with("reload", &moved), Reply::printed(String::new()));
+    assert_eq!(with("reload", "{}"), Reply::printed(String::new()));
+    assert_eq!(
+        asked(&plugin),
+        ["reload a+b below /srv/lab", "reload a+b below /srv/other", "reload  below /srv/lab"]
+    );
+    let findings: weft_cni::Findings = serde_json::from_str(&with("doctor", both).stdout).unwrap();
+    assert_eq!(findings.problems[1].to_string(), "/srv/lab: b");
+    assert_eq!(with("doctor", "{}").stdout, "{\n    \"problems\": []\n}\n");
+
+    assert_eq!(failure(&with("doctor", "[")).0, 6);
+    assert_eq!(
+        failure(&with("reload", r#"{"networks":[{"type":"probe"}]}"#)),
+        (7, "missing network name".into())
+    );
 }

@@ -12,6 +12,7 @@ mod gc;
 mod lease;
 mod leases;
 mod loopback;
+mod mend;
 mod result;
 
 use std::path::Path;
@@ -19,10 +20,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use weft_cni::{Code, Failure, NetworkResult};
+use weft_cni::{Code, Failure, Finding, NetworkResult};
 use weft_model::{ContainerId, Endpoint};
 use weft_netns::{Netns, NetnsError};
 use weft_plan::{ApplyError, Cause, Kernel, Plan};
+use weft_state::Root;
 use weft_state::lock::FileLock;
 
 pub use attach::ContainerRequest;
@@ -94,6 +96,25 @@ pub trait Driver: Sync {
         false
     }
 
+    /// Writes what the driver's networks share in the firewall again, whoever took it away. What single attachments
+    /// have there follows from their plans and is not asked for here.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses, or the records cannot be read.
+    fn restore(&self, _root: &Root) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Says what is missing of it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Driver::restore`].
+    fn diagnose(&self, _root: &Root) -> Result<Vec<Finding>, Failure> {
+        Ok(Vec::new())
+    }
+
     /// Returns the plugins of a conflist for a network of the manager.
     ///
     /// # Errors
@@ -134,6 +155,14 @@ impl<D: Driver> Plugin for Driven<D> {
 
     fn compose(&self, request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
         self.0.compose(request)
+    }
+
+    fn reload(&self, root: &Root, networks: &[Call]) -> Result<(), Failure> {
+        mend::reload(&self.0, root, networks)
+    }
+
+    fn doctor(&self, root: &Root, networks: &[Call]) -> Result<Vec<Finding>, Failure> {
+        mend::doctor(&self.0, root, networks)
     }
 }
 

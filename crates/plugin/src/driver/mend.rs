@@ -1,0 +1,142 @@
+//! `reload` and `doctor`: what others took away comes back, or is told.
+//!
+//! Links, addresses and routes go with their namespace or by somebody's hand, and are not made anew while a
+//! container runs: only what is written into the host's firewall and settings is.
+
+use serde_json::json;
+use weft_cni::{Code, Failure, Finding, NetworkResult};
+use weft_netns::Netns;
+use weft_plan::{Journal, Kernel, Place, Plan, Resource, Step};
+use weft_state::Root;
+use weft_state::attachment::{Record, Records, State};
+
+use super::{Alone, ContainerRequest, Driver, Leases};
+use crate::Call;
+
+/// Writes the firewall and the host's settings again, for every recorded attachment.
+pub(super) fn reload<D: Driver>(driver: &D, root: &Root, networks: &[Call]) -> Result<(), Failure> {
+    let mut problems: Vec<Failure> = driver.restore(root).err().into_iter().collect();
+    for (call, record) in attached(driver, root, networks) {
+        problems.extend(in_turn(call, &record, || restore(driver, call, &record)).err());
+    }
+    Failure::all(problems)
+}
+
+/// Says what is missing of every recorded attachment.
+pub(super) fn doctor<D: Driver>(driver: &D, root: &Root, networks: &[Call]) -> Result<Vec<Finding>, Failure> {
+    let mut findings = driver.diagnose(root)?;
+    for (call, record) in attached(driver, root, networks) {
+        let found = in_turn(call, &record, || examine(driver, call, &record));
+        let unknown = |failure: Failure| vec![finding(&record, failure.msg, &renew(&record))];
+        findings.extend(found.map(Option::unwrap_or_default).unwrap_or_else(unknown));
+    }
+    Ok(findings)
+}
+
+/// The attachments of these networks that are complete and whose containers are there.
+fn attached<'call, D: Driver>(
+    driver: &D,
+    root: &Root,
+    networks: &'call [Call],
+) -> Vec<(&'call Call, Record)> {
+    if networks.is_empty() || !driver.keeps_records() {
+        return Vec::new();
+    }
+    let records = Records::new(root).all();
+    let complete = |record: &&Record| record.state == State::Done && record.same_netns().is_some();
+    let of = |call: &'call Call| {
+        let own = records.iter().filter(|record| record.endpoint.network == call.conf.name);
+        own.filter(complete).map(move |record| (call, record.clone()))
+    };
+    networks.iter().flat_map(of).collect()
+}
+
+/// Works on an attachment while nobody else does; `None` if it changed before that.
+fn in_turn<T>(
+    call: &Call,
+    record: &Record,
+    work: impl FnOnce() -> Result<T, Failure>,
+) -> Result<Option<T>, Failure> {
+    let endpoint = &record.endpoint;
+    let _alone = Alone::with(call, &endpoint.container)?;
+    let now = Records::new(&call.root).get(&endpoint.container, &endpoint.ifname);
+    if now.as_ref() == Some(record) { work().map(Some) } else { Ok(None) }
+}
+
+fn restore<D: Driver>(driver: &D, call: &Call, record: &Record) -> Result<(), Failure> {
+    let plan = only(plan_of(driver, call, record)?, is_restored);
+    let mut kernel = Kernel::open(None).map_err(super::kernel_says)?;
+    // Where a step fails, those before it stay: they were there before somebody took them.
+    kernel.ensure(&plan, &mut Journal::default()).map_err(super::refused)
+}
+
+fn examine<D: Driver>(driver: &D, call: &Call, record: &Record) -> Result<Vec<Finding>, Failure> {
+    let Some(netns) = record.same_netns().map(Netns::open) else { return Ok(Vec::new()) };
+    let netns = netns.map_err(|error| Failure::new(Code::Internal, error))?;
+    let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
+    let plan = plan_of(driver, call, record)?;
+    let mut findings = Vec::new();
+    let reload = format!("weft network reload {}", record.endpoint.network);
+    for (which, mend) in [(is_restored as fn(&Step) -> bool, reload), (is_built, renew(record))] {
+        let differences = kernel.observe(&only(plan.clone(), which)).map_err(super::kernel_says)?;
+        findings.extend(differences.iter().map(|text| finding(record, text.to_string(), &mend)));
+    }
+    Ok(findings)
+}
+
+/// What ADD wanted, as far as the record tells.
+fn plan_of<D: Driver>(driver: &D, call: &Call, record: &Record) -> Result<Plan, Failure> {
+    let endpoint = &record.endpoint;
+    let (result, call) = recalled(call, record)?;
+    let leases = match &result {
+        Some(result) => Leases::of_result(result, &endpoint.ifname),
+        None => Leases::of_addresses(&record.addresses),
+    };
+    let settings = driver.settings(&call)?;
+    let (request, _) = ContainerRequest::of(&call)?;
+    let mut plan = driver.links(&settings, endpoint);
+    plan.extend(driver.addresses(&settings, endpoint, &leases).steps);
+    request.configure(&mut plan, &endpoint.ifname);
+    Ok(plan)
+}
+
+/// Returns the call that ADD was, with what was chosen then: the container's MAC address and the manager's words.
+fn recalled(call: &Call, record: &Record) -> Result<(Option<NetworkResult>, Call), Failure> {
+    let mut call = call.clone();
+    let result = record.result.as_ref();
+    let result = result.map(|result| NetworkResult::from_value(result, call.conf.version)).transpose()?;
+    let inside = |result: &NetworkResult| {
+        let name = record.endpoint.ifname.as_str();
+        let inside = |link: &&weft_cni::Interface| link.name == name && link.sandbox.is_some();
+        result.interfaces.iter().find(inside)?.mac.clone()
+    };
+    if let Some(mac) = result.as_ref().and_then(inside) {
+        call.conf.runtime_config = json!({"mac": mac});
+    }
+    call.conf.args = json!({"weft": record.attach});
+    call.conf.prev_result = record.result.clone();
+    Ok((result, call))
+}
+
+fn only(plan: Plan, which: impl Fn(&Step) -> bool) -> Plan {
+    Plan { steps: plan.steps.into_iter().filter(which).collect() }
+}
+
+/// What `reload` writes. Settings inside a container may be the container's own choice by now.
+fn is_restored(step: &Step) -> bool {
+    step.place == Place::Host && matches!(step.resource, Resource::Firewall(_) | Resource::Sysctl(_))
+}
+
+/// What only a new connection makes.
+fn is_built(step: &Step) -> bool {
+    !matches!(step.resource, Resource::Firewall(_) | Resource::Sysctl(_))
+}
+
+fn finding(record: &Record, why: String, mend: &str) -> Finding {
+    Finding { what: record.endpoint.to_string(), why, mend: mend.into() }
+}
+
+fn renew(record: &Record) -> String {
+    let (network, container) = (&record.endpoint.network, &record.endpoint.container);
+    format!("weft network disconnect {network} {container}, then weft network connect {network} {container}")
+}
