@@ -82,6 +82,12 @@ impl Cache {
         get(&read(&self.file(endpoint))?, "result").filter(|result| result.is_object()).cloned()
     }
 
+    /// Returns the arguments an attachment was made with; none if that is not known.
+    pub fn capability_args(&self, endpoint: &Endpoint) -> Map<String, Value> {
+        let entry = read(&self.file(endpoint));
+        entry.as_ref().and_then(cached).map(|cached| cached.capability_args).unwrap_or_default()
+    }
+
     /// Forgets an attachment. Forgetting an unknown one is no error.
     ///
     /// # Errors

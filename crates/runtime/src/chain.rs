@@ -188,6 +188,34 @@ impl Runtime {
         problems
     }
 
+    /// Asks one plugin of an attached container's network once more for what `attachment` asks for now: ADD, or DEL
+    /// if nothing is wanted of it any more. The plugin sees the chain's result as that of the plugins before it,
+    /// and answers with the same; the arguments are kept for DEL and GC.
+    ///
+    /// # Errors
+    ///
+    /// Names the plugin if it fails. It has what it had before then, and so has the cache.
+    pub fn renew(
+        &self,
+        list: &Conflist,
+        plugin: &Value,
+        verb: Verb,
+        attachment: &Attachment,
+        result: &Value,
+    ) -> Result<(), ChainError> {
+        let extra = Extra { prev_result: Some(result), attachment: Some(attachment), valid: None };
+        let answer = self.call(list, plugin, verb, extra).and_then(|stdout| match verb {
+            Verb::Add => checked(&stdout, list.version).map(drop),
+            _ => Ok(()),
+        });
+        answer.map_err(|cause| ChainError::Plugin {
+            problem: problem(list, plugin, verb, cause).into(),
+            left: Vec::new(),
+        })?;
+        let kept = self.cache.put(&endpoint(list, attachment), &list.raw, attachment, result);
+        kept.map_err(|source| ChainError::Cache { network: list.name.clone(), source, left: Vec::new() })
+    }
+
     /// Verifies an attachment against what ADD answered.
     ///
     /// # Errors

@@ -12,4 +12,4 @@ mod request;
 
 pub use call::CallError;
 pub use chain::{ChainError, Problem, Runtime};
-pub use request::Attachment;
+pub use request::{Attachment, configuration};

@@ -60,12 +60,7 @@ pub(crate) fn kind(plugin: &Value) -> &str {
 ///
 /// CNI: SPEC 1.1.0, section 3 "Deriving request configuration from execution configuration".
 pub(crate) fn derive(list: &Conflist, plugin: &Value, extra: Extra<'_>) -> Vec<u8> {
-    let mut conf = match plugin {
-        Value::Object(conf) => conf.clone(),
-        _ => Map::new(),
-    };
-    put(&mut conf, "name", json!(list.name));
-    put(&mut conf, "cniVersion", json!(list.version.as_str()));
+    let mut conf = named(list, plugin);
     if let Some(prev) = extra.prev_result {
         put(&mut conf, "prevResult", prev.clone());
     }
@@ -91,6 +86,18 @@ pub(crate) fn derive(list: &Conflist, plugin: &Value, extra: Extra<'_>) -> Vec<u
         put(&mut conf, "cni.dev/attachments", json!(valid));
     }
     Value::Object(conf).to_string().into_bytes()
+}
+
+/// Returns one plugin's part of a network as it reads it when no container is meant.
+pub fn configuration(list: &Conflist, plugin: &Value) -> Value {
+    Value::Object(named(list, plugin))
+}
+
+fn named(list: &Conflist, plugin: &Value) -> Map<String, Value> {
+    let mut conf = plugin.as_object().cloned().unwrap_or_default();
+    put(&mut conf, "name", json!(list.name));
+    put(&mut conf, "cniVersion", json!(list.version.as_str()));
+    conf
 }
 
 /// Sets a key, whatever its spelling was before.

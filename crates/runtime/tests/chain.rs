@@ -119,6 +119,34 @@ fn del_runs_in_reverse_with_the_cached_result_and_forgets_it() {
 }
 
 #[test]
+fn one_plugin_is_asked_again_and_the_new_arguments_are_kept() {
+    let stage = Stage::new();
+    stage.plugin("first", ANSWER).plugin("second", ANSWER);
+    let (runtime, list) = (stage.runtime(), list(&["first", "second"]));
+    let result = runtime.add(&list, &attachment()).unwrap();
+    let endpoint = weft_model::Endpoint {
+        network: "n1".parse().unwrap(),
+        container: "c1".parse().unwrap(),
+        ifname: "eth0".parse().unwrap(),
+    };
+    let ips = || runtime.cache().capability_args(&endpoint).get("ips").cloned();
+    assert_eq!(ips(), Some(json!(["10.1.0.2"])));
+
+    let mut other = attachment();
+    other.capability_args.insert("ips".into(), json!(["10.1.0.9"]));
+    runtime.renew(&list, &list.plugins[1], weft_cni::Verb::Add, &other, &result).unwrap();
+    assert_eq!(stage.log().len(), 3, "{:?}", stage.log());
+    assert_eq!(stage.stdin("second", "ADD")["runtimeConfig"], json!({"ips": ["10.1.0.9"]}));
+    assert_eq!(stage.stdin("second", "ADD")["prevResult"], result);
+    assert_eq!(ips(), Some(json!(["10.1.0.9"])));
+
+    stage.plugin("second", "exit 1");
+    runtime.renew(&list, &list.plugins[1], weft_cni::Verb::Add, &attachment(), &result).unwrap_err();
+    assert_eq!(ips(), Some(json!(["10.1.0.9"])), "what failed is not kept");
+    assert_eq!(runtime.cache().result(&endpoint), Some(result));
+}
+
+#[test]
 fn the_cache_has_the_reference_librarys_form() {
     let stage = Stage::new();
     stage.plugin("first", ANSWER);
