@@ -10,6 +10,7 @@ pub mod boot;
 pub mod document;
 mod error;
 pub mod lock;
+pub mod ports;
 pub mod reservation;
 mod root;
 pub mod time;

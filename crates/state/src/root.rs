@@ -46,6 +46,11 @@ impl Root {
         self.0.join("run/weft/masquerade")
     }
 
+    /// Returns the directory of books about published ports.
+    pub fn ports_dir(&self) -> PathBuf {
+        self.0.join("run/weft/ports")
+    }
+
     /// Returns the directory of lock files.
     pub fn locks_dir(&self) -> PathBuf {
         self.0.join("run/weft/locks")

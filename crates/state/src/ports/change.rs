@@ -1,0 +1,368 @@
+//! Changing what one attachment publishes: claims before the kernel, files after.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use weft_model::Endpoint;
+use weft_model::port::{Protocol, Publication};
+
+use super::claims::{Claims, Found};
+use super::{Books, Choice, Chosen, Claim, DONE, INTENT, Owner, PortsError, choice, remove_file};
+use crate::atomic::Durability;
+use crate::lock::FileLock;
+use crate::{StateError, document};
+
+/// A change of what one attachment publishes, under a lock of the attachment's container.
+///
+/// Dropped half-way, as when the process is killed, it leaves an intent that the next one finds.
+#[derive(Debug)]
+pub struct Change {
+    books: Books,
+    endpoint: Endpoint,
+    confirmed: Option<Owner>,
+    interrupted: Option<Owner>,
+    alone: Option<FileLock>,
+}
+
+/// What was claimed for a change.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// What the attachment is to publish, every choice made.
+    pub owner: Owner,
+    /// What was taken from others that had no right to it any more: the kernel may have it still.
+    pub taken: Vec<Claim>,
+    /// What the attachment had not claimed before.
+    made: Vec<Claim>,
+}
+
+impl Books {
+    /// Begins to change what an attachment publishes. Waits for another change of the same container.
+    ///
+    /// # Errors
+    ///
+    /// When the lock cannot be had, or a file is from a newer version.
+    pub fn change(&self, endpoint: &Endpoint) -> Result<Change, StateError> {
+        let alone = FileLock::exclusive(&self.lock_of(endpoint))?;
+        let (container, ifname) = (&endpoint.container, &endpoint.ifname);
+        Ok(Change {
+            confirmed: self.owner(container, ifname),
+            interrupted: self.interrupted(container, ifname),
+            books: self.clone(),
+            endpoint: endpoint.clone(),
+            alone: Some(alone),
+        })
+    }
+}
+
+impl Change {
+    /// Returns what the attachment publishes.
+    pub fn confirmed(&self) -> Option<&Owner> {
+        self.confirmed.as_ref()
+    }
+
+    /// Returns what a process that was killed had meant it to publish.
+    pub fn interrupted(&self) -> Option<&Owner> {
+        self.interrupted.as_ref()
+    }
+
+    /// Notes that the kernel has again what is confirmed and nothing that a killed process had meant to be there.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be removed.
+    pub fn settle(&mut self) -> Result<(), StateError> {
+        let Some(interrupted) = self.interrupted.take() else { return Ok(()) };
+        let stay = self.confirmed.as_ref().map(Owner::claims).unwrap_or_default();
+        let mut gone = interrupted.claims();
+        gone.retain(|claim| !stay.contains(claim));
+        let _lock = self.books.lock()?;
+        self.drop_own(&gone)?;
+        remove_file(&self.intent())
+    }
+
+    /// Claims everything that `wanted` publishes and what is chosen for it, and notes the intent. What the
+    /// attachment has chosen before it keeps. `is_free` tells whether a port of the host's can be
+    /// chosen, for all that the books do not know.
+    ///
+    /// # Errors
+    ///
+    /// When somebody else has a port, the request has one twice or none is left to choose. Nothing has
+    /// changed then.
+    pub fn claim(
+        &mut self,
+        mut wanted: Owner,
+        choices: &[Choice],
+        is_free: &mut dyn FnMut(Protocol, IpAddr, u16) -> bool,
+    ) -> Result<Claimed, PortsError> {
+        let books = self.books.clone();
+        let _lock = books.lock()?;
+        let claims = books.claims();
+        let mut cursors = Vec::new();
+        for choice in choices {
+            let port = match self.chosen_before(choice, &wanted, &claims)? {
+                Some(port) => port,
+                None => self.choose(choice, &wanted, &claims, is_free, &mut cursors)?,
+            };
+            wanted.publications.extend(choice.at(port));
+            wanted.chosen.push(Chosen { choice: choice.clone(), port });
+        }
+        refuse_twice(&wanted.publications)?;
+        let list = wanted.claims();
+        let mut taken = Vec::new();
+        let mut made = Vec::new();
+        for claim in &list {
+            let (mine, others) = self.judge(&claims, claim)?;
+            if let Claim::Host(protocol, host, ports) = *claim
+                && let Some(holder) = others.iter().find_map(|found| found.keeper.clone())
+            {
+                return Err(PortsError::Taken { protocol, host, ports, holder });
+            }
+            taken.extend(others.into_iter().map(|found| found.claim));
+            if !mine {
+                made.push(*claim);
+            }
+        }
+        // Nothing was written up to here.
+        document::write(&self.intent(), &wanted, Durability::Boot)?;
+        for claim in &taken {
+            claims.drop(claim)?;
+        }
+        let outcome = made.iter().try_for_each(|claim| claims.make(claim, &self.endpoint));
+        let claimed = Claimed { owner: wanted, taken, made };
+        if let Err(error) = outcome {
+            self.take_back(&claims, &claimed.made);
+            return Err(error.into());
+        }
+        cursors.into_iter().for_each(|(protocol, port)| books.set_cursor(protocol, port));
+        Ok(claimed)
+    }
+
+    /// Notes that everything claimed is in place, and drops the claims on what is published no longer.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be renamed or removed.
+    pub fn confirm(&mut self, claimed: &Claimed) -> Result<(), StateError> {
+        let (intent, done) = (self.intent(), self.done());
+        fs::rename(&intent, &done).map_err(StateError::io("rename", &intent))?;
+        let stay = claimed.owner.claims();
+        let before = self.confirmed.replace(claimed.owner.clone());
+        let mut gone = before.as_ref().map(Owner::claims).unwrap_or_default();
+        gone.retain(|claim| !stay.contains(claim));
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let _lock = self.books.lock()?;
+        self.drop_own(&gone)
+    }
+
+    /// Takes back what was claimed for a change that was not made.
+    ///
+    /// # Errors
+    ///
+    /// When the lock cannot be had or a file cannot be removed.
+    pub fn abandon(&mut self, claimed: &Claimed) -> Result<(), StateError> {
+        let _lock = self.books.lock()?;
+        self.take_back(&self.books.claims(), &claimed.made);
+        Ok(())
+    }
+
+    /// Returns which of these the attachment has claimed and still has.
+    ///
+    /// # Errors
+    ///
+    /// When the lock cannot be had or a claim cannot be read.
+    pub fn still_owned(&self, claims: &[Claim]) -> Result<Vec<Claim>, StateError> {
+        if claims.is_empty() {
+            return Ok(Vec::new());
+        }
+        let _lock = self.books.lock()?;
+        let book = self.books.claims();
+        let mut owned = Vec::new();
+        for claim in claims {
+            if book.holder(claim)?.is_some_and(|holder| self.is_mine(&holder)) {
+                owned.push(*claim);
+            }
+        }
+        Ok(owned)
+    }
+
+    /// Forgets everything about the attachment, when nothing of it is in the kernel any more.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be removed.
+    pub fn forget(&mut self) -> Result<(), StateError> {
+        let gone = self.known_claims();
+        if !gone.is_empty() {
+            let _lock = self.books.lock()?;
+            self.drop_own(&gone)?;
+        }
+        remove_file(&self.intent())?;
+        remove_file(&self.done())?;
+        (self.confirmed, self.interrupted) = (None, None);
+        Ok(())
+    }
+
+    /// Returns what the attachment's files list, each once.
+    pub fn known_claims(&self) -> Vec<Claim> {
+        let mut claims: Vec<_> =
+            [&self.confirmed, &self.interrupted].into_iter().flatten().flat_map(Owner::claims).collect();
+        claims.sort();
+        claims.dedup();
+        claims
+    }
+
+    fn drop_own(&self, gone: &[Claim]) -> Result<(), StateError> {
+        let claims = self.books.claims();
+        for claim in gone {
+            if claims.holder(claim)?.is_some_and(|holder| self.is_mine(&holder)) {
+                claims.drop(claim)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What cannot be removed is void as soon as the intent is gone.
+    fn take_back(&self, claims: &Claims, made: &[Claim]) {
+        made.iter().for_each(|claim| drop(claims.drop(claim)));
+        drop(remove_file(&self.intent()));
+    }
+
+    fn intent(&self) -> PathBuf {
+        self.books.file(&self.endpoint.container, &self.endpoint.ifname, INTENT)
+    }
+
+    fn done(&self) -> PathBuf {
+        self.books.file(&self.endpoint.container, &self.endpoint.ifname, DONE)
+    }
+
+    fn is_mine(&self, holder: &Endpoint) -> bool {
+        (&holder.container, &holder.ifname) == (&self.endpoint.container, &self.endpoint.ifname)
+    }
+
+    /// Tells whether the claim is the attachment's already, and which claims of others are in its way.
+    fn judge(&self, claims: &Claims, claim: &Claim) -> Result<(bool, Vec<Judged>), StateError> {
+        let mut mine = false;
+        let mut others = Vec::new();
+        for Found { claim: found, holder } in claims.colliding(claim)? {
+            match holder {
+                Some(holder) if self.is_mine(&holder) => {
+                    // What is left of another of the attachment's own publications goes when this one is confirmed.
+                    mine |= found == *claim;
+                }
+                holder => {
+                    let keeper =
+                        holder.filter(|holder| claim.is_kept() && self.books.is_alive(holder, &found));
+                    others.push(Judged { claim: found, keeper });
+                }
+            }
+        }
+        Ok((mine, others))
+    }
+
+    /// Returns what the attachment got when it asked for the same before, if it has that still.
+    fn chosen_before(
+        &self,
+        choice: &Choice,
+        wanted: &Owner,
+        claims: &Claims,
+    ) -> Result<Option<u16>, StateError> {
+        let known = self.confirmed.iter().flat_map(|owner| &owner.chosen);
+        let mut ports = known.filter(|one| one.choice == *choice);
+        // The same may be asked for several times, and gets another port each time.
+        ports
+            .find(|one| !wanted.chosen.contains(one))
+            .map(|one| self.is_open(choice, one.port, wanted, claims).map(|open| open.then_some(one.port)))
+            .transpose()
+            .map(Option::flatten)
+    }
+
+    fn choose(
+        &self,
+        choice: &Choice,
+        wanted: &Owner,
+        claims: &Claims,
+        is_free: &mut dyn FnMut(Protocol, IpAddr, u16) -> bool,
+        cursors: &mut Vec<(Protocol, u16)>,
+    ) -> Result<u16, PortsError> {
+        let (among, reserved, start) = match choice.among {
+            Some(among) => (among, Vec::new(), among.first()),
+            None => {
+                let (among, reserved) = choice::ephemeral_ports();
+                let last = cursors.iter().rev().find(|(protocol, _)| *protocol == choice.protocol);
+                let last = last.map(|(_, port)| *port).or_else(|| self.books.cursor(choice.protocol));
+                (among, reserved, last.and_then(|last| last.checked_add(1)).unwrap_or(among.first()))
+            }
+        };
+        let start = if among.contains(start) { start } else { among.first() };
+        for port in (start..=among.last()).chain(among.first()..start) {
+            if reserved.iter().any(|range| range.contains(port)) {
+                continue;
+            }
+            if self.is_open(choice, port, wanted, claims)?
+                && choice.bindings.iter().all(|one| is_free(choice.protocol, one.host, port))
+            {
+                if choice.among.is_none() {
+                    cursors.push((choice.protocol, port));
+                }
+                return Ok(port);
+            }
+        }
+        let host = choice.bindings.first().map_or(IpAddr::from([0, 0, 0, 0]), |binding| binding.host);
+        Err(PortsError::NoneFree { protocol: choice.protocol, host, among })
+    }
+
+    /// Tells whether the books let the attachment have this port.
+    fn is_open(
+        &self,
+        choice: &Choice,
+        port: u16,
+        wanted: &Owner,
+        claims: &Claims,
+    ) -> Result<bool, StateError> {
+        for one in choice.at(port) {
+            if wanted.publications.iter().any(|other| other.collides(&one)) {
+                return Ok(false);
+            }
+            for claim in wanted.claims_of(&one) {
+                let (_, others) = self.judge(claims, &claim)?;
+                if others.iter().any(|found| found.keeper.is_some()) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        // A lock file that stays is empty and harmless; the next holder removes it.
+        self.alone.take().map(FileLock::unlink);
+    }
+}
+
+/// A claim in the way of another, and who keeps it; `None` if it is void.
+struct Judged {
+    claim: Claim,
+    keeper: Option<Endpoint>,
+}
+
+fn refuse_twice(publications: &[Publication]) -> Result<(), PortsError> {
+    let mut sorted: Vec<_> = publications.iter().collect();
+    sorted.sort_by_key(|one| (one.protocol, one.host.is_ipv4(), one.host_ports));
+    let mut latest: Vec<&Publication> = Vec::new();
+    for one in sorted {
+        latest.retain(|other| {
+            other.host_ports.last() >= one.host_ports.first() && other.protocol == one.protocol
+        });
+        if latest.iter().any(|other| other.collides(one)) {
+            let Publication { protocol, host, host_ports: ports, .. } = *one;
+            return Err(PortsError::Twice { protocol, host, ports });
+        }
+        latest.push(one);
+    }
+    Ok(())
+}
