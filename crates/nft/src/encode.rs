@@ -177,16 +177,17 @@ fn expression(expr: &Expr) -> Expressions {
                 Meta::OutputName => MetaKey::Oifname,
                 Meta::Family => MetaKey::Nfproto,
                 Meta::Transport => MetaKey::L4Proto,
+                Meta::Mark => MetaKey::Mark,
+                Meta::InputBridge => MetaKey::BriIifname,
             }),
         ]),
-        Expr::Conntrack(what, to) => conntrack(*what, *to),
-        Expr::Mask(reg, mask) => Expressions::Bitwise(vec![
-            Bitwise::SourceRegister(register(*reg)),
-            Bitwise::DestinationRegister(register(*reg)),
-            Bitwise::Length(u32::try_from(mask.len()).unwrap_or(u32::MAX)),
-            Bitwise::Mask(DataAttribute::Value(mask.clone())),
-            Bitwise::Xor(DataAttribute::Value(vec![0; mask.len()])),
+        Expr::SetMark(from) => Expressions::Meta(vec![
+            MetaAttribute::Key(MetaKey::Mark),
+            MetaAttribute::SourceRegister(register(*from)),
         ]),
+        Expr::Conntrack(what, to) => conntrack(*what, *to),
+        Expr::Mask(reg, mask) => bitwise(*reg, mask, &vec![0; mask.len()]),
+        Expr::Bits(reg, mask, flip) => bitwise(*reg, mask, flip),
         Expr::Compare(reg, comparison, value) => Expressions::Cmp(vec![
             Cmp::SourceRegister(register(*reg)),
             Cmp::Op(match comparison {
@@ -203,6 +204,16 @@ fn expression(expr: &Expr) -> Expressions {
         Expr::Masquerade => other("masq", Vec::new()),
         Expr::Counter => other("counter", Vec::new()),
     }
+}
+
+fn bitwise(reg: Reg, mask: &[u8], flip: &[u8]) -> Expressions {
+    Expressions::Bitwise(vec![
+        Bitwise::SourceRegister(register(reg)),
+        Bitwise::DestinationRegister(register(reg)),
+        Bitwise::Length(u32::try_from(mask.len()).unwrap_or(u32::MAX)),
+        Bitwise::Mask(DataAttribute::Value(mask.to_vec())),
+        Bitwise::Xor(DataAttribute::Value(flip.to_vec())),
+    ])
 }
 
 fn lookup(set: &str, reg: Reg, found: Found) -> Expressions {

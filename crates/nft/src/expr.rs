@@ -70,6 +70,10 @@ pub enum Meta {
     Family,
     /// The transport protocol, one byte.
     Transport,
+    /// The packet's mark, four bytes in the host's order.
+    Mark,
+    /// For a frame that passes a bridge: the name of the bridge it came in by, 16 bytes.
+    InputBridge,
 }
 
 /// What connection tracking knows about a packet.
@@ -129,6 +133,10 @@ pub enum Expr {
     Conntrack(Conntrack, Reg),
     /// Clears the bits of a register that are not in the mask.
     Mask(Reg, Vec<u8>),
+    /// Clears the bits of a register that are not in the first mask, then flips those in the second.
+    Bits(Reg, Vec<u8>, Vec<u8>),
+    /// Marks the packet with what a register has.
+    SetMark(Reg),
     /// Ends the rule unless the comparison holds.
     Compare(Reg, Comparison, Vec<u8>),
     /// Looks a key up.
@@ -156,6 +164,30 @@ pub fn is_within(field: Field, network: IpNetwork, comparison: Comparison) -> Ve
     }
     exprs.push(Expr::Compare(Reg(0), comparison, octets(network.network())));
     exprs
+}
+
+/// Returns the steps that set bits of the packet's mark.
+pub fn mark(bits: u32) -> [Expr; 3] {
+    change_mark(!bits, bits)
+}
+
+/// Returns the steps that clear bits of the packet's mark.
+pub fn unmark(bits: u32) -> [Expr; 3] {
+    change_mark(!bits, 0)
+}
+
+fn change_mark(keep: u32, flip: u32) -> [Expr; 3] {
+    let bits = Expr::Bits(Reg(0), keep.to_ne_bytes().to_vec(), flip.to_ne_bytes().to_vec());
+    [Expr::Meta(Meta::Mark, Reg(0)), bits, Expr::SetMark(Reg(0))]
+}
+
+/// Returns the steps that go on only if one of these bits of the packet's mark is set.
+pub fn is_marked(bits: u32) -> [Expr; 3] {
+    [
+        Expr::Meta(Meta::Mark, Reg(0)),
+        Expr::Mask(Reg(0), bits.to_ne_bytes().to_vec()),
+        Expr::Compare(Reg(0), Comparison::NotEqual, vec![0; 4]),
+    ]
 }
 
 /// Returns the bytes of an address in the order of the wire.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use weft_netns::isolate;
-use weft_nft::expr::{Comparison, Conntrack, Field, Found, Meta, Reg, Verdict, is_family, is_within};
+use weft_nft::expr::{self, Comparison, Conntrack, Field, Found, Meta, Reg, Verdict, is_family, is_within};
 use weft_nft::{
     Base, ChainKind, Data, Element, Error, Expr, Family, Hook, Key, Policy, Set, Socket, Table, Transaction,
     Type, Values, is_usable,
@@ -368,4 +368,31 @@ fn without_privileges_the_error_says_so() {
         Ok(status) => assert!(status.success()),
         Err(cause) => weft_testkit::skipped(format_args!("a test binary that nobody may execute: {cause}")),
     }
+}
+
+#[test]
+fn marks_are_set_seen_and_cleared() {
+    isolate().unwrap();
+    let base = Base { kind: ChainKind::Filter, hook: Hook::Forward, priority: -1, policy: Policy::Accept };
+    let chain = TABLE.base_chain("marks", base);
+    let mut seen = Vec::from(expr::is_marked(0x1000));
+    seen.push(Expr::Verdict(Verdict::Accept));
+    let mut transaction = Transaction::new();
+    transaction
+        .table(TABLE, None)
+        .chain(&chain)
+        .rule(chain.rule(expr::mark(0x1000)))
+        .rule(chain.rule(seen))
+        .rule(chain.rule(expr::unmark(0x1000)));
+    Socket::open().unwrap().commit(&transaction).unwrap();
+    let Some(listing) = nft("list chain inet weft_test marks") else { return };
+    let rules: Vec<_> = listing.lines().filter(|line| line.starts_with("meta mark")).collect();
+    assert_eq!(
+        rules,
+        [
+            "meta mark set meta mark | 0x00001000",
+            "meta mark & 0x00001000 != 0x00000000 accept",
+            "meta mark set meta mark & 0xffffefff",
+        ]
+    );
 }
