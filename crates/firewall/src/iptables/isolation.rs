@@ -136,7 +136,7 @@ fn rules(entries: &[Entry]) -> Vec<String> {
                 first.push(format!("-A {FIRST} -i {name} ! -o {name} -j {SECOND}"));
                 second.push(format!("-A {SECOND} -o {name} -j DROP"));
             }
-            Entry::Subnet(_) => {}
+            _ => {}
         }
     }
     [first, second].concat()

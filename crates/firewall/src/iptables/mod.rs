@@ -1,6 +1,8 @@
-//! For hosts that are ruled by iptables: masquerading as the reference plugins write it, isolation in
-//! chains of our own.
+//! For hosts that are ruled by iptables: masquerading, published ports and the `firewall` plugin as the reference
+//! plugins write them, isolation in chains of our own.
 
+pub(crate) mod admission;
 pub(crate) mod isolation;
+pub(crate) mod lock;
 pub(crate) mod masquerade;
-mod tool;
+pub(crate) mod tool;

@@ -1,18 +1,26 @@
 //! The iptables programs.
 
+use std::collections::HashMap;
+use std::env;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use ipnetwork::IpNetwork;
 use iptables::IPTables;
 
 use crate::{FirewallError, layout};
 
+/// Where programs are when `PATH` does not say. A runtime may start us with next to no environment.
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+
 /// A table of iptables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Table {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Table {
+    /// Where packets are seen before their connection is.
+    Raw,
     /// Where addresses are translated.
     Nat,
     /// Where packets are judged.
@@ -22,51 +30,143 @@ pub(super) enum Table {
 impl Table {
     fn name(self) -> &'static str {
         match self {
+            Self::Raw => "raw",
             Self::Nat => "nat",
             Self::Filter => "filter",
         }
     }
 }
 
+/// Which of the kernel's two places for such rules a program writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Variant {
+    /// Whichever the administrator has chosen (`update-alternatives`).
+    Chosen,
+    /// The tables of `ip_tables`, which `iptables-nft` does not see.
+    Legacy,
+}
+
 /// The programs for one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tool {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Tool {
     v6: bool,
+    variant: Variant,
+}
+
+/// Rules and chains of one table, as `iptables-save` prints them.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    chains: HashMap<String, Vec<String>>,
+    policies: HashMap<String, String>,
+}
+
+impl Rules {
+    /// Returns the rules of a chain, each with its `-A CHAIN`; `None` if there is no such chain.
+    pub(crate) fn chain(&self, name: &str) -> Option<&[String]> {
+        self.chains.get(name).map(Vec::as_slice)
+    }
+
+    /// Returns whether a rule is there, in the words of `iptables-save`.
+    pub(crate) fn has(&self, chain: &str, rule: &str) -> bool {
+        self.chain(chain).is_some_and(|rules| rules.iter().any(|line| line == rule))
+    }
+
+    /// Returns a built-in chain's policy. `None` also where the kernel has not made the chain yet.
+    pub(crate) fn policy(&self, chain: &str) -> Option<&str> {
+        self.policies.get(chain).map(String::as_str)
+    }
+
+    /// Returns the names of all chains that start so.
+    pub(crate) fn chains_from<'a>(&'a self, start: &'a str) -> impl Iterator<Item = &'a str> {
+        self.chains.keys().map(String::as_str).filter(move |name| name.starts_with(start))
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut rules = Self::default();
+        for line in text.lines() {
+            if let Some(declared) = line.strip_prefix(':') {
+                let mut words = declared.split(' ');
+                let (Some(name), Some(policy)) = (words.next(), words.next()) else { continue };
+                rules.chains.entry(name.to_owned()).or_default();
+                if policy != "-" {
+                    rules.policies.insert(name.to_owned(), policy.to_owned());
+                }
+            } else if let Some(name) = line.strip_prefix("-A ").and_then(|rule| rule.split(' ').next()) {
+                rules.chains.entry(name.to_owned()).or_default().push(line.to_owned());
+            }
+        }
+        rules
+    }
 }
 
 impl Tool {
-    pub(super) const BOTH: [Self; 2] = [Self { v6: false }, Self { v6: true }];
+    pub(crate) const V4: Self = Self { v6: false, variant: Variant::Chosen };
+    pub(crate) const V6: Self = Self { v6: true, variant: Variant::Chosen };
+    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Returns the programs for an address's family.
+    pub(crate) fn of(addr: IpAddr) -> Self {
+        if addr.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
 
     /// Returns the programs for the families that the kernel has.
-    pub(super) fn usable() -> impl Iterator<Item = Self> {
+    pub(crate) fn usable() -> impl Iterator<Item = Self> {
         let has_v6 = Path::new("/proc/net/if_inet6").exists();
         Self::BOTH.into_iter().filter(move |tool| has_v6 || !tool.v6)
     }
 
-    pub(super) fn addresses(self, all: &[IpNetwork]) -> Vec<IpNetwork> {
+    /// Returns the same family's programs for the tables that `iptables-nft` does not see.
+    pub(crate) fn legacy(self) -> Self {
+        Self { variant: Variant::Legacy, ..self }
+    }
+
+    pub(crate) fn is_v6(self) -> bool {
+        self.v6
+    }
+
+    /// Returns whether the family has a table in `ip_tables`, where legacy programs write.
+    pub(crate) fn has_legacy(self, table: Table) -> bool {
+        let list = if self.v6 { "/proc/net/ip6_tables_names" } else { "/proc/net/ip_tables_names" };
+        std::fs::read_to_string(list).is_ok_and(|names| names.lines().any(|name| name == table.name()))
+    }
+
+    pub(crate) fn addresses(self, all: &[IpNetwork]) -> Vec<IpNetwork> {
         all.iter().copied().filter(|address| address.is_ipv6() == self.v6).collect()
     }
 
-    pub(super) fn multicast(self) -> IpNetwork {
+    pub(crate) fn multicast(self) -> IpNetwork {
         let [v4, v6] = layout::multicast();
         if self.v6 { v6 } else { v4 }
     }
 
-    pub(super) fn program(self) -> &'static str {
-        if self.v6 { "ip6tables" } else { "iptables" }
+    pub(crate) fn program(self) -> &'static str {
+        match (self.v6, self.variant) {
+            (false, Variant::Chosen) => "iptables",
+            (true, Variant::Chosen) => "ip6tables",
+            (false, Variant::Legacy) => "iptables-legacy",
+            (true, Variant::Legacy) => "ip6tables-legacy",
+        }
     }
 
-    pub(super) fn is_installed(self) -> bool {
-        self.iptables().execute("nat", "-S POSTROUTING").is_ok()
+    /// Returns whether the program is installed. Starts nothing.
+    pub(crate) fn is_installed(self) -> bool {
+        env::split_paths(&search_path()).any(|folder| folder.join(self.program()).exists())
+    }
+
+    /// Returns everything that a table has.
+    pub(crate) fn saved(self, table: Table) -> Result<Rules, FirewallError> {
+        let program = format!("{}-save", self.program());
+        let output = self.run(&program, &["-t", table.name()], None)?;
+        Ok(Rules::parse(&String::from_utf8_lossy(&output.stdout)))
     }
 
     /// Returns the rules of a chain that is always there, as `iptables -S` prints them.
-    pub(super) fn rules(self, table: Table, chain: &str) -> Result<Vec<String>, FirewallError> {
+    pub(crate) fn rules(self, table: Table, chain: &str) -> Result<Vec<String>, FirewallError> {
         self.list(table, chain)?.map_err(|problem| self.failed(self.program(), problem))
     }
 
     /// Returns the rules of a chain, or `None` if there is no such chain.
-    pub(super) fn chain(self, table: Table, chain: &str) -> Result<Option<Vec<String>>, FirewallError> {
+    pub(crate) fn chain(self, table: Table, chain: &str) -> Result<Option<Vec<String>>, FirewallError> {
         Ok(self.list(table, chain)?.ok())
     }
 
@@ -82,33 +182,72 @@ impl Tool {
     }
 
     /// Makes all changes to a table, or none.
-    pub(super) fn restore(self, table: Table, lines: &[String]) -> Result<(), FirewallError> {
-        if lines.is_empty() {
+    pub(crate) fn restore(self, table: Table, lines: &[String]) -> Result<(), FirewallError> {
+        self.restore_all(&[(table, lines)])
+    }
+
+    /// Makes all changes to each table, or none: one process. A refusal ends it, and what stands before
+    /// stays.
+    pub(crate) fn restore_all(self, tables: &[(Table, &[String])]) -> Result<(), FirewallError> {
+        let mut script = String::new();
+        for (table, lines) in tables.iter().filter(|(_, lines)| !lines.is_empty()) {
+            // Writing to a String cannot fail.
+            writeln!(script, "*{}", table.name()).ok();
+            for line in *lines {
+                writeln!(script, "{line}").ok();
+            }
+            script.push_str("COMMIT\n");
+        }
+        if script.is_empty() {
             return Ok(());
         }
+        let program = format!("{}-restore", self.program());
+        self.run(&program, &["--noflush", "-w"], Some(&script)).map(drop)
+    }
+
+    /// Returns whether every one of these rules is there, in any words: one process.
+    pub(crate) fn has_all(self, table: Table, rules: &[String]) -> Result<bool, FirewallError> {
+        if rules.is_empty() {
+            return Ok(true);
+        }
         let mut script = format!("*{}\n", table.name());
-        for line in lines {
-            // Writing to a String cannot fail.
-            writeln!(script, "{line}").ok();
+        for rule in rules {
+            writeln!(script, "{}", rule.replacen("-A ", "-C ", 1)).ok();
         }
         script.push_str("COMMIT\n");
         let program = format!("{}-restore", self.program());
-        let wrap = |cause: std::io::Error| self.failed(&program, cause);
+        Ok(self.attempt(&program, &["--noflush", "-w"], Some(&script))?.status.success())
+    }
+
+    /// Runs a program that must succeed.
+    fn run(self, program: &str, args: &[&str], stdin: Option<&str>) -> Result<Output, FirewallError> {
+        let output = self.attempt(program, args, stdin)?;
+        if output.status.success() {
+            return Ok(output);
+        }
+        Err(self.failed(program, String::from_utf8_lossy(&output.stderr)))
+    }
+
+    fn attempt(self, program: &str, args: &[&str], stdin: Option<&str>) -> Result<Output, FirewallError> {
+        let wrap = |cause: std::io::Error| self.failed(program, cause);
         #[expect(clippy::disallowed_methods, reason = "the iptables backend starts its own program")]
-        let mut child = Command::new(&program)
-            .args(["--noflush", "-w"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+        let mut child = Command::new(program)
+            .args(args)
+            .env("PATH", search_path())
+            .env("LC_ALL", "C")
+            .stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(wrap)?;
         // A program that fails at once closes its end; what it says explains more than our broken pipe.
-        let written = child.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(script.as_bytes()));
+        let script = stdin.unwrap_or_default().as_bytes();
+        let written = child.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(script));
         let output = child.wait_with_output().map_err(wrap)?;
-        if !output.status.success() {
-            return Err(self.failed(&program, String::from_utf8_lossy(&output.stderr)));
+        if output.status.success() {
+            written.map_err(wrap)?;
         }
-        written.map_err(wrap)
+        Ok(output)
     }
 
     /// Returns the program behind the `iptables` crate. Its own constructor would start the program
@@ -120,5 +259,27 @@ impl Tool {
     fn failed(self, program: &str, problem: impl ToString) -> FirewallError {
         let problem = problem.to_string();
         FirewallError::Iptables { program: program.into(), problem: problem.trim_end().into() }
+    }
+}
+
+fn search_path() -> std::ffi::OsString {
+    env::var_os("PATH").filter(|path| !path.is_empty()).unwrap_or_else(|| USUAL_PATH.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_iptables_save_prints_is_read() {
+        let rules = Rules::parse(
+            "# Generated\n*filter\n:FORWARD DROP [0:0]\n:CNI-A - [0:0]\n-A FORWARD -j CNI-A\nCOMMIT\n",
+        );
+        assert_eq!(rules.policy("FORWARD"), Some("DROP"));
+        assert!(rules.has("FORWARD", "-A FORWARD -j CNI-A"));
+        assert_eq!(rules.chain("CNI-A"), Some(&[][..]));
+        assert_eq!(rules.policy("CNI-A"), None);
+        assert_eq!(rules.chain("CNI-B"), None);
+        assert_eq!(rules.chains_from("CNI-").collect::<Vec<_>>(), ["CNI-A"]);
     }
 }

@@ -1,0 +1,284 @@
+//! Containers that the host's firewall lets through, and whom they are reachable for: what upstream's
+//! `firewall` plugin does.
+//!
+//! What an attachment got is on record ([`books`]), so that it can be taken back without the addresses,
+//! whatever the configuration says by then, and written again after a flush. An address that another
+//! attachment has meanwhile stays.
+
+mod books;
+pub(crate) mod layout;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use weft_model::{Endpoint, IfName, NetworkName};
+
+use crate::claim::Claims;
+use crate::entry::{self, Entry};
+use crate::firewalld::{self, Firewalld, Member};
+use crate::iptables::admission::{self as chains, Wanted};
+use crate::iptables::lock::Writer;
+use crate::weft::Demand;
+use crate::{Change, Firewall, FirewallError, weft};
+
+use books::{Books, Record};
+
+/// Forwarded packets from these addresses pass the host's firewall, and so do answers to them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// The attachment.
+    pub endpoint: Endpoint,
+    /// The container's addresses. May be empty when removing.
+    pub addresses: Vec<IpAddr>,
+    /// Who lets them through.
+    pub carrier: Carrier,
+    /// The chain of iptables that is asked first.
+    pub admin_chain: String,
+    /// The zone of firewalld that the addresses join.
+    pub zone: String,
+    /// For whom the container is reachable; absent means for everybody.
+    pub ingress: Option<Ingress>,
+    /// The directory for our records, as for [`crate::Masquerade`].
+    pub claims: PathBuf,
+}
+
+/// Who lets a container's packets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// firewalld where it is running, else our own table, or iptables where the kernel has no nf_tables.
+    Auto,
+    /// Our own table, `inet weft`.
+    Weft,
+    /// The chains of upstream's plugin.
+    Iptables,
+    /// firewalld: the addresses become sources of a zone.
+    Firewalld,
+}
+
+/// A bridge's containers are not reached from other bridges with a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ingress {
+    /// The bridge.
+    pub bridge: IfName,
+    /// Whether its own containers do not reach each other either.
+    pub closed: bool,
+}
+
+impl Carrier {
+    fn resolve(self) -> Self {
+        match self {
+            Self::Auto if firewalld::is_running() => Self::Firewalld,
+            Self::Auto if weft_nft::is_usable() => Self::Weft,
+            Self::Auto => Self::Iptables,
+            other => other,
+        }
+    }
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Auto => "auto",
+            Self::Weft => "weft",
+            Self::Iptables => "iptables",
+            Self::Firewalld => "firewalld",
+        })
+    }
+}
+
+impl fmt::Display for Admission {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("admit")?;
+        for addr in &self.addresses {
+            write!(out, " {addr}")?;
+        }
+        write!(out, " by {}", self.carrier)?;
+        match &self.ingress {
+            None => Ok(()),
+            Some(Ingress { bridge, closed: false }) => write!(out, ", to bridge {bridge} alone"),
+            Some(Ingress { bridge, closed: true }) => write!(out, ", to nobody but {bridge}'s host"),
+        }
+    }
+}
+
+/// Returns the endpoints of a network that are on record here.
+pub fn holders(claims: &Path, network: &NetworkName) -> Vec<Endpoint> {
+    Books(claims).of_network(network)
+}
+
+/// Lets a container through, in place of what the attachment had.
+pub(crate) fn ensure(firewall: &mut Firewall, wanted: &Admission) -> Result<Change, FirewallError> {
+    let books = Books(&wanted.claims);
+    let record = Record::of(wanted, wanted.carrier.resolve());
+    let earlier = books.read(&wanted.endpoint);
+    if let Some(earlier) = earlier.as_ref().filter(|earlier| **earlier != record) {
+        take_back(firewall, &wanted.claims, &wanted.endpoint, earlier)?;
+    }
+    books.write(&wanted.endpoint, &record)?;
+    put(firewall, &wanted.claims, &wanted.endpoint, &record)?;
+    Ok(if earlier.is_some_and(|earlier| earlier == record) { Change::AlreadyThere } else { Change::Made })
+}
+
+/// Takes back what an attachment had. Without a record, what upstream's plugin would have made.
+pub(crate) fn remove(firewall: &mut Firewall, wanted: &Admission) -> Result<(), FirewallError> {
+    let books = Books(&wanted.claims);
+    let Some(record) = books.read(&wanted.endpoint) else {
+        return remove_foreign(firewall, wanted);
+    };
+    take_back(firewall, &wanted.claims, &wanted.endpoint, &record)?;
+    books.forget(&wanted.endpoint)
+}
+
+/// Returns what is missing.
+pub(crate) fn observe(firewall: &mut Firewall, wanted: &Admission) -> Result<Vec<String>, FirewallError> {
+    let books = Books(&wanted.claims);
+    let recorded = books.read(&wanted.endpoint);
+    let carrier = recorded.as_ref().map_or_else(|| wanted.carrier.resolve(), |record| record.carrier);
+    let record = Record::of(wanted, carrier);
+    let mut missing = Vec::new();
+    let entries = record.entries();
+    if !entries.is_empty() {
+        let owner = books::owner(&wanted.endpoint);
+        let demand = Demand { network: &owner, claims: Claims(&wanted.claims), entries };
+        missing.extend(weft::observe(firewall.inet()?, &demand)?);
+    }
+    if let Some(wanted) = record.chains() {
+        missing.extend(chains::missing(&wanted)?);
+    }
+    if carrier == Carrier::Firewalld {
+        let firewalld = Firewalld::required()?;
+        for addr in &record.addresses {
+            if !firewalld.has(&record.zone, Member::Source(*addr))? {
+                missing.push(format!("source {addr} of firewalld's zone {}", record.zone));
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Writes again, after a flush, what iptables and firewalld had: our own table is written from its claims.
+pub(crate) fn restore(claims: &Path) -> Result<(), FirewallError> {
+    let books = Books(claims);
+    let mut failed = None;
+    for (endpoint, record) in books.all() {
+        if let Err(error) = put_elsewhere(claims, &endpoint, &record) {
+            failed.get_or_insert(error);
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn put(
+    firewall: &mut Firewall,
+    claims: &Path,
+    endpoint: &Endpoint,
+    record: &Record,
+) -> Result<(), FirewallError> {
+    let entries = record.entries();
+    if !entries.is_empty() {
+        let owner = books::owner(endpoint);
+        weft::ensure(firewall.inet()?, &Demand { network: &owner, claims: Claims(claims), entries })?;
+    }
+    put_elsewhere(claims, endpoint, record)
+}
+
+fn put_elsewhere(claims: &Path, endpoint: &Endpoint, record: &Record) -> Result<(), FirewallError> {
+    let books = Books(claims);
+    if let Some(wanted) = record.chains() {
+        let writer = Writer::alone(claims)?;
+        books.want(endpoint, record)?;
+        chains::add(&writer, &wanted)?;
+    }
+    if record.carrier == Carrier::Firewalld {
+        let _writer = Writer::alone(claims)?;
+        let firewalld = Firewalld::required()?;
+        books.want(endpoint, record)?;
+        for addr in &record.addresses {
+            firewalld.add(&record.zone, Member::Source(*addr))?;
+        }
+    }
+    Ok(())
+}
+
+fn take_back(
+    firewall: &mut Firewall,
+    claims: &Path,
+    endpoint: &Endpoint,
+    record: &Record,
+) -> Result<(), FirewallError> {
+    let books = Books(claims);
+    let entries = Claims(claims).drop_all(&books::owner(endpoint), &entry::ADMISSION)?;
+    let ours = match entries.is_empty() {
+        true => Ok(()),
+        false => firewall.inet().and_then(|socket| weft::remove(socket, &Claims(claims), &entries)),
+    };
+    ours.and(take_elsewhere(&books, claims, endpoint, record))
+}
+
+fn take_elsewhere(
+    books: &Books<'_>,
+    claims: &Path,
+    endpoint: &Endpoint,
+    record: &Record,
+) -> Result<(), FirewallError> {
+    if record.chains().is_none() && record.carrier != Carrier::Firewalld {
+        return Ok(());
+    }
+    let writer = Writer::alone(claims)?;
+    let free = books.unwant(endpoint, record)?;
+    if record.chains().is_some() {
+        return chains::remove(&writer, &free.addresses, &free.bridges);
+    }
+    // A firewalld that has been stopped has forgotten its sources.
+    let Some(firewalld) = Firewalld::connect()? else { return Ok(()) };
+    free.addresses.iter().try_for_each(|addr| firewalld.remove(&record.zone, Member::Source(*addr)))
+}
+
+/// What we have no record of may be upstream's: its plugin keeps none. Nothing is started on a guess.
+fn remove_foreign(firewall: &mut Firewall, wanted: &Admission) -> Result<(), FirewallError> {
+    if wanted.addresses.is_empty() {
+        return Ok(());
+    }
+    if wanted.carrier == Carrier::Firewalld {
+        let Some(firewalld) = Firewalld::connect()? else { return Ok(()) };
+        let mut addresses = wanted.addresses.iter();
+        return addresses.try_for_each(|addr| firewalld.remove(&wanted.zone, Member::Source(*addr)));
+    }
+    let upstreams = |firewall: &mut Firewall| chains::may_be_there(firewall.inet().ok());
+    if wanted.carrier == Carrier::Iptables || wanted.carrier == Carrier::Auto && upstreams(firewall) {
+        let writer = Writer::alone(&wanted.claims)?;
+        let others = Books(&wanted.claims).wanted(Carrier::Iptables, &wanted.addresses)?;
+        let free: Vec<_> = wanted.addresses.iter().copied().filter(|addr| !others.contains(addr)).collect();
+        return chains::remove(&writer, &free, &[]);
+    }
+    Ok(())
+}
+
+impl Record {
+    /// What our own table has of it. The policy is there whoever lets the packets through, unless that is iptables.
+    fn entries(&self) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        if self.carrier == Carrier::Weft {
+            entries.extend(self.addresses.iter().copied().map(Entry::Admitted));
+        }
+        if let Some(Ingress { bridge, closed }) = self.ingress.as_ref().filter(|_| !self.by_iptables()) {
+            entries.push(Entry::Isolated(bridge.clone()));
+            let _ = closed;
+        }
+        entries
+    }
+
+    fn by_iptables(&self) -> bool {
+        self.carrier == Carrier::Iptables
+    }
+
+    /// What iptables has of it.
+    fn chains(&self) -> Option<Wanted<'_>> {
+        self.by_iptables().then_some(Wanted {
+            admin_chain: &self.admin_chain,
+            addresses: &self.addresses,
+            ingress: self.ingress.as_ref(),
+        })
+    }
+}
