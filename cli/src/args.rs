@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use ipnetwork::IpNetwork;
 use weft_cni::address;
+use weft_model::port::PublishSpec;
 use weft_model::{IfName, Mac};
 
 /// Container networks without a daemon
@@ -29,8 +30,13 @@ pub(crate) enum Command {
     /// Create and remove networks, connect containers
     #[command(subcommand)]
     Network(Network),
-    /// List every attachment: container, network, addresses
+    /// Publish ports of connected containers
+    #[command(subcommand)]
+    Port(Port),
+    /// List every attachment: container, network, addresses, ports
     Ps(Ps),
+    /// Say what is out of step, why, and the command that mends it
+    Doctor(Doctor),
     /// Show drivers and their options
     #[command(subcommand)]
     Plugin(Plugin),
@@ -59,6 +65,11 @@ pub(crate) enum Network {
     Rm(Rm),
     /// Remove all networks no container is connected to
     Prune(Prune),
+    /// Write the rules of a network again, or of all: whoever took them away
+    Reload {
+        /// Name or id
+        network: Option<String>,
+    },
     /// Tell by the exit code whether a network exists
     Exists {
         /// Name or id
@@ -158,6 +169,9 @@ pub(crate) struct Connect {
     /// The interface's name inside the container; eth0, eth1 ... otherwise
     #[arg(long, value_name = "NAME")]
     pub(crate) interface: Option<IfName>,
+    /// A port to publish: [[IP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp][,from=CIDR]...
+    #[arg(short, long, value_name = "PUBLISH")]
+    pub(crate) publish: Vec<PublishSpec>,
     /// The network with the highest number provides the default gateway
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_name = "NUMBER")]
     pub(crate) gw_priority: i64,
@@ -208,6 +222,53 @@ pub(crate) struct Ps {
     /// Show container ids only
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Port {
+    /// Publish ports of a connected container, and print what was chosen
+    Publish(Ports),
+    /// Publish ports no more
+    Unpublish(Ports),
+    /// List published ports
+    Ls(PortLs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ports {
+    /// The container, or its name on a network
+    pub(crate) netns: String,
+    /// [[IP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp][,from=CIDR]...
+    #[arg(required = true, value_name = "PUBLISH")]
+    pub(crate) ports: Vec<PublishSpec>,
+    /// The container's id, if not the one that follows from NETNS
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortLs {
+    /// The container, or its name on a network; all otherwise
+    pub(crate) netns: Option<String>,
+    /// The container's id, if not the one that follows from NETNS
+    #[arg(long, requires = "netns")]
+    pub(crate) id: Option<String>,
+    /// `table`, `json`, a template such as '{{.Port}}', or `table` and a template
+    #[arg(long)]
+    pub(crate) format: Option<String>,
+    /// Show the ports only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Mend what can be mended without a decision, and say what is left
+    #[arg(long)]
+    pub(crate) fix: bool,
+    /// `table`, `json`, a template such as '{{.Mend}}', or `table` and a template
+    #[arg(long)]
+    pub(crate) format: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -295,6 +356,11 @@ mod tests {
         let parse = |args: &[&str]| Cli::try_parse_from(["weft"].iter().chain(args));
         assert!(parse(&["network", "create", "--subnet", "10.1.0.0/24,fd01::/64", "-o", "a", "n1"]).is_ok());
         assert!(parse(&["network", "connect", "--gw-priority", "-3", "n1", "red"]).is_ok());
+        assert!(
+            parse(&["network", "connect", "-p", "80", "-p", "[::1]:8080:80/udp,from=::1", "n1", "red"])
+                .is_ok()
+        );
+        assert!(parse(&["port", "publish", "red", "8080:80", "90-99"]).is_ok());
         for bad in [
             &["network", "create", "--subnet", "10.1.0.0", "n1"][..],
             &["network", "create", "--subnet", "10.1.0.0/33", "n1"],
@@ -306,6 +372,11 @@ mod tests {
             &["network", "connect", "--mac", "02:00", "n1", "red"],
             &["network", "connect", "--interface", "a/b", "n1", "red"],
             &["network", "ls", "extra"],
+            &["network", "connect", "-p", "8080:0", "n1", "red"],
+            &["port", "publish", "red"],
+            &["port", "publish", "red", "80/icmp"],
+            &["port", "unpublish", "red", "90-80"],
+            &["port", "ls", "--id", "x"],
         ] {
             assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }

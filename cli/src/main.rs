@@ -1,8 +1,10 @@
 //! The `weft` command: parses, calls the manager, prints. It decides nothing.
 
 mod args;
+mod doctor;
 mod network;
 mod plugin;
+mod port;
 mod ps;
 mod report;
 mod table;
@@ -41,6 +43,8 @@ fn main() -> ExitCode {
     if let Some(manager) = report.take(Manager::open(root)) {
         match cli.command {
             Command::Network(command) => network::run(&manager, command, &mut report),
+            Command::Port(command) => port::run(&manager, command, &mut report),
+            Command::Doctor(command) => doctor::run(&manager, &command, &mut report),
             Command::Ps(command) => ps::run(&manager, &command, &mut report),
             Command::Plugin(command) => plugin::run(&manager, command, &mut report),
             Command::Completion { .. } => {}

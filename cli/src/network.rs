@@ -40,6 +40,7 @@ pub(crate) fn run(manager: &Manager, command: args::Network, report: &mut Report
         args::Network::Disconnect(args) => disconnect(manager, args, report),
         args::Network::Rm(args) => rm(manager, &args, report),
         args::Network::Prune(args) => prune(manager, &args, report),
+        args::Network::Reload { network } => reload(manager, network.as_deref(), report),
         args::Network::Exists { network } => match report.take(manager.exists(&network)) {
             Some(true) | None => {}
             Some(false) => report.fail(3),
@@ -133,6 +134,7 @@ fn connect(manager: &Manager, args: args::Connect, report: &mut Report) {
         interface: args.interface,
         priority: args.gw_priority,
         sysctls: args.sysctl,
+        publish: args.publish,
     };
     if let Some(connected) = report.take(manager.connect(&request)) {
         for warning in connected.warnings {
@@ -144,8 +146,18 @@ fn connect(manager: &Manager, args: args::Connect, report: &mut Report) {
 fn disconnect(manager: &Manager, args: args::Disconnect, report: &mut Report) {
     let request =
         manager::Disconnect { network: args.network, netns: args.netns, id: args.id, force: args.force };
-    for problem in report.take(manager.disconnect(&request)).unwrap_or_default() {
+    let done = report.take(manager.disconnect(&request)).unwrap_or_default();
+    for problem in done.problems {
         report.warn(problem);
+    }
+    for warning in done.warnings {
+        report.warn(warning);
+    }
+}
+
+fn reload(manager: &Manager, network: Option<&str>, report: &mut Report) {
+    for error in report.take(manager.reload(network)).unwrap_or_default() {
+        report.error(&error);
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use weft_manager::{Attached, Manager};
 
 use crate::args::Ps;
+use crate::port;
 use crate::report::Report;
 use crate::table::Form;
 
@@ -15,12 +16,13 @@ const LIST: Form<'_> = Form {
         ("Interface", "INTERFACE"),
         ("Addresses", "ADDRESSES"),
         ("Mac", "MAC"),
+        ("Ports", "PORTS"),
         ("Driver", "DRIVER"),
         ("Namespace", "NAMESPACE"),
         ("Status", "STATUS"),
         ("CreatedAt", "CREATED AT"),
     ],
-    usual: "{{.Container}}\t{{.Name}}\t{{.Network}}\t{{.Interface}}\t{{.Addresses}}\t{{.Status}}",
+    usual: "{{.Container}}\t{{.Name}}\t{{.Network}}\t{{.Interface}}\t{{.Addresses}}\t{{.Status}}\t{{.Ports}}",
     quiet: "Container",
 };
 
@@ -43,6 +45,7 @@ fn row(attached: &Attached) -> Value {
         "Network": record.endpoint.network,
         "Interface": record.endpoint.ifname,
         "Addresses": addresses.join(","),
+        "Ports": attached.ports.iter().map(port::shown).collect::<Vec<_>>().join(", "),
         "Mac": attached.mac().unwrap_or_default(),
         "Driver": record.kind,
         "Namespace": record.netns.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),

@@ -77,6 +77,8 @@ impl Manager {
         };
         let mut attachment = Attachment::new(endpoint.container.clone(), netns, endpoint.ifname.clone());
         attachment.conf_args.insert("weft".into(), record.attach.clone());
+        // Other people's port plugins remove what they are told, and know nothing otherwise.
+        attachment.capability_args = self.runtime.cache().capability_args(endpoint);
         let problems = self.runtime.del(&self.list_for(record), &attachment);
         if problems.is_empty() || force {
             // Our drivers have done this already; other people's know nothing of it.

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 use weft_cni::Conflist;
 use weft_cni::json::get;
+use weft_model::port::PublishSpec;
 use weft_model::{ContainerId, Endpoint, IfName, Mac, NetworkName};
 use weft_runtime::{Attachment, CallError, ChainError};
 use weft_state::attachment::Record;
@@ -17,7 +18,9 @@ use crate::attachments::name_of;
 use crate::locks::{Mine, Shared};
 use crate::namespace::{Container, Identity};
 use crate::store::Stored;
-use crate::{Error, Manager, predefined};
+use crate::{Error, Manager, ports, predefined};
+
+pub(crate) use metric::of_record as metric_of;
 
 /// A connection to make.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +45,8 @@ pub struct Connect {
     pub priority: i64,
     /// Settings of the container's interface.
     pub sysctls: Vec<(String, String)>,
+    /// Ports to publish.
+    pub publish: Vec<PublishSpec>,
 }
 
 /// A connection that was made.
@@ -67,6 +72,8 @@ struct Job<'a> {
     asked: &'a Asked<'a>,
     stored: &'a Stored,
     others: &'a [Record],
+    /// What the network's port plugin is told.
+    ports: Vec<Value>,
 }
 
 impl Manager {
@@ -101,7 +108,49 @@ impl Manager {
         let stored =
             &self.store.load(network)?.ok_or_else(|| Error::NoNetwork(asked.request.network.clone()))?;
         self.store.remember(stored)?;
-        self.connect_named(mine, &shared, &Job { asked, stored, others })
+        let ports = self.ports_to_begin_with(asked, stored, others)?;
+        let mut connected =
+            self.connect_named(mine, &shared, &Job { asked, stored, others, ports: ports.clone() })?;
+        let live = [others, std::slice::from_ref(&connected.record)].concat();
+        connected.warnings.extend(self.follow(mine, &live));
+        if ports.is_empty()
+            && let Err(error) = self.publish_more(mine, &live, &asked.request.publish)
+        {
+            return Err(self.take_back(mine, &shared, &connected.record, error));
+        }
+        Ok(connected)
+    }
+
+    /// Returns the ports that the new attachment is born with: all of them, unless the container's packets may go out
+    /// by another attachment. Then the ports wait until there is something to compare.
+    fn ports_to_begin_with(
+        &self,
+        asked: &Asked<'_>,
+        stored: &Stored,
+        others: &[Record],
+    ) -> Result<Vec<Value>, Error> {
+        let wanted = &asked.request.publish;
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let entries = self.ports_of_new(stored, &asked.container.id, wanted)?;
+        let alone = others
+            .iter()
+            .all(|other| !ports::leads_out(other) && self.published_at(&other.endpoint).is_empty());
+        Ok(if alone { entries } else { Vec::new() })
+    }
+
+    /// Disconnects again after a failure, and reports the failure.
+    fn take_back(&self, mine: &Mine, shared: &Shared, record: &Record, error: Error) -> Error {
+        let left = self.records.of_container(mine.container());
+        let problems = self.detach(mine, shared, record, false);
+        let live: Vec<Record> = left.into_iter().filter(|other| other.endpoint != record.endpoint).collect();
+        self.follow(mine, &live);
+        match problems {
+            Ok(problems) if problems.is_empty() => error,
+            Ok(problems) => Error::Problems(problems),
+            Err(worse) => worse,
+        }
     }
 
     fn connect_named(&self, mine: &Mine, shared: &Shared, job: &Job<'_>) -> Result<Connected, Error> {

@@ -5,7 +5,7 @@ use weft_runtime::Problem;
 use weft_state::attachment::Record;
 
 use crate::namespace::Container;
-use crate::{Error, Manager, predefined};
+use crate::{Error, Liveness, Manager, predefined};
 
 /// A connection to end.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,15 @@ pub struct Disconnect {
     pub force: bool,
 }
 
+/// A connection that was ended.
+#[derive(Debug, Default)]
+pub struct Disconnected {
+    /// What a plugin could not do.
+    pub problems: Vec<Problem>,
+    /// What became of the container's published ports, where it is nothing good.
+    pub warnings: Vec<String>,
+}
+
 impl Manager {
     /// Disconnects a container, whether its namespace is still there or not. With `force` the connection is
     /// forgotten in any case, and what a plugin could not do is returned.
@@ -27,7 +36,7 @@ impl Manager {
     /// # Errors
     ///
     /// When there is no such network or connection, or a plugin fails.
-    pub fn disconnect(&self, request: &Disconnect) -> Result<Vec<Problem>, Error> {
+    pub fn disconnect(&self, request: &Disconnect) -> Result<Disconnected, Error> {
         let network = match self.store.find(&request.network) {
             // Containers can be connected to a network whose file somebody removed.
             Err(Error::NoNetwork(name)) if request.force => name.parse().map_err(|_| Error::NoNetwork(name)),
@@ -44,13 +53,21 @@ impl Manager {
                 false => cached,
             });
         }
-        let mut problems = Vec::new();
-        for record in records.iter().filter(|record| record.endpoint.network == network) {
-            problems.extend(self.detach(&mine, &shared, record, request.force)?);
+        let mut done = Disconnected::default();
+        let (leaving, staying): (Vec<Record>, Vec<Record>) =
+            records.into_iter().partition(|record| record.endpoint.network == network);
+        for record in leaving {
+            let ports = self.published_at(&record.endpoint);
+            done.problems.extend(self.detach(&mine, &shared, &record, request.force)?);
+            if done.problems.is_empty() && !ports.is_empty() {
+                let live: Vec<Record> =
+                    staying.iter().filter(|other| Liveness::of(other) == Liveness::Up).cloned().collect();
+                done.warnings.extend(self.resettle(&mine, &live, &ports));
+            }
         }
         drop(shared);
         self.let_go(mine)?;
-        if problems.is_empty() || request.force { Ok(problems) } else { Err(Error::Problems(problems)) }
+        if done.problems.is_empty() || request.force { Ok(done) } else { Err(Error::Problems(done.problems)) }
     }
 
     /// Returns the id of the connected container a person means: one that follows from the argument, or the

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use weft_cni::{ComposeRequest, Failure};
+use weft_cni::{ComposeRequest, Failure, Finding, Findings, MendRequest};
 use weft_runtime::exec::{self, Invocation};
 use weft_runtime::find::{FindError, find};
 use weft_state::Root;
@@ -92,6 +92,8 @@ impl About {
 pub struct Drivers {
     root: Root,
     paths: Vec<PathBuf>,
+    /// How long work on the kernel may take.
+    timeout: Duration,
 }
 
 /// Returns the plugin of a driver people may call otherwise.
@@ -104,7 +106,13 @@ pub fn plugin_of(driver: &str) -> &str {
 impl Drivers {
     /// Returns the plugins in `paths`, which work below `root`.
     pub fn new(root: &Root, paths: Vec<PathBuf>) -> Self {
-        Self { root: root.clone(), paths }
+        Self { root: root.clone(), paths, timeout: exec::TIMEOUT }
+    }
+
+    /// Returns the same plugins with another limit on how long work on the kernel may take.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Asks a plugin to describe itself; `None` if it does not know the question.
@@ -113,7 +121,7 @@ impl Drivers {
     ///
     /// When there is no such plugin or it cannot be run.
     pub fn describe(&self, kind: &str) -> Result<Option<About>, Error> {
-        let output = self.ask(kind, "describe", Vec::new())?;
+        let output = self.ask(kind, "describe", Vec::new(), TIMEOUT)?;
         Ok(serde_json::from_slice(&output.stdout).ok())
     }
 
@@ -140,12 +148,8 @@ impl Drivers {
     /// When the driver refuses, or gives no plugins.
     pub fn compose(&self, kind: &str, request: &ComposeRequest) -> Result<Vec<Value>, Error> {
         let garbage = |why: &str| Error::Plugin { kind: kind.into(), why: why.into() };
-        let output = self.ask(kind, "compose", json!(request).to_string().into_bytes())?;
-        if !output.status.success() {
-            let failure = Failure::from_json(&output.stdout)
-                .ok_or_else(|| garbage(&format!("compose ended with {} and no reason", output.status)))?;
-            return Err(Error::Refused { kind: kind.into(), failure });
-        }
+        let output = self.ask(kind, "compose", json!(request).to_string().into_bytes(), TIMEOUT)?;
+        let output = content(kind, "compose", output)?;
         let composed: Composed =
             serde_json::from_slice(&output.stdout).map_err(|_| garbage("compose printed no plugins"))?;
         match composed.plugins.is_empty() {
@@ -154,22 +158,60 @@ impl Drivers {
         }
     }
 
-    fn ask(&self, kind: &str, question: &str, stdin: Vec<u8>) -> Result<exec::Output, Error> {
+    /// Has a plugin write its networks' rules again.
+    ///
+    /// # Errors
+    ///
+    /// When the plugin cannot be run, or says that something could not be put back.
+    pub fn reload(&self, kind: &str, request: &MendRequest) -> Result<(), Error> {
+        let output = self.ask(kind, "reload", json!(request).to_string().into_bytes(), self.timeout)?;
+        content(kind, "reload", output).map(drop)
+    }
+
+    /// Asks a plugin what is missing of its networks.
+    ///
+    /// # Errors
+    ///
+    /// When the plugin cannot be run or gives no answer.
+    pub fn doctor(&self, kind: &str, request: &MendRequest) -> Result<Vec<Finding>, Error> {
+        let output = self.ask(kind, "doctor", json!(request).to_string().into_bytes(), self.timeout)?;
+        let output = content(kind, "doctor", output)?;
+        let findings: Result<Findings, _> = serde_json::from_slice(&output.stdout);
+        let garbage = |_| Error::Plugin { kind: kind.into(), why: "doctor printed no findings".into() };
+        findings.map(|findings| findings.problems).map_err(garbage)
+    }
+
+    fn ask(
+        &self,
+        kind: &str,
+        question: &str,
+        stdin: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<exec::Output, Error> {
         let program = find(kind, &self.paths).map_err(|why| match why {
             FindError::Missing { .. } | FindError::NoPaths => Error::NoDriver { kind: kind.into(), why },
             bad => Error::BadName { what: "driver", name: kind.into(), why: bad.to_string() },
         })?;
         // Without a command a plugin takes its arguments for the question; ours may have been left to us.
         let env = vec![("CNI_COMMAND".into(), "".into()), (Root::VARIABLE.into(), self.root.path().into())];
-        let invocation = Invocation {
-            args: vec![question.into()],
-            env,
-            stdin,
-            timeout: TIMEOUT,
-            ..Invocation::new(program)
-        };
+        let invocation =
+            Invocation { args: vec![question.into()], env, stdin, timeout, ..Invocation::new(program) };
         exec::run(invocation).map_err(|error| Error::exec(kind, &error))
     }
+}
+
+/// Returns what a plugin printed if it was content, and else why it was not.
+fn content(kind: &str, question: &str, output: exec::Output) -> Result<exec::Output, Error> {
+    if output.status.success() {
+        return Ok(output);
+    }
+    Err(match Failure::from_json(&output.stdout) {
+        Some(failure) => Error::Refused { kind: kind.into(), failure },
+        None => {
+            let why = format!("{question} ended with {} and no reason", output.status);
+            Error::Plugin { kind: kind.into(), why }
+        }
+    })
 }
 
 /// What a driver composes.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 use weft_cni::{Code, Failure};
+use weft_model::port::{PortRange, Protocol};
 use weft_model::{ContainerId, NetworkName};
 use weft_runtime::exec::ExecError;
 use weft_runtime::find::FindError;
@@ -221,6 +222,52 @@ pub enum Error {
     /// The address is not one of the network's.
     #[error("invalid endpoint settings: no configured subnet contains IP address {0}")]
     OutsideSubnets(IpAddr),
+    /// The container is connected to nothing.
+    #[error("container {0} is not connected to any network")]
+    Unconnected(String),
+    /// No port can be published on the network.
+    #[error("network {network} publishes no ports: {why}")]
+    Unpublishable {
+        /// The network.
+        network: NetworkName,
+        /// Why not.
+        why: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// The ports lead to no address of the container.
+    #[error("cannot publish {ports}: container {container} has no address of that family")]
+    Unreachable {
+        /// The container.
+        container: ContainerId,
+        /// The ports as typed.
+        ports: String,
+    },
+    /// One request has a port twice.
+    #[error("cannot publish {0}: the same port of the host is asked for twice")]
+    PublishedTwice(String),
+    /// The container publishes the port already.
+    #[error("port {ports}/{protocol} of {host} is published by {container} on {network}")]
+    PortTaken {
+        /// The ports that are published.
+        ports: PortRange,
+        /// Their protocol.
+        protocol: Protocol,
+        /// The host's address.
+        host: IpAddr,
+        /// Who publishes them.
+        container: ContainerId,
+        /// On which network.
+        network: NetworkName,
+    },
+    /// The container does not publish the port.
+    #[error("container {container} does not publish {ports}")]
+    NotPublished {
+        /// The container.
+        container: String,
+        /// The ports as typed.
+        ports: String,
+    },
     /// A setting that no interface has.
     #[error("unrecognised network interface sysctl {0:?}")]
     Sysctl(String),
@@ -293,7 +340,9 @@ impl Error {
             Self::NoNetwork(_)
             | Self::NoDriver { .. }
             | Self::NoContainer { .. }
-            | Self::NotConnected { .. } => Kind::NotFound,
+            | Self::NotConnected { .. }
+            | Self::Unconnected(_)
+            | Self::NotPublished { .. } => Kind::NotFound,
             Self::Load(error) if error.is_missing() => Kind::NotFound,
             Self::NameTaken(_)
             | Self::InUse { .. }
@@ -305,11 +354,15 @@ impl Error {
             | Self::Reserved(_)
             | Self::Connected { .. }
             | Self::InterfaceTaken { .. }
+            | Self::PortTaken { .. }
             | Self::Private => Kind::Conflict,
             Self::BadName { .. }
             | Self::Ambiguous { .. }
             | Self::Subnets(_)
             | Self::OutsideSubnets(_)
+            | Self::Unpublishable { .. }
+            | Self::Unreachable { .. }
+            | Self::PublishedTwice(_)
             | Self::NoFamily
             | Self::RefusedFamily(_)
             | Self::Sysctl(_)
@@ -347,7 +400,12 @@ impl Error {
             Self::NoContainer { what, .. } if what.parse::<ContainerId>().is_ok() => {
                 Some(format!("ip netns add {what}"))
             }
-            Self::Unattachable { hint, .. } => hint.clone(),
+            Self::Unattachable { hint, .. } | Self::Unpublishable { hint, .. } => hint.clone(),
+            Self::Unconnected(container) => Some(format!("weft network connect NETWORK {container}")),
+            Self::NotPublished { container, .. } => Some(format!("weft port ls {container}")),
+            Self::PortTaken { ports, .. } => {
+                Some(format!("weft port ls, or leave the host's port {ports} out to get a free one"))
+            }
             Self::Connected { .. } | Self::NotConnected { .. } => Some("weft ps".into()),
             Self::Refused { failure, .. } => failure.details.clone(),
             Self::InterfaceTaken { .. } => Some(OTHER_INTERFACE.into()),

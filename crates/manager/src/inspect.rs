@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use weft_cni::json::get;
 use weft_model::Endpoint;
+use weft_model::port::Publication;
 use weft_state::attachment::Record;
 
 use crate::attachments::name_of;
@@ -77,7 +78,23 @@ struct Container {
     v4: String,
     #[serde(rename = "IPv6Address")]
     v6: String,
+    /// DOCKER: as in a container's `NetworkSettings`, but that a range is one entry.
+    #[serde(rename = "Ports", skip_serializing_if = "BTreeMap::is_empty")]
+    ports: BTreeMap<String, Vec<PortBinding>>,
 }
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct PortBinding {
+    #[serde(rename = "HostIp")]
+    host: String,
+    #[serde(rename = "HostPort")]
+    port: String,
+    #[serde(rename = "From", skip_serializing_if = "Vec::is_empty")]
+    from: Vec<String>,
+}
+
+/// What every attachment publishes.
+type Ports = BTreeMap<Endpoint, Vec<Publication>>;
 
 impl Manager {
     /// Returns everything about a network.
@@ -93,16 +110,17 @@ impl Manager {
         };
         let mut records = self.records.list()?;
         records.retain(|record| record.endpoint.network == name);
-        Ok(Inspected::of(&network, &records))
+        Ok(Inspected::of(&network, &records, &self.ports_by_endpoint()?))
     }
 }
 
 impl Inspected {
-    fn of(network: &Network, records: &[Record]) -> Self {
+    fn of(network: &Network, records: &[Record], ports: &Ports) -> Self {
         let about = &network.about;
         let container = |record: &Record| {
             let id = record.endpoint.container.to_string();
-            (id, Container::of(network, record))
+            let ports = ports.get(&record.endpoint).map(Vec::as_slice).unwrap_or_default();
+            (id, Container::of(network, record, ports))
         };
         Self {
             name: network.name.to_string(),
@@ -141,7 +159,7 @@ impl IpamConfig {
 }
 
 impl Container {
-    fn of(network: &Network, record: &Record) -> Self {
+    fn of(network: &Network, record: &Record, ports: &[Publication]) -> Self {
         let address = |v4: bool| {
             let first = record.addresses.iter().find(|address| address.is_ipv4() == v4);
             first.map(ToString::to_string).unwrap_or_default()
@@ -152,8 +170,23 @@ impl Container {
             mac: mac_of(record).unwrap_or_default().into(),
             v4: address(true),
             v6: address(false),
+            ports: bindings(ports),
         }
     }
+}
+
+/// Returns published ports under the container's ports they lead to.
+fn bindings(ports: &[Publication]) -> BTreeMap<String, Vec<PortBinding>> {
+    let mut bindings: BTreeMap<String, Vec<PortBinding>> = BTreeMap::new();
+    for one in ports {
+        let binding = PortBinding {
+            host: one.host.to_string(),
+            port: one.host_ports.to_string(),
+            from: one.from.iter().map(ToString::to_string).collect(),
+        };
+        bindings.entry(format!("{}/{}", one.target_ports, one.protocol)).or_default().push(binding);
+    }
+    bindings
 }
 
 /// Returns the MAC address of the container's end, as the plugins reported it.
@@ -201,7 +234,16 @@ mod tests {
             {"name": "weft0", "mac": "02:00:00:00:00:01"},
             {"name": "eth0", "mac": "02:00:00:00:00:02", "sandbox": "/run/netns/red"},
         ]}));
-        let mut shown = serde_json::to_value(Inspected::of(&network, &[record])).unwrap();
+        let published = Publication {
+            protocol: weft_model::port::Protocol::Tcp,
+            host: [0; 4].into(),
+            host_ports: "8080".parse().unwrap(),
+            target: [172, 17, 0, 2].into(),
+            target_ports: "80".parse().unwrap(),
+            from: vec!["192.0.2.0/24".parse().unwrap()],
+        };
+        let ports = [(record.endpoint.clone(), vec![published])].into();
+        let mut shown = serde_json::to_value(Inspected::of(&network, &[record], &ports)).unwrap();
         let id = shown["Containers"]["red"]["EndpointID"].take();
         assert_eq!(id.as_str().unwrap().len(), 64);
         shown["Id"] = json!("id");
@@ -215,7 +257,9 @@ mod tests {
                 "Internal": false, "Attachable": false, "Ingress": false,
                 "ConfigFrom": {"Network": ""}, "ConfigOnly": false,
                 "Containers": {"red": {"Name": "web", "EndpointID": null, "MacAddress": "02:00:00:00:00:02",
-                                       "IPv4Address": "172.17.0.2/16", "IPv6Address": ""}},
+                                       "IPv4Address": "172.17.0.2/16", "IPv6Address": "",
+                                       "Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080",
+                                                             "From": ["192.0.2.0/24"]}]}}},
                 "Options": {"com.docker.network.bridge.name": "weft0"}, "Labels": {},
             })
         );

@@ -19,11 +19,13 @@ mod inspect;
 mod leases;
 mod locks;
 mod ls;
+mod mend;
 pub mod namespace;
 pub mod network;
 pub mod order;
 mod plugins;
 pub mod pools;
+mod ports;
 pub mod predefined;
 mod prune;
 mod ps;
@@ -34,6 +36,7 @@ pub mod subnets;
 mod sweeps;
 
 use weft_runtime::Runtime;
+use weft_state::ports::Books;
 use weft_state::{Records, Reservations, Root};
 
 pub use attachments::Liveness;
@@ -41,13 +44,14 @@ use claims::Claims;
 use config::Config;
 pub use connect::{Connect, Connected};
 pub use create::Create;
-pub use disconnect::Disconnect;
+pub use disconnect::{Disconnect, Disconnected};
 use drivers::Drivers;
 pub use error::{Error, Kind};
 pub use inspect::Inspected;
 use locks::Locks;
 pub use ls::Listed;
 pub use plugins::Plugin;
+pub use ports::{Publish, Published};
 pub use prune::Pruned;
 pub use ps::Attached;
 use store::Store;
@@ -63,6 +67,7 @@ pub struct Manager {
     store: Store,
     records: Records,
     reservations: Reservations,
+    books: Books,
     claims: Claims,
     locks: Locks,
     sweeps: Sweeps,
@@ -78,10 +83,11 @@ impl Manager {
         let config = Config::load(&root)?;
         Ok(Self {
             runtime: Runtime::new(&root, config.plugin_path.clone()).with_timeout(config.timeout),
-            drivers: Drivers::new(&root, config.plugin_path.clone()),
+            drivers: Drivers::new(&root, config.plugin_path.clone()).with_timeout(config.timeout),
             store: Store::new(&root),
             records: Records::new(&root),
             reservations: Reservations::new(&root),
+            books: Books::new(&root),
             claims: Claims::new(&root),
             locks: Locks::new(&root),
             sweeps: Sweeps::new(&root),

@@ -103,6 +103,19 @@ impl Locks {
         Ok(Mine { container: id.clone(), lock })
     }
 
+    /// Returns whether somebody is at work on a container.
+    pub(crate) fn is_busy(&self, id: &ContainerId) -> bool {
+        match FileLock::try_exclusive(&self.dir.join(format!("container-{id}"))) {
+            Ok(Some(lock)) => {
+                // An empty file that stays is harmless.
+                lock.unlink().ok();
+                false
+            }
+            Ok(None) => true,
+            Err(_) => false,
+        }
+    }
+
     fn network(&self, name: &NetworkName) -> PathBuf {
         self.dir.join(format!("network-{name}"))
     }

@@ -1,5 +1,6 @@
 //! `weft ps`.
 
+use weft_model::port::Publication;
 use weft_state::attachment::Record;
 
 use crate::attachments::name_of;
@@ -15,6 +16,8 @@ pub struct Attached {
     pub name: String,
     /// Whether the container still is there.
     pub liveness: Liveness,
+    /// The host's ports that lead there.
+    pub ports: Vec<Publication>,
 }
 
 impl Manager {
@@ -24,9 +27,11 @@ impl Manager {
     ///
     /// When a record must not be read.
     pub fn ps(&self) -> Result<Vec<Attached>, Error> {
+        let mut ports = self.ports_by_endpoint()?;
         let attached = |record: Record| Attached {
             name: name_of(&record).into(),
             liveness: Liveness::of(&record),
+            ports: ports.remove(&record.endpoint).unwrap_or_default(),
             record,
         };
         let mut all: Vec<Attached> = self.records.list()?.into_iter().map(attached).collect();

@@ -65,8 +65,8 @@ impl Manager {
                 force: true,
             };
             match self.disconnect(&request) {
-                Ok(problems) if problems.is_empty() => {}
-                Ok(problems) => left.push(Error::Problems(problems)),
+                Ok(done) if done.problems.is_empty() => {}
+                Ok(done) => left.push(Error::Problems(done.problems)),
                 // Somebody else was faster.
                 Err(Error::NotConnected { .. }) => {}
                 Err(error) => return Err(error),

@@ -311,7 +311,7 @@ fn a_connection_is_made_listed_and_ended() {
     assert_eq!(text(host.connect("n1", "c1")), "endpoint with name c1 already exists in network n1");
     assert!(host.log().is_empty());
 
-    assert!(host.manager.disconnect(&from("n1", "c1")).unwrap().is_empty());
+    assert!(host.manager.disconnect(&from("n1", "c1")).unwrap().problems.is_empty());
     assert_eq!(host.log(), ["DEL n1 c1 /proc/self/ns/net eth0"]);
     assert!(host.asked("DEL")["prevResult"].is_object());
     assert!(host.manager.ps().unwrap().is_empty());
@@ -458,7 +458,7 @@ fn a_disconnection_that_fails_can_be_repeated_or_forced() {
     );
     assert_eq!(host.manager.ps().unwrap().len(), 1);
     let forced = host.manager.disconnect(&Disconnect { force: true, ..from("n1", "c1") }).unwrap();
-    assert_eq!(forced.len(), 1);
+    assert_eq!(forced.problems.len(), 1);
     assert!(host.manager.ps().unwrap().is_empty());
 }
 
@@ -610,7 +610,7 @@ fn a_killed_connect_is_mended_by_the_next_command() {
     host.connect("n1", "c4").unwrap();
     assert_eq!(host.log(), ["DEL n1 c4 /proc/self/ns/net eth0", "ADD n1 c4 /proc/self/ns/net eth0"]);
     atomic::write(&record, b"", Durability::Boot, 0o644).unwrap();
-    assert!(host.manager.disconnect(&from("n1", "c4")).unwrap().is_empty());
+    assert!(host.manager.disconnect(&from("n1", "c4")).unwrap().problems.is_empty());
     assert!(!record.exists());
 }
 
@@ -827,7 +827,7 @@ fn containers_of_a_network_whose_file_is_gone_can_be_disconnected() {
     fs::remove_file(host.path("root/etc/weft/networks.d/n1.conflist")).unwrap();
     assert_eq!(host.manager.disconnect(&from("n1", "c1")).unwrap_err().kind(), Kind::NotFound);
     let forced = Disconnect { force: true, ..from("n1", "c1") };
-    assert!(host.manager.disconnect(&forced).unwrap().is_empty());
+    assert!(host.manager.disconnect(&forced).unwrap().problems.is_empty());
     assert_eq!(host.log().last().unwrap(), "DEL n1 c1 /proc/self/ns/net eth0");
     assert!(host.manager.ps().unwrap().is_empty());
 }

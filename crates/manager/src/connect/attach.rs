@@ -11,8 +11,8 @@ use weft_runtime::Attachment;
 
 use super::metric::metric;
 use super::{Job, declares};
-use crate::Error;
 use crate::network::Network;
+use crate::{Error, ports};
 
 /// One connection, with everything chosen.
 pub(super) struct Plan<'a> {
@@ -88,6 +88,9 @@ impl<'a> Plan<'a> {
         }
         if let Some(mac) = request.mac {
             ask("mac", json!(mac));
+        }
+        if !job.ports.is_empty() {
+            ask(ports::CAPABILITY, json!(job.ports));
         }
         if declares(list, "aliases") && !request.aliases.is_empty() {
             ask("aliases", json!(request.aliases));

@@ -35,7 +35,8 @@ pub(super) fn metric(priority: i64, others: &[Record]) -> Result<u32, Error> {
     Ok((next..=last).chain(first..=last).find(|metric| !taken.contains(metric)).unwrap_or(last))
 }
 
-fn of_record(attach: &Value) -> Option<u32> {
+/// Returns the metric of a connection's default routes.
+pub(crate) fn of_record(attach: &Value) -> Option<u32> {
     get(attach, "gatewayMetric")?.as_u64()?.try_into().ok()
 }
 

@@ -1,0 +1,146 @@
+//! `weft network reload` and `weft doctor`: what others took away is put back, or told.
+//!
+//! The manager asks each plugin that is one of weft's about all its networks at once. What the networks share, and
+//! what was published by other runtimes, is known to the plugins by their own books.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use weft_cni::json::get;
+use weft_cni::{Finding, MendRequest};
+use weft_model::NetworkName;
+use weft_runtime::configuration;
+use weft_runtime::find::find;
+use weft_state::attachment::Record;
+
+use crate::store::Stored;
+use crate::{Error, Liveness, Manager};
+
+impl Manager {
+    /// Writes the rules and settings of every network again, or of one and of what all share. Connections stay
+    /// open. Returns what could not be put back.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such network, or the networks cannot be read.
+    pub fn reload(&self, reference: Option<&str>) -> Result<Vec<Error>, Error> {
+        let networks = match reference {
+            None => self.store.known()?,
+            Some(reference) => {
+                let name = self.store.find(reference)?;
+                // A predefined network that nobody has used has no rules.
+                self.store.load(&name)?.into_iter().collect()
+            }
+        };
+        let mut errors = Vec::new();
+        for (kind, request) in self.mended(&networks)? {
+            errors.extend(self.drivers.reload(&kind, &request).err());
+        }
+        Ok(errors)
+    }
+
+    /// Says what is out of step, why, and the command that mends it. With `fix` it is mended first, as far as that
+    /// takes no decision.
+    ///
+    /// # Errors
+    ///
+    /// When a plugin cannot be asked.
+    pub fn doctor(&self, fix: bool) -> Result<Vec<Finding>, Error> {
+        let found = self.examine()?;
+        if !fix || found.is_empty() {
+            return Ok(found);
+        }
+        // What cannot be mended shows when we look again, with the reason.
+        self.reload(None)?;
+        for network in self.networks_in_use()? {
+            self.sweep(&network);
+        }
+        self.examine()
+    }
+
+    fn examine(&self) -> Result<Vec<Finding>, Error> {
+        let (stored, errors) = self.store.all();
+        let mut found: Vec<Finding> = errors.iter().map(unreadable).collect();
+        for stored in &stored {
+            found.extend(self.missing_plugins(stored));
+        }
+        found.extend(self.records.list()?.iter().filter_map(|record| self.stale(record)));
+        for (kind, request) in self.mended(&self.store.known()?)? {
+            found.extend(self.drivers.doctor(&kind, &request)?);
+        }
+        // Plugins that share something name it twice.
+        let mut once: Vec<Finding> = Vec::new();
+        for finding in found {
+            if !once.contains(&finding) {
+                once.push(finding);
+            }
+        }
+        Ok(once)
+    }
+
+    /// Returns what to tell each plugin that is one of weft's.
+    fn mended(&self, networks: &[Stored]) -> Result<Vec<(String, MendRequest)>, Error> {
+        let mut requests: BTreeMap<String, MendRequest> = BTreeMap::new();
+        for stored in networks {
+            for plugin in &stored.list.plugins {
+                let networks = &mut requests.entry(kind_of(plugin).into()).or_default().networks;
+                networks.push(configuration(&stored.list, plugin));
+            }
+        }
+        // What networks share may be there without any: a file was removed, or another runtime has them.
+        requests.entry(self.config.driver.clone()).or_default();
+        let mut ours = Vec::new();
+        for (kind, mut request) in requests {
+            request.root = Some(self.root.path().into());
+            match self.drivers.describe(&kind) {
+                Ok(Some(_)) => ours.push((kind, request)),
+                // Nobody else's knows the question, and one that is missing is told where networks are looked at.
+                Ok(None) | Err(Error::NoDriver { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ours)
+    }
+
+    fn missing_plugins(&self, stored: &Stored) -> Vec<Finding> {
+        let ipam = |plugin: &Value| get(plugin, "ipam").map(kind_of).unwrap_or_default().to_owned();
+        let kinds = stored.list.plugins.iter().flat_map(|plugin| [kind_of(plugin).to_owned(), ipam(plugin)]);
+        let missing = |kind: String| find(&kind, self.runtime.paths()).err();
+        let finding = |why: weft_runtime::find::FindError| Finding {
+            what: format!("network {}", stored.network.name),
+            why: why.to_string(),
+            mend: "weft plugin ls".into(),
+        };
+        kinds.filter(|kind| !kind.is_empty()).filter_map(missing).map(finding).collect()
+    }
+
+    /// Says what is wrong with an attachment without looking at the kernel.
+    fn stale(&self, record: &Record) -> Option<Finding> {
+        let endpoint = &record.endpoint;
+        let why = match Liveness::of(record) {
+            Liveness::Up => return None,
+            Liveness::Gone => "the container's namespace is gone".to_owned(),
+            Liveness::Incomplete if self.locks.is_busy(&endpoint.container) => return None,
+            Liveness::Incomplete => "connecting was begun and not finished".to_owned(),
+        };
+        let mend = format!("weft network disconnect {} {}", endpoint.network, endpoint.container);
+        Some(Finding { what: endpoint.to_string(), why, mend })
+    }
+
+    fn networks_in_use(&self) -> Result<Vec<NetworkName>, Error> {
+        let mut networks: Vec<NetworkName> =
+            self.records.list()?.into_iter().map(|record| record.endpoint.network).collect();
+        networks.sort();
+        networks.dedup();
+        Ok(networks)
+    }
+}
+
+fn kind_of(plugin: &Value) -> &str {
+    get(plugin, "type").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn unreadable(error: &Error) -> Finding {
+    let mend = error.hint().unwrap_or_else(|| "mend the file".into());
+    Finding { what: "a network's file".into(), why: error.to_string(), mend }
+}

@@ -1,0 +1,373 @@
+//! `weft port ...` and `connect --publish`: ports of the host that lead to a container.
+//!
+//! The network's port plugin does the work; the manager tells it everything that the attachment is to publish,
+//! and reads in the books what was chosen. A container's ports stand where its packets go out: at the attachment
+//! with the default route, one for each family. Elsewhere the answers to strangers would take another way than
+//! the questions, and the host would not know them for answers. When that attachment changes, the ports follow.
+
+mod follow;
+mod mapping;
+mod way;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use weft_cni::json::get;
+use weft_cni::{Conflist, Verb};
+use weft_model::port::{HostPorts, Publication, PublishSpec};
+use weft_model::{ContainerId, Endpoint};
+use weft_runtime::Attachment;
+use weft_state::attachment::Record;
+use weft_state::ports::Owner;
+
+use crate::attachments::name_of;
+use crate::locks::Mine;
+use crate::namespace::{Container, identity};
+use crate::store::Stored;
+use crate::{Error, Manager, order};
+use way::Ways;
+
+pub(crate) use way::leads_out;
+
+/// What plugins that publish ports call what they take.
+pub(crate) const CAPABILITY: &str = "portMappings";
+
+/// Ports of one container.
+#[derive(Clone, Debug, Default)]
+pub struct Publish {
+    /// The container, as a person names it, or its name on a network.
+    pub netns: String,
+    /// The container's id, if not the one that follows from `netns`.
+    pub id: Option<String>,
+    /// The ports.
+    pub ports: Vec<PublishSpec>,
+}
+
+/// A published port as it is listed.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The attachment it stands at.
+    pub endpoint: Endpoint,
+    /// The container's name on the network; its id if it has none.
+    pub name: String,
+    /// The port.
+    pub publication: Publication,
+}
+
+/// The part of a network that publishes ports.
+pub(crate) struct Publisher {
+    list: Conflist,
+    plugin: Value,
+}
+
+impl Manager {
+    /// Publishes ports of a connected container: all of them, or none. Returns what was published, with
+    /// every choice made.
+    ///
+    /// # Errors
+    ///
+    /// When the container is not connected, its network publishes nothing, a port is somebody else's or the
+    /// plugin refuses.
+    pub fn publish(&self, request: &Publish) -> Result<Vec<Publication>, Error> {
+        check_twice(&request.ports)?;
+        let (mine, live) = self.at_hand(request)?;
+        let published = self.publish_more(&mine, &live, &request.ports);
+        self.let_go(mine)?;
+        published
+    }
+
+    /// Withdraws published ports. Returns what is not published any more, and which of the ports asked for
+    /// never were.
+    ///
+    /// # Errors
+    ///
+    /// When the container is not connected or the plugin fails.
+    pub fn unpublish(&self, request: &Publish) -> Result<(Vec<Publication>, Vec<Error>), Error> {
+        let (mine, live) = self.at_hand(request)?;
+        let (mut gone, mut found) = (Vec::new(), vec![false; request.ports.len()]);
+        for record in &live {
+            let Some(owner) = self.owner(&record.endpoint) else { continue };
+            let (leaving, staying): (Vec<_>, Vec<_>) = owner.publications.iter().cloned().partition(|one| {
+                let translated = owner.gateways.of(one.target).translates();
+                let meant = |(spec, found): (&PublishSpec, &mut bool)| {
+                    let meant = mapping::means(spec, one, translated);
+                    *found |= meant;
+                    meant
+                };
+                request.ports.iter().zip(&mut found).map(meant).fold(false, |any, meant| any | meant)
+            });
+            if !leaving.is_empty() {
+                let _network = self.locks.shared(&record.endpoint.network)?;
+                self.have(&mine, record, mapping::of_publications(&staying))?;
+                gone.extend(leaving);
+            }
+        }
+        self.let_go(mine)?;
+        let missing = request.ports.iter().zip(found).filter(|(_, found)| !found);
+        let missing = missing.map(|(spec, _)| Error::NotPublished {
+            container: request.netns.clone(),
+            ports: spec.to_string(),
+        });
+        Ok((gone, missing.collect()))
+    }
+
+    /// Lists published ports, in natural order of containers: all, or those of one container.
+    ///
+    /// # Errors
+    ///
+    /// When the books must not be read, or the container is not connected.
+    pub fn published(&self, container: Option<&Publish>) -> Result<Vec<Published>, Error> {
+        let only = container.map(|request| self.meant(request)).transpose()?;
+        let records = self.records.list()?;
+        let name = |endpoint: &Endpoint| {
+            let own = records.iter().find(|record| record.endpoint == *endpoint);
+            own.map_or(endpoint.container.as_str(), name_of).to_owned()
+        };
+        let mut owners = self.books.list()?;
+        owners.retain(|owner| only.as_ref().is_none_or(|only| *only == owner.endpoint.container));
+        owners.sort_by(|a, b| by_name(&a.endpoint, &b.endpoint));
+        let each = |owner: Owner| {
+            let (endpoint, name) = (owner.endpoint.clone(), name(&owner.endpoint));
+            owner.publications.into_iter().map(move |publication| Published {
+                endpoint: endpoint.clone(),
+                name: name.clone(),
+                publication,
+            })
+        };
+        Ok(owners.into_iter().flat_map(each).collect())
+    }
+
+    /// Returns what every attachment publishes.
+    pub(crate) fn ports_by_endpoint(&self) -> Result<BTreeMap<Endpoint, Vec<Publication>>, Error> {
+        let owners = self.books.list()?.into_iter();
+        Ok(owners.map(|owner| (owner.endpoint, owner.publications)).collect())
+    }
+
+    /// Returns what an attachment publishes.
+    pub(crate) fn published_at(&self, endpoint: &Endpoint) -> Vec<Publication> {
+        self.owner(endpoint).map(|owner| owner.publications).unwrap_or_default()
+    }
+
+    fn owner(&self, endpoint: &Endpoint) -> Option<Owner> {
+        self.books.owner(&endpoint.container, &endpoint.ifname).filter(|owner| owner.endpoint == *endpoint)
+    }
+
+    /// Returns the container a person means: its id, or the one that goes by this name on a network.
+    fn meant(&self, request: &Publish) -> Result<ContainerId, Error> {
+        let by_id = Container::named(&request.netns, request.id.as_deref()).map(|container| container.id);
+        if let Ok(id) = &by_id
+            && !self.records.of_container(id).is_empty()
+        {
+            return Ok(id.clone());
+        }
+        let records = self.records.list()?;
+        let mut named = records.iter().filter(|record| name_of(record) == request.netns);
+        match named.next() {
+            Some(record) => Ok(record.endpoint.container.clone()),
+            None => by_id.and_then(|_| Err(Error::Unconnected(request.netns.clone()))),
+        }
+    }
+
+    /// Returns a container's live attachments, with the container under our lock.
+    fn at_hand(&self, request: &Publish) -> Result<(Mine, Vec<Record>), Error> {
+        let id = self.meant(request)?;
+        let mine = self.locks.container(&id)?;
+        let records = self.records.of_container(&id);
+        let here = records.iter().find_map(|record| identity(record.netns.as_deref()?));
+        let live = self.heal(&mine, here.as_ref())?;
+        match live.is_empty() {
+            true => {
+                self.let_go(mine)?;
+                Err(Error::Unconnected(request.netns.clone()))
+            }
+            false => Ok((mine, live)),
+        }
+    }
+
+    /// Publishes further ports at the attachments where they belong.
+    pub(crate) fn publish_more(
+        &self,
+        mine: &Mine,
+        live: &[Record],
+        specs: &[PublishSpec],
+    ) -> Result<Vec<Publication>, Error> {
+        let ways = Ways::of(live);
+        let known: Vec<Vec<Publication>> =
+            live.iter().map(|record| self.published_at(&record.endpoint)).collect();
+        for spec in specs {
+            ways.lead(spec).then_some(()).ok_or_else(|| unreachable_by(mine.container(), spec))?;
+            self.check_free(spec, live)?;
+        }
+        let (mut published, mut changed) = (Vec::new(), Vec::<usize>::new());
+        for index in ways.each() {
+            let wanted = specs.iter().flat_map(|spec| ways.entries(index, spec, &published));
+            let wanted: Vec<Value> = wanted.collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let all = mapping::of_publications(&known[index]).into_iter().chain(wanted).collect();
+            if let Err(error) = self.have_new(mine, &live[index], specs, all) {
+                for index in changed.drain(..) {
+                    // What it cannot take back it says itself the next time; the first error tells more.
+                    self.have(mine, &live[index], mapping::of_publications(&known[index])).ok();
+                }
+                return Err(error);
+            }
+            changed.push(index);
+            let now = self.published_at(&live[index].endpoint);
+            published.extend(now.into_iter().filter(|one| !known[index].contains(one)));
+        }
+        Ok(published)
+    }
+
+    /// Refuses a port of the host that leads to this container already.
+    fn check_free(&self, spec: &PublishSpec, live: &[Record]) -> Result<(), Error> {
+        for owner in live.iter().filter_map(|record| self.owner(&record.endpoint)) {
+            let held =
+                |one: &&Publication| owner.gateways.of(one.target).translates() && mapping::wants(spec, one);
+            if let Some(held) = owner.publications.iter().find(held) {
+                let (protocol, host, ports) = (held.protocol, held.host, held.host_ports);
+                let Endpoint { container, network, .. } = owner.endpoint.clone();
+                return Err(Error::PortTaken { ports, protocol, host, container, network });
+            }
+        }
+        Ok(())
+    }
+
+    fn have_new(
+        &self,
+        mine: &Mine,
+        record: &Record,
+        specs: &[PublishSpec],
+        all: Vec<Value>,
+    ) -> Result<(), Error> {
+        let _network = self.locks.shared(&record.endpoint.network)?;
+        let publisher = self.publisher_at(&record.endpoint)?;
+        self.check_understood(&record.endpoint.network, &publisher, specs, true)?;
+        self.have(mine, record, all)
+    }
+
+    /// Makes an attachment publish exactly these ports.
+    pub(crate) fn have(&self, mine: &Mine, record: &Record, ports: Vec<Value>) -> Result<(), Error> {
+        let endpoint = &record.endpoint;
+        let publisher = self.publisher_at(endpoint)?;
+        let cache = self.runtime.cache();
+        let mut attachment =
+            Attachment::new(endpoint.container.clone(), record.netns.clone(), endpoint.ifname.clone());
+        attachment.capability_args = cache.capability_args(endpoint);
+        attachment.capability_args.remove(CAPABILITY);
+        attachment.conf_args.insert("weft".into(), record.attach.clone());
+        let verb = if ports.is_empty() { Verb::Del } else { Verb::Add };
+        if verb == Verb::Add {
+            attachment.capability_args.insert(CAPABILITY.into(), json!(ports));
+        }
+        let result = cache.result(endpoint).or_else(|| record.result.clone()).unwrap_or_default();
+        let renew = || self.runtime.renew(&publisher.list, &publisher.plugin, verb, &attachment, &result);
+        Ok(mine.lent(renew)?)
+    }
+
+    /// Returns the plugin that publishes an attachment's ports.
+    fn publisher_at(&self, endpoint: &Endpoint) -> Result<Publisher, Error> {
+        let network = &endpoint.network;
+        let stored = self.store.load(network)?.ok_or_else(|| Error::NoNetwork(network.to_string()))?;
+        self.publisher(&stored)
+    }
+
+    /// Returns the plugin that publishes ports on a network.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, with the reason and what to do about it.
+    pub(crate) fn publisher(&self, stored: &Stored) -> Result<Publisher, Error> {
+        let (network, list) = (&stored.network, &stored.list);
+        let refuse = |why: &str, hint: Option<String>| Error::Unpublishable {
+            network: network.name.clone(),
+            why: why.into(),
+            hint,
+        };
+        if network.about.internal {
+            return Err(refuse("it is internal, so nothing from outside reaches its containers", None));
+        }
+        let takes = |plugin: &&Value| {
+            get(plugin, "capabilities").and_then(|declared| get(declared, CAPABILITY))
+                == Some(&Value::Bool(true))
+        };
+        if let Some(plugin) = list.plugins.iter().find(takes) {
+            return Ok(Publisher { list: list.clone(), plugin: plugin.clone() });
+        }
+        let path = self.store.path(&network.name);
+        let hint = format!(
+            "append {{\"type\": \"portmap\", \"capabilities\": {{\"{CAPABILITY}\": true}}}} to the plugins in {}",
+            path.display()
+        );
+        let hint = network.subnets().next().map(|_| hint);
+        Err(refuse("none of its plugins publishes ports", hint))
+    }
+
+    /// Refuses what only our own plugin understands where the network has another one: it would open the port
+    /// to everybody, or another port. Ports of a container that is connected can only be changed by ours, too.
+    pub(crate) fn check_understood(
+        &self,
+        network: &weft_model::NetworkName,
+        publisher: &Publisher,
+        specs: &[PublishSpec],
+        connected: bool,
+    ) -> Result<(), Error> {
+        let plain = |spec: &PublishSpec| {
+            spec.from.is_empty() && spec.ports.is_single() && matches!(spec.host_ports, HostPorts::These(_))
+        };
+        if !connected && specs.iter().all(plain) {
+            return Ok(());
+        }
+        let kind = get(&publisher.plugin, "type").and_then(Value::as_str).unwrap_or_default();
+        if self.drivers.describe(kind)?.is_some() {
+            return Ok(());
+        }
+        let what = match connected {
+            true => "changes no ports while a container is connected",
+            false => "knows neither sources nor ranges nor free ports",
+        };
+        let why = format!("its plugin {kind} is not weft's and {what}");
+        Err(Error::Unpublishable { network: network.clone(), why, hint: None })
+    }
+
+    /// Returns what to ask a new attachment's plugins for, where all of a container's ports will stand there.
+    ///
+    /// # Errors
+    ///
+    /// When the network publishes nothing or has no address that a port could lead to.
+    pub(crate) fn ports_of_new(
+        &self,
+        stored: &Stored,
+        container: &ContainerId,
+        specs: &[PublishSpec],
+    ) -> Result<Vec<Value>, Error> {
+        check_twice(specs)?;
+        let publisher = self.publisher(stored)?;
+        self.check_understood(&stored.network.name, &publisher, specs, false)?;
+        let ways = Ways::of_network(&stored.network);
+        for spec in specs {
+            ways.lead(spec).then_some(()).ok_or_else(|| unreachable_by(container, spec))?;
+        }
+        Ok(specs.iter().flat_map(|spec| ways.entries(0, spec, &[])).collect())
+    }
+}
+
+fn by_name(a: &Endpoint, b: &Endpoint) -> std::cmp::Ordering {
+    order::natural(a.container.as_str(), b.container.as_str())
+        .then_with(|| order::natural(a.ifname.as_str(), b.ifname.as_str()))
+}
+
+fn unreachable_by(container: &ContainerId, spec: &PublishSpec) -> Error {
+    Error::Unreachable { container: container.clone(), ports: spec.to_string() }
+}
+
+/// Refuses a request that asks for a port of the host twice.
+pub(crate) fn check_twice(specs: &[PublishSpec]) -> Result<(), Error> {
+    for (index, spec) in specs.iter().enumerate() {
+        if specs[..index].iter().any(|other| mapping::clash(spec, other)) {
+            return Err(Error::PublishedTwice(spec.to_string()));
+        }
+    }
+    Ok(())
+}
