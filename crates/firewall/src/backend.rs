@@ -35,6 +35,11 @@ impl Backend {
         if weft_nft::is_usable() { Self::Weft } else { Self::Iptables }
     }
 
+    /// Returns the backend that prints like this; ours when none does.
+    pub(crate) fn named(name: &str) -> Self {
+        name.parse().unwrap_or(Self::Weft)
+    }
+
     /// Returns whether the backend keeps something per attachment, which DEL must remove.
     pub fn is_per_attachment(self) -> bool {
         self != Self::Weft

@@ -154,7 +154,7 @@ impl Claims<'_> {
 /// Creates an empty file, and its directory if need be.
 ///
 /// The directory may be removed between the two steps by someone who drops the last claim in it.
-fn create(path: &Path) -> io::Result<File> {
+pub(crate) fn create(path: &Path) -> io::Result<File> {
     let mut attempts = 0;
     loop {
         attempts += 1;
@@ -168,7 +168,7 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 /// Removes a file, if it is there.
-fn remove_file(path: &Path) -> Result<(), FirewallError> {
+pub(crate) fn remove_file(path: &Path) -> Result<(), FirewallError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(FirewallError::Claim { path: path.to_owned(), source })
@@ -178,7 +178,7 @@ fn remove_file(path: &Path) -> Result<(), FirewallError> {
 }
 
 /// Returns the names in a directory; none if it does not exist.
-fn listed(dir: &Path) -> Result<Vec<String>, FirewallError> {
+pub(crate) fn listed(dir: &Path) -> Result<Vec<String>, FirewallError> {
     let names = fs::read_dir(dir).and_then(|entries| {
         entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned())).collect()
     });

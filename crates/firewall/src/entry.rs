@@ -1,22 +1,29 @@
 //! What a network may claim in `table inet weft`, each thing with one element.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use weft_model::IfName;
 use weft_nft::{Element, Key, Set, Transaction};
 
-use crate::layout;
+use crate::{admission, layout};
 
 const SUBNETS: &str = "subnets";
 const ISOLATED: &str = "isolated";
 const INTERNAL: &str = "internal";
+const ADMITTED: &str = "admitted";
 /// The kinds of entries that masquerading claims.
 pub(crate) const MASQUERADING: [&str; 1] = [SUBNETS];
 /// The kinds of entries that isolation claims.
 pub(crate) const ISOLATION: [&str; 2] = [ISOLATED, INTERNAL];
+pub(crate) const HAIRPIN: [&str; 0] = [];
+pub(crate) const GUARD: [&str; 0] = [];
+pub(crate) const SOURCE: [&str; 0] = [];
 /// Every kind of entry.
-pub(crate) const ALL: [&str; 3] = [SUBNETS, ISOLATED, INTERNAL];
+pub(crate) const ALL: [&str; 4] = [SUBNETS, ISOLATED, INTERNAL, ADMITTED];
+/// The kinds of entries that an attachment claims with an admission.
+pub(crate) const ADMISSION: [&str; 2] = [ADMITTED, ISOLATED];
 
 /// Something that one element of a set says.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +34,8 @@ pub(crate) enum Entry {
     Isolated(IfName),
     /// Packets between this interface and any other are dropped.
     Internal(IfName),
+    /// Forwarded packets from this address, and answers to it, pass other filters.
+    Admitted(IpAddr),
 }
 
 /// The rules and the set that an element needs. They are made together with the first such element.
@@ -41,6 +50,8 @@ pub(crate) enum Part {
     },
     /// Isolation.
     Isolation,
+    /// What lets packets pass other filters.
+    Passage,
 }
 
 impl Entry {
@@ -50,6 +61,7 @@ impl Entry {
             Self::Subnet(_) => SUBNETS,
             Self::Isolated(_) => ISOLATED,
             Self::Internal(_) => INTERNAL,
+            Self::Admitted(_) => ADMITTED,
         }
     }
 
@@ -58,6 +70,7 @@ impl Entry {
         match self {
             Self::Subnet(subnet) => format!("{}_{}", subnet.network(), subnet.prefix()),
             Self::Isolated(ifname) | Self::Internal(ifname) => ifname.to_string(),
+            Self::Admitted(addr) => addr.to_string(),
         }
     }
 
@@ -67,6 +80,7 @@ impl Entry {
             SUBNETS => name.replace('_', "/").parse().ok().map(Self::Subnet),
             ISOLATED => name.parse().ok().map(Self::Isolated),
             INTERNAL => name.parse().ok().map(Self::Internal),
+            ADMITTED => name.parse().ok().map(Self::Admitted),
             _ => None,
         }
     }
@@ -77,6 +91,7 @@ impl Entry {
             Self::Subnet(subnet) => layout::subnet_set(*subnet),
             Self::Isolated(_) => layout::isolated(),
             Self::Internal(_) => layout::internal(),
+            Self::Admitted(addr) => admission::layout::admitted(*addr),
         }
     }
 
@@ -85,6 +100,7 @@ impl Entry {
         match self {
             Self::Subnet(subnet) => layout::subnet_key(*subnet),
             Self::Isolated(ifname) | Self::Internal(ifname) => layout::interface_key(ifname),
+            Self::Admitted(addr) => admission::layout::key(*addr),
         }
     }
 
@@ -98,6 +114,7 @@ impl Entry {
         match self {
             Self::Subnet(subnet) => Part::Length { v4: subnet.is_ipv4(), prefix: subnet.prefix() },
             Self::Isolated(_) | Self::Internal(_) => Part::Isolation,
+            Self::Admitted(_) => Part::Passage,
         }
     }
 
@@ -106,6 +123,7 @@ impl Entry {
         match self {
             Self::Subnet(subnet) => layout::create_length(transaction, *subnet),
             Self::Isolated(_) | Self::Internal(_) => layout::create_isolation(transaction),
+            Self::Admitted(_) => admission::layout::create(transaction),
         }
     }
 }
@@ -115,6 +133,7 @@ impl fmt::Display for Entry {
         match self {
             Self::Subnet(subnet) => subnet.fmt(out),
             Self::Isolated(ifname) | Self::Internal(ifname) => ifname.fmt(out),
+            Self::Admitted(addr) => addr.fmt(out),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use weft_model::IfName;
 use weft_nft::{Family, Table};
+use weft_state::StateError;
+use weft_state::ports::PortsError;
 
 /// A firewall change that was not made.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,18 @@ pub enum FirewallError {
         /// What it said.
         problem: String,
     },
+    /// firewalld refused.
+    #[error("firewalld: {problem}")]
+    Firewalld {
+        /// What it said.
+        problem: String,
+    },
+    /// firewalld was asked for and is not running.
+    #[error("firewalld is not running: nobody has its name on the system's D-Bus")]
+    NoFirewalld,
+    /// Ports that cannot be had, or books that cannot be kept.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
     /// An ownership record cannot be read or written.
     #[error("cannot keep the claim {path}")]
     Claim {
@@ -56,6 +70,12 @@ pub enum FirewallError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl From<StateError> for FirewallError {
+    fn from(error: StateError) -> Self {
+        Self::Ports(error.into())
+    }
 }
 
 impl FirewallError {
@@ -78,7 +98,12 @@ impl FirewallError {
             Self::Iptables { program, .. } => {
                 Some(format!("install iptables so that {program} is in PATH, or use nftables"))
             }
-            Self::NoMac(_) | Self::Claim { .. } => None,
+            Self::NoFirewalld => {
+                Some("start it (systemctl start firewalld), or choose another \"backend\"".into())
+            }
+            Self::Firewalld { .. } => Some("see what it is up to: firewall-cmd --get-active-zones".into()),
+            Self::Ports(PortsError::Taken { .. }) => Some("see who publishes what: weft port ls".into()),
+            Self::Ports(_) | Self::NoMac(_) | Self::Claim { .. } => None,
         }
     }
 }

@@ -112,8 +112,10 @@ impl Firewalld {
 
     async fn is_there(&self) -> Result<bool, Error> {
         let bus = "org.freedesktop.DBus";
-        let reply =
-            self.bus.call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), "NameHasOwner", &NAME).await?;
+        let reply = self
+            .bus
+            .call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), "NameHasOwner", &NAME)
+            .await?;
         reply.body().deserialize()
     }
 }

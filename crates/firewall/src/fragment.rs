@@ -1,15 +1,19 @@
 //! What a plan may ask of the firewall, as data.
 
+mod publish;
+
 use std::fmt;
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
 use weft_model::{Endpoint, IfName, Mac, NetworkName};
 
-use crate::Backend;
 use crate::claim::Claims;
 use crate::entry::Entry;
 use crate::weft::Demand;
+use crate::{Admission, Backend};
+
+pub use publish::{Conditions, Guard, Hairpin, Publish, SourceAddress};
 
 /// One thing the firewall should do for a network or an attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +24,16 @@ pub enum Fragment {
     Isolation(Isolation),
     /// Frames from a bridge port with another source address than the container's are dropped.
     SpoofCheck(SpoofCheck),
+    /// Ports of the host lead to a container.
+    Publish(Publish),
+    /// A network's containers reach the ports it publishes.
+    Hairpin(Hairpin),
+    /// A network is not entered from outside but by its published ports.
+    Guard(Guard),
+    /// Traffic leaving a network gets an address of the host's that was named.
+    SourceAddress(SourceAddress),
+    /// A container's packets pass the host's firewall.
+    Admission(Admission),
 }
 
 /// Traffic from a network to anything outside the sender's own subnet, except multicast, gets the
@@ -110,6 +124,11 @@ impl fmt::Display for Fragment {
             Self::Masquerade(masquerade) => masquerade.fmt(out),
             Self::Isolation(isolation) => isolation.fmt(out),
             Self::SpoofCheck(check) => check.fmt(out),
+            Self::Publish(publish) => publish.fmt(out),
+            Self::Hairpin(hairpin) => hairpin.fmt(out),
+            Self::Guard(guard) => guard.fmt(out),
+            Self::SourceAddress(source) => source.fmt(out),
+            Self::Admission(admission) => admission.fmt(out),
         }
     }
 }

@@ -8,13 +8,16 @@
 //! Our own rules are in `table inet weft` and `table bridge weft`; no other table is touched unless the
 //! configuration asks for upstream's layout.
 
+mod admission;
 mod backend;
 mod claim;
 mod entry;
 mod error;
+mod firewalld;
 mod fragment;
 mod iptables;
 mod layout;
+mod publish;
 mod spoof;
 mod table;
 mod upstream;
@@ -22,11 +25,18 @@ mod weft;
 
 use std::path::Path;
 
+use weft_model::NetworkName;
 use weft_nft::{Socket, Table};
 
+pub use admission::{Admission, Carrier, Ingress, holders as admitted_of};
 pub use backend::Backend;
 pub use error::FirewallError;
-pub use fragment::{Fragment, Isolation, Masquerade, SpoofCheck};
+pub use firewalld::TRUSTED as FIREWALLD_ZONE;
+pub use fragment::{
+    Conditions, Fragment, Guard, Hairpin, Isolation, Masquerade, Publish, SourceAddress, SpoofCheck,
+};
+
+pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;
 
 use claim::Claims;
 use iptables::{isolation as iptables_isolation, masquerade as iptables_masquerade};
@@ -101,6 +111,11 @@ impl Firewall {
                 }
             },
             Fragment::SpoofCheck(check) => spoof::ensure(self.socket(layout::BRIDGE)?, check),
+            Fragment::Admission(admission) => admission::ensure(self, admission),
+            Fragment::Publish(publish) => publish::ensure(self, publish),
+            Fragment::Hairpin(hairpin) => self.ensure_for_network(hairpin.backend, &hairpin.demand()),
+            Fragment::Guard(guard) => self.ensure_for_network(guard.backend, &guard.demand()),
+            Fragment::SourceAddress(source) => self.ensure_for_network(source.backend, &source.demand()),
         }
     }
 
@@ -116,6 +131,15 @@ impl Firewall {
                 None => self.remove_network(masquerade),
             },
             Fragment::Isolation(isolation) => self.remove_isolation(isolation),
+            Fragment::Admission(admission) => admission::remove(self, admission),
+            Fragment::Publish(publish) => publish::remove(self, publish),
+            Fragment::Hairpin(hairpin) => {
+                self.drop_for_network(&hairpin.network, &hairpin.claims, &entry::HAIRPIN)
+            }
+            Fragment::Guard(guard) => self.drop_for_network(&guard.network, &guard.claims, &entry::GUARD),
+            Fragment::SourceAddress(source) => {
+                self.drop_for_network(&source.network, &source.claims, &entry::SOURCE)
+            }
             Fragment::SpoofCheck(check) => match self.socket(layout::BRIDGE) {
                 Ok(socket) => spoof::remove(socket, check),
                 Err(error) => without_nftables(error),
@@ -142,6 +166,11 @@ impl Firewall {
                 }
             },
             Fragment::SpoofCheck(check) => spoof::observe(self.socket(layout::BRIDGE)?, check),
+            Fragment::Admission(admission) => admission::observe(self, admission),
+            Fragment::Publish(publish) => publish::observe(self, publish),
+            Fragment::Hairpin(hairpin) => self.observe_for_network(hairpin.backend, &hairpin.demand()),
+            Fragment::Guard(guard) => self.observe_for_network(guard.backend, &guard.demand()),
+            Fragment::SourceAddress(source) => self.observe_for_network(source.backend, &source.demand()),
         }
     }
 
@@ -175,6 +204,43 @@ impl Firewall {
         weft::remove(self.socket(layout::INET)?, &claims, &entries)
     }
 
+    fn ensure_for_network(
+        &mut self,
+        backend: Backend,
+        demand: &weft::Demand<'_>,
+    ) -> Result<Change, FirewallError> {
+        match backend {
+            // What these ask for is written with the rules of whoever uses it.
+            Backend::Iptables | Backend::UpstreamNftables => Ok(Change::AlreadyThere),
+            Backend::Weft => weft::ensure(self.socket(layout::INET)?, demand),
+        }
+    }
+
+    fn observe_for_network(
+        &mut self,
+        backend: Backend,
+        demand: &weft::Demand<'_>,
+    ) -> Result<Vec<String>, FirewallError> {
+        match backend {
+            Backend::Iptables | Backend::UpstreamNftables => Ok(Vec::new()),
+            Backend::Weft => weft::observe(self.socket(layout::INET)?, demand),
+        }
+    }
+
+    fn drop_for_network(
+        &mut self,
+        network: &NetworkName,
+        claims: &Path,
+        kinds: &[&str],
+    ) -> Result<(), FirewallError> {
+        let claims = Claims(claims);
+        let entries = claims.drop_all(network, kinds)?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        weft::remove(self.socket(layout::INET)?, &claims, &entries)
+    }
+
     fn remove_isolation(&mut self, isolation: &Isolation) -> Result<(), FirewallError> {
         let claims = Claims(&isolation.claims);
         let entries = claims.drop_all(&isolation.network, &entry::ISOLATION)?;
@@ -187,6 +253,11 @@ impl Firewall {
                 weft::remove(self.socket(layout::INET)?, &claims, &entries)
             }
         }
+    }
+
+    /// Returns the socket, for `table inet weft`.
+    pub(crate) fn inet(&mut self) -> Result<&mut Socket, FirewallError> {
+        self.socket(layout::INET)
     }
 
     fn socket(&mut self, table: Table) -> Result<&mut Socket, FirewallError> {

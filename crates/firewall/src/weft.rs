@@ -7,7 +7,7 @@ use weft_nft::{Error, Socket, Transaction};
 use crate::claim::Claims;
 use crate::entry::{self, Entry, Part};
 use crate::table::{self, State};
-use crate::{Change, FirewallError, layout};
+use crate::{Change, FirewallError, admission, layout};
 
 /// How often a lost race is tried again. Each round another process has made progress.
 const ATTEMPTS: usize = 16;
@@ -109,6 +109,7 @@ fn missing_rules(socket: &mut Socket, entry: &Entry) -> Result<Vec<String>, Fire
     let chains = match entry.part() {
         Part::Length { .. } => &layout::MASQUERADE_CHAINS[..],
         Part::Isolation => &layout::ISOLATION_CHAINS[..],
+        Part::Passage => &admission::layout::CHAINS[..],
     };
     for &(chain, rules) in chains {
         if socket.rules(layout::INET, chain).map_err(wrap)?.len() != rules {

@@ -19,6 +19,7 @@ use crate::entry::{self, Entry};
 use crate::firewalld::{self, Firewalld, Member};
 use crate::iptables::admission::{self as chains, Wanted};
 use crate::iptables::lock::Writer;
+use crate::iptables::tool::Tool;
 use crate::weft::Demand;
 use crate::{Change, Firewall, FirewallError, weft};
 
@@ -66,6 +67,20 @@ pub struct Ingress {
 }
 
 impl Carrier {
+    /// Says whether it could do that now.
+    ///
+    /// # Errors
+    ///
+    /// When firewalld is not running, iptables not installed, or the kernel has no nf_tables.
+    pub fn available(self) -> Result<(), FirewallError> {
+        match self {
+            Self::Auto => Ok(()),
+            Self::Weft => Firewall::new().inet().map(drop),
+            Self::Iptables => Tool::V4.required(),
+            Self::Firewalld => Firewalld::required().map(drop),
+        }
+    }
+
     fn resolve(self) -> Self {
         match self {
             Self::Auto if firewalld::is_running() => Self::Firewalld,

@@ -32,7 +32,8 @@ const FORWARD: &str = "FORWARD";
 const PRIVATE: &str = "CNI-FORWARD";
 const STAGE_1: &str = "CNI-ISOLATION-STAGE-1";
 const STAGE_2: &str = "CNI-ISOLATION-STAGE-2";
-const SHARED: &str = r#"-m comment --comment "CNI firewall plugin rules (ingressPolicy: same-bridge|isolated)""#;
+const SHARED: &str =
+    r#"-m comment --comment "CNI firewall plugin rules (ingressPolicy: same-bridge|isolated)""#;
 /// The chain for the administrator's own rules, unless the configuration names another.
 pub const ADMIN_CHAIN: &str = "CNI-ADMIN";
 
@@ -236,8 +237,7 @@ fn policy(there: &Rules, ingress: &Ingress) -> Vec<String> {
 
 /// The rules that some version of upstream or we have written for a bridge.
 fn of_bridge<'a>(there: &'a Rules, bridge: &IfName) -> Vec<&'a String> {
-    let starts =
-        [format!("-A {STAGE_1} -i {bridge} "), format!("-A {STAGE_2} -o {bridge} ")];
+    let starts = [format!("-A {STAGE_1} -i {bridge} "), format!("-A {STAGE_2} -o {bridge} ")];
     let rules = [STAGE_1, STAGE_2].into_iter().flat_map(|stage| there.chain(stage).unwrap_or_default());
     rules.filter(|rule| starts.iter().any(|start| rule.starts_with(start))).collect()
 }
@@ -257,7 +257,8 @@ fn retirement(there: &Rules, bridges: &[IfName]) -> Vec<String> {
     }
     let mut lines: Vec<_> = leaving.iter().map(|rule| deletion(rule)).collect();
     let stays = |rule: &&String| !leaving.contains(rule) && !rule.ends_with(" -j RETURN");
-    if [STAGE_1, STAGE_2].iter().any(|stage| there.chain(stage).unwrap_or_default().iter().any(|r| stays(&r))) {
+    if [STAGE_1, STAGE_2].iter().any(|stage| there.chain(stage).unwrap_or_default().iter().any(|r| stays(&r)))
+    {
         return lines;
     }
     lines.extend(stage_jumps(there).map(|jump| deletion(jump)));

@@ -81,7 +81,7 @@ impl Rules {
         self.chains.keys().map(String::as_str).filter(move |name| name.starts_with(start))
     }
 
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut rules = Self::default();
         for line in text.lines() {
             if let Some(declared) = line.strip_prefix(':') {
@@ -151,6 +151,11 @@ impl Tool {
     /// Returns whether the program is installed. Starts nothing.
     pub(crate) fn is_installed(self) -> bool {
         env::split_paths(&search_path()).any(|folder| folder.join(self.program()).exists())
+    }
+
+    /// Refuses to go on without the program. Starts nothing.
+    pub(crate) fn required(self) -> Result<(), FirewallError> {
+        if self.is_installed() { Ok(()) } else { Err(self.failed(self.program(), "not found")) }
     }
 
     /// Returns everything that a table has.

@@ -96,6 +96,7 @@ fn the_stages_go_with_the_last_bridge() {
 fn acceptance_never_comes_before_a_policy() {
     let there = table(&policy(&Rules::default(), &ingress("br0", false)));
     let lines = admission(&there, ADMIN_CHAIN, &[addr("10.0.0.2")]);
-    let at = |text: &str| lines.iter().position(|line| line.starts_with("-I FORWARD 1 ") && line.ends_with(text));
+    let at =
+        |text: &str| lines.iter().position(|line| line.starts_with("-I FORWARD 1 ") && line.ends_with(text));
     assert!(at("-j CNI-FORWARD") < at("-j CNI-ISOLATION-STAGE-1"), "{lines:?}");
 }

@@ -1,0 +1,253 @@
+//! Ports of the host that lead to a container.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
+use weft_model::port::Publication;
+use weft_model::{Endpoint, Gateways, IfName, NetworkName};
+use weft_state::ports::{Books, Choice, Mark, Owner};
+
+use crate::claim::Claims;
+use crate::weft::Demand;
+use crate::{Backend, FirewallError};
+
+/// Connections to ports of the host go to a container, and, in a routed network, connections to these ports of the
+/// container are let in.
+///
+/// It speaks for one attachment as a whole: ensuring it brings the attachment from whatever it published to exactly this,
+/// in one transaction, and what stays the same is not touched. Removing it needs the endpoint alone; the
+/// books tell the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// The attachment.
+    pub endpoint: Endpoint,
+    /// What is published. May be empty when removing.
+    pub publications: Vec<Publication>,
+    /// What is published besides, at ports of our choice. What was chosen stays as long as the same is asked for.
+    pub choices: Vec<Choice>,
+    /// The container's subnets: connections from there get the host's address, so that the
+    /// answers come back this way.
+    pub subnets: Vec<IpNetwork>,
+    /// Whether they do.
+    pub snat: bool,
+    /// Whether all connections get the host's address.
+    pub masquerade_all: bool,
+    /// The network's gateway modes. A family that is routed is not translated: host address and ports mean nothing.
+    pub gateways: Gateways,
+    /// Who carries the rules.
+    pub backend: Backend,
+    /// Further matches, in the language of iptables or nft. Our own backend has none.
+    pub conditions: Conditions,
+    /// How iptables marks what needs the host's address.
+    pub mark: Mark,
+    /// The books of published ports, `/run/weft/ports`.
+    pub ports: PathBuf,
+    /// The directory of lock files, `/run/weft/locks`.
+    pub locks: PathBuf,
+    /// The directory for what the network needs, as for [`crate::Masquerade`].
+    pub claims: PathBuf,
+}
+
+/// Further matches of one attachment's rules, a word each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// For IPv4.
+    pub v4: Vec<String>,
+    /// For IPv6.
+    pub v6: Vec<String>,
+}
+
+impl Publish {
+    /// Returns what takes back everything an attachment publishes.
+    pub fn nothing(
+        endpoint: Endpoint,
+        backend: Backend,
+        ports: PathBuf,
+        locks: PathBuf,
+        claims: PathBuf,
+    ) -> Self {
+        Self {
+            endpoint,
+            publications: Vec::new(),
+            choices: Vec::new(),
+            subnets: Vec::new(),
+            snat: false,
+            masquerade_all: false,
+            gateways: Gateways::default(),
+            backend,
+            conditions: Conditions::default(),
+            mark: Mark::default(),
+            ports,
+            locks,
+            claims,
+        }
+    }
+
+    /// Returns the books of published ports.
+    pub(crate) fn books(&self) -> Books {
+        Books::at(&self.ports, &self.locks)
+    }
+
+    /// Returns what the books are to say, but for what is yet to be chosen.
+    pub(crate) fn owner(&self) -> Result<Owner, FirewallError> {
+        let owner = Owner::new(self.endpoint.clone(), &self.backend.to_string())?;
+        Ok(Owner {
+            publications: self.publications.clone(),
+            subnets: self.subnets.clone(),
+            snat: self.snat,
+            masquerade_all: self.masquerade_all,
+            gateways: self.gateways,
+            conditions_v4: self.conditions.v4.clone(),
+            conditions_v6: self.conditions.v6.clone(),
+            mark: self.mark.clone(),
+            ..owner
+        })
+    }
+
+    /// Returns the fragment that made the books say this: every choice made.
+    pub(crate) fn of(&self, owner: &Owner) -> Self {
+        Self {
+            endpoint: owner.endpoint.clone(),
+            publications: owner.publications.clone(),
+            choices: Vec::new(),
+            subnets: owner.subnets.clone(),
+            snat: owner.snat,
+            masquerade_all: owner.masquerade_all,
+            gateways: owner.gateways,
+            backend: Backend::named(&owner.backend),
+            conditions: Conditions { v4: owner.conditions_v4.clone(), v6: owner.conditions_v6.clone() },
+            mark: owner.mark.clone(),
+            ports: self.ports.clone(),
+            locks: self.locks.clone(),
+            claims: self.claims.clone(),
+        }
+    }
+}
+
+/// Connections from a network's subnets to ports that it publishes itself get the host's address.
+///
+/// [`Publish`] ensures it along with the ports. It stays for the network: removing it drops what
+/// the network claims.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hairpin {
+    /// The network.
+    pub network: NetworkName,
+    /// Its subnets. Removal does not need them.
+    pub subnets: Vec<IpNetwork>,
+    /// Who carries the rules.
+    pub backend: Backend,
+    /// The directory for our ownership records.
+    pub claims: PathBuf,
+}
+
+/// What reaches a network through its bridge from outside, and whether its containers reach each other.
+///
+/// New connections that were not translated are let in from other bridges of ours, and from elsewhere only as the gateway
+/// mode says. It belongs to the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The network.
+    pub network: NetworkName,
+    /// The interface that routes for the network.
+    pub bridge: IfName,
+    /// Its gateway modes.
+    pub gateways: Gateways,
+    /// Whether containers reach each other through the host's IP layer: bridged frames that
+    /// `bridge-nf-call-iptables` hands to it. The ports of the bridge are the bridge's own affair.
+    pub icc: bool,
+    /// Who carries the rules.
+    pub backend: Backend,
+    /// The directory for our ownership records.
+    pub claims: PathBuf,
+}
+
+/// Traffic that leaves a network and is masqueraded gets these addresses of the host's instead of those of the interface it
+/// leaves by. It belongs to the network, beside [`crate::Masquerade`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceAddress {
+    /// The network.
+    pub network: NetworkName,
+    /// The network's subnets. Removal does not need them.
+    pub subnets: Vec<IpNetwork>,
+    /// At most one address of each family.
+    pub addresses: Vec<IpAddr>,
+    /// Who carries the rules.
+    pub backend: Backend,
+    /// The directory for our ownership records.
+    pub claims: PathBuf,
+}
+
+impl Hairpin {
+    pub(crate) fn demand(&self) -> Demand<'_> {
+        Demand { network: &self.network, claims: Claims(&self.claims), entries: Vec::new() }
+    }
+}
+
+impl Guard {
+    pub(crate) fn demand(&self) -> Demand<'_> {
+        Demand { network: &self.network, claims: Claims(&self.claims), entries: Vec::new() }
+    }
+}
+
+impl SourceAddress {
+    pub(crate) fn demand(&self) -> Demand<'_> {
+        Demand { network: &self.network, claims: Claims(&self.claims), entries: Vec::new() }
+    }
+}
+
+impl fmt::Display for Publish {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "publish")?;
+        for (index, publication) in self.publications.iter().enumerate() {
+            write!(out, "{} {publication}", if index == 0 { "" } else { "," })?;
+        }
+        for choice in &self.choices {
+            write!(out, "{}", if self.publications.is_empty() { "" } else { "," })?;
+            match choice.among {
+                Some(among) => write!(out, " {} one of {among}", choice.protocol)?,
+                None => write!(out, " {} any free port", choice.protocol)?,
+            }
+            for (index, binding) in choice.bindings.iter().enumerate() {
+                let and = if index == 0 { "" } else { " and" };
+                write!(out, "{and} on {} -> {} port {}", binding.host, binding.target, choice.target_port)?;
+            }
+        }
+        write!(out, " for {} by {}", self.endpoint, self.backend)?;
+        if self.masquerade_all {
+            out.write_str(" masquerading all")?;
+        } else if !self.snat {
+            out.write_str(" without hairpin")?;
+        }
+        if self.gateways == Gateways::default() { Ok(()) } else { write!(out, " ({})", self.gateways) }
+    }
+}
+
+impl fmt::Display for Hairpin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("hairpin")?;
+        self.subnets.iter().try_for_each(|subnet| write!(out, " {subnet}"))?;
+        write!(out, " of {} by {}", self.network, self.backend)
+    }
+}
+
+impl fmt::Display for Guard {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "guard {} of {}: {}", self.bridge, self.network, self.gateways)?;
+        if !self.icc {
+            out.write_str(", containers apart")?;
+        }
+        if self.backend == Backend::Iptables { write!(out, " by {}", self.backend) } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for SourceAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("source")?;
+        self.subnets.iter().try_for_each(|subnet| write!(out, " {subnet}"))?;
+        out.write_str(" as")?;
+        self.addresses.iter().try_for_each(|address| write!(out, " {address}"))?;
+        write!(out, " of {} by {}", self.network, self.backend)
+    }
+}
