@@ -16,8 +16,9 @@ use crate::{Attachment, Verb};
 pub(super) fn add<D: Driver>(driver: &D, attachment: &Attachment) -> Result<NetworkResult, Failure> {
     // The IPAM plugin gets ready on the other CPU, and gives an address once we know that one is wanted.
     let ipam = attachment.conf.ipam_type().map(|_| delegate::prepare(attachment, Verb::Add));
-    let settings = driver.settings(attachment)?;
+    let mut settings = driver.settings(attachment)?;
     let (request, attach) = ContainerRequest::of(attachment)?;
+    driver.settle(&mut settings, &attachment.endpoint)?;
     let path = attachment.required_netns()?;
     let netns = super::open(path)?;
     let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;

@@ -21,7 +21,9 @@ pub(super) fn del<D: Driver>(driver: &D, attachment: &Attachment) -> Result<(), 
     let record = records.get(&endpoint.container, &endpoint.ifname);
     // A DEL for a network that lost the interface's name to another must not take the other's interface.
     let problems = match &record {
-        Some(other) if other.endpoint.network != endpoint.network => release(attachment),
+        Some(other) if driver.keeps_records() && other.endpoint.network != endpoint.network => {
+            release(attachment)
+        }
         _ => disconnect(driver, attachment, record.as_ref()),
     };
     if problems.is_empty() && driver.keeps_records() {
@@ -76,6 +78,8 @@ pub(super) fn remove_links<D: Driver>(
             }
             plan
         }
+        // The link is another plugin's.
+        Err(failure) if driver.is_chained() => return vec![failure],
         Err(_) => {
             let mut plan = Plan::new();
             plan.host(Link::veth(&endpoint.host_ifname(), Peer::container(&endpoint.ifname)));

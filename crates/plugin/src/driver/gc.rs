@@ -22,14 +22,22 @@ pub(super) fn gc<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> {
     };
 
     let mut stale = Stale { driver, call, records, connected: Vec::new(), problems: Vec::new() };
-    for record in stale.records.of_network(&call.conf.name) {
-        if !is_valid(&record.endpoint.container, &record.endpoint.ifname) {
-            stale.collect(&record);
+    // The records of a network belong to the plugin that keeps them, not to those chained behind it.
+    if driver.keeps_records() {
+        for record in stale.records.of_network(&call.conf.name) {
+            if !is_valid(&record.endpoint.container, &record.endpoint.ifname) {
+                stale.collect(&record);
+            }
+        }
+        for (container, ifname) in stale.records.all_damaged() {
+            if !is_valid(&container, &ifname) {
+                stale.collect_damaged(Endpoint { network: call.conf.name.clone(), container, ifname });
+            }
         }
     }
-    for (container, ifname) in stale.records.all_damaged() {
-        if !is_valid(&container, &ifname) {
-            stale.collect_damaged(Endpoint { network: call.conf.name.clone(), container, ifname });
+    for endpoint in driver.holds(call) {
+        if !is_valid(&endpoint.container, &endpoint.ifname) {
+            stale.collect_held(&endpoint);
         }
     }
     let Stale { connected, mut problems, .. } = stale;
@@ -86,6 +94,13 @@ impl<D: Driver> Stale<'_, D> {
             Ok(false) => {}
             Err(failure) => self.problems.push(failure),
         }
+    }
+
+    /// What a plugin keeps by its own books, it also forgets there.
+    fn collect_held(&mut self, endpoint: &Endpoint) {
+        let Some(_alone) = self.alone(endpoint) else { return };
+        let failed = remove_links(self.driver, self.call, endpoint, None, None);
+        self.connected.extend(failed);
     }
 
     fn is_ours(&self, endpoint: &Endpoint) -> Result<bool, Failure> {

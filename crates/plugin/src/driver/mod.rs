@@ -52,6 +52,17 @@ pub trait Driver: Sync {
     /// If a value or a combination of values is not legal.
     fn settings(&self, call: &Call) -> Result<Self::Settings, Failure>;
 
+    /// Completes the settings with what depends on the attachment, and refuses what cannot be for it. Nothing has
+    /// been changed yet. ADD and CHECK only: what DEL and GC take apart is known by its endpoint. Most drivers have
+    /// nothing to add.
+    ///
+    /// # Errors
+    ///
+    /// If what was asked for does not go with this attachment, or not with the host as it is.
+    fn settle(&self, _settings: &mut Self::Settings, _endpoint: &Endpoint) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Fills in what an ADD takes from the host as it is now, such as the uplink's MTU. The IPAM plugin runs
     /// meanwhile. Most drivers take nothing.
     fn survey(&self, _settings: &mut Self::Settings) {}
@@ -88,6 +99,12 @@ pub trait Driver: Sync {
     /// Returns whether attachments are recorded, for GC and for `weft ps`.
     fn keeps_records(&self) -> bool {
         true
+    }
+
+    /// Returns the attachments to the network that this plugin keeps something for by its own books, beside the
+    /// records: GC takes apart those that are not valid.
+    fn holds(&self, _call: &Call) -> Vec<Endpoint> {
+        Vec::new()
     }
 
     /// Returns whether the plugin works on what others made: it passes a previous result on, and CHECK
