@@ -1,0 +1,60 @@
+//! The `firewall` CNI plugin: a container's packets pass the host's firewall, and its bridge is apart from others.
+//!
+//! It is chained: it works on the interfaces and addresses that the plugins before it made, and
+//! passes their result on.
+
+mod conf;
+mod plan;
+
+use weft_cni::{Failure, Version};
+use weft_model::Endpoint;
+use weft_plan::Plan;
+use weft_plugin::{About, Call, Driven, Driver, Leases};
+
+pub use conf::{Conf, ConfError, Settings, Surroundings};
+
+/// The `firewall` driver.
+pub struct Firewall;
+
+/// The plugin.
+pub static PLUGIN: Driven<Firewall> = Driven(Firewall);
+
+static ABOUT: About = About {
+    kind: "firewall",
+    summary: "lets containers through the host's firewall, and keeps their bridges apart",
+    versions: &Version::ALL,
+    options: &[],
+    driver: None,
+};
+
+impl Driver for Firewall {
+    type Settings = Settings;
+
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn settings(&self, call: &Call) -> Result<Settings, Failure> {
+        Settings::of(call)
+    }
+
+    fn links(&self, _settings: &Settings, _endpoint: &Endpoint) -> Plan {
+        Plan::new()
+    }
+
+    fn addresses(&self, settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Plan {
+        plan::addresses(settings, endpoint, leases)
+    }
+
+    fn keeps_records(&self) -> bool {
+        false
+    }
+
+    fn holds(&self, call: &Call) -> Vec<Endpoint> {
+        weft_firewall::admitted_of(&call.root.masquerade_dir(), &call.conf.name)
+    }
+
+    fn is_chained(&self) -> bool {
+        true
+    }
+}
