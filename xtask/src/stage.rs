@@ -79,11 +79,12 @@ pub(crate) fn packages() -> Result<Vec<String>> {
 fn stage(profile: &str, names: &[String]) -> Result<()> {
     let binaries = [
         Binary { name: "weft", package: "weft-cli", files: vec!["weft".into()] },
+        Binary { name: "weftd", package: "weft-daemon", files: vec!["weftd".into()] },
         Binary { name: "weft-cni", package: "weft-multicall", files: types()? },
     ];
     let known = || binaries.iter().flat_map(|binary| &binary.files);
     if let Some(stranger) = names.iter().find(|name| known().all(|file| file != *name)) {
-        bail!("stage: {stranger} is neither weft nor a folder of plugins/");
+        bail!("stage: {stranger} is neither weft nor weftd nor a folder of plugins/");
     }
     let wanted = |binary: &&Binary| names.is_empty() || binary.files.iter().any(|file| names.contains(file));
 

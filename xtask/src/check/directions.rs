@@ -8,7 +8,7 @@ use crate::stage;
 
 /// What each library may use of ours, besides itself. `plan` reaches the firewall because a
 /// firewall fragment is a step of a plan; a plugin reaches the runtime to call its IPAM plugin.
-const LIBRARIES: [(&str, &[&str]); 13] = [
+const LIBRARIES: [(&str, &[&str]); 14] = [
     ("weft-model", &[]),
     ("weft-cni", &["weft-model"]),
     ("weft-ipam", &["weft-model"]),
@@ -33,6 +33,7 @@ const LIBRARIES: [(&str, &[&str]); 13] = [
         ],
     ),
     ("weft-manager", &["weft-runtime", "weft-cni", "weft-model", "weft-state", "weft-ipam"]),
+    ("weft-daemon", &["weft-manager", "weft-nft", "weft-state"]),
     ("weft-cli", &["weft-manager", "weft-cni", "weft-model", "weft-state"]),
 ];
 

@@ -1,0 +1,80 @@
+//! `weftd`: what of weft stays running, for those who want it. Networks work without it.
+
+mod mend;
+mod notify;
+mod schedule;
+mod watch;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::builder::OsStringValueParser;
+use clap::{Parser, Subcommand};
+use weft_manager::Manager;
+use weft_state::Root;
+
+/// What of weft stays running
+#[derive(Debug, Parser)]
+#[command(name = "weftd", version, propagate_version = true, infer_long_args = false, max_term_width = 100)]
+struct Cli {
+    /// Keep all state below this directory
+    #[arg(long, global = true, env = "WEFT_ROOT", value_name = "DIR", value_parser = OsStringValueParser::new())]
+    root: Option<OsString>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Restore firewall rules that somebody took away, within a second
+    ///
+    /// Listens to what the kernel announces about the nf_tables ruleset, so it does nothing while nothing happens. After
+    /// `nft flush ruleset`, `iptables -F`, the reload of another firewall or the restart of a container engine it asks
+    /// what `weft doctor` would ask and, if something is missing, does what `weft network reload` does. What it
+    /// mended is said on standard error. Whoever takes things away again and again is answered ever more
+    /// slowly, at last once a minute.
+    ///
+    /// The kernel announces nothing of what iptables-legacy does: there, run `weft network reload` afterwards.
+    Watch,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weftd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let dir = cli.root.filter(|dir| !dir.is_empty());
+    let root = Root::new(dir.map(std::path::absolute).transpose().context("--root")?);
+    let manager = Manager::open(root)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match cli.command {
+        Command::Watch => runtime.context("cannot start")?.block_on(watch::watch(&manager)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_says_what_is_not_heard() {
+        let mut command = Cli::command();
+        let watch = command.find_subcommand_mut("watch").unwrap();
+        assert!(watch.render_long_help().to_string().contains("iptables-legacy"));
+    }
+}
