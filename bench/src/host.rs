@@ -3,6 +3,7 @@
 //! Namespaces belong to threads: each host lives on one, and runs what it is given there, so that
 //! several hosts can take turns in one program.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -11,22 +12,46 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 use weft_testkit::{Container, Lab, staged, staged_folder};
 
+use crate::docker::Docker;
 use crate::process::{self, Cost};
 
 const DEBIAN: &str = "/usr/lib/cni";
 
-/// Whose plugins a host uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whose programs a host uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
+    /// Our plugins, called one by one.
     Weft,
+    /// The `weft` command, which calls them.
+    Command,
     Debian,
+    Docker,
+    Netavark,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Weft => "weft",
+            Self::Command => "weft network",
+            Self::Debian => "Debian",
+            Self::Docker => "docker",
+            Self::Netavark => "netavark",
+        })
+    }
 }
 
 /// What a job works with: the lab and its containers.
 pub(crate) struct Ground {
+    /// Ends before the lab, which it runs in.
+    pub(crate) docker: Option<Docker>,
     pub(crate) lab: Lab,
+    /// The world on the other side of the uplink.
+    pub(crate) outside: Container,
     pub(crate) containers: Vec<Container>,
-    side: Side,
+    /// What a container's ADD has printed, for the plugins behind it and for DEL.
+    pub(crate) results: BTreeMap<usize, Value>,
+    pub(crate) side: Side,
 }
 
 type Job = Box<dyn FnOnce(&mut Ground) + Send>;
@@ -43,8 +68,9 @@ impl Host {
         let (jobs, queue) = mpsc::channel::<Job>();
         let thread = thread::Builder::new().spawn(move || {
             let lab = Lab::new();
-            drop(lab.uplink());
-            let mut ground = Ground { lab, containers: Vec::new(), side };
+            let outside = lab.uplink();
+            let mut ground =
+                Ground { docker: None, lab, outside, containers: Vec::new(), results: BTreeMap::new(), side };
             ground.grow(containers);
             for job in queue {
                 job(&mut ground);
@@ -109,6 +135,18 @@ impl Ground {
     }
 
     fn plugin(&self, kind: &str, verb: &str, container: usize, ifname: &str, conf: &Value) -> Result<Cost> {
+        Ok(self.call(kind, verb, container, ifname, conf)?.0)
+    }
+
+    /// Calls a plugin and returns what it cost and printed.
+    pub(crate) fn call(
+        &self,
+        kind: &str,
+        verb: &str,
+        container: usize,
+        ifname: &str,
+        conf: &Value,
+    ) -> Result<(Cost, String)> {
         let container = &self.containers[container];
         let (root, netns) = (self.lab.root().to_string_lossy(), container.netns());
         let (folder, netns) = (self.folder(), netns.to_string_lossy());
@@ -120,17 +158,18 @@ impl Ground {
             ("CNI_PATH", &folder.to_string_lossy()),
             ("WEFT_ROOT", &root),
         ];
-        Ok(process::run(&folder.join(kind), &[], &env, conf.to_string().as_bytes())?.0)
+        process::run(&folder.join(kind), &[], &env, conf.to_string().as_bytes())
     }
 
     fn folder(&self) -> PathBuf {
         match self.side {
-            Side::Weft => staged_folder(),
-            Side::Debian => PathBuf::from(DEBIAN),
+            Side::Weft | Side::Command => staged_folder(),
+            Side::Debian | Side::Docker | Side::Netavark => PathBuf::from(DEBIAN),
         }
     }
 
-    fn bridge_conf(&self) -> Value {
+    /// The configuration of `bridge` with `host-local` and masquerading.
+    pub(crate) fn bridge_conf(&self) -> Value {
         json!({
             "cniVersion": "1.0.0", "name": "bench", "type": "bridge", "bridge": "bench0",
             "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use weft_testkit::{Program, staged_folder};
+use weft_testkit::staged_folder;
+
+use crate::peers;
 
 /// Describes the machine in one line.
 pub(crate) fn describe() -> String {
@@ -18,11 +20,11 @@ pub(crate) fn describe() -> String {
 
 /// Names the peers' versions in one line.
 pub(crate) fn peers() -> String {
-    let package = |name: &str| {
-        let shown = Program::new("dpkg-query").args(["-W", "-f", "${Package} ${Version}", name]).run();
-        if shown.code == 0 { shown.stdout } else { format!("{name} (not a Debian package)") }
-    };
-    format!("{}, {}", package("containernetworking-plugins"), package("iptables"))
+    let package =
+        |name: &str| peers::version(name).unwrap_or_else(|| format!("{name} (not a Debian package)"));
+    let others = ["docker.io", "netavark"].iter().filter_map(|name| peers::version(name));
+    let all = ["containernetworking-plugins", "iptables"].into_iter().map(package).chain(others);
+    all.collect::<Vec<_>>().join(", ")
 }
 
 /// The size of a binary in KiB, of ours and of Debian's.

@@ -1,4 +1,4 @@
-//! Measures weft against Debian's CNI plugins, side by side in one run.
+//! Measures weft against Debian's CNI plugins, docker and netavark, side by side in one run.
 //!
 //! Whole processes, started as a runtime starts them, each side on a host of its own (network and
 //! mount namespaces), one after the other. `--quick` prints a rough picture; without it docs/performance.md
@@ -6,9 +6,13 @@
 #![expect(clippy::print_stdout, reason = "a tool for people: its stdout is a screen, not a protocol")]
 
 mod bare;
+mod docker;
 mod host;
 mod machine;
+mod netavark;
+mod peers;
 mod process;
+mod published;
 mod report;
 mod rounds;
 
@@ -38,7 +42,8 @@ fn run() -> Result<()> {
     };
     let size = if quick { rounds::Size::QUICK } else { rounds::Size::FULL };
     let figures = rounds::measure(&size)?;
-    let page = report::page(&figures, &size)?;
+    let published = published::measure(&size)?;
+    let page = report::page(&figures, &published, &size)?;
     print!("{page}");
     if !quick {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(PAGE);

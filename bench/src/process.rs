@@ -1,6 +1,7 @@
 //! One whole process, from before its start until its end is known and its pipes are empty.
 
 use std::io::{Read, Write};
+use std::ops::Add;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +18,14 @@ pub(crate) struct Cost {
     pub(crate) cpu: Duration,
     /// Pages it touched for the first time.
     pub(crate) faults: i64,
+}
+
+impl Add for Cost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { wall: self.wall + other.wall, cpu: self.cpu + other.cpu, faults: self.faults + other.faults }
+    }
 }
 
 /// Runs a program with three pipes and returns what it cost and printed.

@@ -1,11 +1,13 @@
 //! The page that comes out.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::machine;
 use crate::process::Cost;
+use crate::published::{self, Published};
 use crate::rounds::{Figures, Size};
 
 const INTRODUCTION: &str = "\
@@ -38,7 +40,7 @@ const REASONS: &str = "
 ";
 
 /// Writes the page.
-pub(crate) fn page(figures: &Figures, size: &Size) -> Result<String> {
+pub(crate) fn page(figures: &Figures, published: &Published, size: &Size) -> Result<String> {
     let mut page = String::from(INTRODUCTION);
     let _ = write!(
         page,
@@ -52,14 +54,13 @@ pub(crate) fn page(figures: &Figures, size: &Size) -> Result<String> {
     page.push_str(METHOD);
     resources(&mut page, figures)?;
     sizes(&mut page);
+    published::section(&mut page, published)?;
     page.push_str(REASONS);
     Ok(page)
 }
 
 fn goals(page: &mut String, figures: &Figures, size: &Size) -> Result<()> {
-    page.push_str(
-        "\n| operation | weft | compared with | | ratio | goal | |\n|---|--:|---|--:|--:|--:|---|\n",
-    );
+    page.push_str(Comparison::HEAD);
     let rows = [
         ("bridge + host-local + ipMasq ADD", "bridge ADD weft", "Debian", "bridge ADD debian", 9.0),
         ("bridge + host-local + ipMasq DEL", "bridge DEL weft", "Debian", "bridge DEL debian", 30.0),
@@ -117,19 +118,48 @@ fn goals(page: &mut String, figures: &Figures, size: &Size) -> Result<()> {
     Ok(())
 }
 
+/// A row of a table of goals.
+pub(crate) struct Comparison<'a> {
+    pub(crate) what: &'a str,
+    pub(crate) ours: String,
+    pub(crate) whom: &'a str,
+    pub(crate) theirs: String,
+    pub(crate) ratio: String,
+    /// Empty where there is none.
+    pub(crate) goal: String,
+    pub(crate) met: Option<bool>,
+}
+
+impl Comparison<'_> {
+    /// What stands above such rows.
+    pub(crate) const HEAD: &'static str =
+        "\n| operation | weft | compared with | | ratio | goal | |\n|---|--:|---|--:|--:|--:|---|\n";
+
+    /// Writes the row.
+    pub(crate) fn write(&self, page: &mut String) {
+        let Self { what, ours, whom, theirs, ratio, goal, met } = self;
+        let mark = match met {
+            Some(true) => "met",
+            Some(false) => "missed",
+            None => "",
+        };
+        let _ = writeln!(page, "| {what} | {ours} | {whom} | {theirs} | {ratio} | {goal} | {mark} |");
+    }
+}
+
 #[expect(clippy::too_many_arguments, reason = "a table's row has as many cells")]
 fn row(
     page: &mut String,
     what: &str,
-    ours: std::time::Duration,
+    ours: Duration,
     whom: &str,
-    theirs: std::time::Duration,
+    theirs: Duration,
     ratio: &str,
     goal: &str,
     met: bool,
 ) {
-    let mark = if met { "met" } else { "missed" };
-    let _ = writeln!(page, "| {what} | {} | {whom} | {} | {ratio} | {goal} | {mark} |", ms(ours), ms(theirs));
+    let (ratio, goal) = (ratio.to_string(), goal.to_string());
+    Comparison { what, ours: ms(ours), whom, theirs: ms(theirs), ratio, goal, met: Some(met) }.write(page);
 }
 
 fn resources(page: &mut String, figures: &Figures) -> Result<()> {
@@ -169,6 +199,7 @@ fn figure(figures: &Figures, name: &str) -> Result<Cost> {
     figures.get(name).copied().with_context(|| format!("{name} was not measured"))
 }
 
-fn ms(time: std::time::Duration) -> String {
+/// Writes a time for people.
+pub(crate) fn ms(time: Duration) -> String {
     format!("{:.2} ms", time.as_secs_f64() * 1000.0)
 }

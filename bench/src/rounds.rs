@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -17,11 +18,38 @@ pub(crate) struct Size {
     pub(crate) runs: usize,
     /// Containers on one bridge at the end of the growth measurement; a bridge takes 1,023.
     pub(crate) crowd: usize,
+    /// Containers of docker and netavark a run, which take their time; none leaves them out.
+    pub(crate) peers: usize,
+    /// Ports that are published already on the hosts that have a crowd of them, and that a long range has.
+    pub(crate) ports: u16,
+    /// Containers a run of the peers on such hosts, where they take more of it.
+    pub(crate) crowded: usize,
+    /// How often traffic passes through each port in a run, and how long at a time.
+    pub(crate) windows: usize,
+    pub(crate) window: Duration,
 }
 
 impl Size {
-    pub(crate) const FULL: Self = Self { containers: 30, runs: 3, crowd: 1000 };
-    pub(crate) const QUICK: Self = Self { containers: 10, runs: 1, crowd: 0 };
+    pub(crate) const FULL: Self = Self {
+        containers: 30,
+        runs: 3,
+        crowd: 1000,
+        peers: 10,
+        ports: 10_000,
+        crowded: 3,
+        windows: 5,
+        window: Duration::from_millis(300),
+    };
+    pub(crate) const QUICK: Self = Self {
+        containers: 10,
+        runs: 1,
+        crowd: 0,
+        peers: 0,
+        ports: 1000,
+        crowded: 3,
+        windows: 3,
+        window: Duration::from_millis(100),
+    };
 }
 
 /// What was measured: the medians, by the name of the operation.
@@ -149,7 +177,7 @@ impl Samples {
 }
 
 /// The median of each of the three figures on its own.
-fn median(costs: Vec<Cost>) -> Cost {
+pub(crate) fn median(costs: Vec<Cost>) -> Cost {
     fn middle<T: Ord + Copy>(mut values: Vec<T>) -> Option<T> {
         values.sort_unstable();
         values.get(values.len() / 2).copied()

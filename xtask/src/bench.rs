@@ -3,11 +3,12 @@
 use anyhow::Result;
 
 use crate::shell::{cargo, output, program, run as execute, top};
-use crate::{setup, stage};
+use crate::{peers, setup, stage};
 
 /// Measures; with `--quick` fewer rounds and no page written.
 pub(crate) fn run(words: &[String]) -> Result<()> {
     setup::run()?;
+    peers::ensure()?;
     stage::all()?;
     output(cargo().args(["build", "--quiet", "--release", "--package", "weft-bench"]))?;
     execute(program(top().join("target/release/weft-bench")).args(words))

@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod docs;
 mod new_driver;
+mod peers;
 mod setup;
 mod shell;
 mod stage;
@@ -20,12 +21,12 @@ cargo xtask test [FILTER]...      every test, after installing and staging what 
 cargo xtask test --unit           the tests of the libraries alone: no root, nothing staged
 cargo xtask check                 what a change must pass besides its tests: fmt, clippy, spelling, licences, shell, links, house rules
 
-cargo xtask bench [--quick]       measures against Debian's CNI plugins; writes docs/performance.md (--quick: prints only)
+cargo xtask bench [--quick]       measures against Debian's CNI plugins, docker and netavark; writes docs/performance.md (--quick: prints only)
 cargo xtask docs                  rewrites the generated pages under docs/
 cargo xtask new-driver NAME       copies plugins/none to plugins/NAME
-cargo xtask setup                 installs the programs that tests, demo and bench call, when one is missing
+cargo xtask setup                 installs or unpacks the programs that tests, demo and bench call, when one is missing
 cargo xtask stage [--profile dev] [NAME]...
-                                  builds `weft` and the plugins (or only the named ones) into target/stage/bin
+                                  builds `weft`, `weftd` and the plugins (or only the named ones) into target/stage/bin
 ";
 
 fn main() -> ExitCode {
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
         None => ("help", &[][..]),
     };
     let done = match verb {
-        "setup" => setup::run(),
+        "setup" => setup::run().and_then(|()| peers::ensure()),
         "stage" => stage::run(rest),
         "demo" => demo::run(rest),
         "test" => test::run(rest),

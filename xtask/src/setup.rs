@@ -45,8 +45,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     println!("installing {}", packages.join(" "));
     let mut attempt = 1;
     loop {
-        let update = output(apt().args(["update", "-qq"]));
-        let installed = update.and_then(|_| {
+        let installed = look().and_then(|()| {
             output(apt().args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages))
         });
         match installed {
@@ -59,6 +58,11 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         attempt += 1;
         std::thread::sleep(std::time::Duration::from_secs(3));
     }
+}
+
+/// Looks at what the archive has by now.
+pub(crate) fn look() -> Result<()> {
+    output(apt().args(["update", "-qq"])).map(drop)
 }
 
 fn apt() -> std::process::Command {

@@ -1,0 +1,61 @@
+//! The peers that the bench measures besides the reference plugins, unpacked and not installed.
+//!
+//! Installing docker.io would start a daemon that sets the machine's forwarding to drop: a measurement does not do
+//! that to anybody. What is installed already is used as it is.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::setup;
+use crate::shell::{entries, have, output, program, top, write};
+
+/// What must be there, and the Debian package that brings it.
+const PEERS: [(&str, &str); 2] =
+    [("/usr/sbin/dockerd", "docker.io"), ("/usr/lib/podman/netavark", "netavark")];
+
+/// Unpacks those that are missing. A machine that cannot have them measures without: the bench says so.
+pub(crate) fn ensure() -> Result<()> {
+    for (file, package) in PEERS {
+        let unpacked = folder().join(file.trim_start_matches('/'));
+        if Path::new(file).exists() || unpacked.is_file() || !have("apt-get") {
+            continue;
+        }
+        println!("unpacking {package}");
+        if let Err(error) = unpack(package) {
+            println!("the bench goes without {package}: {error:#}");
+        }
+    }
+    Ok(())
+}
+
+fn folder() -> PathBuf {
+    top().join("target/peers")
+}
+
+/// Unpacks a package and those it needs that are not installed.
+fn unpack(package: &str) -> Result<()> {
+    let archives = folder().join("archives");
+    std::fs::create_dir_all(&archives).context("cannot create target/peers")?;
+    let list = || {
+        output(program("apt-get").args([
+            "install",
+            "--print-uris",
+            "-qq",
+            "--no-install-recommends",
+            package,
+        ]))
+    };
+    let listing = list().or_else(|_| setup::look().and_then(|()| list()))?;
+    // 'http://.../netavark_1.4.0-3_amd64.deb' netavark_1.4.0-3_amd64.deb 1036488 MD5Sum:...
+    let names = listing.lines().filter_map(|line| line.split(' ').nth(1)?.split('_').next());
+    let mut download = program("apt-get");
+    download.current_dir(&archives).args(["download", "-qq", "-o", "APT::Sandbox::User=root"]);
+    output(download.args(names))?;
+    let mut versions = String::new();
+    for archive in entries(&archives)? {
+        output(program("dpkg-deb").arg("--extract").arg(&archive).arg(folder()))?;
+        versions += &output(program("dpkg-deb").arg("--show").arg(&archive))?.replace('\t', " ");
+    }
+    write(&folder().join("versions"), &versions)
+}
