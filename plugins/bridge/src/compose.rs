@@ -1,91 +1,22 @@
 //! The conflist of a network of the manager.
 
-use std::collections::BTreeMap;
+mod options;
+
+use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
-use weft_cni::{Code, Failure};
+use weft_cni::Failure;
 use weft_firewall::Backend;
-use weft_model::{IfName, Mtu, VlanId};
-use weft_plugin::{ComposeRequest, OptionAbout, host_local};
+use weft_model::{GatewayMode, Gateways, IfName, Mtu, VlanId};
+use weft_plugin::{ComposeRequest, host_local};
+
+pub(crate) use options::OPTIONS;
+use options::{Options, bad};
 
 /// The smallest MTU that a link with IPv6 may have (RFC 8200, section 5).
 const IPV6_LEAST: u32 = 1280;
 /// What the option `masquerade-backend` calls our own table.
 const OURS: &str = "weft";
-
-/// The options of `weft network create -d bridge`, with docker's names for them.
-pub(crate) const OPTIONS: &[OptionAbout] = &[
-    OptionAbout {
-        name: "bridge",
-        aliases: &["com.docker.network.bridge.name"],
-        value: "NAME",
-        default: "br-<id>",
-        help: "the Linux bridge; one that exists is used and kept",
-    },
-    OptionAbout {
-        name: "mtu",
-        aliases: &["com.docker.network.driver.mtu"],
-        value: "BYTES",
-        default: "the uplink's",
-        help: "the MTU of the bridge and its ports",
-    },
-    OptionAbout {
-        name: "masquerade",
-        aliases: &["com.docker.network.bridge.enable_ip_masquerade"],
-        value: "BOOL",
-        default: "true",
-        help: "whether packets leave with the host's address",
-    },
-    OptionAbout {
-        name: "masquerade-backend",
-        aliases: &[],
-        value: "weft|nftables|iptables",
-        default: "weft, or iptables where the kernel has no nf_tables",
-        help: "who masquerades: weft's own table, or rules as the reference plugins lay them out",
-    },
-    OptionAbout {
-        name: "isolate",
-        aliases: &[],
-        value: "BOOL",
-        default: "true",
-        help: "whether nothing passes between this network and others that are isolated",
-    },
-    OptionAbout {
-        name: "icc",
-        aliases: &["com.docker.network.bridge.enable_icc"],
-        value: "BOOL",
-        default: "true",
-        help: "whether containers of the network reach each other",
-    },
-    OptionAbout {
-        name: "hairpin",
-        aliases: &[],
-        value: "BOOL",
-        default: "false",
-        help: "whether a port sends frames back where they came from",
-    },
-    OptionAbout {
-        name: "promisc",
-        aliases: &[],
-        value: "BOOL",
-        default: "false",
-        help: "whether the bridge is promiscuous",
-    },
-    OptionAbout {
-        name: "vlan",
-        aliases: &[],
-        value: "ID",
-        default: "none",
-        help: "the VLAN of the containers' ports",
-    },
-    OptionAbout {
-        name: "spoof-check",
-        aliases: &[],
-        value: "BOOL",
-        default: "false",
-        help: "whether frames with another source MAC address than the container's are dropped",
-    },
-];
 
 /// Returns the plugins of the network's conflist.
 pub(crate) fn compose(request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
@@ -114,26 +45,98 @@ pub(crate) fn compose(request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
         })?;
         conf.insert("ipMasqBackend".into(), json!(backend));
     }
+    let icc = options.flag("icc", true)?;
+    let gateways = gateways(&options)?;
+    let masquerade = options.flag("masquerade", true)? && !request.internal;
+    let sources = sources(&options, gateways, masquerade)?;
     let mut flag = |key: &str, on: bool| {
         if on {
             conf.insert(key.into(), json!(true));
         }
     };
-    let masquerade = options.flag("masquerade", true)? && !request.internal;
     flag("isGateway", true);
     flag("isDefaultGateway", !request.internal);
     flag("ipMasq", masquerade);
     flag("isolate", options.flag("isolate", true)?);
     flag("internal", request.internal);
-    flag("portIsolation", !options.flag("icc", true)?);
+    flag("portIsolation", !icc);
     flag("hairpinMode", options.flag("hairpin", false)?);
     flag("promiscMode", options.flag("promisc", false)?);
     flag("macspoofchk", options.flag("spoof-check", false)?);
+    if !sources.is_empty() {
+        conf.insert("ipMasqSource".into(), json!(sources));
+    }
+    // The key is what keeps out whoever has a route. Nobody has one to an internal network, but its own containers
+    // have one to each other.
+    if !request.internal || !icc || gateways != Gateways::default() {
+        conf.insert("gatewayMode".into(), json!(gateways));
+    }
     if !request.dns.is_empty() {
         conf.insert("dns".into(), json!(request.dns));
     }
     conf.insert("ipam".into(), host_local(request));
-    Ok(vec![Value::Object(conf)])
+    let portmap = portmap(&options, gateways)?;
+    let mut plugins = vec![Value::Object(conf)];
+    if !request.internal {
+        plugins.push(portmap);
+    }
+    Ok(plugins)
+}
+
+/// Returns the plugin that publishes the containers' ports. The reference plugin understands it, too.
+fn portmap(options: &Options<'_>, gateways: Gateways) -> Result<Value, Failure> {
+    let mut conf = Map::new();
+    conf.insert("type".into(), json!("portmap"));
+    conf.insert("capabilities".into(), json!({"portMappings": true}));
+    conf.insert("snat".into(), json!(true));
+    // The reference plugins' own layout of nf_tables has a rule for each port, which nobody wants who can choose.
+    if options.get("masquerade-backend") == Some("iptables") {
+        conf.insert("backend".into(), json!("iptables"));
+    }
+    if gateways != Gateways::default() {
+        conf.insert("gatewayMode".into(), json!(gateways));
+    }
+    // DOCKER: an address that is every address is none.
+    let host = options.address("host_binding_ipv4", true)?.filter(|host| !host.is_unspecified());
+    if let Some(host) = host {
+        conf.insert("defaultHostIP".into(), json!(host));
+    }
+    Ok(Value::Object(conf))
+}
+
+fn gateways(options: &Options<'_>) -> Result<Gateways, Failure> {
+    let mode = |name: &str| match options.get(name) {
+        None => Ok(GatewayMode::default()),
+        Some(text) => text.parse().map_err(|error: weft_model::GatewayModeError| {
+            let names = GatewayMode::ALL.map(GatewayMode::as_str).join(", ");
+            bad(name, text, &error).with_hint(Some(format!("its values are {names}")))
+        }),
+    };
+    Ok(Gateways { ipv4: mode("gateway_mode_ipv4")?, ipv6: mode("gateway_mode_ipv6")? })
+}
+
+/// Returns the addresses that packets leave with. One that no packet would leave with is a mistake.
+fn sources(options: &Options<'_>, gateways: Gateways, masquerade: bool) -> Result<Vec<IpAddr>, Failure> {
+    let mut sources = Vec::new();
+    for (name, v4) in [("host_ipv4", true), ("host_ipv6", false)] {
+        let Some(source) = options.address(name, v4)? else { continue };
+        let refuse = |why: &str| Err(bad(name, &source.to_string(), &why));
+        if source.is_unspecified() || source.is_multicast() {
+            return refuse("no packet has such an address");
+        }
+        if !masquerade {
+            return refuse("the network does not masquerade, so packets keep their address");
+        }
+        if !gateways.of(source).translates() {
+            return refuse(&format!("packets keep their address in gateway mode {}", gateways.of(source)));
+        }
+        sources.push(source);
+    }
+    if !sources.is_empty() && options.get("masquerade-backend") == Some("nftables") {
+        let why = "the reference plugins' layout has no room for it";
+        return Err(bad("masquerade-backend", "nftables", &why));
+    }
+    Ok(sources)
 }
 
 /// KERNEL: a link with a smaller MTU loses its IPv6 addresses (addrconf_notify, net/ipv6/addrconf.c).
@@ -153,45 +156,5 @@ fn vlan_fits(vlan: VlanId, bridge: &IfName) -> Result<(), Failure> {
     Err(bad("vlan", &vlan.to_string(), &why).with_hint(Some(hint)))
 }
 
-/// The options as given, read by name.
-struct Options<'request>(&'request BTreeMap<String, String>);
-
-impl Options<'_> {
-    fn refuse_unknown(&self) -> Result<(), Failure> {
-        let Some(unknown) = self.0.keys().find(|key| OPTIONS.iter().all(|option| option.name != *key)) else {
-            return Ok(());
-        };
-        let known: Vec<_> = OPTIONS.iter().map(|option| option.name).collect();
-        let text = format!("the bridge driver has no option {unknown:?}");
-        let hint = format!("its options are {}", known.join(", "));
-        Err(Failure::text(Code::InvalidConfig, text).with_hint(Some(hint)))
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
-    }
-
-    fn flag(&self, name: &str, default: bool) -> Result<bool, Failure> {
-        match self.get(name) {
-            None => Ok(default),
-            // DOCKER: `-o key` alone means true; the words are those of Go's ParseBool.
-            Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-            Some(other) => Err(bad(name, other, &"true or false is expected")),
-        }
-    }
-
-    fn number<T>(&self, name: &str) -> Result<Option<T>, Failure>
-    where
-        T: TryFrom<i64>,
-        T::Error: std::fmt::Display,
-    {
-        let Some(text) = self.get(name) else { return Ok(None) };
-        let number: i64 = text.parse().map_err(|error| bad(name, text, &error))?;
-        T::try_from(number).map(Some).map_err(|error| bad(name, text, &error))
-    }
-}
-
-fn bad(name: &str, value: &str, why: &dyn std::fmt::Display) -> Failure {
-    Failure::text(Code::InvalidConfig, format!("option {name}={value}: {why}"))
-}
+#[cfg(test)]
+mod tests;

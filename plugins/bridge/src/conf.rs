@@ -1,12 +1,13 @@
 //! The configuration as written, then as meant.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use weft_cni::{Code, Failure};
 use weft_firewall::Backend;
-use weft_model::{IfName, Mac, Mtu, NetworkName, VlanId};
+use weft_model::{Gateways, IfName, Mac, Mtu, NetworkName, VlanId};
 use weft_plugin::{Call, Verb};
 
 /// The bridge configuration exactly as it appears in a conflist.
@@ -19,6 +20,7 @@ pub struct Conf {
     force_address: bool,
     ip_masq: bool,
     ip_masq_backend: Option<String>,
+    ip_masq_source: Vec<String>,
     mtu: i64,
     hairpin_mode: bool,
     promisc_mode: bool,
@@ -31,6 +33,7 @@ pub struct Conf {
     port_isolation: bool,
     isolate: bool,
     internal: bool,
+    gateway_mode: Option<Gateways>,
 }
 
 /// One entry of `vlanTrunk`: a range, a single id, or both.
@@ -57,6 +60,13 @@ pub struct Settings {
     pub force_address: bool,
     /// Who masquerades outgoing traffic; absent means that packets leave with the container's address.
     pub masquerade: Option<Backend>,
+    /// Which addresses of the host they get, at most one for each family; others get those of the interface
+    /// they leave by.
+    pub sources: Vec<IpAddr>,
+    /// How the host lets connections in, for each family.
+    pub gateways: Gateways,
+    /// Who sees to it that nothing else gets in; absent means that whoever has a route gets in.
+    pub guard: Option<Backend>,
     /// Where the firewall keeps its ownership records.
     pub claims: PathBuf,
     /// The links' MTU; absent means the uplink's, and without an uplink Ethernet's.
@@ -169,6 +179,12 @@ pub enum ConfError {
     /// The masquerading backend is unknown.
     #[error("{0}")]
     Backend(weft_firewall::FirewallError),
+    /// An address that packets should leave with is none.
+    #[error("ipMasqSource: {0:?} is no address")]
+    Source(String),
+    /// Two such addresses of one family.
+    #[error("ipMasqSource: {0} and {1} are of the same family")]
+    Sources(IpAddr, IpAddr),
 }
 
 /// What is not in the configuration and yet decides about it.
@@ -210,6 +226,9 @@ impl Conf {
         let dismantles = around.dismantles;
         forgive(dismantles, self.agree(&around), ())?;
         let masquerade = self.masquerade(&around)?;
+        let isolated = self.isolate || self.internal || dismantles;
+        let guarded = self.gateway_mode.is_some() || dismantles;
+        let fence = (isolated || guarded).then(|| self.fence(masquerade));
         let settings = Settings {
             gateway: match (self.is_gateway, self.is_default_gateway) {
                 (_, true) => Gateway::DefaultRoute,
@@ -218,7 +237,12 @@ impl Conf {
             },
             force_address: self.force_address,
             masquerade,
-            isolation: self.isolation(&around, masquerade),
+            sources: forgive(dismantles, self.sources(), Vec::new())?,
+            gateways: self.gateway_mode.unwrap_or_default(),
+            guard: fence.filter(|_| guarded),
+            isolation: fence
+                .filter(|_| isolated)
+                .map(|backend| Isolation { internal: self.internal, backend }),
             mtu: forgive(dismantles, self.mtu(), None)?,
             hairpin: self.hairpin_mode,
             port_isolation: self.port_isolation,
@@ -270,15 +294,27 @@ impl Conf {
         Ok(Some(backend).filter(|_| wanted && !idle))
     }
 
-    /// Where things are taken apart, the network may have been isolated when it was built.
-    fn isolation(&self, around: &Surroundings, masquerade: Option<Backend>) -> Option<Isolation> {
-        if !(self.isolate || self.internal || around.dismantles) {
-            return None;
+    /// Returns who keeps others out. Where things are taken apart, the network may have had that when it was built.
+    fn fence(&self, masquerade: Option<Backend>) -> Backend {
+        let asked = self.ip_masq_backend.as_deref().and_then(|name| name.parse().ok());
+        if asked == Some(Backend::Iptables) {
+            return Backend::Iptables;
         }
-        // Whether the kernel has nf_tables is asked once. The reference plugins isolate nothing, so a layout of
-        // theirs says nothing about this.
-        let backend = masquerade.filter(|backend| *backend == Backend::Weft).unwrap_or_else(Backend::usual);
-        Some(Isolation { internal: self.internal, backend })
+        // Whether the kernel has nf_tables is asked once. The reference plugins keep nobody out, so their layout
+        // of nf_tables says nothing about this.
+        masquerade.filter(|backend| *backend == Backend::Weft).unwrap_or_else(Backend::usual)
+    }
+
+    fn sources(&self) -> Result<Vec<IpAddr>, ConfError> {
+        let mut sources: Vec<IpAddr> = Vec::new();
+        for text in &self.ip_masq_source {
+            let source = weft_cni::address::parse_ip(text).map_err(|_| ConfError::Source(text.clone()))?;
+            if let Some(other) = sources.iter().find(|other| other.is_ipv4() == source.is_ipv4()) {
+                return Err(ConfError::Sources(*other, source));
+            }
+            sources.push(source);
+        }
+        Ok(sources)
     }
 
     fn vlans(&self) -> Result<Vlans, ConfError> {
@@ -395,7 +431,8 @@ mod tests {
         assert_eq!(settings.mtu, None);
         assert_eq!(settings.vlans, Vlans::Off);
         assert!(settings.container_up && !settings.dad && !settings.hairpin && !settings.port_isolation);
-        assert_eq!(settings.isolation, None);
+        assert_eq!((settings.isolation, settings.guard), (None, None));
+        assert!(settings.sources.is_empty() && settings.gateways == Gateways::default());
     }
 
     #[test]
@@ -418,11 +455,24 @@ mod tests {
             r#"{"hairpinMode": true, "promiscMode": true}"#,
             r#"{"disableContainerInterface": true}"#,
             r#"{"ipMasq": true, "ipMasqBackend": "pf"}"#,
+            r#"{"ipMasqSource": ["all"]}"#,
         ] {
             settle(json).unwrap_err();
             let settings = settle_for(json, true).unwrap_or_else(|error| panic!("{json}: {error}"));
             assert!(settings.masquerade.is_some() && settings.isolation.is_some(), "{json}");
         }
+    }
+
+    #[test]
+    fn a_gateway_mode_that_is_named_is_kept() {
+        assert_eq!(settle("{}").unwrap().guard, None, "others are not kept out for want of a word");
+        let settings = settle(r#"{"gatewayMode": {"ipv6": "routed"}}"#).unwrap();
+        assert!(settings.guard.is_some());
+        assert_eq!(settings.gateways.to_string(), "nat for IPv4, routed for IPv6");
+        let settings =
+            settle(r#"{"gatewayMode": {}, "isolate": true, "ipMasqBackend": "iptables"}"#).unwrap();
+        assert_eq!(settings.guard, Some(Backend::Iptables));
+        assert_eq!(settings.isolation.map(|isolation| isolation.backend), Some(Backend::Iptables));
     }
 
     #[test]
@@ -478,6 +528,11 @@ mod tests {
                 "bridge br0123456789abc is too long a name for its gateway in VLAN 9: interface name is too long",
             ),
             (r#"{"ipMasq": true, "ipMasqBackend": "pf"}"#, "unknown ipmasq backend \"pf\""),
+            (r#"{"ipMasqSource": ["10.0.0.0/8"]}"#, "ipMasqSource: \"10.0.0.0/8\" is no address"),
+            (
+                r#"{"ipMasqSource": ["192.0.2.1", "192.0.2.2"]}"#,
+                "ipMasqSource: 192.0.2.1 and 192.0.2.2 are of the same family",
+            ),
         ];
         for (json, text) in table {
             assert_eq!(settle(json).unwrap_err().to_string(), text, "{json}");

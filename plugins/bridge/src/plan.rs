@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use weft_cni::{Code, Failure, IpConfig, Route};
-use weft_firewall::{Backend, Fragment, Isolation, Masquerade, SpoofCheck};
-use weft_model::{Endpoint, IfName, VlanId};
+use weft_firewall::{Backend, Fragment, Guard, Isolation, Masquerade, SourceAddress, SpoofCheck};
+use weft_model::{Endpoint, GatewayMode, IfName, VlanId};
 use weft_plan::{Address, BridgeVlan, Conflict, Link, Peer, Plan, Port, Sysctl, VlanRange};
 use weft_plugin::Leases;
 
@@ -35,7 +35,7 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
         plan.host(BridgeVlan::port(&host_end, ranges(*untagged, tagged)).keep_default(*keep_default));
     }
     // Behind the pair: whoever undoes an ADD sees by the port that this network is in use.
-    plan.extend(isolation(settings).steps);
+    plan.extend(fences(settings).steps);
     if settings.spoof_check {
         let endpoint = endpoint.clone();
         plan.host(Fragment::SpoofCheck(SpoofCheck { host_ifname: host_end, mac: settings.mac, endpoint }));
@@ -52,6 +52,10 @@ pub(crate) fn resolve(settings: &Settings, mut leases: Leases) -> Result<Leases,
         for ip in &mut leases.ips {
             ip.gateway = ip.gateway.or_else(|| first_host(ip.address));
         }
+    }
+    for ip in &mut leases.ips {
+        // DOCKER: the host has no address on the network, and nothing leads out of it.
+        ip.gateway = ip.gateway.filter(|_| settings.gateways.of(ip.address.ip()) != GatewayMode::Isolated);
     }
     if settings.gateway == Gateway::DefaultRoute {
         for v4 in [true, false] {
@@ -90,22 +94,54 @@ pub(crate) fn addresses(settings: &Settings, endpoint: &Endpoint, leases: &Lease
     leases.configure(&mut plan, ifname, settings.dad);
     plan.extend(gateway(settings, leases).steps);
     if let Some(backend) = settings.masquerade {
-        let addresses = leases.addresses();
-        plan.host(masquerade(settings, backend, Some(endpoint), &addresses));
+        let mut addresses = leases.addresses();
+        addresses.retain(|address| settings.gateways.of(address.ip()).translates());
+        if !addresses.is_empty() {
+            plan.extend(source(settings, backend, &addresses).steps);
+            plan.host(masquerade(settings, backend, Some(endpoint), &addresses));
+        }
     }
     plan
 }
 
 /// What keeps the network apart, if anything does.
-fn isolation(settings: &Settings) -> Plan {
+fn fences(settings: &Settings) -> Plan {
     let mut plan = Plan::new();
-    if let Some(isolation) = settings.isolation {
+    let carrier = || {
         let carrier = settings.vlan_gateway_name().ok().flatten().map(|(carrier, _)| carrier);
+        carrier.unwrap_or_else(|| settings.bridge.clone())
+    };
+    if let Some(isolation) = settings.isolation {
         plan.network(Fragment::Isolation(Isolation {
             network: settings.network.clone(),
-            bridge: carrier.unwrap_or_else(|| settings.bridge.clone()),
+            bridge: carrier(),
             internal: isolation.internal,
             backend: isolation.backend,
+            claims: settings.claims.clone(),
+        }));
+    }
+    if let Some(backend) = settings.guard {
+        plan.network(Fragment::Guard(Guard {
+            network: settings.network.clone(),
+            bridge: carrier(),
+            gateways: settings.gateways,
+            icc: !settings.port_isolation,
+            backend,
+            claims: settings.claims.clone(),
+        }));
+    }
+    plan
+}
+
+/// The addresses of the host that packets leave with, if they were named.
+fn source(settings: &Settings, backend: Backend, addresses: &[IpNetwork]) -> Plan {
+    let mut plan = Plan::new();
+    if !settings.sources.is_empty() || addresses.is_empty() {
+        plan.network(Fragment::SourceAddress(SourceAddress {
+            network: settings.network.clone(),
+            subnets: addresses.iter().map(subnet).collect(),
+            addresses: settings.sources.clone(),
+            backend,
             claims: settings.claims.clone(),
         }));
     }
@@ -180,8 +216,9 @@ pub(crate) fn network(settings: &Settings) -> Plan {
     if let Ok(Some((carrier, vlan))) = settings.vlan_gateway_name() {
         plan.extend(vlan_link(settings, &carrier, vlan).steps);
     }
-    plan.extend(isolation(settings).steps);
+    plan.extend(fences(settings).steps);
     if let Some(backend) = settings.masquerade {
+        plan.extend(source(settings, backend, &[]).steps);
         plan.network(masquerade(settings, backend, None, &[]));
     }
     plan

@@ -92,7 +92,8 @@ fn plan_of<D: Driver>(driver: &D, call: &Call, record: &Record) -> Result<Plan, 
         Some(result) => Leases::of_result(result, &endpoint.ifname),
         None => Leases::of_addresses(&record.addresses),
     };
-    let settings = driver.settings(&call)?;
+    let mut settings = driver.settings(&call)?;
+    driver.settle(&mut settings, endpoint)?;
     let (request, _) = ContainerRequest::of(&call)?;
     let mut plan = driver.links(&settings, endpoint);
     plan.extend(driver.addresses(&settings, endpoint, &leases).steps);

@@ -187,6 +187,7 @@ fn the_networks_part() {
     network    link vethe5cbce865d2 peer host:br0.7 mtu 1500 master br0 up
     network    vlan dev vethe5cbce865d2 7 pvid untagged
     network    link br0.7 up
+    network    source as of net by nftables
     network    masquerade of net by nftables
     "#);
 }
@@ -201,4 +202,37 @@ fn an_internal_network_in_a_vlan() {
     network    link br0.7 up
     network    isolate br0.7 of net from everything
     "#);
+}
+
+#[test]
+fn a_guarded_network_with_an_address_of_its_own() {
+    let conf = r#"{"bridge": "br0", "isDefaultGateway": true, "ipMasq": true, "portIsolation": true,
+        "ipMasqSource": ["192.0.2.7"], "gatewayMode": {"ipv6": "routed"}}"#;
+    let ips = r#"[{"address": "10.90.0.7/24"}, {"address": "fd00:90::7/64"}]"#;
+    let plan = whole(conf, ips);
+    let rules: Vec<&str> = plan
+        .lines()
+        .filter(|line| ["guard", "source", "masquerade"].iter().any(|word| line.contains(word)))
+        .collect();
+    insta::assert_snapshot!(rules.join("\n"), @r#"
+    network    guard br0 of net: nat for IPv4, routed for IPv6, containers apart
+    network    source 10.90.0.0/24 as 192.0.2.7 of net by weft
+    host       masquerade 10.90.0.0/24 of net by weft
+    "#);
+}
+
+#[test]
+fn an_isolated_family_has_no_gateway() {
+    let conf =
+        r#"{"bridge": "br0", "isDefaultGateway": true, "ipMasq": true, "gatewayMode": {"ipv4": "isolated"}}"#;
+    let ips = r#"[{"address": "10.90.0.7/24", "gateway": "10.90.0.1"}, {"address": "fd00:90::7/64"}]"#;
+    let plan = whole(conf, ips);
+    assert!(plan.contains("addr 10.90.0.7/24 dev eth0"), "{plan}");
+    assert!(!plan.contains("10.90.0.1") && !plan.contains("ip_forward"), "{plan}");
+    assert!(
+        plan.contains("route default via fd00:90::1") && plan.contains("addr fd00:90::1/64 dev br0"),
+        "{plan}"
+    );
+    assert!(plan.contains("masquerade fd00:90::/64 of net"), "{plan}");
+    assert!(plan.contains("guard br0 of net: isolated for IPv4, nat for IPv6"), "{plan}");
 }
