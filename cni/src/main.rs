@@ -1,12 +1,15 @@
 //! `weft-cni`: every CNI plugin of weft in one binary, which is the plugin whose name it is started under.
 
-use std::process::ExitCode;
+#![no_main]
+
+use std::ffi::{c_char, c_int};
 
 use weft_plugin::Plugin;
 
 /// The plugins, one line each.
 static PLUGINS: &[&dyn Plugin] = &[
     &bridge::PLUGIN,
+    &firewall::PLUGIN,
     &host::PLUGIN,
     &host_local::PLUGIN,
     &loopback::PLUGIN,
@@ -14,6 +17,10 @@ static PLUGINS: &[&dyn Plugin] = &[
     &static_ipam::PLUGIN,
 ];
 
-fn main() -> ExitCode {
+/// What the C library calls: the standard library's own `main` first looks after the stack and the signals of programs
+/// that run for longer, which costs an eighth of a plugin's start.
+#[expect(unsafe_code, reason = "the name is the C library's, and nothing else here is called so")]
+#[unsafe(no_mangle)]
+pub extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
     weft_plugin::main(PLUGINS)
 }

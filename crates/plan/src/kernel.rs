@@ -129,6 +129,13 @@ impl Kernel {
         Ok(())
     }
 
+    /// Returns the MTU of the link that the host's default route leaves by: IPv4's, else IPv6's.
+    pub fn uplink_mtu(&mut self) -> Option<Mtu> {
+        let index = route::default_link().ok().flatten()?;
+        let link = self.socket(Place::Host).ok()?.link(link::get_index(index)).ok().flatten()?;
+        Mtu::try_from(i64::from(link.mtu)).ok()
+    }
+
     pub(crate) fn known(&self, place: Place, name: &IfName) -> Option<Known> {
         self.known.get(&(place, name.clone())).copied()
     }
@@ -221,11 +228,4 @@ impl Container {
         }
         Ok(value)
     }
-}
-
-/// Returns the MTU of the link that the host's default route leaves by: IPv4's, else IPv6's.
-pub fn uplink_mtu() -> Option<Mtu> {
-    let index = route::default_link().ok().flatten()?;
-    let link = Socket::open().ok()?.link(link::get_index(index)).ok().flatten()?;
-    Mtu::try_from(i64::from(link.mtu)).ok()
 }

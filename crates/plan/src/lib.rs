@@ -22,7 +22,7 @@ mod sysctl;
 
 pub use error::{ApplyError, Cause, Difference, Problem};
 pub use journal::{Journal, Leftover};
-pub use kernel::{Kernel, LinkFacts, uplink_mtu};
+pub use kernel::{Kernel, LinkFacts};
 pub use link::{BridgeOptions, Link, LinkKind, Peer, Port};
 pub use plan::{Lifetime, Place, Plan, Resource, Step};
 pub use remove::Removal;

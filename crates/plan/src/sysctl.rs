@@ -1,7 +1,7 @@
 //! Reading and writing `/proc/sys/net`, in the namespace of the calling thread.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
 
 use crate::{Cause, Sysctl};
 
@@ -29,7 +29,7 @@ fn same(one: &str, other: &str) -> bool {
 pub(crate) fn ensure(sysctl: &Sysctl) -> Result<Change, Cause> {
     let path = path(&sysctl.key)?;
     let failed = |action| move |source| Cause::Sysctl { action, key: sysctl.key.clone(), source };
-    let before = match fs::read_to_string(&path) {
+    let before = match read(&path) {
         Ok(before) => before,
         Err(error) if error.kind() == io::ErrorKind::NotFound && !sysctl.required => {
             return Ok(Change::AlreadyThere);
@@ -55,7 +55,7 @@ pub(crate) fn restore(key: &str, value: &str) -> Result<(), Cause> {
 /// Says how a sysctl differs from what it should be.
 pub(crate) fn observe(sysctl: &Sysctl) -> Result<Option<String>, Cause> {
     let Sysctl { key, value, required } = sysctl;
-    match fs::read_to_string(path(key)?) {
+    match read(&path(key)?) {
         Ok(found) if same(&found, value) => Ok(None),
         Ok(found) => Ok(Some(format!("sysctl {key} is {}, not {value}", found.trim()))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -63,6 +63,16 @@ pub(crate) fn observe(sysctl: &Sysctl) -> Result<Option<String>, Cause> {
         }
         Err(source) => Err(Cause::Sysctl { action: "read", key: key.clone(), source }),
     }
+}
+
+/// Reads a value. The kernel gives all of it at once, and asking such a file for its size first is a wasted call.
+fn read(path: &str) -> io::Result<String> {
+    let mut value = [0; 1024];
+    let length = File::open(path)?.read(&mut value)?;
+    if length == value.len() {
+        return fs::read_to_string(path);
+    }
+    Ok(String::from_utf8_lossy(&value[..length]).into_owned())
 }
 
 /// KERNEL: a sysctl takes its value in one write, at once; there is no half-written state.

@@ -205,8 +205,9 @@ fn a_plan_for_a_container_that_is_not_there_fails_without_a_trace() {
 #[test]
 fn the_uplinks_mtu_is_the_default_routes() {
     let (lab, _red) = lab();
-    assert_eq!(weft_plan::uplink_mtu(), None);
+    let mut kernel = Kernel::open(None).unwrap();
+    assert_eq!(kernel.uplink_mtu(), None);
     let _outside = lab.uplink();
     lab.ip("link set uplink0 mtu 1380");
-    assert_eq!(weft_plan::uplink_mtu().unwrap().get(), 1380);
+    assert_eq!(kernel.uplink_mtu().unwrap().get(), 1380);
 }

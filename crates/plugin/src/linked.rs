@@ -39,7 +39,7 @@ impl fmt::Debug for Linked {
 }
 
 /// As much of a file as holds the program headers and the notes, which linkers place first.
-type Head = [u8; 4096];
+type Head = [u8; 1024];
 
 /// The header of the note with the build id: lengths of name and hash, type NT_GNU_BUILD_ID, and the name
 /// (elf.h). The hash is over the whole output (ld(1), --build-id).
@@ -65,6 +65,7 @@ fn is_this_binary(program: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Write;
 
     use super::*;
 
@@ -77,14 +78,14 @@ mod tests {
         std::os::unix::fs::symlink(&ours, &link).unwrap();
         fs::copy("/bin/sh", &script).unwrap();
         // Whether a test binary has a build id is the linker's choice.
-        let head = fs::read(&ours).unwrap()[..4096].to_vec();
+        let head = fs::read(&ours).unwrap()[..size_of::<Head>()].to_vec();
         let has = head.windows(BUILD_ID.len()).any(|at| at == BUILD_ID);
         assert_eq!([&copy, &link].map(|path| is_this_binary(path)), [has; 2]);
         for other in [&script, &dir.path().join("nothing"), dir.path()] {
             assert!(!is_this_binary(other), "{other:?}");
         }
         // One that starts with the same bytes and ends early is a file cut short, not another build.
-        fs::write(&script, &head[..100]).unwrap();
+        File::create(&script).unwrap().write_all(&head[..100]).unwrap();
         assert!(!is_this_binary(&script));
     }
 }

@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::panic::{self, PanicHookInfo};
 use std::path::Path;
-use std::process::ExitCode;
 
 use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
 use serde_json::Value;
 use weft_cni::{Code, ComposeRequest, Failure, Finding, NetworkResult, Version};
 use weft_state::Root;
@@ -95,9 +95,12 @@ pub trait Plugin: Sync {
 }
 
 /// Runs one of the plugins as a process: the one whose name the process was started under. Reads the environment
-/// and stdin, prints the outcome, and returns the exit code.
-pub fn main(plugins: &'static [&'static dyn Plugin]) -> ExitCode {
+/// and stdin, prints the outcome, and returns the exit code. Works without the standard library's own start-up.
+pub fn main(plugins: &'static [&'static dyn Plugin]) -> i32 {
     panic::set_hook(Box::new(report_panic));
+    // Whoever stops listening is told by the error of the write, not by our death half-way. A child starts with none
+    // blocked, as the standard library sees to.
+    SigSet::from(Signal::SIGPIPE).thread_block().ok();
     let linked = Linked(plugins);
     let inputs = Inputs {
         linked,
@@ -116,7 +119,7 @@ pub fn main(plugins: &'static [&'static dyn Plugin]) -> ExitCode {
         drop(write_all(&io::stderr(), reply.stderr.as_bytes()));
     }
     let written = reply.stdout.is_empty() || write_all(&io::stdout(), reply.stdout.as_bytes()).is_ok();
-    if reply.ok && written { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    i32::from(!reply.ok || !written)
 }
 
 /// A descriptor read without a buffer between: the whole input goes into one vector anyway.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use crate::StateError;
 
@@ -12,6 +13,15 @@ use crate::StateError;
 ///
 /// Names the file when `/proc` is not mounted.
 pub fn id() -> Result<String, StateError> {
+    // A process does not outlive its boot.
+    static ID: OnceLock<String> = OnceLock::new();
+    match ID.get() {
+        Some(id) => Ok(id.clone()),
+        None => read().map(|id| ID.get_or_init(|| id).clone()),
+    }
+}
+
+fn read() -> Result<String, StateError> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
     // Read into a buffer of our own: asking a file in /proc for its size first is a wasted call.
     let mut text = [0; 64];

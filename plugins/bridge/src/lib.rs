@@ -7,7 +7,7 @@ mod plan;
 use serde_json::Value;
 use weft_cni::{Failure, Version};
 use weft_model::Endpoint;
-use weft_plan::Plan;
+use weft_plan::{Kernel, Plan};
 use weft_plugin::{About, Call, ComposeRequest, Driven, Driver, DriverAbout, Leases};
 
 pub use conf::{Conf, ConfError, Gateway, Settings, Surroundings, Vlans};
@@ -43,8 +43,8 @@ impl Driver for Bridge {
         Settings::of(call)
     }
 
-    fn survey(&self, settings: &mut Settings) {
-        settings.mtu = settings.mtu.or_else(weft_plan::uplink_mtu);
+    fn survey(&self, settings: &mut Settings, kernel: &mut Kernel) {
+        settings.mtu = settings.mtu.or_else(|| kernel.uplink_mtu());
     }
 
     fn links(&self, settings: &Settings, endpoint: &Endpoint) -> Plan {

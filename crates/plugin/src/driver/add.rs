@@ -57,7 +57,7 @@ fn connect<D: Driver>(
 
     // Addresses are looked for while the kernel builds the links.
     ipam.as_mut().map_or(Ok(()), delegate::begin)?;
-    driver.survey(&mut settings);
+    driver.survey(&mut settings, kernel);
     let links = driver.links(&settings, endpoint);
     let built =
         change.announce().and_then(|()| kernel.ensure(&links, &mut change.journal).map_err(super::refused));

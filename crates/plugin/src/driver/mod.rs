@@ -65,7 +65,7 @@ pub trait Driver: Sync {
 
     /// Fills in what an ADD takes from the host as it is now, such as the uplink's MTU. The IPAM plugin runs
     /// meanwhile. Most drivers take nothing.
-    fn survey(&self, _settings: &mut Self::Settings) {}
+    fn survey(&self, _settings: &mut Self::Settings, _kernel: &mut Kernel) {}
 
     /// Returns what can be built before addresses are known.
     fn links(&self, settings: &Self::Settings, endpoint: &Endpoint) -> Plan;
