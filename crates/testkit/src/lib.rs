@@ -24,6 +24,7 @@
 
 mod container;
 mod lab;
+mod packets;
 mod plugin;
 mod program;
 mod skip;
@@ -32,8 +33,9 @@ mod traffic;
 
 pub use container::Container;
 pub use lab::Lab;
+pub use packets::{Ear, Heard};
 pub use plugin::PluginCall;
 pub use program::{Background, Output, Program, staged, staged_folder};
 pub use skip::{SKIPS, skipped};
 pub use snapshot::Snapshot;
-pub use traffic::{TcpServer, UdpServer};
+pub use traffic::{Answer, Load, TcpServer, UdpClient, UdpServer};

@@ -9,6 +9,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// The folder that holds the binaries under test: `WEFT_BIN_DIR`, or where `cargo xtask stage` puts them.
@@ -88,7 +90,6 @@ impl Program {
         let line = self.line();
         let mut child = self.start();
         let stdin = child.stdin.take();
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let bytes = self.stdin;
         let feeder = thread::spawn(move || {
             if let Some(mut pipe) = stdin {
@@ -96,25 +97,16 @@ impl Program {
                 pipe.write_all(&bytes).ok();
             }
         });
-        let out = drain(stdout);
-        let err = drain(stderr);
-        let Ok(stdout) = out.recv_timeout(self.limit) else {
-            child.kill().ok();
-            child.wait().ok();
-            panic!("{line}: not done after {:?}, killed", self.limit);
-        };
-        let stderr = err.recv_timeout(self.limit).unwrap_or_default();
-        let status = child.wait().unwrap_or_else(|error| panic!("{line}: cannot wait: {error}"));
+        let output = collect(&mut child, &line, self.limit);
         feeder.join().ok();
-        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
-        Output { line, stdout: text(stdout), stderr: text(stderr), code }
+        output
     }
 
     /// Starts the program and leaves it running until the returned value is dropped.
     pub fn background(self) -> Background {
         let mut child = self.start();
         drop(child.stdin.take());
-        Background { child }
+        Background { child, line: self.line(), limit: self.limit }
     }
 
     fn start(&self) -> Child {
@@ -134,6 +126,21 @@ impl Program {
         let args = self.args.iter().map(|arg| arg.to_string_lossy().into_owned());
         std::iter::once(name).chain(args).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// Reads what a program says until it has ended.
+fn collect(child: &mut Child, line: &str, limit: Duration) -> Output {
+    let out = drain(child.stdout.take());
+    let err = drain(child.stderr.take());
+    let Ok(stdout) = out.recv_timeout(limit) else {
+        child.kill().ok();
+        child.wait().ok();
+        panic!("{line}: not done after {limit:?}, killed");
+    };
+    let stderr = err.recv_timeout(limit).unwrap_or_default();
+    let status = child.wait().unwrap_or_else(|error| panic!("{line}: cannot wait: {error}"));
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    Output { line: line.to_string(), stdout: text(stdout), stderr: text(stderr), code }
 }
 
 fn drain(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
@@ -156,12 +163,26 @@ fn text(bytes: Vec<u8>) -> String {
 #[derive(Debug)]
 pub struct Background {
     child: Child,
+    line: String,
+    limit: Duration,
 }
 
 impl Background {
     /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Tells the program to end (SIGTERM) and returns what it has done.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end within the time limit (it is killed then).
+    pub fn end(mut self) -> Output {
+        let id = Pid::from_raw(self.id().cast_signed());
+        kill(id, Signal::SIGTERM)
+            .unwrap_or_else(|error| panic!("{}: cannot be told to end: {error}", self.line));
+        collect(&mut self.child, &self.line, self.limit)
     }
 }
 

@@ -72,3 +72,17 @@ fn a_container_vanishes() {
     assert!(green.netns().is_file());
     drop(lab);
 }
+
+#[test]
+fn packets_made_by_hand_arrive_and_are_heard() {
+    let lab = Lab::new();
+    let outside = lab.uplink();
+    for (host, own) in [("192.0.2.1", "192.0.2.2"), ("2001:db8:ffff::1", "2001:db8:ffff::2")] {
+        let (host, own) = (host.parse().unwrap(), own.parse().unwrap());
+        let ear = outside.ear(own);
+        assert_eq!(ear.so_far(&outside).iter().filter(|heard| heard.protocol == 132).count(), 0);
+        lab.send_sctp(own, 5000).unwrap();
+        let heard = ear.expect(132, 5000);
+        assert_eq!((heard.source, heard.destination), (host, own));
+    }
+}
