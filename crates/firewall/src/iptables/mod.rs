@@ -5,4 +5,5 @@ pub(crate) mod admission;
 pub(crate) mod isolation;
 pub(crate) mod lock;
 pub(crate) mod masquerade;
+pub(crate) mod publish;
 pub(crate) mod tool;

@@ -27,6 +27,12 @@ pub(crate) enum Table {
     Filter,
 }
 
+impl std::fmt::Display for Table {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
 impl Table {
     fn name(self) -> &'static str {
         match self {
@@ -53,6 +59,30 @@ pub(crate) struct Tool {
     variant: Variant,
 }
 
+/// The tables of one family.
+#[derive(Debug, Default)]
+pub(crate) struct Saved {
+    tables: HashMap<String, Rules>,
+    none: Rules,
+}
+
+impl Saved {
+    /// Returns what a table has, which may be nothing.
+    pub(crate) fn table(&self, table: Table) -> &Rules {
+        self.tables.get(table.name()).unwrap_or(&self.none)
+    }
+
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut saved = Self::default();
+        for part in text.split("\n*").map(|part| part.trim_start_matches('*')) {
+            // Before the first table there is a comment.
+            let (name, rules) = part.split_once('\n').unwrap_or((part, ""));
+            saved.tables.insert(name.to_owned(), Rules::parse(rules));
+        }
+        saved
+    }
+}
+
 /// Rules and chains of one table, as `iptables-save` prints them.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
@@ -69,6 +99,12 @@ impl Rules {
     /// Returns whether a rule is there, in the words of `iptables-save`.
     pub(crate) fn has(&self, chain: &str, rule: &str) -> bool {
         self.chain(chain).is_some_and(|rules| rules.iter().any(|line| line == rule))
+    }
+
+    /// Returns the number of rules that lead to a chain.
+    pub(crate) fn jumps_to(&self, chain: &str) -> usize {
+        let end = format!(" -j {chain}");
+        self.chains.values().flatten().filter(|rule| rule.ends_with(&end)).count()
     }
 
     /// Returns a built-in chain's policy. `None` also where the kernel has not made the chain yet.
@@ -153,6 +189,11 @@ impl Tool {
         env::split_paths(&search_path()).any(|folder| folder.join(self.program()).exists())
     }
 
+    /// Returns whether the program is installed and the kernel has the family. Starts nothing.
+    pub(crate) fn is_ready(self) -> bool {
+        self.is_installed() && Self::usable().any(|tool| tool.v6 == self.v6)
+    }
+
     /// Refuses to go on without the program. Starts nothing.
     pub(crate) fn required(self) -> Result<(), FirewallError> {
         if self.is_installed() { Ok(()) } else { Err(self.failed(self.program(), "not found")) }
@@ -163,6 +204,12 @@ impl Tool {
         let program = format!("{}-save", self.program());
         let output = self.run(&program, &["-t", table.name()], None)?;
         Ok(Rules::parse(&String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// Returns everything that all tables have.
+    pub(crate) fn saved_all(self) -> Result<Saved, FirewallError> {
+        let output = self.run(&format!("{}-save", self.program()), &[], None)?;
+        Ok(Saved::parse(&String::from_utf8_lossy(&output.stdout)))
     }
 
     /// Returns the rules of a chain that is always there, as `iptables -S` prints them.
@@ -286,5 +333,15 @@ mod tests {
         assert_eq!(rules.policy("CNI-A"), None);
         assert_eq!(rules.chain("CNI-B"), None);
         assert_eq!(rules.chains_from("CNI-").collect::<Vec<_>>(), ["CNI-A"]);
+    }
+
+    #[test]
+    fn tables_are_told_apart() {
+        let saved = Saved::parse(
+            "# Generated\n*raw\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n# Done\n*nat\n:CNI-A - [0:0]\nCOMMIT\n",
+        );
+        assert_eq!(saved.table(Table::Raw).policy("PREROUTING"), Some("ACCEPT"));
+        assert!(saved.table(Table::Nat).chain("CNI-A").is_some());
+        assert!(saved.table(Table::Filter).chain("FORWARD").is_none());
     }
 }

@@ -1,0 +1,261 @@
+//! Published ports in the chains of upstream's `portmap`, with what upstream lacks in chains of our own.
+//!
+//! CNI: plugins/meta/portmap/portmap_iptables.go.
+//!
+//! ```text
+//! nat     PREROUTING, OUTPUT -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+//!         CNI-HOSTPORT-DNAT -p tcp -m multiport --dports 8080,8081 -j CNI-DN-<21 hex digits>
+//!         CNI-DN-... -s 10.1.0.0/16 -p tcp --dport 8080 -j CNI-HOSTPORT-SETMARK
+//!         CNI-DN-... -s 127.0.0.1 -p tcp --dport 8080 -j CNI-HOSTPORT-SETMARK
+//!         CNI-DN-... -p tcp --dport 8080 -j DNAT --to-destination 10.1.0.2:80
+//!         POSTROUTING -j CNI-HOSTPORT-MASQ, which masquerades what SETMARK has marked
+//! filter  INPUT -j WEFT-INPUT: who is not on a port's list of sources
+//!         WEFT-FORWARD ... -j WEFT-ROUTED: ports of networks that are routed
+//! raw     PREROUTING ! -i lo -d 127.0.0.0/8 -j DROP, since route_localnet lets them in
+//! ```
+//!
+//! An attachment's rules are one chain in `nat`, which is written as a whole, and rules elsewhere that carry
+//! the chain's name as a comment. One `iptables-save` and one `iptables-restore` for each family.
+
+mod rules;
+
+use std::path::Path;
+
+use weft_model::Endpoint;
+use weft_state::ports::Owner;
+
+use super::lock::Writer;
+use super::tool::{Rules, Saved, Table, Tool};
+use crate::{Change, FirewallError};
+
+use rules::{Family, chain_name};
+
+const DNAT: &str = "CNI-HOSTPORT-DNAT";
+const SETMARK: &str = "CNI-HOSTPORT-SETMARK";
+const MASQ: &str = "CNI-HOSTPORT-MASQ";
+/// What every attachment's chain starts with.
+const OWN: &str = "CNI-DN-";
+/// The rules for hosts that are not on a port's list.
+pub(crate) const INPUT: &str = "WEFT-INPUT";
+/// The rules for ports of routed networks.
+pub(crate) const ROUTED: &str = "WEFT-ROUTED";
+
+/// Brings an attachment from whatever it had to exactly what the books say.
+pub(crate) fn ensure(claims: &Path, owner: &Owner) -> Result<Change, FirewallError> {
+    let _writer = Writer::alone(claims)?;
+    let mut change = Change::AlreadyThere;
+    for tool in Tool::BOTH {
+        let family = Family::of(owner, tool);
+        // A program that is not there has no rules to be taken back.
+        if family.is_empty() && !tool.is_ready() {
+            continue;
+        }
+        let scripts = scripts(&tool.saved_all()?, owner, &family);
+        if !scripts.is_empty() {
+            change = Change::Made;
+            tool.restore_all(&scripts.as_tables())?;
+        }
+    }
+    Ok(change)
+}
+
+/// Takes back everything of an attachment: what we wrote, or what upstream's plugin did.
+pub(crate) fn remove(claims: &Path, endpoint: &Endpoint) -> Result<(), FirewallError> {
+    let _writer = Writer::alone(claims)?;
+    for tool in Tool::usable().filter(|tool| tool.is_ready()) {
+        tool.restore_all(&retirement(&tool.saved_all()?, endpoint).as_tables())?;
+    }
+    Ok(())
+}
+
+/// Returns what is missing.
+pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
+    let mut missing = Vec::new();
+    for tool in Tool::BOTH {
+        let family = Family::of(owner, tool);
+        if family.is_empty() {
+            continue;
+        }
+        let saved = tool.saved_all()?;
+        let scripts = scripts(&saved, owner, &family);
+        let additions = scripts.all().filter(|(_, line)| line.starts_with("-A ") || line.starts_with("-I "));
+        for (table, line) in additions {
+            let rule = line.replacen("-I ", "-A ", 1).replacen(" 1 ", " ", usize::from(line.starts_with("-I ")));
+            // Somebody's own conditions may be printed in other words than they were written in.
+            if !tool.has_all(table, std::slice::from_ref(&rule))? {
+                missing.push(format!("{} {table} rule {rule}", tool.program()));
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// The lines for each table.
+#[derive(Debug, Default)]
+struct Scripts {
+    nat: Vec<String>,
+    filter: Vec<String>,
+    raw: Vec<String>,
+}
+
+impl Scripts {
+    fn is_empty(&self) -> bool {
+        self.all().next().is_none()
+    }
+
+    /// Protection comes first: of several tables in one run, each is a transaction of its own.
+    fn as_tables(&self) -> [(Table, &[String]); 3] {
+        [(Table::Raw, &self.raw), (Table::Filter, &self.filter), (Table::Nat, &self.nat)]
+    }
+
+    fn all(&self) -> impl Iterator<Item = (Table, &String)> {
+        self.as_tables().into_iter().flat_map(|(table, lines)| lines.iter().map(move |line| (table, line)))
+    }
+}
+
+/// Returns the lines that lead from what is there to what the books say; none if that is the same.
+fn scripts(saved: &Saved, owner: &Owner, family: &Family<'_>) -> Scripts {
+    let chain = chain_name(&owner.endpoint);
+    if family.is_empty() {
+        return retirement(saved, &owner.endpoint);
+    }
+    let mut scripts = Scripts::default();
+    if family.translates() {
+        scripts.nat = translation(saved.table(Table::Nat), owner, family, &chain);
+    } else {
+        scripts.nat = without_chain(saved.table(Table::Nat), &chain);
+    }
+    let filter = saved.table(Table::Filter);
+    commented(&mut scripts.filter, filter, INPUT, &chain, &family.refusals(&chain));
+    commented(&mut scripts.filter, filter, ROUTED, &chain, &family.routed(&chain));
+    if !family.refusals(&chain).is_empty() {
+        jump(&mut scripts.filter, filter, "INPUT", &format!("-A INPUT -j {INPUT}"), true);
+    }
+    if family.needs_localhost() {
+        jump(&mut scripts.raw, saved.table(Table::Raw), "PREROUTING", rules::LOCALHOST_ONLY, false);
+    }
+    scripts
+}
+
+/// The lines for `nat`.
+fn translation(there: &Rules, owner: &Owner, family: &Family<'_>, chain: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let set_mark = family.set_mark_chain();
+    create(&mut lines, there, DNAT);
+    if let Some(bit) = family.mark_bit() {
+        for (name, rule) in [(SETMARK, rules::set_mark(bit)), (MASQ, rules::masquerade(bit))] {
+            create(&mut lines, there, name);
+            if !there.has(name, &rule) {
+                lines.push(rule);
+            }
+        }
+        jump(&mut lines, there, "POSTROUTING", &rules::requiring_masquerade(), true);
+    }
+    let wanted = family.chain(chain, set_mark);
+    if there.chain(chain) != Some(&wanted) {
+        // Naming a chain empties it.
+        lines.push(format!(":{chain} - [0:0]"));
+        lines.extend(wanted);
+    }
+    let entries = family.entries(owner, chain);
+    let present = leading_to(there, DNAT, chain);
+    if !rules::same(&present, &entries) {
+        lines.extend(present.iter().map(|rule| deletion(rule)));
+        lines.extend(entries);
+    }
+    for builtin in ["PREROUTING", "OUTPUT"] {
+        jump(&mut lines, there, builtin, &rules::for_local(builtin), false);
+    }
+    lines
+}
+
+/// Brings the rules of one attachment in a chain that many share to what is wanted.
+fn commented(lines: &mut Vec<String>, there: &Rules, shared: &str, chain: &str, wanted: &[String]) {
+    let present = with_comment(there, shared, chain);
+    if present.iter().copied().eq(wanted) {
+        return;
+    }
+    if !wanted.is_empty() {
+        create(lines, there, shared);
+    }
+    lines.extend(present.into_iter().map(|rule| deletion(rule)));
+    lines.extend_from_slice(wanted);
+}
+
+/// Returns the lines that take back everything of an attachment, and what is there for any attachment with the last.
+fn retirement(saved: &Saved, endpoint: &Endpoint) -> Scripts {
+    let chain = chain_name(endpoint);
+    let mut scripts = Scripts {
+        nat: without_chain(saved.table(Table::Nat), &chain),
+        filter: without_comment(saved.table(Table::Filter), &chain),
+        raw: Vec::new(),
+    };
+    let others = saved.table(Table::Nat).chains_from(OWN).any(|name| name != chain);
+    if !others && !scripts.nat.is_empty() {
+        let raw = saved.table(Table::Raw);
+        scripts.raw.extend(raw.has("PREROUTING", rules::LOCALHOST_ONLY).then(|| deletion(rules::LOCALHOST_ONLY)));
+    }
+    scripts
+}
+
+fn without_chain(there: &Rules, chain: &str) -> Vec<String> {
+    let mut lines: Vec<_> = leading_to(there, DNAT, chain).into_iter().map(|rule| deletion(rule)).collect();
+    if there.chain(chain).is_some() {
+        lines.extend([format!("-F {chain}"), format!("-X {chain}")]);
+    }
+    lines
+}
+
+/// The lines that take an attachment's rules out of the shared chains, and away these chains with the last rule.
+fn without_comment(there: &Rules, chain: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (shared, builtin) in [(INPUT, Some("INPUT")), (ROUTED, None)] {
+        let leaving = with_comment(there, shared, chain);
+        if leaving.is_empty() {
+            continue;
+        }
+        lines.extend(leaving.iter().map(|rule| deletion(rule)));
+        if leaving.len() < there.chain(shared).unwrap_or_default().len() {
+            continue;
+        }
+        let jumps = builtin.map(|builtin| leading_to(there, builtin, shared)).unwrap_or_default();
+        // A network may still lead here, and then keeps the chain.
+        if there.jumps_to(shared) == jumps.len() {
+            lines.extend(jumps.into_iter().map(|rule| deletion(rule)));
+            lines.push(format!("-X {shared}"));
+        }
+    }
+    lines
+}
+
+fn create(lines: &mut Vec<String>, there: &Rules, chain: &str) {
+    // Naming a chain that is there would empty it.
+    if there.chain(chain).is_none() {
+        lines.push(format!(":{chain} - [0:0]"));
+    }
+}
+
+fn jump(lines: &mut Vec<String>, there: &Rules, builtin: &str, rule: &str, first: bool) {
+    if there.has(builtin, rule) {
+        return;
+    }
+    let at = if first { format!("-I {builtin} 1 ") } else { format!("-A {builtin} ") };
+    lines.push(rule.replacen(&format!("-A {builtin} "), &at, 1));
+}
+
+fn deletion(rule: &str) -> String {
+    rule.replacen("-A ", "-D ", 1)
+}
+
+fn leading_to<'a>(there: &'a Rules, from: &str, chain: &str) -> Vec<&'a String> {
+    let end = format!(" -j {chain}");
+    there.chain(from).unwrap_or_default().iter().filter(|rule| rule.ends_with(&end)).collect()
+}
+
+fn with_comment<'a>(there: &'a Rules, shared: &str, chain: &str) -> Vec<&'a String> {
+    let comment = format!(" --comment {chain} ");
+    there.chain(shared).unwrap_or_default().iter().filter(|rule| rule.contains(&comment)).collect()
+}
+
+#[cfg(test)]
+mod tests;
