@@ -13,7 +13,7 @@ use crate::entry::Entry;
 use crate::weft::Demand;
 use crate::{Admission, Backend};
 
-pub use publish::{Conditions, Guard, Hairpin, Publish, SourceAddress};
+pub use publish::{Conditions, Guard, Hairpin, Occupied, Publish, SourceAddress};
 
 /// One thing the firewall should do for a network or an attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,6 +21,7 @@ mod publish;
 mod spoof;
 mod table;
 mod upstream;
+mod upstream_ports;
 mod weft;
 
 use std::path::Path;
@@ -33,7 +34,7 @@ pub use backend::Backend;
 pub use error::FirewallError;
 pub use firewalld::TRUSTED as FIREWALLD_ZONE;
 pub use fragment::{
-    Conditions, Fragment, Guard, Hairpin, Isolation, Masquerade, Publish, SourceAddress, SpoofCheck,
+    Conditions, Fragment, Guard, Hairpin, Isolation, Masquerade, Occupied, Publish, SourceAddress, SpoofCheck,
 };
 
 pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;

@@ -7,7 +7,9 @@ use crate::{Change, Firewall, FirewallError};
 pub(crate) fn ensure(_firewall: &mut Firewall, publish: &Publish) -> Result<Change, FirewallError> {
     let mut change = publish.books().change(&publish.endpoint)?;
     let before = change.confirmed().cloned();
-    let claimed = change.claim(publish.owner()?, &publish.choices, &mut |_, _, _| true)?;
+    let claimed = change.claim(publish.owner()?, &publish.choices, &mut |protocol, host, port| {
+        publish.is_free(protocol, host, port)
+    })?;
     change.confirm(&claimed)?;
     Ok(if before.as_ref() == Some(&claimed.owner) { Change::AlreadyThere } else { Change::Made })
 }

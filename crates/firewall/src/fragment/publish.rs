@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
-use weft_model::port::Publication;
+use weft_model::port::{Protocol, Publication};
 use weft_model::{Endpoint, Gateways, IfName, NetworkName};
 use weft_state::ports::{Books, Choice, Mark, Owner};
 
@@ -27,6 +27,8 @@ pub struct Publish {
     pub publications: Vec<Publication>,
     /// What is published besides, at ports of our choice. What was chosen stays as long as the same is asked for.
     pub choices: Vec<Choice>,
+    /// What a choice passes over.
+    pub occupied: Vec<Occupied>,
     /// The container's subnets: connections from there get the host's address, so that the
     /// answers come back this way.
     pub subnets: Vec<IpNetwork>,
@@ -48,6 +50,17 @@ pub struct Publish {
     pub locks: PathBuf,
     /// The directory for what the network needs, as for [`crate::Masquerade`].
     pub claims: PathBuf,
+}
+
+/// A port at which a process of the host waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occupied {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The address; the unspecified one of a family for all of the host's.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
 }
 
 /// Further matches of one attachment's rules, a word each.
@@ -72,6 +85,7 @@ impl Publish {
             endpoint,
             publications: Vec::new(),
             choices: Vec::new(),
+            occupied: Vec::new(),
             subnets: Vec::new(),
             snat: false,
             masquerade_all: false,
@@ -83,6 +97,16 @@ impl Publish {
             locks,
             claims,
         }
+    }
+
+    /// Tells whether no process of the host waits at a port.
+    pub(crate) fn is_free(&self, protocol: Protocol, host: IpAddr, port: u16) -> bool {
+        let in_the_way = |other: &Occupied| {
+            (other.protocol, other.port) == (protocol, port)
+                && other.address.is_ipv4() == host.is_ipv4()
+                && (other.address == host || other.address.is_unspecified() || host.is_unspecified())
+        };
+        !self.occupied.iter().any(in_the_way)
     }
 
     /// Returns the books of published ports.
@@ -112,6 +136,7 @@ impl Publish {
             endpoint: owner.endpoint.clone(),
             publications: owner.publications.clone(),
             choices: Vec::new(),
+            occupied: Vec::new(),
             subnets: owner.subnets.clone(),
             snat: owner.snat,
             masquerade_all: owner.masquerade_all,

@@ -21,11 +21,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use weft_cni::{Code, Failure, Finding, NetworkResult};
+use weft_firewall::FirewallError;
 use weft_model::{ContainerId, Endpoint};
 use weft_netns::{Netns, NetnsError};
 use weft_plan::{ApplyError, Cause, Kernel, Plan};
 use weft_state::Root;
 use weft_state::lock::FileLock;
+use weft_state::ports::PortsError;
 
 pub use attach::ContainerRequest;
 pub use compose::host_local;
@@ -250,7 +252,12 @@ fn code_of(cause: &Cause) -> Code {
         | Cause::AddressConflict { .. }
         | Cause::NoVlanFiltering
         | Cause::BadKey(_) => Code::InvalidConfig,
-        Cause::NameTaken { .. } | Cause::InUse { .. } => Code::TAKEN,
+        Cause::NameTaken { .. }
+        | Cause::InUse { .. }
+        | Cause::Firewall(FirewallError::Ports(PortsError::Taken { .. } | PortsError::NoneFree { .. })) => {
+            Code::TAKEN
+        }
+        Cause::Firewall(FirewallError::Ports(PortsError::Twice { .. })) => Code::InvalidConfig,
         _ => Code::Internal,
     }
 }

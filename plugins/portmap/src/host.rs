@@ -1,0 +1,175 @@
+//! What of the host is in the way of a publication.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use weft_firewall::Occupied;
+use weft_model::port::{PortRange, Protocol, Publication};
+use weft_netlink::sockets::{Listener, listeners};
+use weft_netlink::{Error, Socket, link, route};
+
+use weft_state::ports::{Choice, ephemeral_ports};
+
+use crate::resolve::Wanted;
+
+/// Why a port of the host cannot be published.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The address is another host's.
+    #[error("hostIP {0} is not an address of this host")]
+    Foreign(IpAddr),
+    /// A process of the host waits there.
+    #[error("port {port}/{protocol} of {host} is in use: {holder} listens on {}", socket(*at, *port))]
+    Taken {
+        /// The protocol.
+        protocol: Protocol,
+        /// The address that was asked for.
+        host: IpAddr,
+        /// The port.
+        port: u16,
+        /// The process.
+        holder: String,
+        /// Where it listens.
+        at: IpAddr,
+    },
+    /// The kernel could not be asked.
+    #[error("cannot find out about {what}")]
+    Kernel {
+        /// What was asked about.
+        what: String,
+        /// What the kernel said.
+        source: Error,
+    },
+}
+
+impl HostError {
+    /// Returns what the user can do about it, if we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Foreign(_) => {
+                Some("name an address of this host, or set \"allowForeignHostIP\": true".into())
+            }
+            Self::Taken { .. } => Some("stop it, or publish another port of the host".into()),
+            Self::Kernel { .. } => None,
+        }
+    }
+
+    fn kernel(what: impl Into<String>) -> impl FnOnce(Error) -> Self {
+        let what = what.into();
+        move |source| Self::Kernel { what, source }
+    }
+}
+
+fn socket(address: IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(address, port).to_string()
+}
+
+/// Refuses addresses that are not the host's.
+///
+/// # Errors
+///
+/// When there is one, or the kernel cannot be asked.
+pub(crate) fn refuse_foreign(wanted: &Wanted) -> Result<(), HostError> {
+    let mut hosts: Vec<IpAddr> = wanted.targets().map(|(host, _)| host).collect();
+    hosts.retain(|host| !host.is_unspecified());
+    hosts.sort_unstable();
+    hosts.dedup();
+    if hosts.is_empty() {
+        return Ok(());
+    }
+    let asking = || HostError::kernel("the host's addresses");
+    let mut socket = Socket::open().map_err(asking())?;
+    for host in hosts {
+        let path = route::get(&mut socket, host).map_err(asking())?;
+        if !path.is_some_and(|path| path.local) {
+            return Err(HostError::Foreign(host));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses ports at which a process of the host waits: from the moment they are published it would hear nothing.
+///
+/// # Errors
+///
+/// When there is one, or the kernel cannot be asked.
+pub(crate) fn refuse_listeners(publications: &[&Publication]) -> Result<(), HostError> {
+    for protocol in Protocol::ALL {
+        let ours: Vec<_> = publications.iter().filter(|one| one.protocol == protocol).collect();
+        let Some(ports) = hull(ours.iter().map(|one| one.host_ports)) else { continue };
+        let listening = at(protocol, ports)?;
+        let in_the_way = |one: &&&&Publication, listener: &Listener| {
+            one.host_ports.contains(listener.port) && listener.is_in_the_way_of(one.host)
+        };
+        for listener in listening {
+            if let Some(one) = ours.iter().find(|one| in_the_way(one, &listener)) {
+                let holder = match listener.process() {
+                    Some((name, id)) => format!("{name} (process {id})"),
+                    None => "a process of the host".into(),
+                };
+                let Listener { address: at, port, .. } = listener;
+                return Err(HostError::Taken { protocol, host: one.host, port, holder, at });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns where processes of the host wait among the ports that are chosen from.
+///
+/// # Errors
+///
+/// When the kernel cannot be asked.
+pub(crate) fn occupied(choices: &[Choice]) -> Result<Vec<Occupied>, HostError> {
+    let mut occupied = Vec::new();
+    for protocol in Protocol::ALL {
+        let ours = choices.iter().filter(|one| one.protocol == protocol);
+        let among = ours.map(|one| one.among.unwrap_or_else(|| ephemeral_ports().0));
+        let Some(ports) = hull(among) else { continue };
+        for Listener { address, port, both_families, .. } in at(protocol, ports)? {
+            occupied.push(Occupied { protocol, address, port });
+            if both_families {
+                occupied.push(Occupied { protocol, address: Ipv4Addr::UNSPECIFIED.into(), port });
+            }
+        }
+    }
+    Ok(occupied)
+}
+
+fn at(protocol: Protocol, ports: PortRange) -> Result<Vec<Listener>, HostError> {
+    listeners(protocol, ports).map_err(HostError::kernel(format!("the {protocol} sockets of the host")))
+}
+
+/// Returns the smallest range that holds all of these.
+fn hull(ranges: impl Iterator<Item = PortRange>) -> Option<PortRange> {
+    ranges.reduce(|one, other| {
+        let (first, last) = (one.first().min(other.first()), one.last().max(other.last()));
+        PortRange::new(first, last).unwrap_or(one)
+    })
+}
+
+/// Returns the name of the link by which the host reaches an address.
+///
+/// # Errors
+///
+/// When the kernel cannot be asked.
+pub(crate) fn link_to(address: IpAddr) -> Result<Option<weft_model::IfName>, HostError> {
+    let asking = || HostError::kernel(format!("the way to {address}"));
+    let mut socket = Socket::open().map_err(asking())?;
+    let Some(path) = route::get(&mut socket, address).map_err(asking())?.filter(|path| !path.local) else {
+        return Ok(None);
+    };
+    let found = socket.link(link::get_index(path.index)).map_err(asking())?;
+    Ok(found.and_then(|link| link.name.parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hull_holds_all_ranges() {
+        let ranges = ["80", "8000-8010", "443"].map(|text| text.parse::<PortRange>().unwrap());
+        assert_eq!(hull(ranges.into_iter()).unwrap().to_string(), "80-8010");
+        assert_eq!(hull([].into_iter()), None);
+    }
+}

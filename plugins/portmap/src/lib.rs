@@ -1,0 +1,75 @@
+//! The `portmap` CNI plugin: ports of the host that lead to a container which other plugins have connected.
+
+mod conf;
+mod host;
+mod mapping;
+mod plan;
+mod resolve;
+mod settings;
+
+use weft_cni::{Failure, Version};
+use weft_model::Endpoint;
+use weft_plan::Plan;
+use weft_plugin::{About, Call, Driven, Driver, Leases};
+use weft_state::ports::Books;
+
+pub use conf::{Conf, ConfError, Rules};
+pub use host::HostError;
+pub use mapping::MappingError;
+pub use resolve::{Addresses, ResolveError, Wanted, resolve};
+pub use settings::{Folders, Settings};
+
+/// The `portmap` driver.
+pub struct Portmap;
+
+/// The plugin.
+pub static PLUGIN: Driven<Portmap> = Driven(Portmap);
+
+static ABOUT: About = About {
+    kind: "portmap",
+    summary: "ports of the host that lead to a container",
+    versions: &Version::ALL,
+    options: &[],
+    driver: None,
+};
+
+impl Driver for Portmap {
+    type Settings = Settings;
+
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn settings(&self, call: &Call) -> Result<Settings, Failure> {
+        Settings::of(call)
+    }
+
+    fn settle(&self, settings: &mut Settings, endpoint: &Endpoint) -> Result<(), Failure> {
+        settings.settle(endpoint)
+    }
+
+    fn links(&self, _settings: &Settings, _endpoint: &Endpoint) -> Plan {
+        Plan::new()
+    }
+
+    fn addresses(&self, settings: &Settings, endpoint: &Endpoint, _leases: &Leases) -> Plan {
+        plan::attachment(settings, endpoint)
+    }
+
+    fn network(&self, settings: &Settings) -> Plan {
+        plan::network(settings)
+    }
+
+    /// What is published is in books of its own; the attachment is somebody else's.
+    fn keeps_records(&self) -> bool {
+        false
+    }
+
+    fn holds(&self, call: &Call) -> Vec<Endpoint> {
+        Books::new(&call.root).holders(&call.conf.name)
+    }
+
+    fn is_chained(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,133 @@
+//! Plans: what publishing ports needs of the host.
+
+use weft_firewall::{Conditions, Fragment, Hairpin, Publish};
+use weft_model::Endpoint;
+use weft_plan::{Plan, Sysctl};
+
+use crate::Settings;
+
+/// Returns what one attachment publishes.
+///
+/// The switch comes last and belongs to the network: an ADD that fails must not turn it off for others.
+pub(crate) fn attachment(settings: &Settings, endpoint: &Endpoint) -> Plan {
+    let mut plan = Plan::new();
+    if let Some(publish) = publish(settings, endpoint) {
+        plan.host(Fragment::Publish(publish));
+    }
+    // KERNEL: a packet from 127.0.0.1 leaves a host only by links that route loopback addresses
+    // (ip_route_output_key_hash_rcu, fib_validate_source). Others' packets to 127.0.0.0/8 are dropped by the firewall.
+    if let Some(link) = &settings.loopback_link {
+        plan.network(Sysctl::set(format!("net/ipv4/conf/{link}/route_localnet"), "1"));
+    }
+    plan
+}
+
+/// Returns what all attachments of the network share.
+pub(crate) fn network(settings: &Settings) -> Plan {
+    let mut plan = Plan::new();
+    plan.network(Fragment::Hairpin(Hairpin {
+        network: settings.network.clone(),
+        subnets: Vec::new(),
+        backend: settings.rules.backend,
+        claims: settings.folders.claims.clone(),
+    }));
+    plan
+}
+
+/// Returns nothing for an attachment that nobody asked to publish anything for, and never had.
+fn publish(settings: &Settings, endpoint: &Endpoint) -> Option<Publish> {
+    let (rules, folders) = (&settings.rules, settings.folders.clone());
+    if settings.is_idle {
+        return None;
+    }
+    Some(Publish {
+        publications: settings.wanted.publications.clone(),
+        choices: settings.wanted.choices.clone(),
+        occupied: settings.occupied.clone(),
+        subnets: settings.subnets.clone(),
+        snat: rules.snat,
+        masquerade_all: rules.masquerade_all,
+        gateways: rules.gateways,
+        conditions: Conditions { v4: rules.conditions_v4.clone(), v6: rules.conditions_v6.clone() },
+        mark: rules.mark.clone(),
+        ..Publish::nothing(endpoint.clone(), rules.backend, folders.ports, folders.locks, folders.claims)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use weft_cni::NetConf;
+    use weft_plugin::{Call, Linked, Verb};
+    use weft_state::Root;
+
+    use super::*;
+
+    /// The plan of an ADD for a container with both families, as far as it does not depend on the host.
+    fn plan(verb: Verb, portmap: Value) -> String {
+        let mut conf = portmap;
+        conf["cniVersion"] = "1.1.0".into();
+        conf["name"] = "n1".into();
+        conf["prevResult"] = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [{"name": "br0"}, {"name": "eth0", "sandbox": "/run/netns/red"}],
+            "ips": [
+                {"address": "10.1.0.2/24", "interface": 1},
+                {"address": "fd00::2/64", "interface": 1},
+            ],
+        });
+        let stdin = conf.to_string().into_bytes();
+        let root = tempfile::tempdir().unwrap();
+        let call = Call {
+            verb,
+            conf: NetConf::parse(&stdin).unwrap(),
+            stdin,
+            paths: Vec::new(),
+            root: Root::new(Some(root.path().into())),
+            args: String::new(),
+            linked: Linked::default(),
+        };
+        let endpoint = Endpoint {
+            network: "n1".parse().unwrap(),
+            container: "red".parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let mut settings = Settings::of(&call).unwrap();
+        if verb == Verb::Check {
+            settings.settle(&endpoint).unwrap();
+            settings.loopback_link = (!settings.is_idle).then(|| "br0".parse().unwrap());
+        }
+        let mut plan = attachment(&settings, &endpoint);
+        if verb == Verb::Gc {
+            plan.extend(network(&settings).steps);
+        }
+        plan.to_string()
+    }
+
+    #[test]
+    fn ports_are_published_and_then_the_loopback_route_opened() {
+        let conf = json!({"backend": "weft", "runtimeConfig": {"portMappings": [
+            {"hostPort": 8080, "containerPort": 80},
+            {"hostPort": 5000, "containerPort": 53, "protocol": "udp", "hostIP": "::1"},
+            {"containerPort": 443, "choose": true},
+        ]}});
+        insta::assert_snapshot!(plan(Verb::Check, conf), @r"
+        host       publish tcp 0.0.0.0:8080 -> 10.1.0.2:80, tcp [::]:8080 -> [fd00::2]:80, udp [::1]:5000 -> [fd00::2]:53, tcp any free port on 0.0.0.0 -> 10.1.0.2 port 443 and on :: -> fd00::2 port 443 for eth0 of red on n1 by weft
+        network    sysctl net/ipv4/conf/br0/route_localnet = 1
+        ");
+    }
+
+    #[test]
+    fn what_is_taken_apart_is_in_the_books() {
+        insta::assert_snapshot!(plan(Verb::Del, json!({"backend": "no such thing"})), @"host       publish for eth0 of red on n1 by weft");
+        insta::assert_snapshot!(plan(Verb::Gc, json!({"backend": "iptables"})), @r"
+        host       publish for eth0 of red on n1 by iptables
+        network    hairpin of n1 by iptables
+        ");
+    }
+
+    #[test]
+    fn who_asks_for_nothing_and_had_nothing_gets_nothing() {
+        assert_eq!(plan(Verb::Check, json!({"backend": "weft"})), "");
+    }
+}

@@ -1,0 +1,185 @@
+//! What the plugin does for one call.
+
+use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
+use weft_cni::{Code, Failure, NetworkResult};
+use weft_firewall::{Backend, Occupied};
+use weft_model::port::Publication;
+use weft_model::{Endpoint, IfName, NetworkName};
+use weft_plugin::{Call, Verb};
+use weft_state::ports::Books;
+
+use crate::conf::{Conf, ConfError, Rules};
+use crate::host::{self, HostError};
+use crate::resolve::{Addresses, ResolveError, Wanted, resolve};
+
+/// What the plugin will do. What depends on the attachment is empty until [`Settings::settle`].
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The network's name.
+    pub network: NetworkName,
+    /// What the configuration says.
+    pub rules: Rules,
+    /// Where the firewall keeps its books.
+    pub folders: Folders,
+    /// What the plugins before this one made.
+    previous: Option<NetworkResult>,
+    /// Whether something is about to be published, and not only looked at.
+    adds: bool,
+    /// What is published.
+    pub wanted: Wanted,
+    /// What a choice passes over.
+    pub occupied: Vec<Occupied>,
+    /// The container's subnets.
+    pub subnets: Vec<IpNetwork>,
+    /// The link that packets from 127.0.0.1 take to the container, if published ports are called from there.
+    pub loopback_link: Option<IfName>,
+    /// Whether nothing is asked for and nothing was.
+    pub is_idle: bool,
+}
+
+/// Where the firewall keeps its books.
+#[derive(Clone, Debug)]
+pub struct Folders {
+    /// Published ports.
+    pub ports: PathBuf,
+    /// Lock files.
+    pub locks: PathBuf,
+    /// What networks share.
+    pub claims: PathBuf,
+}
+
+impl Settings {
+    /// Reads the settings of a call.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration is not legal, or ADD or CHECK lacks the previous result.
+    pub fn of(call: &Call) -> Result<Self, Failure> {
+        let dismantles = matches!(call.verb, Verb::Del | Verb::Gc);
+        let rules = match rules(call, dismantles) {
+            // What is to be taken apart is in the books. A configuration that nobody could have used for an ADD is
+            // no reason to leave it.
+            Err(_) if dismantles => settle(Conf::default(), || Backend::Weft)?,
+            // CNI: the words are those of the reference plugin.
+            Err(failure) if call.verb == Verb::Add => {
+                return Err(failure.while_doing("failed to parse config"));
+            }
+            rules => rules?,
+        };
+        let previous = match call.verb {
+            Verb::Add => Some(call.conf.prev_result()?.ok_or_else(not_chained)?),
+            Verb::Check => Some(call.required_prev_result()?),
+            _ => None,
+        };
+        Ok(Self {
+            network: call.conf.name.clone(),
+            rules,
+            folders: Folders {
+                ports: call.root.ports_dir(),
+                locks: call.root.locks_dir(),
+                claims: call.root.masquerade_dir(),
+            },
+            previous,
+            adds: call.verb == Verb::Add,
+            wanted: Wanted::default(),
+            occupied: Vec::new(),
+            subnets: Vec::new(),
+            loopback_link: None,
+            is_idle: false,
+        })
+    }
+
+    /// Says what is published for this attachment, and refuses what cannot be.
+    ///
+    /// # Errors
+    ///
+    /// If the container lacks an address for it, or the host is in the way.
+    pub fn settle(&mut self, endpoint: &Endpoint) -> Result<(), Failure> {
+        let books = Books::at(&self.folders.ports, &self.folders.locks);
+        let before = books.owner(&endpoint.container, &endpoint.ifname);
+        if self.rules.specs.is_empty() && before.is_none() {
+            self.is_idle = true;
+            return Ok(());
+        }
+        let Some(previous) = &self.previous else { return Ok(()) };
+        let addresses = Addresses::of(previous, &endpoint.ifname);
+        self.wanted = resolve(&self.rules, &addresses).map_err(cannot)?;
+        self.subnets.clone_from(&addresses.subnets);
+        if self.adds {
+            let known = before.map(|owner| owner.publications).unwrap_or_default();
+            self.look_around(&known).map_err(in_the_way)?;
+            self.occupied = host::occupied(&self.wanted.choices).map_err(in_the_way)?;
+        }
+        self.loopback_link = self.find_loopback_link().map_err(in_the_way)?;
+        Ok(())
+    }
+
+    /// Refuses what the host is in the way of. What is published already need not ask again.
+    fn look_around(&self, known: &[Publication]) -> Result<(), HostError> {
+        let translated = |one: &&Publication| self.rules.gateways.of(one.target).translates();
+        if !self.rules.foreign_hosts {
+            host::refuse_foreign(&self.wanted)?;
+        }
+        let new = self.wanted.publications.iter().filter(translated).filter(|one| !known.contains(one));
+        host::refuse_listeners(&new.collect::<Vec<_>>())
+    }
+
+    /// Only ports of all of the host's addresses, or of a loopback address, are called from 127.0.0.1.
+    fn find_loopback_link(&self) -> Result<Option<IfName>, HostError> {
+        let called = self.wanted.targets().find(|(host, target)| {
+            let reached = host.is_unspecified() || host.is_loopback();
+            host.is_ipv4() && reached && self.rules.gateways.of(*target).translates()
+        });
+        match called {
+            Some((_, target)) if self.rules.snat => host::link_to(target),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn rules(call: &Call, dismantles: bool) -> Result<Rules, Failure> {
+    let conf: Conf = call.conf.conf()?;
+    // Who carried the rules is in the books; whether there are nf_tables need not be asked.
+    let usual = if dismantles { || Backend::Weft } else { Backend::usual };
+    settle(conf, usual)
+}
+
+fn settle(conf: Conf, usual: fn() -> Backend) -> Result<Rules, Failure> {
+    conf.settle(usual).map_err(|error| {
+        let hint = error.hint();
+        Failure::new(Code::InvalidConfig, error).with_hint(hint)
+    })
+}
+
+impl ConfError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Backend(_) => {
+                Some("leave \"backend\" out, or set it to \"nftables\" or \"iptables\"".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// CNI: the words are those of the reference plugin.
+fn not_chained() -> Failure {
+    let hint = "put it behind a plugin that makes the interface, in a list of plugins";
+    Failure::text(Code::InvalidConfig, "must be called as chained plugin").with_hint(Some(hint.into()))
+}
+
+fn cannot(error: ResolveError) -> Failure {
+    Failure::new(Code::InvalidConfig, error)
+}
+
+fn in_the_way(error: HostError) -> Failure {
+    let code = match error {
+        HostError::Foreign(_) => Code::InvalidConfig,
+        HostError::Taken { .. } => Code::TAKEN,
+        HostError::Kernel { .. } => Code::Internal,
+    };
+    let hint = error.hint();
+    Failure::new(code, error).with_hint(hint)
+}
