@@ -50,6 +50,14 @@ pub enum FirewallError {
         /// What it said.
         problem: String,
     },
+    /// Another program is missing or failed.
+    #[error("{program}: {problem}")]
+    Program {
+        /// The program.
+        program: &'static str,
+        /// What it said.
+        problem: String,
+    },
     /// firewalld refused.
     #[error("firewalld: {problem}")]
     Firewalld {
@@ -98,6 +106,10 @@ impl FirewallError {
             Self::Iptables { program, .. } => {
                 Some(format!("install iptables so that {program} is in PATH, or use nftables"))
             }
+            Self::Program { program, .. } => Some(format!(
+                "see that {program} is in PATH and that it understands the conditions, or leave \"backend\" and \
+                 conditions out"
+            )),
             Self::NoFirewalld => {
                 Some("start it (systemctl start firewalld), or choose another \"backend\"".into())
             }

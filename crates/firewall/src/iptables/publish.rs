@@ -80,7 +80,8 @@ pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
         let scripts = scripts(&saved, owner, &family);
         let additions = scripts.all().filter(|(_, line)| line.starts_with("-A ") || line.starts_with("-I "));
         for (table, line) in additions {
-            let rule = line.replacen("-I ", "-A ", 1).replacen(" 1 ", " ", usize::from(line.starts_with("-I ")));
+            let rule =
+                line.replacen("-I ", "-A ", 1).replacen(" 1 ", " ", usize::from(line.starts_with("-I ")));
             // Somebody's own conditions may be printed in other words than they were written in.
             if !tool.has_all(table, std::slice::from_ref(&rule))? {
                 missing.push(format!("{} {table} rule {rule}", tool.program()));
@@ -193,7 +194,9 @@ fn retirement(saved: &Saved, endpoint: &Endpoint) -> Scripts {
     let others = saved.table(Table::Nat).chains_from(OWN).any(|name| name != chain);
     if !others && !scripts.nat.is_empty() {
         let raw = saved.table(Table::Raw);
-        scripts.raw.extend(raw.has("PREROUTING", rules::LOCALHOST_ONLY).then(|| deletion(rules::LOCALHOST_ONLY)));
+        scripts
+            .raw
+            .extend(raw.has("PREROUTING", rules::LOCALHOST_ONLY).then(|| deletion(rules::LOCALHOST_ONLY)));
     }
     scripts
 }

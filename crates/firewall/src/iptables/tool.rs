@@ -314,7 +314,8 @@ impl Tool {
     }
 }
 
-fn search_path() -> std::ffi::OsString {
+/// Returns where programs are looked for.
+pub(crate) fn search_path() -> std::ffi::OsString {
     env::var_os("PATH").filter(|path| !path.is_empty()).unwrap_or_else(|| USUAL_PATH.into())
 }
 

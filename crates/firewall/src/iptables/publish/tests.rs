@@ -145,7 +145,10 @@ fn everything_may_be_masqueraded_or_nothing() {
     let texts = ["tcp 0.0.0.0:8080 -> 10.0.0.2:80"];
     let marks = |owner: &Owner| {
         let lines = all(owner, Tool::V4);
-        lines.into_iter().filter(|line| line.contains("CNI-DN") && line.ends_with("SETMARK")).collect::<Vec<_>>()
+        lines
+            .into_iter()
+            .filter(|line| line.contains("CNI-DN") && line.ends_with("SETMARK"))
+            .collect::<Vec<_>>()
     };
     let everything = Owner { masquerade_all: true, ..owner(&texts) };
     assert_eq!(
@@ -168,7 +171,8 @@ fn marks_may_be_others() {
 
 #[test]
 fn conditions_stay_words() {
-    let conditions = ["!", "-s", "192.0.2.0/24", "-m", "comment", "--comment", "a \"b\"\n-F"].map(String::from);
+    let conditions =
+        ["!", "-s", "192.0.2.0/24", "-m", "comment", "--comment", "a \"b\"\n-F"].map(String::from);
     let owner = Owner { conditions_v4: conditions.into(), ..owner(&["tcp 0.0.0.0:8080 -> 10.0.0.2:80"]) };
     let lines = all(&owner, Tool::V4);
     let entry = lines.iter().find(|line| line.starts_with("nat -A CNI-HOSTPORT-DNAT ")).unwrap();

@@ -1,0 +1,347 @@
+//! Published ports in the tables of upstream's `portmap`, `ip cni_hostport` and `ip6 cni_hostport`.
+//!
+//! CNI: plugins/meta/portmap/portmap_nftables.go.
+//!
+//! ```text
+//! chain prerouting { type nat hook prerouting priority dstnat; fib daddr type local jump hostports_all }
+//! chain output { type nat hook output priority -100; fib daddr type local jump hostports_all }
+//! chain hostports_all { jump hostip_hostports; jump hostports }
+//! chain hostports { [conditions] tcp dport 8080 dnat to 10.0.0.2:80 comment "<container>" }
+//! chain masquerading { type nat hook postrouting priority srcnat
+//!     ip saddr 10.0.0.2 ip daddr 10.0.0.2 masquerade comment "<container>"
+//!     ip saddr 127.0.0.1 ip daddr 10.0.0.2 masquerade comment "<container>"
+//! }
+//! ```
+//!
+//! It is there for whoever asks for it by name, or has conditions in the language of nft(8), which only
+//! that program can read: two runs of it for each family. Our own backend needs none.
+//!
+//! Upstream writes the conditions of the last ADD into the hooks, where they hold for every network; here they are
+//! on the rules they were written for. Upstream takes a container's rules by its id, whatever the network;
+//! here by id and address. And what is there is not written twice.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use weft_model::port::Publication;
+use weft_model::{ContainerId, Endpoint};
+use weft_state::ports::Owner;
+
+use crate::iptables::lock::Writer;
+use crate::{Change, FirewallError};
+
+const TABLE: &str = "cni_hostport";
+const ALL: &str = "hostports_all";
+const BY_HOST: &str = "hostip_hostports";
+const PORTS: &str = "hostports";
+const MASQUERADING: &str = "masquerading";
+/// The chains with rules of attachments.
+const SHARED: [&str; 3] = [PORTS, BY_HOST, MASQUERADING];
+
+/// Brings an attachment from whatever it had to exactly what the books say.
+///
+/// `before` is what the books said until now: its rules are known by the addresses.
+pub(crate) fn ensure(claims: &Path, before: Option<&Owner>, owner: &Owner) -> Result<Change, FirewallError> {
+    let _writer = Writer::alone(claims)?;
+    let mut change = Change::AlreadyThere;
+    for family in Family::BOTH {
+        let wanted = family.rules(owner);
+        let listing = match family.listing()? {
+            None if wanted.is_empty() => continue,
+            listing => listing.unwrap_or_default(),
+        };
+        let mut targets = family.targets(owner);
+        targets.extend(before.map(|before| family.targets(before)).unwrap_or_default());
+        let present = listed(&listing, &owner.endpoint.container, Some(&targets));
+        if is_same(&present, &wanted) && (wanted.is_empty() || family.has_hooks(&listing, owner)) {
+            continue;
+        }
+        let mut script = if wanted.is_empty() { String::new() } else { family.skeleton(owner) };
+        family.delete(&mut script, &present);
+        for (chain, rule) in wanted {
+            writeln!(script, "add rule {} {TABLE} {chain} {rule}", family.name()).ok();
+        }
+        nft(&["-f", "-"], Some(&script))?;
+        change = Change::Made;
+    }
+    Ok(change)
+}
+
+/// Takes back everything of an attachment: by the books, or, without any, whatever has the container's id.
+pub(crate) fn remove(
+    claims: &Path,
+    endpoint: &Endpoint,
+    owner: Option<&Owner>,
+) -> Result<(), FirewallError> {
+    let _writer = Writer::alone(claims)?;
+    for family in Family::BOTH {
+        let Some(listing) = family.listing()? else { continue };
+        let targets = owner.map(|owner| family.targets(owner));
+        let present = listed(&listing, &endpoint.container, targets.as_deref());
+        let mut script = String::new();
+        family.delete(&mut script, &present);
+        if !script.is_empty() {
+            nft(&["-f", "-"], Some(&script))?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns what is missing, in upstream's words.
+pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
+    let mut missing = Vec::new();
+    for family in Family::BOTH {
+        let wanted = family.rules(owner);
+        if wanted.is_empty() {
+            continue;
+        }
+        let listing = family.listing()?.unwrap_or_default();
+        let present = listed(&listing, &owner.endpoint.container, Some(&family.targets(owner)));
+        for chain in SHARED {
+            let count = |rules: &mut dyn Iterator<Item = &str>| rules.filter(|name| *name == chain).count();
+            let there = count(&mut present.iter().map(|rule| rule.chain));
+            if there < count(&mut wanted.iter().map(|(chain, _)| *chain)) {
+                missing.push(format!("missing hostport rules in {chain:?} chain"));
+            }
+        }
+        if !family.has_hooks(&listing, owner) {
+            missing.push(format!("hooks of table {} {TABLE}", family.name()));
+        }
+    }
+    Ok(missing)
+}
+
+/// A rule as nft(8) lists it.
+#[derive(Debug, PartialEq, Eq)]
+struct Listed<'a> {
+    chain: &'a str,
+    rule: &'a str,
+    handle: &'a str,
+}
+
+/// Returns the rules of a container, or of those with one of these addresses in them.
+fn listed<'a>(listing: &'a str, container: &ContainerId, targets: Option<&[IpAddr]>) -> Vec<Listed<'a>> {
+    let comment = format!(" comment \"{container}\"");
+    let mut chain = "";
+    let mut rules = Vec::new();
+    for line in listing.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("chain ") {
+            chain = name.split(' ').next().unwrap_or_default();
+        }
+        let Some((rule, handle)) = line.rsplit_once(" # handle ") else { continue };
+        let Some(rule) = rule.strip_suffix(&comment) else { continue };
+        if SHARED.contains(&chain) && targets.is_none_or(|targets| leads_to(rule, targets)) {
+            rules.push(Listed { chain, rule, handle });
+        }
+    }
+    rules
+}
+
+/// Whether the container's side of a rule is one of these addresses: what comes after `to` or, for masquerading, the last `daddr`.
+fn leads_to(rule: &str, targets: &[IpAddr]) -> bool {
+    let after = |word: &str| rule.rsplit_once(word).map(|(_, rest)| rest.split(' ').next().unwrap_or_default());
+    let Some(target) = after(" to ").or_else(|| after(" daddr ")) else { return false };
+    targets.iter().any(|addr| {
+        let text = addr.to_string();
+        let port = |rest: &str| rest.is_empty() || rest.starts_with(':');
+        target.strip_prefix(&text).is_some_and(port)
+            || target.strip_prefix(&format!("[{text}]")).is_some_and(port)
+    })
+}
+
+/// Whether the listed rules are those wanted. nft prints a rule in its own words, so somebody's conditions may
+/// look different; then the rules are written again, which harms nobody.
+fn is_same(present: &[Listed<'_>], wanted: &[(&str, String)]) -> bool {
+    let text = |rule: &str| rule.split(" comment ").next().unwrap_or_default().to_owned();
+    present.len() == wanted.len()
+        && wanted.iter().all(|(chain, rule)| {
+            present.iter().any(|listed| listed.chain == *chain && listed.rule == text(rule))
+        })
+}
+
+/// One of the two tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        }
+    }
+
+    /// Returns what is translated.
+    fn of(self, owner: &Owner) -> impl Iterator<Item = &Publication> {
+        let own = move |one: &&Publication| one.target.is_ipv4() == (self == Self::V4);
+        owner.publications.iter().filter(own).filter(|one| owner.gateways.of(one.target).translates())
+    }
+
+    fn targets(self, owner: &Owner) -> Vec<IpAddr> {
+        let mut targets: Vec<_> = self.of(owner).map(|one| one.target).collect();
+        targets.sort_unstable();
+        targets.dedup();
+        targets
+    }
+
+    /// Returns the table with its rules' handles, or `None` if there is none.
+    fn listing(self) -> Result<Option<String>, FirewallError> {
+        let output = attempt(&["-a", "-n", "list", "table", self.name(), TABLE], None)?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(output.status.success().then_some(text))
+    }
+
+    fn has_hooks(self, listing: &str, owner: &Owner) -> bool {
+        let jumps = listing.lines().filter(|line| line.contains(&format!(" jump {ALL} "))).count();
+        let both = [BY_HOST, PORTS].iter().all(|chain| listing.contains(&format!("jump {chain} ")));
+        jumps == 2 && both && (!masquerades(owner) || listing.contains("hook postrouting"))
+    }
+
+    /// Returns what all attachments share. Adding a chain that is there changes nothing.
+    fn skeleton(self, owner: &Owner) -> String {
+        let family = self.name();
+        let mut script = format!(
+            "add table {family} {TABLE} {{ comment \"CNI portmap plugin\" ; }}\n\
+             add chain {family} {TABLE} {PORTS}\n\
+             add chain {family} {TABLE} {BY_HOST}\n\
+             add chain {family} {TABLE} {ALL}\n\
+             flush chain {family} {TABLE} {ALL}\n\
+             add rule {family} {TABLE} {ALL} jump {BY_HOST}\n\
+             add rule {family} {TABLE} {ALL} jump {PORTS}\n"
+        );
+        for hook in ["prerouting", "output"] {
+            writeln!(
+                script,
+                "add chain {family} {TABLE} {hook} {{ type nat hook {hook} priority -100 ; }}\n\
+                 flush chain {family} {TABLE} {hook}\n\
+                 add rule {family} {TABLE} {hook} fib daddr type local jump {ALL}"
+            )
+            .ok();
+        }
+        if masquerades(owner) {
+            writeln!(
+                script,
+                "add chain {family} {TABLE} {MASQUERADING} {{ type nat hook postrouting priority 100 ; }}"
+            )
+            .ok();
+        }
+        script
+    }
+
+    fn delete(self, script: &mut String, rules: &[Listed<'_>]) {
+        for Listed { chain, handle, .. } in rules {
+            writeln!(script, "delete rule {} {TABLE} {chain} handle {handle}", self.name()).ok();
+        }
+    }
+
+    /// Returns an attachment's rules, in the words of nft(8).
+    fn rules(self, owner: &Owner) -> Vec<(&'static str, String)> {
+        let family = self.name();
+        let comment = format!("comment \"{}\"", owner.endpoint.container);
+        let mut rules = Vec::new();
+        for one in self.of(owner) {
+            let chain = if one.host.is_unspecified() { PORTS } else { BY_HOST };
+            let matches = self.matches(owner, one);
+            if !one.from.is_empty() {
+                let list: Vec<_> = one.from.iter().map(ToString::to_string).collect();
+                let others = format!("{family} saddr != {{ {} }}", list.join(", "));
+                // The host itself is on every list.
+                rules.push((chain, format!("{matches}{others} fib saddr type != local drop {comment}")));
+            }
+            rules.push((chain, format!("{matches}dnat to {} {comment}", target(one))));
+        }
+        if masquerades(owner) {
+            for addr in self.targets(owner) {
+                rules.extend(self.masquerading(owner, addr).map(|rule| (MASQUERADING, format!("{rule} {comment}"))));
+            }
+        }
+        rules
+    }
+
+    /// The conditions and the packets of a publication.
+    fn matches(self, owner: &Owner, one: &Publication) -> String {
+        let conditions = if self == Self::V4 { &owner.conditions_v4 } else { &owner.conditions_v6 };
+        // A line is a command.
+        let mut text: String = conditions.iter().map(|word| format!("{} ", word.replace('\n', " "))).collect();
+        if !one.host.is_unspecified() {
+            write!(text, "{} daddr {} ", self.name(), one.host).ok();
+        }
+        write!(text, "{} dport {} ", one.protocol, one.host_ports).ok();
+        text
+    }
+
+    fn masquerading(self, owner: &Owner, addr: IpAddr) -> impl Iterator<Item = String> {
+        let family = self.name();
+        let all = owner.masquerade_all.then(|| format!("ct status dnat {family} daddr {addr} masquerade"));
+        let own = (!owner.masquerade_all).then(|| format!("{family} saddr {addr} {family} daddr {addr} masquerade"));
+        let localhost = (!owner.masquerade_all && self == Self::V4)
+            .then(|| format!("ip saddr 127.0.0.1 ip daddr {addr} masquerade"));
+        [all, own, localhost].into_iter().flatten()
+    }
+}
+
+fn masquerades(owner: &Owner) -> bool {
+    owner.snat || owner.masquerade_all
+}
+
+/// Where a connection goes. A range that is moved has each port spelled out: nft(8) would take any of them.
+fn target(one: &Publication) -> String {
+    let addr = match one.target {
+        IpAddr::V4(addr) => addr.to_string(),
+        IpAddr::V6(addr) => format!("[{addr}]"),
+    };
+    let (from, to) = (one.host_ports, one.target_ports);
+    if to.is_single() {
+        return format!("{addr}:{}", to.first());
+    }
+    if from == to {
+        return one.target.to_string();
+    }
+    let pairs: Vec<_> = from.ports().zip(to.ports()).map(|(from, to)| format!("{from} : {to}")).collect();
+    format!("{} : {} dport map {{ {} }}", one.target, one.protocol, pairs.join(", "))
+}
+
+/// Runs nft(8), which must succeed.
+fn nft(args: &[&str], stdin: Option<&str>) -> Result<(), FirewallError> {
+    let output = attempt(args, stdin)?;
+    if output.status.success() { Ok(()) } else { Err(failed(String::from_utf8_lossy(&output.stderr))) }
+}
+
+fn attempt(args: &[&str], stdin: Option<&str>) -> Result<Output, FirewallError> {
+    #[expect(clippy::disallowed_methods, reason = "conditions in the language of nft are its to read")]
+    let mut child = Command::new("nft")
+        .args(args)
+        .env("PATH", crate::iptables::tool::search_path())
+        .env("LC_ALL", "C")
+        .stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let script = stdin.unwrap_or_default().as_bytes();
+    let written = child.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(script));
+    let output = child.wait_with_output().map_err(failed)?;
+    // A program that fails at once closes its end; what it says explains more than our broken pipe.
+    if output.status.success() {
+        written.map_err(failed)?;
+    }
+    Ok(output)
+}
+
+fn failed(problem: impl ToString) -> FirewallError {
+    let problem = problem.to_string();
+    // After its own line nft repeats the command and points at the word.
+    let first = problem.lines().next().unwrap_or_default().trim().to_owned();
+    FirewallError::Program { program: "nft", problem: first }
+}
+
+#[cfg(test)]
+mod tests;
