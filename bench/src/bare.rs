@@ -63,7 +63,7 @@ fn plans(ground: &Ground, container: usize) -> Result<(Plan, Plan, IfName)> {
     links.host(Link::veth(&host_end, Peer::container(&endpoint.ifname)).port(port).up(true));
 
     let mut addresses = Plan::new();
-    addresses.container(Link::existing(&endpoint.ifname).up(true));
+    addresses.container(Link::existing(&endpoint.ifname).link_local(false).up(true));
     addresses.container(Address::on(&endpoint.ifname, address));
     addresses
         .container(Route::to(IpNetwork::new([0; 4].into(), 0)?, &endpoint.ifname).via(Some(gateway.ip())));

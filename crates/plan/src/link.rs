@@ -21,6 +21,8 @@ pub struct Link {
     pub up: bool,
     /// The bridge the link should be a port of.
     pub port: Option<Port>,
+    /// Whether it gets a link-local IPv6 address when it goes up; `addrgenmode` of ip-link(8). A port never does.
+    pub link_local: bool,
 }
 
 /// What a link is, and what only a link of that kind has.
@@ -92,7 +94,7 @@ impl Peer {
 
 impl Link {
     fn new(name: &IfName, kind: LinkKind) -> Self {
-        Self { name: name.clone(), kind, mtu: None, mac: None, up: false, port: None }
+        Self { name: name.clone(), kind, mtu: None, mac: None, up: false, port: None, link_local: true }
     }
 
     /// Returns a bridge.
@@ -146,6 +148,12 @@ impl Link {
         Self { up, ..self }
     }
 
+    /// Sets whether the link gets a link-local IPv6 address when it goes up.
+    #[must_use]
+    pub fn link_local(self, link_local: bool) -> Self {
+        Self { link_local, ..self }
+    }
+
     /// Makes the link a port of a bridge.
     #[must_use]
     pub fn port(self, port: Port) -> Self {
@@ -182,6 +190,7 @@ impl fmt::Display for Link {
             flag(out, " hairpin", port.hairpin)?;
             flag(out, " isolated", port.isolated)?;
         }
+        flag(out, " addrgenmode none", !self.link_local)?;
         flag(out, " up", self.up)
     }
 }

@@ -545,3 +545,21 @@ fn an_unfit_request_is_refused_with_the_step_and_the_kernels_words() {
     there is no interface "nobody" in the host
     "#);
 }
+
+#[test]
+fn a_link_that_wants_no_link_local_address_gets_none() {
+    let (_lab, red) = lab();
+    let mode = |link_local| {
+        let mut plan = Plan::new();
+        plan.host(Link::veth(&name("veth7"), Peer::container(&name("eth0"))).up(true));
+        plan.container(Link::existing(&name("eth0")).link_local(link_local).up(true));
+        let mut kernel = make(&red, &plan);
+        let mode = red.run("cat", "/proc/sys/net/ipv6/conf/eth0/addr_gen_mode").expect_ok().to_string();
+        let shown = red.ip("-6 -oneline address show dev eth0");
+        assert!(kernel.remove(&plan, Removal::Synchronous).is_empty());
+        (mode.trim().to_owned(), shown)
+    };
+    // KERNEL: 0 is eui64, 1 is none (enum in6_addr_gen_mode, include/uapi/linux/if_link.h).
+    assert_eq!(mode(false), ("1".into(), String::new()));
+    assert_eq!(mode(true).0, "0");
+}

@@ -89,7 +89,7 @@ pub(crate) fn addresses(settings: &Settings, endpoint: &Endpoint, leases: &Lease
             let probes = if settings.dad { "1" } else { "0" };
             plan.container(Sysctl::attempt(format!("net/ipv6/conf/{ifname}/accept_dad"), probes));
         }
-        plan.container(Link::existing(ifname).up(true));
+        plan.container(Link::existing(ifname).link_local(needs_link_local(settings, leases)).up(true));
     }
     leases.configure(&mut plan, ifname, settings.dad);
     plan.extend(gateway(settings, leases).steps);
@@ -102,6 +102,15 @@ pub(crate) fn addresses(settings: &Settings, endpoint: &Endpoint, leases: &Lease
         }
     }
     plan
+}
+
+/// Returns whether the container's end takes a link-local IPv6 address. One that is routed by the host and has IPv4
+/// addresses alone has nobody to speak IPv6 to, and announcing itself goes to every port of the bridge: that is
+/// what makes the thousandth container dearer than the first.
+fn needs_link_local(settings: &Settings, leases: &Leases) -> bool {
+    settings.gateway == Gateway::None
+        || leases.ips.is_empty()
+        || leases.ips.iter().any(|ip| ip.address.is_ipv6())
 }
 
 /// What keeps the network apart, if anything does.

@@ -30,6 +30,10 @@ impl<'a> Ensure<'a> {
             self.flush()?;
         }
         let known = self.kernel.known(step.place, name).filter(|known| known.fresh);
+        if !link.link_local {
+            // Where IPv6 is off there is nothing to say, and the kernel refuses to listen.
+            self.push(step.place, link::without_ipv6_address(name))?;
+        }
         if change != Change::default() {
             if let Some(known) = known {
                 self.queue(step, link::change(known.facts.index, &change), Meaning::Made(None))?;

@@ -67,7 +67,7 @@ fn a_gateway_with_masquerading() {
     host       link veth6355b07527c peer container:eth0 mtu 1500 peer-mac 02:00:00:00:00:07 master br0 hairpin up
     --
     container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
-    container  link eth0 up
+    container  link eth0 addrgenmode none up
     container  addr 10.90.0.7/24 dev eth0
     container  route default via 10.90.0.1 dev eth0 append
     network    addr 10.90.0.1/24 dev br0 alone
@@ -131,7 +131,7 @@ fn a_port_in_a_vlan_and_a_trunk() {
     host       vlan dev veth6355b07527c 100 pvid untagged, 5-9 tagged, 20 tagged
     --
     container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
-    container  link eth0 up
+    container  link eth0 addrgenmode none up
     container  addr 10.90.0.7/24 dev eth0
     network    link veth9f9ead047f5 peer host:br0.100 mtu 1500 master br0 up
     network    vlan dev veth9f9ead047f5 100 pvid untagged
@@ -170,7 +170,7 @@ fn upstreams_layouts_belong_to_the_attachment() {
     host       link veth6355b07527c peer container:eth0 mtu 1500 peer-mac 02:00:00:00:00:07 master cni0 up
     --
     container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
-    container  link eth0 up
+    container  link eth0 addrgenmode none up
     container  addr 10.90.0.7/24 dev eth0
     network    addr 10.90.0.1/24 dev cni0 alone
     network    sysctl net/ipv4/ip_forward = 1
