@@ -3,20 +3,22 @@
 //! Attribute numbers are those of `linux/netfilter/nf_tables.h`; the ones named here belong to
 //! expressions and attributes that `netlink-packet-netfilter` leaves to its callers.
 
+mod expression;
+
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
 use netlink_packet_netfilter::nftables::{
-    Bitwise, ChainAttribute, ChainMessage, Cmp, DataAttribute, Expressions, Hook as HookAttribute,
-    HookNumber, Immediate, InetHookNumber, ListAttribute, Lookup, Meta as MetaAttribute, MetaKey,
-    NfTablesMessage, Operator, Payload, Register, RuleAttribute, RuleMessage, SetAttribute, SetDescription,
+    ChainAttribute, ChainMessage, DataAttribute, DevHookNumber, Hook as HookAttribute, HookNumber,
+    InetHookNumber, ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetDescription,
     SetElementAttribute, SetElementFlags, SetElementList, SetElementMessage, SetFlags, SetMessage,
-    TableAttribute, TableMessage, Verdict as VerdictCode, VerdictAttribute,
+    TableAttribute, TableMessage,
 };
 use netlink_packet_netfilter::{NetfilterMessageInner, NetfilterProtoFamily};
 
-use crate::expr::{Comparison, Conntrack, Expr, Found, Header, Meta, Reg, Verdict};
 use crate::transaction::{Change, Existing, Fate};
 use crate::userdata;
 use crate::{Base, Chain, ChainKind, Data, Element, Hook, Key, Policy, Rule, Set, Table, Type, Values};
+
+use expression::{expression, verdict};
 
 pub(crate) const CREATE: u16 = netlink_packet_core::NLM_F_CREATE;
 const EXCLUSIVE: u16 = CREATE | netlink_packet_core::NLM_F_EXCL;
@@ -31,11 +33,6 @@ const DATA_VERDICT: u32 = 0xffff_ff00;
 const TYPE_BITS: u32 = 6;
 const LIST_ELEM: u16 = 1;
 const SET_FIELD_LEN: u16 = 1;
-const CT_DREG: u16 = 1;
-const CT_KEY: u16 = 2;
-const CT_KEY_STATE: u32 = 0;
-const CT_KEY_STATUS: u32 = 2;
-const LOOKUP_INVERTED: u32 = 1;
 /// How often the kernel looks for expired elements to free, in milliseconds. They stop matching at
 /// once either way; the default of one second would walk every set every second.
 const COLLECT_INTERVAL: u32 = 60_000;
@@ -75,11 +72,21 @@ pub(crate) fn change(change: &Change, id: u32) -> Encoded {
             encoded(*table, 0, NfTablesMessage::DeleteChain(ChainMessage { attributes }))
         }
         Change::AddRule(rule) => encoded(rule.table, APPEND, NfTablesMessage::NewRule(rule_message(rule))),
+        Change::InsertRule(rule) => encoded(rule.table, CREATE, NfTablesMessage::NewRule(rule_message(rule))),
         Change::DeleteRule(table, chain, handle) => {
             encoded(*table, 0, NfTablesMessage::DeleteRule(rules_message(*table, chain, Some(*handle))))
         }
         Change::AddSet(set, existing) => {
             encoded(set.table, flags(*existing), NfTablesMessage::NewSet(set_message(set, id)))
+        }
+        Change::FlushSet(set) => {
+            let message = elements_list(set.table, &set.name, None);
+            encoded(set.table, 0, NfTablesMessage::DeleteSetElement(message))
+        }
+        Change::DeleteSet(table, name) => {
+            let attributes =
+                vec![SetAttribute::Table(table.name.into()), SetAttribute::Name(name.to_string())];
+            encoded(*table, 0, NfTablesMessage::DeleteSet(SetMessage { attributes }))
         }
         Change::Elements(set, elements, fate) => {
             let message = elements_message(set, elements, *fate);
@@ -116,20 +123,23 @@ fn chain_message(chain: &Chain) -> ChainMessage {
     let mut attributes =
         vec![ChainAttribute::Table(chain.table.name.into()), ChainAttribute::Name(chain.name.to_string())];
     if let Some(base) = chain.base {
-        attributes.extend(base_attributes(base));
+        attributes.extend(base_attributes(base, chain.device.as_deref()));
     }
     attributes.extend(chain.comment.as_deref().map(|text| ChainAttribute::UserData(userdata::comment(text))));
     ChainMessage { attributes }
 }
 
-fn base_attributes(base: Base) -> [ChainAttribute; 3] {
+fn base_attributes(base: Base, device: Option<&str>) -> [ChainAttribute; 3] {
     let hook = match base.hook {
-        Hook::Prerouting => InetHookNumber::PreRouting,
-        Hook::Input => InetHookNumber::LocalIn,
-        Hook::Forward => InetHookNumber::Forward,
-        Hook::Output => InetHookNumber::LocalOut,
-        Hook::Postrouting => InetHookNumber::PostRouting,
+        Hook::Prerouting => InetHookNumber::PreRouting.into(),
+        Hook::Input => InetHookNumber::LocalIn.into(),
+        Hook::Forward => InetHookNumber::Forward.into(),
+        Hook::Output => InetHookNumber::LocalOut.into(),
+        Hook::Postrouting => InetHookNumber::PostRouting.into(),
+        Hook::Ingress => HookNumber::Dev(DevHookNumber::Ingress),
     };
+    let mut place = vec![HookAttribute::Number(hook), HookAttribute::Priority(base.priority.cast_unsigned())];
+    place.extend(device.map(|name| HookAttribute::NetDeviceName(name.into())));
     let kind = match base.kind {
         ChainKind::Filter => "filter",
         ChainKind::Nat => "nat",
@@ -138,14 +148,7 @@ fn base_attributes(base: Base) -> [ChainAttribute; 3] {
         Policy::Accept => NF_ACCEPT,
         Policy::Drop => NF_DROP,
     };
-    [
-        ChainAttribute::Hook(vec![
-            HookAttribute::Number(HookNumber::Inet(hook)),
-            HookAttribute::Priority(base.priority.cast_unsigned()),
-        ]),
-        ChainAttribute::Type(kind.into()),
-        ChainAttribute::Policy(policy),
-    ]
+    [ChainAttribute::Hook(place), ChainAttribute::Type(kind.into()), ChainAttribute::Policy(policy)]
 }
 
 fn rule_message(rule: &Rule) -> RuleMessage {
@@ -156,106 +159,6 @@ fn rule_message(rule: &Rule) -> RuleMessage {
         .attributes
         .extend(rule.comment.as_deref().map(|text| RuleAttribute::UserData(userdata::comment(text))));
     message
-}
-
-fn expression(expr: &Expr) -> Expressions {
-    match expr {
-        Expr::Payload(field, to) => Expressions::Payload(vec![
-            Payload::DestinationRegister(register(*to)),
-            Payload::Base(match field.header {
-                Header::Link => 0,
-                Header::Network => 1,
-                Header::Transport => 2,
-            }),
-            Payload::Offset(field.offset.into()),
-            Payload::Len(field.len.into()),
-        ]),
-        Expr::Meta(meta, to) => Expressions::Meta(vec![
-            MetaAttribute::DestinationRegister(register(*to)),
-            MetaAttribute::Key(match meta {
-                Meta::InputName => MetaKey::Iifname,
-                Meta::OutputName => MetaKey::Oifname,
-                Meta::Family => MetaKey::Nfproto,
-                Meta::Transport => MetaKey::L4Proto,
-                Meta::Mark => MetaKey::Mark,
-                Meta::InputBridge => MetaKey::BriIifname,
-            }),
-        ]),
-        Expr::SetMark(from) => Expressions::Meta(vec![
-            MetaAttribute::Key(MetaKey::Mark),
-            MetaAttribute::SourceRegister(register(*from)),
-        ]),
-        Expr::Conntrack(what, to) => conntrack(*what, *to),
-        Expr::Mask(reg, mask) => bitwise(*reg, mask, &vec![0; mask.len()]),
-        Expr::Bits(reg, mask, flip) => bitwise(*reg, mask, flip),
-        Expr::Compare(reg, comparison, value) => Expressions::Cmp(vec![
-            Cmp::SourceRegister(register(*reg)),
-            Cmp::Op(match comparison {
-                Comparison::Equal => Operator::Equal,
-                Comparison::NotEqual => Operator::NotEqual,
-            }),
-            Cmp::Data(DataAttribute::Value(value.clone())),
-        ]),
-        Expr::Lookup(set, reg, found) => lookup(set, *reg, *found),
-        Expr::Verdict(what) => Expressions::Immediate(vec![
-            Immediate::DestinationRegister(Register::Verdict),
-            Immediate::Data(verdict(what)),
-        ]),
-        Expr::Masquerade => other("masq", Vec::new()),
-        Expr::Counter => other("counter", Vec::new()),
-    }
-}
-
-fn bitwise(reg: Reg, mask: &[u8], flip: &[u8]) -> Expressions {
-    Expressions::Bitwise(vec![
-        Bitwise::SourceRegister(register(reg)),
-        Bitwise::DestinationRegister(register(reg)),
-        Bitwise::Length(u32::try_from(mask.len()).unwrap_or(u32::MAX)),
-        Bitwise::Mask(DataAttribute::Value(mask.to_vec())),
-        Bitwise::Xor(DataAttribute::Value(flip.to_vec())),
-    ])
-}
-
-fn lookup(set: &str, reg: Reg, found: Found) -> Expressions {
-    let mut attributes = vec![Lookup::Set(set.into()), Lookup::SourceRegister(register(reg))];
-    match found {
-        Found::Match => {}
-        Found::NoMatch => attributes.push(Lookup::Flags(LOOKUP_INVERTED)),
-        Found::Verdict => attributes.push(Lookup::DestinationRegister(Register::Verdict)),
-        Found::Load(to) => attributes.push(Lookup::DestinationRegister(register(to))),
-    }
-    Expressions::Lookup(attributes)
-}
-
-fn conntrack(what: Conntrack, to: Reg) -> Expressions {
-    let key = match what {
-        Conntrack::State => CT_KEY_STATE,
-        Conntrack::Status => CT_KEY_STATUS,
-    };
-    let number = |kind, value: u32| DefaultNla::new(kind, value.to_be_bytes().to_vec());
-    other("ct", vec![number(CT_DREG, register(to).into()), number(CT_KEY, key)])
-}
-
-fn other(name: &str, attributes: Vec<DefaultNla>) -> Expressions {
-    Expressions::Other { expression_type: name.into(), attributes }
-}
-
-/// The 32-bit registers start at number 8 (NFT_REG32_00).
-fn register(reg: Reg) -> Register {
-    Register::from(8 + u32::from(reg.0))
-}
-
-fn verdict(verdict: &Verdict) -> DataAttribute {
-    let (code, chain) = match verdict {
-        Verdict::Accept => (VerdictCode::Other(NF_ACCEPT), None),
-        Verdict::Drop => (VerdictCode::Other(NF_DROP), None),
-        Verdict::Return => (VerdictCode::Return, None),
-        Verdict::Jump(chain) => (VerdictCode::Jump, Some(chain)),
-        Verdict::Goto(chain) => (VerdictCode::Goto, Some(chain)),
-    };
-    let mut attributes = vec![VerdictAttribute::Code(code)];
-    attributes.extend(chain.map(|chain| VerdictAttribute::Chain(chain.to_string())));
-    DataAttribute::Verdict(attributes)
 }
 
 fn type_number(fields: &[Type]) -> u32 {
@@ -284,7 +187,7 @@ fn set_message(set: &Set, id: u32) -> SetMessage {
         SetAttribute::KeyType(type_number(set.key)),
         SetAttribute::KeyLen(key_len(set.key)),
         SetAttribute::Id(id),
-        SetAttribute::UserData(userdata::set(host_endian, set.values.is_some())),
+        SetAttribute::UserData(userdata::set(host_endian, set.values)),
     ];
     match set.values {
         None => {}
@@ -292,6 +195,10 @@ fn set_message(set: &Set, id: u32) -> SetMessage {
         Some(Values::Data(fields)) => {
             attributes.push(SetAttribute::DataType(type_number(fields)));
             attributes.push(SetAttribute::DataLen(key_len(fields)));
+        }
+        Some(Values::Range(fields)) => {
+            attributes.push(SetAttribute::DataType(type_number(fields)));
+            attributes.push(SetAttribute::DataLen(2 * key_len(fields)));
         }
     }
     if set.expiring {
@@ -322,17 +229,30 @@ fn field_lengths(fields: &[Type]) -> Vec<DefaultNla> {
 }
 
 fn elements_message(set: &Set, elements: &[Element], fate: Fate) -> SetElementMessage {
-    elements_list(set, elements.iter().flat_map(|element| element_attributes(set, element, fate)).collect())
+    let list = elements.iter().flat_map(|element| element_attributes(set, element, fate)).collect();
+    elements_list(set.table, &set.name, Some(list))
 }
 
-fn elements_list(set: &Set, list: Vec<ListAttribute<SetElementAttribute>>) -> SetElementMessage {
-    SetElementMessage {
-        attributes: vec![
-            SetElementList::Table(set.table.name.into()),
-            SetElementList::Set(set.name.to_string()),
-            SetElementList::Elements(list),
-        ],
-    }
+/// Returns the message about these elements of a set, or about all it has.
+fn elements_list(
+    table: Table,
+    set: &str,
+    list: Option<Vec<ListAttribute<SetElementAttribute>>>,
+) -> SetElementMessage {
+    let mut attributes = vec![SetElementList::Table(table.name.into()), SetElementList::Set(set.into())];
+    attributes.extend(list.map(SetElementList::Elements));
+    SetElementMessage { attributes }
+}
+
+/// Returns the message that asks for every chain of a family, whatever its table.
+pub(crate) fn chains_question(table: Table) -> Encoded {
+    encoded(table, 0, NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() }))
+}
+
+/// Returns the message that asks for every set of a table.
+pub(crate) fn sets_question(table: Table) -> Encoded {
+    let attributes = vec![SetAttribute::Table(table.name.into())];
+    encoded(table, 0, NfTablesMessage::GetSet(SetMessage { attributes }))
 }
 
 /// Returns the message that asks for the element of one key. The kernel answers each entry of the
@@ -340,7 +260,7 @@ fn elements_list(set: &Set, list: Vec<ListAttribute<SetElementAttribute>>) -> Se
 pub(crate) fn element_question(set: &Set, key: &Key) -> SetElementMessage {
     let mut list = element_attributes(set, &Element::new(key.clone()), Fate::Delete);
     list.truncate(1);
-    elements_list(set, list)
+    elements_list(set.table, &set.name, Some(list))
 }
 
 fn value(key: &Key, fields: &[Type]) -> DataAttribute {

@@ -35,6 +35,8 @@ pub struct Field {
 }
 
 impl Field {
+    /// The receiver's address of an Ethernet frame.
+    pub const ETHER_DESTINATION: Self = Self { header: Header::Link, offset: 0, len: 6 };
     /// The source address of an Ethernet frame.
     pub const ETHER_SOURCE: Self = Self { header: Header::Link, offset: 6, len: 6 };
     /// The source address of an IPv4 packet.
@@ -83,6 +85,8 @@ pub enum Conntrack {
     State,
     /// Whether addresses were translated, among others: a bit mask.
     Status,
+    /// Which way the packet goes, one byte: 0 as the connection's first packet, 1 the other way.
+    Direction,
 }
 
 /// How two values are compared.
@@ -145,8 +149,60 @@ pub enum Expr {
     Verdict(Verdict),
     /// Gives the packet the address of the interface it leaves by.
     Masquerade,
+    /// Gives the packet another address, and perhaps another port.
+    Nat(Nat),
+    /// Loads what kind of address the packet goes to: 2 is the host's own ([`is_for_host`]).
+    DestinationKind(Reg),
+    /// Writes a register into a header field that no checksum covers.
+    SetPayload(Field, Reg),
+    /// Loads a value.
+    Immediate(Reg, Vec<u8>),
+    /// Sends a frame out by the interface whose index a register has. In the `netdev` family only.
+    Forward(Reg),
     /// Counts packets and bytes.
     Counter,
+}
+
+/// Which end of a connection gets another address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NatKind {
+    /// The sender.
+    Source,
+    /// The receiver.
+    Destination,
+}
+
+/// Another address for a connection, from registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nat {
+    /// Which end gets it.
+    pub kind: NatKind,
+    /// The family of the address, told by any address of it.
+    pub family: IpAddr,
+    /// The address.
+    pub address: Reg,
+    /// The port, if that changes too.
+    pub port: Option<Reg>,
+    /// The last address and the last port, if there is a choice.
+    pub last: Option<(Reg, Reg)>,
+    /// How the port is chosen: by its remainder. KERNEL: the new port is `min + old % (max - min + 1)`, since nft_nat
+    /// gives no base to subtract from the old one (NF_NAT_RANGE_PROTO_OFFSET, nf_nat_l4proto_unique_tuple).
+    pub by_remainder: bool,
+}
+
+/// Returns the steps that go on only for packets to an address of the host itself.
+pub fn is_for_host() -> [Expr; 2] {
+    // RTN_LOCAL (linux/rtnetlink.h).
+    [Expr::DestinationKind(Reg(0)), Expr::Compare(Reg(0), Comparison::Equal, 2_u32.to_ne_bytes().to_vec())]
+}
+
+/// Returns the steps that go on only if one of these bits of a connection's state or status is set.
+pub fn has_bits(what: Conntrack, bits: u32) -> [Expr; 3] {
+    [
+        Expr::Conntrack(what, Reg(0)),
+        Expr::Mask(Reg(0), bits.to_ne_bytes().to_vec()),
+        Expr::Compare(Reg(0), Comparison::NotEqual, vec![0; 4]),
+    ]
 }
 
 /// Returns the steps that go on only for packets of this address's family.

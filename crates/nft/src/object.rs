@@ -18,6 +18,8 @@ pub enum Family {
     Ip6,
     /// Ethernet frames that pass a bridge.
     Bridge,
+    /// Frames as one interface receives them.
+    Netdev,
 }
 
 impl From<Family> for NetfilterProtoFamily {
@@ -27,6 +29,7 @@ impl From<Family> for NetfilterProtoFamily {
             Family::Ip => Self::IPv4,
             Family::Ip6 => Self::IPv6,
             Family::Bridge => Self::Bridge,
+            Family::Netdev => Self::NetDev,
         }
     }
 }
@@ -38,6 +41,7 @@ impl fmt::Display for Family {
             Self::Ip => "ip",
             Self::Ip6 => "ip6",
             Self::Bridge => "bridge",
+            Self::Netdev => "netdev",
         })
     }
 }
@@ -59,7 +63,7 @@ impl Table {
 
     /// Returns a chain that is only reached by jumps.
     pub fn chain(self, name: impl Into<Cow<'static, str>>) -> Chain {
-        Chain { table: self, name: name.into(), base: None, comment: None }
+        Chain { table: self, name: name.into(), base: None, device: None, comment: None }
     }
 
     /// Returns a chain that the kernel calls at a hook.
@@ -96,6 +100,8 @@ pub enum Hook {
     Output,
     /// About to leave.
     Postrouting,
+    /// Received by an interface, before anything else looks at it.
+    Ingress,
 }
 
 /// What happens to a packet that reaches the end of a base chain.
@@ -129,6 +135,8 @@ pub struct Chain {
     pub name: Cow<'static, str>,
     /// Where the kernel calls it, or `None` if only jumps lead here.
     pub base: Option<Base>,
+    /// The interface, for a chain at [`Hook::Ingress`].
+    pub device: Option<String>,
     /// A comment for people.
     pub comment: Option<String>,
 }
@@ -137,6 +145,12 @@ impl Chain {
     /// Returns the chain with a comment.
     pub fn comment(mut self, comment: impl Into<String>) -> Self {
         self.comment = Some(comment.into());
+        self
+    }
+
+    /// Returns the chain for what one interface receives.
+    pub fn device(mut self, name: impl Into<String>) -> Self {
+        self.device = Some(name.into());
         self
     }
 

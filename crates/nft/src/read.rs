@@ -8,6 +8,9 @@ use netlink_packet_core::{NLA_HEADER_SIZE, NlasIterator};
 use crate::userdata;
 use crate::{FoundElement, RuleInfo};
 
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const SET_NAME: u16 = 2;
 const TABLE_USERDATA: u16 = 6;
 const RULE_HANDLE: u16 = 3;
 const RULE_USERDATA: u16 = 7;
@@ -40,6 +43,20 @@ pub(crate) fn rule(attributes: &[u8]) -> Option<RuleInfo> {
         handle: attribute(attributes, RULE_HANDLE)?.try_into().ok().map(u64::from_be_bytes)?,
         comment: attribute(attributes, RULE_USERDATA).and_then(userdata::find_comment),
     })
+}
+
+/// Returns the table and the name of a chain.
+pub(crate) fn chain_name(attributes: &[u8]) -> Option<(String, String)> {
+    Some((text(attribute(attributes, CHAIN_TABLE)?), text(attribute(attributes, CHAIN_NAME)?)))
+}
+
+/// Returns the name of a set.
+pub(crate) fn set_name(attributes: &[u8]) -> Option<String> {
+    attribute(attributes, SET_NAME).map(text)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
 }
 
 pub(crate) fn element(attributes: &[u8]) -> Option<FoundElement> {

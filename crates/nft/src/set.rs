@@ -64,6 +64,8 @@ pub enum Values {
     Verdict,
     /// A value, or several one after the other.
     Data(&'static [Type]),
+    /// Two values one after the other, the first and the last to choose from; each in several fields.
+    Range(&'static [Type]),
 }
 
 /// A named set, or a map when it has values.
@@ -161,6 +163,17 @@ impl Key {
         self.field(&[proto])
     }
 
+    /// Adds the fields of another key.
+    pub fn followed_by(mut self, other: &Self) -> Self {
+        self.0.extend_from_slice(&other.0);
+        self
+    }
+
+    /// Adds an address of no bits of this one's family: what a mask without any bit makes of any address.
+    pub fn any(self, family: IpAddr) -> Self {
+        self.field(&vec![0; if family.is_ipv4() { 4 } else { 16 }])
+    }
+
     fn field(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(bytes);
         self.0.resize(self.0.len().next_multiple_of(4), 0);
@@ -216,6 +229,20 @@ impl Element {
     pub fn comment(mut self, comment: impl Into<String>) -> Self {
         self.comment = Some(comment.into());
         self
+    }
+
+    /// Returns its key, or the first one of its range.
+    pub const fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Returns whether the kernel shows this element: the value is the same and it is not about to expire.
+    pub fn is(&self, found: &FoundElement) -> bool {
+        let value = match &self.data {
+            Some(Data::Value(value)) => found.value.as_deref() == Some(&value.0),
+            Some(Data::Verdict(_)) | None => true,
+        };
+        value && found.expires.is_none()
     }
 }
 

@@ -189,6 +189,45 @@ impl Socket {
         }
     }
 
+    /// Returns the names of a table's chains.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn chains(&mut self, table: Table) -> Result<Vec<String>, Error> {
+        // KERNEL: a table cannot be asked for; every chain of the family is listed (nf_tables_dump_chains).
+        let found = self.dump(
+            || encode::chains_question(table),
+            &format!("the chains of table {table}"),
+            read::chain_name,
+        )?;
+        Ok(found.into_iter().filter(|(of, _)| of == table.name).map(|(_, name)| name).collect())
+    }
+
+    /// Returns the names of a table's sets and maps; none if there is no such table.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn sets(&mut self, table: Table) -> Result<Vec<String>, Error> {
+        self.dump(|| encode::sets_question(table), &format!("the sets of table {table}"), read::set_name)
+    }
+
+    fn dump<T>(
+        &mut self,
+        question: impl Fn() -> Encoded,
+        object: &str,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        for _ in 0..ATTEMPTS {
+            let question = Encoded { flags: NLM_F_DUMP, ..question() };
+            if let Some(found) = self.list(question, object, &read)? {
+                return Ok(found);
+            }
+        }
+        Err(Error::Answer(object.into()))
+    }
+
     /// Removes elements of an expiring set without the wait that follows a deletion.
     ///
     /// They run out at once where the kernel can do that, and are deleted otherwise. Elements that
@@ -212,6 +251,48 @@ impl Socket {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Removes elements of expiring sets, as [`Socket::expire`] does, in one transaction. What they lead to has to
+    /// be told, too; elements of these keys that lead elsewhere are removed all the same.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, for another reason than an element's absence.
+    pub fn expire_all(&mut self, elements: &[(Set, Element)]) -> Result<(), Error> {
+        let Some((set, first)) = elements.first() else { return Ok(()) };
+        let mut transaction = Transaction::new();
+        for (set, element) in elements {
+            transaction.expire(set, vec![element.clone()]);
+        }
+        match self.commit(&transaction) {
+            // KERNEL: before Linux 6.12 the update is accepted and ignored, for all of them.
+            Ok(()) => match self.element(set, &first.key)? {
+                Some(found) if found.expires.is_none() => self.delete_all(elements),
+                _ => Ok(()),
+            },
+            Err(Error::Refused { errno: Errno::ENOENT | Errno::EEXIST | Errno::EBUSY, .. }) => {
+                self.delete_all(elements)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes those of the elements that exist, whatever they lead to. One that expires meanwhile is gone, too.
+    fn delete_all(&mut self, elements: &[(Set, Element)]) -> Result<(), Error> {
+        for attempt in 1.. {
+            let mut transaction = Transaction::new();
+            for (set, element) in elements {
+                if self.element(set, &element.key)?.is_some_and(|found| found.expires.is_none()) {
+                    transaction.delete_elements(set, vec![element.clone()]);
+                }
+            }
+            match self.commit(&transaction) {
+                Err(Error::Refused { errno: Errno::ENOENT, .. }) if attempt < ATTEMPTS => {}
+                outcome => return outcome,
+            }
+        }
+        Ok(())
     }
 
     /// Sends a question with one answer and returns what `pick` finds in its attributes, or `None`

@@ -28,8 +28,11 @@ pub(crate) enum Change {
     FlushChain(Table, Cow<'static, str>),
     DeleteChain(Table, Cow<'static, str>),
     AddRule(Rule),
+    InsertRule(Rule),
     DeleteRule(Table, Cow<'static, str>, u64),
     AddSet(Set, Existing),
+    FlushSet(Set),
+    DeleteSet(Table, Cow<'static, str>),
     Elements(Set, Vec<Element>, Fate),
 }
 
@@ -41,9 +44,12 @@ impl fmt::Display for Change {
             Self::FlushChain(table, name) | Self::DeleteChain(table, name) => {
                 write!(out, "chain {table} {name}")
             }
-            Self::AddRule(rule) => write!(out, "rule of chain {} {}", rule.table, rule.chain),
+            Self::AddRule(rule) | Self::InsertRule(rule) => {
+                write!(out, "rule of chain {} {}", rule.table, rule.chain)
+            }
             Self::DeleteRule(table, chain, handle) => write!(out, "rule {handle} of chain {table} {chain}"),
-            Self::AddSet(set, _) => set.fmt(out),
+            Self::AddSet(set, _) | Self::FlushSet(set) => set.fmt(out),
+            Self::DeleteSet(table, name) => write!(out, "set {table} {name}"),
             Self::Elements(set, ..) => write!(out, "element of {set}"),
         }
     }
@@ -104,6 +110,11 @@ impl Transaction {
         self.push(Change::AddRule(rule))
     }
 
+    /// Adds a rule at the head of its chain.
+    pub fn first_rule(&mut self, rule: Rule) -> &mut Self {
+        self.push(Change::InsertRule(rule))
+    }
+
     /// Deletes the rule of this handle.
     pub fn delete_rule(
         &mut self,
@@ -122,6 +133,16 @@ impl Transaction {
     /// Creates a set; if it exists the whole transaction is refused with `EEXIST`.
     pub fn new_set(&mut self, set: &Set) -> &mut Self {
         self.push(Change::AddSet(set.clone(), Existing::Refused))
+    }
+
+    /// Deletes all elements of a set.
+    pub fn flush_set(&mut self, set: &Set) -> &mut Self {
+        self.push(Change::FlushSet(set.clone()))
+    }
+
+    /// Deletes a set with its elements. No rule may refer to it.
+    pub fn delete_set(&mut self, table: Table, set: impl Into<Cow<'static, str>>) -> &mut Self {
+        self.push(Change::DeleteSet(table, set.into()))
     }
 
     /// Adds elements unless they exist.
@@ -148,6 +169,11 @@ impl Transaction {
     /// the message and ignore it. [`crate::Socket::expire`] looks and falls back to deleting.
     pub fn expire(&mut self, set: &Set, elements: Vec<Element>) -> &mut Self {
         self.push_elements(set, elements, Fate::Expire)
+    }
+
+    /// Returns how many messages the transaction is, which is what it costs.
+    pub fn len(&self) -> usize {
+        self.changes.len()
     }
 
     /// Returns whether the transaction changes nothing.

@@ -2,11 +2,15 @@
 //!
 //! The types are those of libnftnl (`include/libnftnl/udata.h`), so that `nft` shows them.
 
+use crate::Values;
+
 /// The comment of a table, a chain, a rule or a set element.
 const COMMENT: u8 = 0;
 /// How a set's keys and data are stored: 1 as the host does, 2 big-endian.
 const SET_KEY_BYTE_ORDER: u8 = 0;
 const SET_DATA_BYTE_ORDER: u8 = 1;
+/// Whether the values of a map are ranges.
+const SET_DATA_INTERVAL: u8 = 6;
 const HOST_ENDIAN: u32 = 1;
 const BIG_ENDIAN: u32 = 2;
 
@@ -42,13 +46,17 @@ pub(crate) fn find_comment(mut bytes: &[u8]) -> Option<String> {
 }
 
 /// Returns the user data of a set, which tells `nft` how to print its elements.
-pub(crate) fn set(host_endian_key: bool, is_map: bool) -> Vec<u8> {
+pub(crate) fn set(host_endian_key: bool, values: Option<Values>) -> Vec<u8> {
     let order = |host| if host { HOST_ENDIAN } else { BIG_ENDIAN };
     let mut bytes = vec![SET_KEY_BYTE_ORDER, 4];
     bytes.extend_from_slice(&order(host_endian_key).to_ne_bytes());
-    if is_map {
+    if values.is_some() {
         bytes.extend_from_slice(&[SET_DATA_BYTE_ORDER, 4]);
         bytes.extend_from_slice(&BIG_ENDIAN.to_ne_bytes());
+    }
+    if matches!(values, Some(Values::Range(_))) {
+        bytes.extend_from_slice(&[SET_DATA_INTERVAL, 4]);
+        bytes.extend_from_slice(&1_u32.to_ne_bytes());
     }
     bytes
 }
