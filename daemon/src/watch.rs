@@ -25,7 +25,7 @@ pub(crate) async fn watch(manager: &Manager) -> Result<()> {
     let monitor = AsyncFd::try_with_interest(monitor, Interest::READABLE);
     let mut monitor = monitor.context("cannot wait for the kernel")?;
     let mut watch =
-        Watch { manager, schedule: Schedule::new(Instant::now()), ready: false, unmended: Vec::new() };
+        Watch { manager, schedule: Schedule::new(Instant::now()), ready: false, told: Vec::new() };
     loop {
         // What is due comes before what is heard: whoever never stops talking does not keep us from looking.
         tokio::select! {
@@ -76,8 +76,8 @@ struct Watch<'a> {
     schedule: Schedule,
     /// Whether the service manager was told that we are there.
     ready: bool,
-    /// What the last repair should have restored: it is told once, not every minute.
-    unmended: Vec<String>,
+    /// What was said not to be mended: it is said once, not at every try.
+    told: Vec<String>,
 }
 
 impl Watch<'_> {
@@ -88,58 +88,50 @@ impl Watch<'_> {
         match mend::missing(self.manager) {
             Ok(missing) if missing.is_empty() => {
                 self.schedule.sound(Instant::now());
-                self.unmended.clear();
+                self.told.clear();
             }
             Ok(missing) => {
-                if self.schedule.may_mend(Instant::now()) {
-                    self.mend(missing);
+                let new = missing.iter().any(|what| !self.told.contains(what));
+                if self.schedule.may_mend(Instant::now(), new) {
+                    self.mend(&missing);
+                    self.paced(|schedule| schedule.mended(Instant::now(), new));
                 }
             }
-            Err(error) => self.failed(vec![format!("cannot see what is missing: {error:#}")]),
+            Err(error) => {
+                self.tell(vec![format!("cannot see what is missing: {error:#}")]);
+                self.paced(|schedule| schedule.blind(Instant::now()));
+            }
         }
         if !std::mem::replace(&mut self.ready, true) {
             notify("READY=1\nSTATUS=listening to the kernel");
         }
     }
 
-    fn mend(&mut self, missing: Vec<String>) {
-        if let Err(error) = mend::mend(self.manager) {
-            let why = format!("cannot mend it: {error:#}");
-            return self.failed(missing.into_iter().chain([why]).collect());
-        }
-        let word = if missing == self.unmended { "still missing" } else { "mended" };
-        if missing != self.unmended || self.schedule.pause().is_zero() {
-            say(word, &missing);
-        }
-        self.unmended = missing;
-        self.tried();
+    fn mend(&mut self, missing: &[String]) {
+        let why = mend::mend(self.manager).err().map(|error| format!("{error:#}"));
+        let left = mend::missing(self.manager).unwrap_or_else(|_| missing.to_vec());
+        say("mended", missing.iter().filter(|what| !left.contains(what)));
+        self.tell(left.into_iter().chain(why).collect());
     }
 
-    fn failed(&mut self, why: Vec<String>) {
-        if why != self.unmended {
-            say("not mended", &why);
-        }
-        self.unmended = why;
-        self.tried();
+    fn tell(&mut self, unmended: Vec<String>) {
+        say("not mended", unmended.iter().filter(|what| !self.told.contains(what)));
+        self.told = unmended;
     }
 
-    fn tried(&mut self) {
+    /// Takes note of what was done, and says so when that makes us slower.
+    fn paced(&mut self, note: impl FnOnce(&mut Schedule)) {
         let before = self.schedule.pause();
-        self.schedule.mended(Instant::now());
+        note(&mut self.schedule);
         let pause = self.schedule.pause();
         if pause > before {
-            say(
-                "waiting",
-                &[format!(
-                    "this happens again and again: nothing is mended in the next {} s",
-                    pause.as_secs()
-                )],
-            );
+            let seconds = pause.as_secs();
+            eprintln!("weftd: this happens again and again: nothing is mended in the next {seconds} s");
         }
     }
 }
 
-fn say(word: &str, lines: &[String]) {
+fn say<'a>(word: &str, lines: impl Iterator<Item = &'a String>) {
     for line in lines {
         eprintln!("weftd: {word}: {line}");
     }
