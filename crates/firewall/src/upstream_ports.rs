@@ -53,9 +53,8 @@ pub(crate) fn ensure(claims: &Path, before: Option<&Owner>, owner: &Owner) -> Re
             None if wanted.is_empty() => continue,
             listing => listing.unwrap_or_default(),
         };
-        let mut targets = family.targets(owner);
-        targets.extend(before.map(|before| family.targets(before)).unwrap_or_default());
-        let present = listed(&listing, &owner.endpoint.container, Some(&targets));
+        let known: Vec<_> = before.into_iter().chain([owner]).flat_map(|owner| family.of(owner)).collect();
+        let present = listed(&listing, &owner.endpoint.container, Some(&known));
         if is_same(&present, &wanted) && (wanted.is_empty() || family.has_hooks(&listing, owner)) {
             continue;
         }
@@ -71,16 +70,12 @@ pub(crate) fn ensure(claims: &Path, before: Option<&Owner>, owner: &Owner) -> Re
 }
 
 /// Takes back everything of an attachment: by the books, or, without any, whatever has the container's id.
-pub(crate) fn remove(
-    claims: &Path,
-    endpoint: &Endpoint,
-    owner: Option<&Owner>,
-) -> Result<(), FirewallError> {
+pub(crate) fn remove(claims: &Path, endpoint: &Endpoint, owner: Option<&Owner>) -> Result<(), FirewallError> {
     let _writer = Writer::alone(claims)?;
     for family in Family::BOTH {
         let Some(listing) = family.listing()? else { continue };
-        let targets = owner.map(|owner| family.targets(owner));
-        let present = listed(&listing, &endpoint.container, targets.as_deref());
+        let known: Option<Vec<_>> = owner.map(|owner| family.of(owner).collect());
+        let present = listed(&listing, &endpoint.container, known.as_deref());
         let mut script = String::new();
         family.delete(&mut script, &present);
         if !script.is_empty() {
@@ -99,7 +94,8 @@ pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
             continue;
         }
         let listing = family.listing()?.unwrap_or_default();
-        let present = listed(&listing, &owner.endpoint.container, Some(&family.targets(owner)));
+        let known: Vec<_> = family.of(owner).collect();
+        let present = listed(&listing, &owner.endpoint.container, Some(&known));
         for chain in SHARED {
             let count = |rules: &mut dyn Iterator<Item = &str>| rules.filter(|name| *name == chain).count();
             let there = count(&mut present.iter().map(|rule| rule.chain));
@@ -122,8 +118,8 @@ struct Listed<'a> {
     handle: &'a str,
 }
 
-/// Returns the rules of a container, or of those with one of these addresses in them.
-fn listed<'a>(listing: &'a str, container: &ContainerId, targets: Option<&[IpAddr]>) -> Vec<Listed<'a>> {
+/// Returns the rules of a container, or those of them that these publications brought.
+fn listed<'a>(listing: &'a str, container: &ContainerId, known: Option<&[&Publication]>) -> Vec<Listed<'a>> {
     let comment = format!(" comment \"{container}\"");
     let mut chain = "";
     let mut rules = Vec::new();
@@ -133,23 +129,26 @@ fn listed<'a>(listing: &'a str, container: &ContainerId, targets: Option<&[IpAdd
         }
         let Some((rule, handle)) = line.rsplit_once(" # handle ") else { continue };
         let Some(rule) = rule.strip_suffix(&comment) else { continue };
-        if SHARED.contains(&chain) && targets.is_none_or(|targets| leads_to(rule, targets)) {
+        if SHARED.contains(&chain) && known.is_none_or(|known| known.iter().any(|one| is_of(rule, one))) {
             rules.push(Listed { chain, rule, handle });
         }
     }
     rules
 }
 
-/// Whether the container's side of a rule is one of these addresses: what comes after `to` or, for masquerading, the last `daddr`.
-fn leads_to(rule: &str, targets: &[IpAddr]) -> bool {
-    let after = |word: &str| rule.rsplit_once(word).map(|(_, rest)| rest.split(' ').next().unwrap_or_default());
-    let Some(target) = after(" to ").or_else(|| after(" daddr ")) else { return false };
-    targets.iter().any(|addr| {
-        let text = addr.to_string();
-        let port = |rest: &str| rest.is_empty() || rest.starts_with(':');
-        target.strip_prefix(&text).is_some_and(port)
-            || target.strip_prefix(&format!("[{text}]")).is_some_and(port)
-    })
+/// Whether a publication brought this rule. It is known by the container's address, which is what comes after `to`
+/// or, for masquerading, the last `daddr`; and a refusal by the host's port, which is nobody else's.
+fn is_of(rule: &str, one: &Publication) -> bool {
+    let after =
+        |word: &str| rule.rsplit_once(word).map(|(_, rest)| rest.split(' ').next().unwrap_or_default());
+    if rule.ends_with(" drop") {
+        let host = one.host.is_unspecified() || rule.contains(&format!(" daddr {} ", one.host));
+        return host && rule.contains(&format!("{} dport {} ", one.protocol, one.host_ports));
+    }
+    let Some(found) = after(" to ").or_else(|| after(" daddr ")) else { return false };
+    let addr = one.target.to_string();
+    let port = |rest: &str| rest.is_empty() || rest.starts_with(':');
+    found.strip_prefix(&addr).is_some_and(port) || found.strip_prefix(&format!("[{addr}]")).is_some_and(port)
 }
 
 /// Whether the listed rules are those wanted. nft prints a rule in its own words, so somebody's conditions may
@@ -180,7 +179,7 @@ impl Family {
     }
 
     /// Returns what is translated.
-    fn of(self, owner: &Owner) -> impl Iterator<Item = &Publication> {
+    fn of(self, owner: &Owner) -> impl Iterator<Item = &Publication> + use<'_> {
         let own = move |one: &&Publication| one.target.is_ipv4() == (self == Self::V4);
         owner.publications.iter().filter(own).filter(|one| owner.gateways.of(one.target).translates())
     }
@@ -260,7 +259,9 @@ impl Family {
         }
         if masquerades(owner) {
             for addr in self.targets(owner) {
-                rules.extend(self.masquerading(owner, addr).map(|rule| (MASQUERADING, format!("{rule} {comment}"))));
+                rules.extend(
+                    self.masquerading(owner, addr).map(|rule| (MASQUERADING, format!("{rule} {comment}"))),
+                );
             }
         }
         rules
@@ -270,7 +271,8 @@ impl Family {
     fn matches(self, owner: &Owner, one: &Publication) -> String {
         let conditions = if self == Self::V4 { &owner.conditions_v4 } else { &owner.conditions_v6 };
         // A line is a command.
-        let mut text: String = conditions.iter().map(|word| format!("{} ", word.replace('\n', " "))).collect();
+        let mut text: String =
+            conditions.iter().map(|word| format!("{} ", word.replace('\n', " "))).collect();
         if !one.host.is_unspecified() {
             write!(text, "{} daddr {} ", self.name(), one.host).ok();
         }
@@ -281,7 +283,8 @@ impl Family {
     fn masquerading(self, owner: &Owner, addr: IpAddr) -> impl Iterator<Item = String> {
         let family = self.name();
         let all = owner.masquerade_all.then(|| format!("ct status dnat {family} daddr {addr} masquerade"));
-        let own = (!owner.masquerade_all).then(|| format!("{family} saddr {addr} {family} daddr {addr} masquerade"));
+        let own = (!owner.masquerade_all)
+            .then(|| format!("{family} saddr {addr} {family} daddr {addr} masquerade"));
         let localhost = (!owner.masquerade_all && self == Self::V4)
             .then(|| format!("ip saddr 127.0.0.1 ip daddr {addr} masquerade"));
         [all, own, localhost].into_iter().flatten()

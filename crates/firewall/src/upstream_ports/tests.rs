@@ -9,7 +9,13 @@ fn owner(publications: &[Publication]) -> Owner {
     Owner { publications: publications.to_vec(), snat: true, ..Owner::new(endpoint, "nftables").unwrap() }
 }
 
-fn publication(protocol: &str, host: &str, host_ports: &str, target: &str, target_ports: &str) -> Publication {
+fn publication(
+    protocol: &str,
+    host: &str,
+    host_ports: &str,
+    target: &str,
+    target_ports: &str,
+) -> Publication {
     Publication {
         protocol: protocol.parse().unwrap(),
         host: host.parse().unwrap(),
@@ -81,6 +87,8 @@ fn rules_are_known_by_container_and_address() {
 		tcp dport 8080 dnat to 10.0.0.2:80 comment "c1" # handle 10
 		tcp dport 8081 dnat to 10.0.0.20:80 comment "c1" # handle 11
 		tcp dport 8082 dnat to 10.0.0.2:80 comment "c2" # handle 12
+		tcp dport 8080 ip saddr != 192.0.2.2 fib saddr type != 2 drop comment "c1" # handle 14
+		tcp dport 8081 ip saddr != 192.0.2.2 fib saddr type != 2 drop comment "c1" # handle 15
 	}
 	chain masquerading { # handle 3
 		type nat hook postrouting priority 100; policy accept;
@@ -88,10 +96,11 @@ fn rules_are_known_by_container_and_address() {
 	}
 }"#;
     let c1 = "c1".parse().unwrap();
-    let handles = |rules: Vec<Listed<'_>>| rules.iter().map(|rule| rule.handle.to_owned()).collect::<Vec<_>>();
-    let target = ["10.0.0.2".parse().unwrap()];
-    assert_eq!(handles(listed(listing, &c1, Some(&target))), ["10", "13"]);
-    assert_eq!(handles(listed(listing, &c1, None)), ["10", "11", "13"]);
-    assert!(leads_to("tcp dport 80 dnat to [fd00::2]:80", &["fd00::2".parse().unwrap()]));
-    assert!(!leads_to("ip daddr 10.0.0.2 tcp dport 80 dnat to 10.0.0.3:80", &target));
+    let handles =
+        |rules: Vec<Listed<'_>>| rules.iter().map(|rule| rule.handle.to_owned()).collect::<Vec<_>>();
+    let one = publication("tcp", "0.0.0.0", "8080", "10.0.0.2", "80");
+    assert_eq!(handles(listed(listing, &c1, Some(&[&one]))), ["10", "14", "13"]);
+    assert_eq!(handles(listed(listing, &c1, None)), ["10", "11", "14", "15", "13"]);
+    assert!(is_of("tcp dport 80 dnat to [fd00::2]:80", &publication("tcp", "::", "80", "fd00::2", "80")));
+    assert!(!is_of("ip daddr 10.0.0.2 tcp dport 80 dnat to 10.0.0.3:80", &one));
 }

@@ -1,0 +1,357 @@
+//! Published ports in the reference plugin's layouts: iptables, with either of its programs, and nftables.
+
+use std::net::IpAddr;
+use std::os::unix::fs::symlink;
+
+use serde_json::{Value, json};
+use weft_testkit::{Container, Lab, Output, PluginCall, Program, skip_unless};
+
+/// The host, as the outside knows it.
+const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:ffff::1"];
+const CHAIN: &str = "CNI-DN-";
+
+/// Which rules are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    IptablesNft,
+    IptablesLegacy,
+    Nftables,
+}
+
+impl Layout {
+    const IPTABLES: [Self; 2] = [Self::IptablesNft, Self::IptablesLegacy];
+    const ALL: [Self; 3] = [Self::IptablesNft, Self::IptablesLegacy, Self::Nftables];
+
+    fn backend(self) -> &'static str {
+        if self == Self::Nftables { "nftables" } else { "iptables" }
+    }
+
+    /// The program behind the names, for whoever chose this layout with `update-alternatives`.
+    fn program(self) -> &'static str {
+        if self == Self::IptablesLegacy { "xtables-legacy-multi" } else { "xtables-nft-multi" }
+    }
+}
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A host with a bridge of both families, and the programs of one layout.
+struct Host {
+    lab: Lab,
+    outside: Container,
+    layout: Layout,
+    path: String,
+}
+
+impl Host {
+    fn new(layout: Layout) -> Self {
+        let lab = Lab::new();
+        let outside = lab.uplink();
+        let folder = lab.path("programs");
+        std::fs::create_dir_all(&folder).unwrap();
+        for family in ["iptables", "ip6tables"] {
+            for end in ["", "-save", "-restore"] {
+                let program = format!("/usr/sbin/{}", layout.program());
+                symlink(program, folder.join(format!("{family}{end}"))).unwrap();
+            }
+        }
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
+        Self { lab, outside, layout, path }
+    }
+
+    /// Whether the kernel and the machine have what the layout needs.
+    fn works(&self) -> bool {
+        self.iptables("iptables", "-t nat -S").code == 0
+    }
+
+    fn iptables(&self, program: &str, words: &str) -> Output {
+        Program::new(self.lab.path("programs").join(program)).args(words.split(' ')).run()
+    }
+
+    /// The `nat` rules of both families that contain these words.
+    fn rules(&self, words: &str) -> Vec<String> {
+        let both = ["iptables", "ip6tables"].map(|program| self.iptables(program, "-t nat -S"));
+        let lines = both.iter().flat_map(|output| output.expect_ok().lines());
+        let mut all: Vec<_> = lines.filter(|line| line.contains(words)).map(String::from).collect();
+        if self.layout == Layout::Nftables {
+            let ruleset = self.lab.ruleset();
+            all.extend(ruleset.lines().filter(|line| line.contains("dnat to")).map(String::from));
+        }
+        all
+    }
+
+    fn call(&self, kind: &str) -> PluginCall<'_> {
+        self.lab.plugin(kind).env("PATH", &self.path)
+    }
+
+    /// Connects a container to the bridge and returns the result.
+    fn connect(&self, name: &str, last: u8) -> (Container, Value) {
+        let container = self.lab.container(name);
+        // KERNEL: where bridge-nf-call-iptables is on, what is translated on a bridge's port and leads back
+        // there stays on the bridge, which sends nothing back by itself (br_nf_pre_routing_finish).
+        let conf = json!({
+            "cniVersion": "1.1.0", "name": "blue", "type": "bridge", "bridge": "br0", "isDefaultGateway": true,
+            "hairpinMode": true,
+            "ipam": {"type": "static", "addresses": [
+                {"address": format!("10.90.0.{last}/24"), "gateway": "10.90.0.1"},
+                {"address": format!("fd00:90::{last}/64"), "gateway": "fd00:90::1"},
+            ]},
+        });
+        let result = self.call("bridge").json(&conf).add(&container).expect_json();
+        (container, result)
+    }
+
+    /// A call of portmap for a container that has this result.
+    fn portmap(&self, result: &Value, ports: Value, more: Value) -> PluginCall<'_> {
+        let mut conf = json!({
+            "cniVersion": "1.1.0", "name": "blue", "type": "portmap", "backend": self.layout.backend(),
+            "capabilities": {"portMappings": true}, "runtimeConfig": {"portMappings": ports},
+        });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            conf[key] = value.clone();
+        }
+        self.call("portmap").json(&conf).prev_result(result)
+    }
+}
+
+fn tcp(host: u16, container: u16) -> Value {
+    json!([{"hostPort": host, "containerPort": container, "protocol": "tcp"}])
+}
+
+/// Runs a story once for each layout, each on a host of its own.
+fn on_each(layouts: &[Layout], story: impl Fn(Host) + Sync) {
+    for layout in layouts {
+        // A lab stays with its thread.
+        std::thread::scope(|scope| {
+            let told = scope.spawn(|| {
+                let host = Host::new(*layout);
+                skip_unless!(host.works(), format!("{} to work here", layout.program()));
+                story(host);
+            });
+            told.join().unwrap_or_else(|_| panic!("with {layout:?}"));
+        });
+    }
+}
+
+#[test]
+fn ports_are_reached_from_everywhere() {
+    on_each(&Layout::ALL, |host| {
+        let (red, result) = host.connect("red", 2);
+        let (blue, _) = host.connect("blue", 3);
+        let _services = (red.serve_tcp(80), red.serve_udp(53));
+        assert!(host.outside.ask_tcp(addr(HOST[0]), 8080).is_err(), "nothing is published yet");
+        let ports = json!([
+            {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+            {"hostPort": 5353, "containerPort": 53, "protocol": "udp"},
+        ]);
+        let told = host.portmap(&result, ports.clone(), Value::Null).add(&red).expect_json();
+        assert_eq!(told["ips"], result["ips"], "the result is passed on");
+
+        for (address, caller) in HOST.map(addr).into_iter().zip(["192.0.2.2", "2001:db8:ffff::2"]) {
+            let answer = host.outside.ask_tcp(address, 8080).unwrap();
+            assert_eq!((answer.by.as_str(), answer.caller), ("red", addr(caller)), "the source is kept");
+            assert_eq!(host.outside.ask_udp(address, 5353).unwrap().by, "red");
+            assert_eq!(blue.ask_tcp(address, 8080).unwrap().by, "red", "a neighbour");
+            assert_eq!(red.ask_tcp(address, 8080).unwrap().by, "red", "the container itself");
+            assert_eq!(host.lab.ask_tcp(address, 8080).unwrap().by, "red", "the host");
+        }
+        assert_eq!(host.lab.ask_tcp(addr("127.0.0.1"), 8080).unwrap().by, "red", "the host's own loopback");
+        host.portmap(&result, ports, Value::Null).check(&red).expect_ok();
+        assert!(!host.rules("DNAT").is_empty());
+    });
+}
+
+#[test]
+fn chains_are_upstreams_and_go_with_the_container() {
+    on_each(&Layout::IPTABLES, |host| {
+        let (red, result) = host.connect("red", 2);
+        let call = host.portmap(&result, tcp(8080, 80), Value::Null);
+        call.add(&red).expect_ok();
+        // CNI: the name is a hash of the network's name and the container's id (sha512("bluered")).
+        let chains = host.rules("-N CNI-DN-");
+        assert_eq!(chains.len(), 2, "{chains:?}");
+        let entry = host.rules("-A CNI-HOSTPORT-DNAT");
+        let comment = r#"--comment "dnat name: \"blue\" id: \"red\"" -m multiport --dports 8080"#;
+        assert!(entry.iter().all(|rule| rule.contains(comment)), "{entry:?}");
+        let again = host.lab.snapshot();
+        call.add(&red).expect_ok();
+        host.lab.assert_restored(&again);
+
+        call.del(&red).expect_ok();
+        call.del(&red).expect_ok();
+
+        assert_eq!(host.rules(CHAIN), Vec::<String>::new());
+        assert!(!host.rules("-N CNI-HOSTPORT-DNAT").is_empty(), "what all share stays, as upstream has it");
+    });
+}
+
+#[test]
+fn del_needs_neither_the_result_nor_the_ports() {
+    on_each(&Layout::ALL, |host| {
+        let (red, result) = host.connect("red", 2);
+        let _service = red.serve_tcp(80);
+        host.portmap(&result, tcp(8080, 80), Value::Null).add(&red).expect_ok();
+        assert_eq!(host.outside.ask_tcp(addr(HOST[0]), 8080).unwrap().by, "red");
+        let before = host.rules("DNAT --to-destination").len() + host.rules("dnat to").len();
+        assert!(before > 0);
+
+        let conf = json!({"cniVersion": "1.1.0", "name": "blue", "type": "portmap"});
+        host.call("portmap").json(&conf).netns("").del(&red).expect_ok();
+
+        assert!(host.outside.ask_tcp(addr(HOST[0]), 8080).is_err());
+        assert_eq!(host.rules("DNAT --to-destination"), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn another_list_replaces_the_first() {
+    on_each(&Layout::ALL, |host| {
+        let (red, result) = host.connect("red", 2);
+        let _service = red.serve_tcp(80);
+        host.portmap(&result, tcp(8080, 80), Value::Null).add(&red).expect_ok();
+        assert_eq!(host.outside.ask_tcp(addr(HOST[0]), 8080).unwrap().by, "red");
+        host.portmap(&result, tcp(8081, 80), Value::Null).add(&red).expect_ok();
+        for address in HOST.map(addr) {
+            assert_eq!(host.outside.ask_tcp(address, 8081).unwrap().by, "red");
+            assert!(host.outside.ask_tcp(address, 8080).is_err(), "{:?}", host.rules("8080"));
+        }
+    });
+}
+
+#[test]
+fn ranges_keep_their_order() {
+    on_each(&Layout::ALL, |host| {
+        let (red, result) = host.connect("red", 2);
+        let ports = json!([
+            {"hostPort": 9000, "containerPort": 100, "range": 100},
+            {"hostPort": 7000, "containerPort": 7000, "range": 10},
+        ]);
+        host.portmap(&result, ports, Value::Null).add(&red).expect_ok();
+        for (published, inside) in [(9000, 100), (9057, 157), (9099, 199), (7003, 7003)] {
+            let _service = red.serve_tcp(inside);
+            for address in HOST.map(addr) {
+                assert_eq!(host.outside.ask_tcp(address, published).unwrap().port, inside, "{published}");
+            }
+        }
+        let _service = red.serve_tcp(200);
+        assert!(host.outside.ask_tcp(addr(HOST[0]), 9100).is_err());
+    });
+}
+
+#[test]
+fn a_host_address_keeps_the_others_free() {
+    on_each(&Layout::ALL, |host| {
+        host.lab.ip("address add 192.0.2.11/24 dev uplink0");
+        let (red, result) = host.connect("red", 2);
+        let _service = red.serve_tcp(80);
+        let ports = json!([{"hostPort": 8080, "containerPort": 80, "hostIP": "192.0.2.11"}]);
+        host.portmap(&result, ports, Value::Null).add(&red).expect_ok();
+        assert_eq!(host.outside.ask_tcp(addr("192.0.2.11"), 8080).unwrap().by, "red");
+        assert!(host.outside.ask_tcp(addr(HOST[0]), 8080).is_err());
+        assert!(host.outside.ask_tcp(addr(HOST[1]), 8080).is_err(), "nor the other family");
+    });
+}
+
+#[test]
+fn who_is_not_on_the_list_stays_out() {
+    on_each(&Layout::ALL, |host| {
+        host.outside.ip("address add 192.0.2.7/24 dev eth0");
+        let (red, result) = host.connect("red", 2);
+        let _service = red.serve_tcp(80);
+        let listed = |from: &str| json!([{"hostPort": 8080, "containerPort": 80, "from": [from]}]);
+        host.portmap(&result, listed("198.51.100.0/24"), Value::Null).add(&red).expect_ok();
+        // Something of the host's own that would answer if the packet were only left untranslated.
+        let own = host.lab.serve_tcp(8080);
+        assert!(host.outside.ask_tcp(addr(HOST[0]), 8080).is_err());
+        assert_eq!(host.lab.ask_tcp(addr(HOST[0]), 8080).unwrap().by, "red", "the host is on every list");
+        drop(own);
+
+        host.portmap(&result, listed("192.0.2.2/32"), Value::Null).add(&red).expect_ok();
+        assert_eq!(host.outside.ask_tcp(addr(HOST[0]), 8080).unwrap().by, "red");
+    });
+}
+
+#[test]
+fn conditions_hold_for_their_own_ports_alone() {
+    on_each(&Layout::ALL, |host| {
+        let (red, first) = host.connect("red", 2);
+        let (blue, second) = host.connect("blue", 3);
+        let _services = (red.serve_tcp(80), blue.serve_tcp(80));
+        let condition = |address: &str| match host.layout {
+            Layout::Nftables => json!({"conditionsV4": ["ip", "saddr", address]}),
+            _ => json!({"conditionsV4": ["-s", address]}),
+        };
+        host.portmap(&first, tcp(8080, 80), condition("198.51.100.7")).add(&red).expect_ok();
+        host.portmap(&second, tcp(8081, 80), condition("192.0.2.2")).add(&blue).expect_ok();
+        assert!(host.outside.ask_tcp(addr(HOST[0]), 8080).is_err());
+        assert_eq!(host.outside.ask_tcp(addr(HOST[0]), 8081).unwrap().by, "blue");
+        assert_eq!(host.outside.ask_tcp(addr(HOST[1]), 8080).unwrap().by, "red", "no condition for IPv6");
+        host.portmap(&first, tcp(8080, 80), condition("198.51.100.7")).check(&red).expect_ok();
+    });
+}
+
+#[test]
+fn everybody_can_be_masqueraded() {
+    on_each(&Layout::ALL, |host| {
+        let (red, result) = host.connect("red", 2);
+        let _service = red.serve_tcp(80);
+        host.portmap(&result, tcp(8080, 80), json!({"masqAll": true})).add(&red).expect_ok();
+        for (address, gateway) in HOST.map(addr).into_iter().zip(["10.90.0.1", "fd00:90::1"]) {
+            assert_eq!(host.outside.ask_tcp(address, 8080).unwrap().caller, addr(gateway));
+        }
+    });
+}
+
+#[test]
+fn a_chain_of_somebody_elses_may_set_the_mark() {
+    on_each(&Layout::IPTABLES, |host| {
+        for program in ["iptables", "ip6tables"] {
+            host.iptables(program, "-t nat -N KUBE-MARK-MASQ").expect_ok();
+            host.iptables(program, "-t nat -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000").expect_ok();
+        }
+        let (red, result) = host.connect("red", 2);
+        host.portmap(&result, tcp(8080, 80), json!({"externalSetMarkChain": "KUBE-MARK-MASQ"}))
+            .add(&red)
+            .expect_ok();
+        assert_eq!(host.rules("CNI-HOSTPORT-SETMARK"), Vec::<String>::new());
+        assert_eq!(
+            host.rules("-A CNI-DN-").iter().filter(|rule| rule.ends_with("KUBE-MARK-MASQ")).count(),
+            3
+        );
+    });
+}
+
+#[test]
+fn sctp_is_translated() {
+    on_each(&Layout::ALL, |host| {
+        let (red, result) = host.connect("red", 2);
+        let ports = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "sctp"}]);
+        host.portmap(&result, ports, Value::Null).add(&red).expect_ok();
+        for (address, own) in HOST.map(addr).into_iter().zip(["10.90.0.2", "fd00:90::2"]) {
+            let ear = red.ear(addr(own));
+            host.outside.send_sctp(address, 8080).unwrap();
+            assert_eq!(ear.expect(132, 80).destination, addr(own));
+        }
+    });
+}
+
+#[test]
+fn the_former_owner_of_an_address_takes_nothing_along() {
+    on_each(&Layout::ALL, |host| {
+        let (red, result) = host.connect("red", 2);
+        host.portmap(&result, tcp(8080, 80), Value::Null).add(&red).expect_ok();
+        // Red's address goes to another container, whose ADD comes before red's DEL.
+        host.lab.ip("link delete br0");
+        red.vanish();
+        let (heir, result) = host.connect("heir", 2);
+        let _service = heir.serve_tcp(80);
+        host.portmap(&result, tcp(8081, 80), Value::Null).add(&heir).expect_ok();
+        let conf = json!({"cniVersion": "1.1.0", "name": "blue", "type": "portmap"});
+        host.call("portmap").json(&conf).id("red").netns("").del(&heir).expect_ok();
+        for address in HOST.map(addr) {
+            assert_eq!(host.outside.ask_tcp(address, 8081).unwrap().by, "heir");
+            assert!(host.outside.ask_tcp(address, 8080).is_err());
+        }
+    });
+}
