@@ -12,9 +12,11 @@ pub(crate) fn ensure(_firewall: &mut Firewall, publish: &Publish) -> Result<Chan
     })?;
     match publish.backend {
         Backend::Weft => {}
-        Backend::Iptables => drop(iptables::publish::ensure(&publish.claims, &claimed.owner)?),
+        Backend::Iptables => {
+            iptables::publish::ensure(&publish.claims, &claimed.owner)?;
+        }
         Backend::UpstreamNftables => {
-            drop(upstream_ports::ensure(&publish.claims, before.as_ref(), &claimed.owner)?);
+            upstream_ports::ensure(&publish.claims, before.as_ref(), &claimed.owner)?;
         }
     }
     change.confirm(&claimed)?;

@@ -162,11 +162,7 @@ impl Conf {
     }
 }
 
-fn or_usual(
-    written: Option<String>,
-    usual: &str,
-    is_legal: impl Fn(&str) -> bool,
-) -> Result<String, String> {
+fn or_usual(written: Option<String>, usual: &str, is_legal: impl Fn(&str) -> bool) -> Result<String, String> {
     match written.filter(|name| !name.is_empty()) {
         None => Ok(usual.into()),
         Some(name) if is_legal(&name) => Ok(name),

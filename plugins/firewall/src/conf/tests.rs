@@ -48,8 +48,7 @@ fn backends_have_upstreams_names_and_ours() {
 
 #[test]
 fn policies_are_about_the_first_interface() {
-    for (name, closed) in
-        [("", None), ("open", None), ("same-bridge", Some(false)), ("isolated", Some(true))]
+    for (name, closed) in [("", None), ("open", None), ("same-bridge", Some(false)), ("isolated", Some(true))]
     {
         let ingress = connecting(json!({"ingressPolicy": name})).unwrap().ingress;
         assert_eq!(ingress.as_ref().map(|ingress| ingress.closed), closed, "{name}");
