@@ -13,6 +13,7 @@ pub mod conntrack;
 mod encode;
 mod error;
 pub mod expr;
+mod hooked;
 mod monitor;
 mod object;
 mod read;
@@ -23,6 +24,7 @@ mod userdata;
 
 pub use error::Error;
 pub use expr::Expr;
+pub use hooked::Hooked;
 pub use monitor::Monitor;
 pub use object::{Base, Chain, ChainKind, Family, Hook, Policy, Rule, RuleInfo, Table};
 pub use set::{Data, Element, FoundElement, Key, Set, Type, Values};

@@ -55,7 +55,7 @@ pub(crate) fn set_name(attributes: &[u8]) -> Option<String> {
     attribute(attributes, SET_NAME).map(text)
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
 }
 

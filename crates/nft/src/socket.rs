@@ -213,7 +213,7 @@ impl Socket {
         self.dump(|| encode::sets_question(table), &format!("the sets of table {table}"), read::set_name)
     }
 
-    fn dump<T>(
+    pub(crate) fn dump<T>(
         &mut self,
         question: impl Fn() -> Encoded,
         object: &str,
@@ -297,7 +297,7 @@ impl Socket {
 
     /// Sends a question with one answer and returns what `pick` finds in its attributes, or `None`
     /// if the kernel says that there is no such object.
-    fn ask<T>(
+    pub(crate) fn ask<T>(
         &mut self,
         family: NetfilterProtoFamily,
         question: NfTablesMessage,

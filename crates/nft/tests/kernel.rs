@@ -396,3 +396,30 @@ fn marks_are_set_seen_and_cleared() {
         ]
     );
 }
+
+#[test]
+fn chains_at_a_hook_are_found_with_their_policy() {
+    isolate().unwrap();
+    let mut socket = Socket::open().unwrap();
+    assert_eq!(socket.hooked(Family::Inet, Hook::Forward).unwrap(), []);
+    let at = |hook, policy| Base { kind: ChainKind::Filter, hook, priority: -5, policy };
+    let forward = TABLE.base_chain("passing", at(Hook::Forward, Policy::Drop));
+    let mut transaction = Transaction::new();
+    transaction
+        .table(TABLE, None)
+        .chain(&forward)
+        .chain(&TABLE.base_chain("coming", at(Hook::Input, Policy::Accept)))
+        .chain(&TABLE.chain("plain"))
+        .rule(forward.rule([Expr::Counter]).comment("of a test"));
+    socket.commit(&transaction).unwrap();
+    let found = socket.hooked(Family::Inet, Hook::Forward).unwrap();
+    let [passing] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((passing.table.as_str(), passing.name.as_str()), ("weft_test", "passing"));
+    assert_eq!((passing.priority, passing.policy), (-5, Policy::Drop));
+    assert_eq!(socket.rules_of(passing).unwrap()[0].comment.as_deref(), Some("of a test"));
+    assert_eq!(socket.hooked(Family::Ip, Hook::Forward).unwrap(), []);
+    let policy = |socket: &mut Socket, name| socket.policy(Family::Inet, "weft_test", name).unwrap();
+    assert_eq!(policy(&mut socket, "passing"), Some(Policy::Drop));
+    assert_eq!(policy(&mut socket, "plain"), None);
+    assert_eq!(policy(&mut socket, "missing"), None);
+}

@@ -1,0 +1,102 @@
+//! Chains of anybody's that the kernel calls at a hook.
+
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage,
+};
+
+use crate::encode::{self, Encoded};
+use crate::read::{attribute, text};
+use crate::{Error, Family, Hook, Policy, RuleInfo, Socket, Table, read};
+
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+/// NF_DROP.
+const DROP: u32 = 0;
+
+/// A chain that the kernel calls, of whatever table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hooked {
+    /// The packets it sees.
+    pub family: Family,
+    /// The table it is in.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Its turn among the chains of the hook.
+    pub priority: i32,
+    /// What happens at its end.
+    pub policy: Policy,
+}
+
+impl Socket {
+    /// Returns the chains of a family that the kernel calls at a hook. It is asked for all chains of the family.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn hooked(&mut self, family: Family, hook: Hook) -> Result<Vec<Hooked>, Error> {
+        let object = format!("the chains of family {family}");
+        let wanted = number_of(hook);
+        let question = || encode::chains_question(Table::new(family, ""));
+        let found = self.dump(question, &object, |attributes| chain(attributes, family))?;
+        Ok(found.into_iter().filter(|(number, _)| *number == wanted).map(|(_, chain)| chain).collect())
+    }
+
+    /// Returns what happens at the end of one such chain; `None` if it is not there, or not called by the kernel.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn policy(&mut self, family: Family, table: &str, name: &str) -> Result<Option<Policy>, Error> {
+        let attributes = vec![ChainAttribute::Table(table.into()), ChainAttribute::Name(name.into())];
+        let question = NfTablesMessage::GetChain(ChainMessage { attributes });
+        let object = format!("chain {family} {table} {name}");
+        let read = |attributes: &[u8]| Some(chain(attributes, family).map(|(_, chain)| chain.policy));
+        Ok(self.ask(family.into(), question, &object, read)?.flatten())
+    }
+
+    /// Returns the rules of a chain of anybody's.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn rules_of(&mut self, chain: &Hooked) -> Result<Vec<RuleInfo>, Error> {
+        let question = || {
+            let names =
+                vec![RuleAttribute::Table(chain.table.clone()), RuleAttribute::Chain(chain.name.clone())];
+            let message = NfTablesMessage::GetRule(RuleMessage { attributes: names }).into();
+            Encoded { family: chain.family.into(), flags: 0, message }
+        };
+        self.dump(question, &format!("the rules of chain {} {}", chain.table, chain.name), read::rule)
+    }
+}
+
+fn chain(attributes: &[u8], family: Family) -> Option<(u32, Hooked)> {
+    let number = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_be_bytes);
+    let hook = attribute(attributes, CHAIN_HOOK)?;
+    let policy = attribute(attributes, CHAIN_POLICY).and_then(number);
+    let chain = Hooked {
+        family,
+        table: text(attribute(attributes, CHAIN_TABLE)?),
+        name: text(attribute(attributes, CHAIN_NAME)?),
+        priority: attribute(hook, HOOK_PRIORITY).and_then(number)?.cast_signed(),
+        policy: if policy == Some(DROP) { Policy::Drop } else { Policy::Accept },
+    };
+    Some((attribute(hook, HOOK_NUMBER).and_then(number)?, chain))
+}
+
+/// Returns a hook's number (enum nf_inet_hooks).
+fn number_of(hook: Hook) -> u32 {
+    match hook {
+        Hook::Prerouting => 0,
+        Hook::Input => 1,
+        Hook::Forward => 2,
+        Hook::Output => 3,
+        Hook::Postrouting => 4,
+        Hook::Ingress => 5,
+    }
+}
