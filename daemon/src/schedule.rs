@@ -26,14 +26,17 @@ pub(crate) struct Schedule {
     rested: Instant,
     rest: Duration,
     last_repair: Option<Instant>,
+    /// Repairs in a row of what was there in between.
     repairs: u32,
+    /// Repairs in a row of what the one before had left.
+    retries: u32,
 }
 
 impl Schedule {
     /// Starts with a look: nobody has listened before.
     pub(crate) fn new(now: Instant) -> Self {
-        let rest = Duration::ZERO;
-        Self { due: Some(now), first: None, rested: now, rest, last_repair: None, repairs: 0 }
+        let (rest, last_repair) = (Duration::ZERO, None);
+        Self { due: Some(now), first: None, rested: now, rest, last_repair, repairs: 0, retries: 0 }
     }
 
     /// Returns when the next look is due, if one is.
@@ -51,13 +54,14 @@ impl Schedule {
     pub(crate) fn sound(&mut self, now: Instant) {
         self.looked(now);
         self.due = None;
+        self.retries = 0;
     }
 
-    /// Returns whether what is missing may be mended now: what is `new` after a pause that depends on how often that
-    /// was necessary, what the last repair left after the longest. If not, the next look is when it may.
+    /// Returns whether what is missing may be mended now: what is `new`, or what the last repair has left. If not, the
+    /// next look is when it may.
     pub(crate) fn may_mend(&mut self, now: Instant, new: bool) -> bool {
         let Some(last) = self.last_repair else { return true };
-        let from = last + if new { self.pause() } else { LONGEST_PAUSE };
+        let from = last + self.pause(new);
         if now >= from {
             return true;
         }
@@ -68,10 +72,15 @@ impl Schedule {
 
     /// Takes note of a repair, good or not, of something `new` or not; another look comes after it.
     pub(crate) fn mended(&mut self, now: Instant, new: bool) {
-        if self.last_repair.is_some_and(|last| now > last + self.pause() + CALM) {
+        if self.last_repair.is_some_and(|last| now > last + self.pause(true) + CALM) {
             self.repairs = 0;
         }
-        self.repairs += u32::from(new);
+        if new {
+            self.repairs += 1;
+            self.retries = 0;
+        } else {
+            self.retries += 1;
+        }
         self.last_repair = Some(now);
         self.looked(now);
         self.due = Some(now + QUIET);
@@ -79,16 +88,21 @@ impl Schedule {
 
     /// Takes note of a look that did not see anything; the next one comes later each time.
     pub(crate) fn blind(&mut self, now: Instant) {
-        self.mended(now, true);
-        self.due = Some(now + self.pause().max(QUIET));
+        self.mended(now, false);
+        self.due = Some(now + self.pause(false).max(QUIET));
     }
 
-    /// Returns how long after the last repair the next one may come.
-    pub(crate) fn pause(&self) -> Duration {
-        match self.repairs.checked_sub(PATIENCE + 1) {
+    /// Returns how long after the last repair the next one may come, of something `new` or of what that one has left.
+    pub(crate) fn pause(&self, new: bool) -> Duration {
+        match (if new { self.repairs } else { self.retries }).checked_sub(PATIENCE + 1) {
             None => Duration::ZERO,
             Some(doublings) => FIRST_PAUSE.saturating_mul(1 << doublings.min(6)).min(LONGEST_PAUSE),
         }
+    }
+
+    /// Returns whether the last repair was the one too many that left the same as those before it.
+    pub(crate) fn gives_up(&self) -> bool {
+        self.retries == PATIENCE
     }
 
     fn looked(&mut self, now: Instant) {
@@ -206,12 +220,12 @@ mod tests {
         let later = now + 1000 * SECOND;
         assert!(schedule.may_mend(later, true));
         schedule.mended(later, true);
-        assert_eq!(schedule.pause(), Duration::ZERO);
+        assert_eq!(schedule.pause(true), Duration::ZERO);
         assert_eq!(schedule.due(), Some(later + QUIET), "whether it is mended is looked at");
     }
 
     #[test]
-    fn what_cannot_be_mended_is_tried_once_a_minute_and_holds_up_nothing() {
+    fn what_cannot_be_mended_is_tried_ever_more_seldom_and_holds_up_nothing() {
         let (mut schedule, start) = started();
         schedule.changed(start);
         let (mut now, mut tries) = (start, 0);
@@ -222,7 +236,7 @@ mod tests {
                 tries += 1;
             }
         }
-        assert!((59..=62).contains(&tries), "{tries} times in an hour");
+        assert!((60..75).contains(&tries), "{tries} times in an hour");
         assert!(schedule.may_mend(now + MS, true), "something else is mended at once");
     }
 }

@@ -24,8 +24,7 @@ pub(crate) async fn watch(manager: &Manager) -> Result<()> {
     )]
     let monitor = AsyncFd::try_with_interest(monitor, Interest::READABLE);
     let mut monitor = monitor.context("cannot wait for the kernel")?;
-    let mut watch =
-        Watch { manager, schedule: Schedule::new(Instant::now()), ready: false, told: Vec::new() };
+    let mut watch = Watch::new(manager);
     loop {
         // What is due comes before what is heard: whoever never stops talking does not keep us from looking.
         tokio::select! {
@@ -76,30 +75,36 @@ struct Watch<'a> {
     schedule: Schedule,
     /// Whether the service manager was told that we are there.
     ready: bool,
-    /// What was said not to be mended: it is said once, not at every try.
-    told: Vec<String>,
+    /// What the last repair left: either it cannot be mended, or somebody was quick.
+    left: Vec<String>,
+    /// The last thing that went wrong: it is told once, not at every try.
+    wrong: Option<String>,
 }
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
+    fn new(manager: &'a Manager) -> Self {
+        let schedule = Schedule::new(Instant::now());
+        Self { manager, schedule, ready: false, left: Vec::new(), wrong: None }
+    }
+
     /// Asks what is missing, and mends it unless the last repairs were only just now.
     ///
     /// It is done on this thread: a signal that comes meanwhile finds us between two repairs, not in one.
     fn look(&mut self) {
         match mend::missing(self.manager) {
-            Ok(missing) if missing.is_empty() => {
-                self.schedule.sound(Instant::now());
-                self.told.clear();
-            }
             Ok(missing) => {
-                let new = missing.iter().any(|what| !self.told.contains(what));
-                if self.schedule.may_mend(Instant::now(), new) {
-                    self.mend(&missing);
-                    self.paced(|schedule| schedule.mended(Instant::now(), new));
+                let new = missing.iter().any(|what| !self.left.contains(what));
+                if missing.is_empty() {
+                    self.wrong = None;
+                    self.left.clear();
+                    self.schedule.sound(Instant::now());
+                } else if self.schedule.may_mend(Instant::now(), new) {
+                    self.mend(&missing, new);
                 }
             }
             Err(error) => {
-                self.tell(vec![format!("cannot see what is missing: {error:#}")]);
-                self.paced(|schedule| schedule.blind(Instant::now()));
+                self.goes_wrong(format!("cannot see what is missing: {error:#}"));
+                self.schedule.blind(Instant::now());
             }
         }
         if !std::mem::replace(&mut self.ready, true) {
@@ -107,27 +112,29 @@ impl Watch<'_> {
         }
     }
 
-    fn mend(&mut self, missing: &[String]) {
-        let why = mend::mend(self.manager).err().map(|error| format!("{error:#}"));
-        let left = mend::missing(self.manager).unwrap_or_else(|_| missing.to_vec());
-        say("mended", missing.iter().filter(|what| !left.contains(what)));
-        self.tell(left.into_iter().chain(why).collect());
-    }
-
-    fn tell(&mut self, unmended: Vec<String>) {
-        say("not mended", unmended.iter().filter(|what| !self.told.contains(what)));
-        self.told = unmended;
-    }
-
-    /// Takes note of what was done, and says so when that makes us slower.
-    fn paced(&mut self, note: impl FnOnce(&mut Schedule)) {
-        let before = self.schedule.pause();
-        note(&mut self.schedule);
-        let pause = self.schedule.pause();
-        if pause > before {
-            let seconds = pause.as_secs();
-            eprintln!("weftd: this happens again and again: nothing is mended in the next {seconds} s");
+    fn mend(&mut self, missing: &[String], new: bool) {
+        if let Err(error) = mend::mend(self.manager) {
+            self.goes_wrong(format!("cannot mend all of it: {error:#}"));
         }
+        self.left = mend::missing(self.manager).unwrap_or_else(|_| missing.to_vec());
+        say("mended", missing.iter().filter(|what| !self.left.contains(what)));
+        let before = self.schedule.pause(new);
+        self.schedule.mended(Instant::now(), new);
+        if self.schedule.gives_up() {
+            say("not mended", self.left.iter());
+        }
+        let pause = self.schedule.pause(new);
+        if new && pause > before {
+            let seconds = pause.as_secs();
+            eprintln!("weftd: somebody does this again and again: nothing is mended in the next {seconds} s");
+        }
+    }
+
+    fn goes_wrong(&mut self, what: String) {
+        if self.wrong.as_ref() != Some(&what) {
+            eprintln!("weftd: {what}");
+        }
+        self.wrong = Some(what);
     }
 }
 
