@@ -17,3 +17,4 @@ mod masquerade;
 mod ownership;
 mod two_networks;
 mod vanished;
+mod watch;
