@@ -1,0 +1,203 @@
+//! What others take away comes back: after every kind of flush, with connections that stay open.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use weft_testkit::{Container, Lab};
+
+const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:ffff::1"];
+const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:ffff::2"];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn open(from: &Container, host: &str, port: u16) -> bool {
+    from.ask_tcp(ip(host), port).is_ok()
+}
+
+/// A connection through a published port that stays open.
+struct Conversation {
+    caller: TcpStream,
+    called: TcpStream,
+}
+
+impl Conversation {
+    fn begin(from: &Container, to: &Container, host: &str, host_port: u16, port: u16) -> Self {
+        let listener = to.inside(|| TcpListener::bind(("::", port))).unwrap();
+        let caller = from.inside(|| {
+            TcpStream::connect_timeout(&SocketAddr::new(ip(host), host_port), Duration::from_secs(5))
+        });
+        let (caller, called) = (caller.unwrap(), listener.accept().unwrap().0);
+        for stream in [&caller, &called] {
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        }
+        Self { caller, called }
+    }
+
+    /// What each end says arrives at the other.
+    fn goes_on(&mut self) {
+        let mut heard = [0; 4];
+        self.caller.write_all(b"ping").unwrap();
+        self.called.read_exact(&mut heard).unwrap();
+        self.called.write_all(b"pong").unwrap();
+        self.caller.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"pong");
+    }
+}
+
+/// Two networks: red on blue publishes 8080 and has more services, green is on pink. All modes are at work.
+struct Town {
+    lab: Lab,
+    outside: Container,
+    red: Container,
+    green: Container,
+    _services: Vec<weft_testkit::TcpServer>,
+}
+
+impl Town {
+    fn new(lab: Lab, options: &[&str]) -> Self {
+        let outside = lab.uplink();
+        outside.ip("route add 10.0.0.0/8 via 192.0.2.1");
+        for (number, name) in [(90, "blue"), (91, "pink")] {
+            let (v4, v6) = (format!("10.{number}.0.0/24"), format!("fd00:{number}::/64"));
+            let words = ["network", "create", "--ipv6", "--subnet", &v4, "--subnet", &v6];
+            lab.weft(words.into_iter().chain(options.iter().copied()).chain([name])).expect_ok();
+        }
+        let (red, green) = (lab.container("red"), lab.container("green"));
+        let ports = ["-p", "8080:80", "-p", "8090-8099:90-99", "-p", "8081:81,from=198.51.100.0/24"];
+        lab.weft(["network", "connect"].into_iter().chain(ports).chain(["blue", "red"])).expect_ok();
+        lab.weft(["network", "connect", "-p", "7000:7000", "pink", "green"]).expect_ok();
+        let _services = [80, 81, 95].map(|port| red.serve_tcp(port)).into();
+        Self { lab, outside, red, green, _services }
+    }
+
+    /// What should be so: published ports of both families, a range, masquerading, and all that is kept out.
+    fn state(&self) -> Vec<(&'static str, bool)> {
+        let away = self.outside.serve_tcp(0);
+        let seen = self.red.call_tcp(ip(OUTSIDE[0]), away.port()).ok();
+        vec![
+            ("published", open(&self.outside, HOST[0], 8080)),
+            ("published by IPv6", open(&self.outside, HOST[1], 8080)),
+            ("published as a range", open(&self.outside, HOST[0], 8095)),
+            ("published to the host", self.lab.ask_tcp(ip("127.0.0.1"), 8080).is_ok()),
+            ("masqueraded", seen == Some(ip(HOST[0]))),
+            ("closed to others", !open(&self.outside, HOST[0], 8081)),
+            ("closed to routes", !open(&self.outside, "10.90.0.2", 80)),
+            ("closed to other networks", !open(&self.green, "10.90.0.2", 80)),
+        ]
+    }
+
+    #[track_caller]
+    fn is_well(&self) {
+        let wrong: Vec<_> = self.state().into_iter().filter(|(_, right)| !right).collect();
+        assert!(wrong.is_empty(), "{wrong:?}\n{}", self.lab.ruleset());
+    }
+
+    #[track_caller]
+    fn is_ill(&self) {
+        let wrong = self.state().into_iter().filter(|(_, right)| !right).count();
+        assert!(wrong > 0, "nothing was taken away, so nothing is proved");
+    }
+}
+
+#[test]
+fn a_flushed_ruleset_comes_back_and_connections_go_on() {
+    let town = Town::new(Lab::new(), &[]);
+    town.is_well();
+    let mut conversation = Conversation::begin(&town.outside, &town.green, HOST[0], 7000, 7000);
+    conversation.goes_on();
+    let before = town.lab.ruleset();
+
+    town.lab.sh("nft flush ruleset").expect_ok();
+    town.is_ill();
+    town.lab.weft(["network", "reload"]).expect_ok();
+    conversation.goes_on();
+    town.is_well();
+    assert_eq!(sorted(&town.lab.ruleset()), sorted(&before));
+
+    // Where nothing is missing, nothing changes and nobody is disturbed.
+    town.lab.weft(["network", "reload"]).expect_ok();
+    conversation.goes_on();
+    assert_eq!(sorted(&town.lab.ruleset()), sorted(&before));
+}
+
+/// The order of elements is the kernel's affair, and says nothing.
+fn sorted(ruleset: &str) -> Vec<&str> {
+    let words = ruleset.split(['\n', ',', '{', '}']).map(str::trim).filter(|word| !word.is_empty());
+    let mut words: Vec<&str> = words.collect();
+    words.sort_unstable();
+    words
+}
+
+#[test]
+fn one_network_can_be_named() {
+    let town = Town::new(Lab::new(), &[]);
+    town.lab.sh("nft flush ruleset").expect_ok();
+    town.lab.weft(["network", "reload", "blue"]).expect_ok();
+    town.is_well();
+    town.lab.weft(["network", "reload", "nowhere"]).expect_failure(3, &["nowhere"]);
+}
+
+#[test]
+fn a_flushed_chain_comes_back_too() {
+    let town = Town::new(Lab::new(), &[]);
+    town.lab
+        .sh("for chain in postrouting prerouting forward; do nft flush chain inet weft $chain; done")
+        .expect_ok();
+    town.is_ill();
+    town.lab.weft(["network", "reload"]).expect_ok();
+    town.is_well();
+}
+
+#[test]
+fn iptables_rules_come_back_and_connections_go_on() {
+    let lab = Lab::new();
+    weft_testkit::skip_unless!(lab.sh("iptables --version").code == 0, "iptables");
+    let town = Town::new(lab, &["-o", "masquerade-backend=iptables"]);
+    town.is_well();
+    let mut conversation = Conversation::begin(&town.outside, &town.green, HOST[0], 7000, 7000);
+    conversation.goes_on();
+
+    town.lab.sh("iptables -F; iptables -t nat -F; ip6tables -F; ip6tables -t nat -F").expect_ok();
+    town.is_ill();
+    town.lab.weft(["network", "reload"]).expect_ok();
+    conversation.goes_on();
+    town.is_well();
+}
+
+#[test]
+fn a_flush_of_iptables_does_not_concern_our_own_table() {
+    let lab = Lab::new();
+    weft_testkit::skip_unless!(lab.sh("iptables --version").code == 0, "iptables");
+    let town = Town::new(lab, &[]);
+    let mut conversation = Conversation::begin(&town.outside, &town.green, HOST[0], 7000, 7000);
+    town.lab.sh("iptables -F; iptables -t nat -F").expect_ok();
+    town.lab.weft(["network", "reload"]).expect_ok();
+    conversation.goes_on();
+    town.is_well();
+}
+
+#[test]
+fn the_hosts_settings_come_back() {
+    let town = Town::new(Lab::new(), &[]);
+    town.lab.set_sysctl("ipv4/ip_forward", "0");
+    town.is_ill();
+    town.lab.weft(["network", "reload"]).expect_ok();
+    assert_eq!(town.lab.sysctl("ipv4/ip_forward"), "1");
+    town.is_well();
+}
+
+#[test]
+fn a_reload_brings_nothing_back_that_was_given_up() {
+    let town = Town::new(Lab::new(), &[]);
+    town.lab.weft(["port", "unpublish", "red", "8080:80"]).expect_ok();
+    town.lab.weft(["network", "disconnect", "pink", "green"]).expect_ok();
+    let before = town.lab.ruleset();
+    town.lab.sh("nft flush ruleset").expect_ok();
+    town.lab.weft(["network", "reload"]).expect_ok();
+    assert!(!open(&town.outside, HOST[0], 8080));
+    assert!(open(&town.outside, HOST[0], 8095), "what was not given up came back");
+    assert_eq!(sorted(&town.lab.ruleset()), sorted(&before));
+}
