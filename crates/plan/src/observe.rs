@@ -144,8 +144,10 @@ impl Kernel {
             return Ok(());
         }
         let Some(options) = link.port else { return Ok(()) };
+        // A plugin behind the one that made the port may need hairpin mode where that one did not.
+        let hairpin = port.hairpin || options.hairpin;
         for (name, wanted, is) in
-            [("hairpin", port.hairpin, options.hairpin), ("isolated", port.isolated, options.isolated)]
+            [("hairpin", hairpin, options.hairpin), ("isolated", port.isolated, options.isolated)]
         {
             if wanted != is {
                 found.push(format!("{title} has {name} {}, not {}", switch(is), switch(wanted)));

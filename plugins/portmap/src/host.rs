@@ -2,11 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use weft_cni::NetworkResult;
 use weft_firewall::Occupied;
+use weft_model::IfName;
 use weft_model::port::{PortRange, Protocol, Publication};
 use weft_netlink::sockets::{Listener, listeners};
 use weft_netlink::{Error, Socket, link, route};
 
+use weft_plan::Port;
 use weft_state::ports::{Choice, ephemeral_ports};
 
 use crate::resolve::Wanted;
@@ -152,7 +155,7 @@ fn hull(ranges: impl Iterator<Item = PortRange>) -> Option<PortRange> {
 /// # Errors
 ///
 /// When the kernel cannot be asked.
-pub(crate) fn link_to(address: IpAddr) -> Result<Option<weft_model::IfName>, HostError> {
+pub(crate) fn link_to(address: IpAddr) -> Result<Option<IfName>, HostError> {
     let asking = || HostError::kernel(format!("the way to {address}"));
     let mut socket = Socket::open().map_err(asking())?;
     let Some(path) = route::get(&mut socket, address).map_err(asking())?.filter(|path| !path.local) else {
@@ -160,6 +163,37 @@ pub(crate) fn link_to(address: IpAddr) -> Result<Option<weft_model::IfName>, Hos
     };
     let found = socket.link(link::get_index(path.index)).map_err(asking())?;
     Ok(found.and_then(|link| link.name.parse().ok()))
+}
+
+/// Returns the bridge port, if any, that has to send frames back where they came from for the container to reach its own
+/// published ports, with the bridge it belongs to.
+///
+/// KERNEL: where `bridge-nf-call-iptables` is on, addresses are translated while a frame is still being bridged
+/// (br_nf_pre_routing_finish), so it is to leave by the port it came in by. Otherwise it is routed and comes back.
+///
+/// # Errors
+///
+/// When the kernel cannot be asked.
+pub(crate) fn hairpin_port(result: &NetworkResult) -> Result<Option<(IfName, Port)>, HostError> {
+    if !["iptables", "ip6tables"].iter().any(|program| is_bridged_traffic_seen_by(program)) {
+        return Ok(None);
+    }
+    let asking = || HostError::kernel("the container's bridge port");
+    let mut socket = Socket::open().map_err(asking())?;
+    let outside = result.interfaces.iter().filter(|link| link.sandbox.as_deref().is_none_or(str::is_empty));
+    for name in outside.filter_map(|link| link.name.parse::<IfName>().ok()) {
+        let Some(found) = socket.link(link::get(&name)).map_err(asking())? else { continue };
+        let (Some(options), Some(master)) = (found.port, found.master) else { continue };
+        let Some(bridge) = socket.link(link::get_index(master)).map_err(asking())? else { continue };
+        let Ok(bridge) = bridge.name.parse() else { continue };
+        return Ok(Some((name, Port { bridge, hairpin: true, isolated: options.isolated })));
+    }
+    Ok(None)
+}
+
+fn is_bridged_traffic_seen_by(program: &str) -> bool {
+    let switch = std::fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{program}"));
+    switch.is_ok_and(|switch| switch.trim() != "0")
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 
 use weft_firewall::{Conditions, Fragment, Hairpin, Publish};
 use weft_model::Endpoint;
-use weft_plan::{Plan, Sysctl};
+use weft_plan::{Link, Plan, Sysctl};
 
 use crate::Settings;
 
 /// Returns what one attachment publishes.
 ///
-/// The switch comes last and belongs to the network: an ADD that fails must not turn it off for others.
+/// The switches come last and are not taken back: an ADD that fails must not turn them off for others.
 pub(crate) fn attachment(settings: &Settings, endpoint: &Endpoint) -> Plan {
     let mut plan = Plan::new();
     if let Some(publish) = publish(settings, endpoint) {
@@ -18,6 +18,9 @@ pub(crate) fn attachment(settings: &Settings, endpoint: &Endpoint) -> Plan {
     // (ip_route_output_key_hash_rcu, fib_validate_source). Others' packets to 127.0.0.0/8 are dropped by the firewall.
     if let Some(link) = &settings.loopback_link {
         plan.network(Sysctl::set(format!("net/ipv4/conf/{link}/route_localnet"), "1"));
+    }
+    if let Some((name, port)) = &settings.hairpin_port {
+        plan.network(Link::existing(name).port(port.clone()));
     }
     plan
 }
@@ -95,7 +98,9 @@ mod tests {
         let mut settings = Settings::of(&call).unwrap();
         if verb == Verb::Check {
             settings.settle(&endpoint).unwrap();
+            let port = weft_plan::Port { hairpin: true, ..weft_plan::Port::of(&"br0".parse().unwrap()) };
             settings.loopback_link = (!settings.is_idle).then(|| "br0".parse().unwrap());
+            settings.hairpin_port = (!settings.is_idle).then(|| ("veth0".parse().unwrap(), port));
         }
         let mut plan = attachment(&settings, &endpoint);
         if verb == Verb::Gc {
@@ -114,6 +119,7 @@ mod tests {
         insta::assert_snapshot!(plan(Verb::Check, conf), @r"
         host       publish tcp 0.0.0.0:8080 -> 10.1.0.2:80, tcp [::]:8080 -> [fd00::2]:80, udp [::1]:5000 -> [fd00::2]:53, tcp any free port on 0.0.0.0 -> 10.1.0.2 port 443 and on :: -> fd00::2 port 443 for eth0 of red on n1 by weft
         network    sysctl net/ipv4/conf/br0/route_localnet = 1
+        network    link veth0 master br0 hairpin
         ");
     }
 

@@ -7,6 +7,7 @@ use weft_cni::{Code, Failure, NetworkResult};
 use weft_firewall::{Backend, Occupied};
 use weft_model::port::Publication;
 use weft_model::{Endpoint, IfName, NetworkName};
+use weft_plan::Port;
 use weft_plugin::{Call, Verb};
 use weft_state::ports::Books;
 
@@ -35,6 +36,8 @@ pub struct Settings {
     pub subnets: Vec<IpNetwork>,
     /// The link that packets from 127.0.0.1 take to the container, if published ports are called from there.
     pub loopback_link: Option<IfName>,
+    /// The bridge port that has to send frames back where they came from.
+    pub hairpin_port: Option<(IfName, Port)>,
     /// Whether nothing is asked for and nothing was.
     pub is_idle: bool,
 }
@@ -87,6 +90,7 @@ impl Settings {
             occupied: Vec::new(),
             subnets: Vec::new(),
             loopback_link: None,
+            hairpin_port: None,
             is_idle: false,
         })
     }
@@ -112,7 +116,10 @@ impl Settings {
             self.look_around(&known).map_err(in_the_way)?;
             self.occupied = host::occupied(&self.wanted.choices).map_err(in_the_way)?;
         }
-        self.loopback_link = self.find_loopback_link().map_err(in_the_way)?;
+        if self.rules.snat {
+            self.loopback_link = self.find_loopback_link().map_err(in_the_way)?;
+            self.hairpin_port = self.find_hairpin_port().map_err(in_the_way)?;
+        }
         Ok(())
     }
 
@@ -133,7 +140,15 @@ impl Settings {
             host.is_ipv4() && reached && self.rules.gateways.of(*target).translates()
         });
         match called {
-            Some((_, target)) if self.rules.snat => host::link_to(target),
+            Some((_, target)) => host::link_to(target),
+            None => Ok(None),
+        }
+    }
+
+    fn find_hairpin_port(&self) -> Result<Option<(IfName, Port)>, HostError> {
+        let translates = |(_, target)| self.rules.gateways.of(target).translates();
+        match &self.previous {
+            Some(previous) if self.wanted.targets().any(translates) => host::hairpin_port(previous),
             _ => Ok(None),
         }
     }
