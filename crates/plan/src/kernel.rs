@@ -24,6 +24,8 @@ pub struct Kernel {
     container: Option<Container>,
     pub(crate) firewall: Firewall,
     known: HashMap<(Place, IfName), Known>,
+    /// A bridge of the host that was looked at just now, for the step that is about to.
+    glimpse: Option<(IfName, LinkInfo)>,
 }
 
 #[derive(Debug)]
@@ -90,7 +92,7 @@ impl Kernel {
             Some(netns) => Some(Container { netns: netns.try_clone()?, socket: None }),
             None => None,
         };
-        Ok(Self { host: None, container, firewall: Firewall::new(), known: HashMap::new() })
+        Ok(Self { host: None, container, firewall: Firewall::new(), known: HashMap::new(), glimpse: None })
     }
 
     /// Returns what the kernel said of a link while plans were ensured or observed. Asks nothing.
@@ -127,6 +129,23 @@ impl Kernel {
         let index = self.index(Place::Host, name)?;
         wait_operational(self.socket(Place::Host)?, index, OPERATIONAL_LIMIT)?;
         Ok(())
+    }
+
+    /// Returns the MTU of a bridge of the host, if there is such a bridge and a plan created it.
+    pub fn mtu_of_ours(&mut self, bridge: &IfName) -> Option<Mtu> {
+        let found = self.look(Place::Host, bridge).ok().flatten()?;
+        let mtu =
+            Some(found.mtu).filter(|_| found.is_bridge() && found.alias.as_deref() == Some(MADE_BY_WEFT));
+        self.glimpse = Some((bridge.clone(), found));
+        Mtu::try_from(i64::from(mtu?)).ok()
+    }
+
+    /// Returns what [`Kernel::mtu_of_ours`] has just seen, or else looks.
+    pub(crate) fn glimpse_or_look(&mut self, place: Place, name: &IfName) -> Result<Option<LinkInfo>, Cause> {
+        match self.glimpse.take() {
+            Some((seen, link)) if place == Place::Host && seen == *name => Ok(Some(link)),
+            _ => self.look(place, name),
+        }
     }
 
     /// Returns the MTU of the link that the host's default route leaves by: IPv4's, else IPv6's.

@@ -193,6 +193,13 @@ impl Sysctl {
     pub fn attempt(key: impl Into<String>, value: impl Into<String>) -> Self {
         Self { required: false, ..Self::set(key, value) }
     }
+
+    /// Returns the name of the link whose parameter it is, if it is one of a link.
+    pub(crate) fn link(&self) -> Option<&str> {
+        let mut parts = self.key.split('/').skip(2);
+        parts.next().filter(|part| matches!(*part, "conf" | "neigh"))?;
+        parts.next()
+    }
 }
 
 impl fmt::Display for Sysctl {

@@ -25,10 +25,14 @@ fn same(one: &str, other: &str) -> bool {
 }
 
 /// Makes a sysctl have its value. A file is written only if it has another one: `/proc/sys` may be
-/// read-only and right.
-pub(crate) fn ensure(sysctl: &Sysctl) -> Result<Change, Cause> {
+/// read-only and right. That of a link we created (`fresh`) is written without a look: it
+/// goes with the link.
+pub(crate) fn ensure(sysctl: &Sysctl, fresh: bool) -> Result<Change, Cause> {
     let path = path(&sysctl.key)?;
     let failed = |action| move |source| Cause::Sysctl { action, key: sysctl.key.clone(), source };
+    if fresh && write(&path, &sysctl.value).is_ok() {
+        return Ok(Change::AlreadyThere);
+    }
     let before = match read(&path) {
         Ok(before) => before,
         Err(error) if error.kind() == io::ErrorKind::NotFound && !sysctl.required => {

@@ -44,7 +44,9 @@ impl Driver for Bridge {
     }
 
     fn survey(&self, settings: &mut Settings, kernel: &mut Kernel) {
-        settings.mtu = settings.mtu.or_else(|| kernel.uplink_mtu());
+        // Links of one bridge that differ in MTU lose each other's long packets without a word.
+        let of_ours = |kernel: &mut Kernel| kernel.mtu_of_ours(&settings.bridge);
+        settings.mtu = settings.mtu.or_else(|| of_ours(kernel)).or_else(|| kernel.uplink_mtu());
     }
 
     fn links(&self, settings: &Settings, endpoint: &Endpoint) -> Plan {

@@ -22,7 +22,7 @@ impl Ensure<'_> {
     pub(super) fn bridge(&mut self, step: &Step, link: &Link, options: BridgeOptions) -> Result<(), Cause> {
         let mut last = Cause::NoLink { place: step.place, name: link.name.clone() };
         for _ in 0..ATTEMPTS {
-            let result = match self.kernel.look(step.place, &link.name)? {
+            let result = match self.kernel.glimpse_or_look(step.place, &link.name)? {
                 Some(found) => self.adopt(step, link, options, &found),
                 None => self.create_bridge(step, link, options),
             };

@@ -144,7 +144,9 @@ impl<'a> Ensure<'a> {
         self.flush()?;
         let (run, rest) = steps.split_at(leading_sysctls(steps).count());
         let Some(first) = run.first() else { return Ok(rest) };
-        let write = || leading_sysctls(run).map(sysctl::ensure).collect::<Vec<_>>();
+        let sysctls: Vec<_> =
+            leading_sysctls(run).map(|one| (one, self.is_of_fresh(first.place, one))).collect();
+        let write = || sysctls.iter().map(|(one, fresh)| sysctl::ensure(one, *fresh)).collect::<Vec<_>>();
         let results = self.kernel.run(first.place, write).map_err(at(first))?;
         let mut refused = Ok(rest);
         for (step, result) in run.iter().zip(results) {
@@ -235,6 +237,12 @@ impl<'a> Ensure<'a> {
     /// Returns whether we created the link in this plan or an earlier one.
     fn is_fresh(&self, place: Place, name: &IfName) -> bool {
         self.kernel.known(place, name).is_some_and(|known| known.fresh)
+    }
+
+    /// Returns whether a sysctl is that of a link we created.
+    fn is_of_fresh(&self, place: Place, sysctl: &Sysctl) -> bool {
+        let dev = sysctl.link().and_then(|dev| dev.parse().ok());
+        dev.is_some_and(|dev: IfName| self.is_fresh(place, &dev))
     }
 
     /// Writes a change into the journal.
