@@ -53,10 +53,18 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     let dir = cli.root.filter(|dir| !dir.is_empty());
     let root = Root::new(dir.map(std::path::absolute).transpose().context("--root")?);
-    let manager = Manager::open(root)?;
+    let manager = Manager::open(root).map_err(|error| hinted(&error, error.hint()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match cli.command {
         Command::Watch => runtime.context("cannot start")?.block_on(watch::watch(&manager)),
+    }
+}
+
+/// Puts the next command to type below an error.
+fn hinted(error: &impl std::fmt::Display, hint: Option<impl std::fmt::Display>) -> anyhow::Error {
+    match hint {
+        Some(hint) => anyhow::anyhow!("{error}\nhint: {hint}"),
+        None => anyhow::anyhow!("{error}"),
     }
 }
 

@@ -9,15 +9,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use weft_manager::Manager;
 use weft_nft::Monitor;
 
-use crate::mend;
 use crate::notify::notify;
 use crate::schedule::Schedule;
+use crate::{hinted, mend};
 
 /// Restores what is taken away, until a signal ends it.
 pub(crate) async fn watch(manager: &Manager) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let monitor = Monitor::open().map_err(explained)?;
+    let monitor = Monitor::open().map_err(|error| hinted(&error, error.hint()))?;
     #[expect(
         deprecated,
         reason = "its successor is unsafe: for those whose descriptor changes, which ours does not"
@@ -59,13 +59,6 @@ async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-fn explained(error: weft_nft::Error) -> anyhow::Error {
-    match error.hint() {
-        Some(hint) => anyhow::anyhow!("{error}\nhint: {hint}"),
-        None => error.into(),
     }
 }
 

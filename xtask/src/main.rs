@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         None => ("help", &[][..]),
     };
     let done = match verb {
-        "setup" => setup::run().and_then(|()| peers::ensure()),
+        "setup" => setup::run().map(|()| peers::ensure()),
         "stage" => stage::run(rest),
         "demo" => demo::run(rest),
         "test" => test::run(rest),
