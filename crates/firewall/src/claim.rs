@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 use weft_model::NetworkName;
+use weft_state::ports::Books;
 
 use crate::entry::Entry;
 use crate::{Change, FirewallError};
@@ -28,6 +29,12 @@ use crate::{Change, FirewallError};
 pub(crate) struct Claims<'a>(pub(crate) &'a Path);
 
 impl Claims<'_> {
+    /// Returns the books of published ports, which are beside the claims, and so are the locks.
+    pub(crate) fn books(&self) -> Books {
+        let beside = |name| self.0.parent().unwrap_or(self.0).join(name);
+        Books::at(&beside("ports"), &beside("locks"))
+    }
+
     /// Notes that a network wants something. Cheap when that is noted already.
     pub(crate) fn take(&self, network: &NetworkName, entry: &Entry) -> Result<Change, FirewallError> {
         let path = self.wish(network, entry);

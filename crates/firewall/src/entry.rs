@@ -5,53 +5,89 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use weft_model::IfName;
-use weft_nft::{Element, Key, Set, Transaction};
+use weft_nft::{Element, Key, Set};
 
-use crate::{admission, layout};
+use crate::admission;
+use crate::layout::masquerade::{self, Kind};
+use crate::layout::{ANY, forward};
+use crate::part::Part;
 
 const SUBNETS: &str = "subnets";
+const HAIRPINS: &str = "hairpin";
+const SOURCES: &str = "source";
 const ISOLATED: &str = "isolated";
 const INTERNAL: &str = "internal";
+const NO_ICC: &str = "no_icc";
+const INSIDE: &str = "inside";
+const GUARDED: [&str; 2] = ["guarded4", "guarded6"];
+const ROUTED: [&str; 2] = ["routed4", "routed6"];
 const ADMITTED: &str = "admitted";
+const PASSES: &str = "passing";
 /// The kinds of entries that masquerading claims.
 pub(crate) const MASQUERADING: [&str; 1] = [SUBNETS];
+/// The kinds of entries that publishing claims for the network.
+pub(crate) const HAIRPIN: [&str; 1] = [HAIRPINS];
+/// The kinds of entries that a source address claims.
+pub(crate) const SOURCE: [&str; 1] = [SOURCES];
 /// The kinds of entries that isolation claims.
 pub(crate) const ISOLATION: [&str; 2] = [ISOLATED, INTERNAL];
-pub(crate) const HAIRPIN: [&str; 0] = [];
-pub(crate) const GUARD: [&str; 0] = [];
-pub(crate) const SOURCE: [&str; 0] = [];
-/// Every kind of entry.
-pub(crate) const ALL: [&str; 4] = [SUBNETS, ISOLATED, INTERNAL, ADMITTED];
+/// The kinds of entries that a guard claims.
+pub(crate) const GUARD: [&str; 7] = [INSIDE, NO_ICC, GUARDED[0], GUARDED[1], ROUTED[0], ROUTED[1], PASSES];
 /// The kinds of entries that an attachment claims with an admission.
-pub(crate) const ADMISSION: [&str; 2] = [ADMITTED, ISOLATED];
+pub(crate) const ADMISSION: [&str; 3] = [ADMITTED, ISOLATED, NO_ICC];
+/// The kinds of entries of bridges that other filters are to let pass.
+pub(crate) const PASSING: [&str; 1] = [PASSES];
+/// The kinds of entries that need other filters to let something pass.
+pub(crate) const PASSAGE: [&str; 2] = [ADMITTED, PASSES];
+/// Every kind of entry.
+pub(crate) const ALL: [&str; 13] = [
+    SUBNETS, HAIRPINS, SOURCES, ISOLATED, INTERNAL, NO_ICC, INSIDE, GUARDED[0], GUARDED[1], ROUTED[0],
+    ROUTED[1], ADMITTED, PASSES,
+];
 
 /// Something that one element of a set says.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Entry {
     /// Packets from this subnet leave with the host's address.
     Subnet(IpNetwork),
+    /// Packets within this subnet to ports it publishes get the host's address.
+    Hairpin(IpNetwork),
+    /// Packets from this subnet leave with this address.
+    Source(IpNetwork, IpAddr),
     /// Packets between this interface and others that say the same are dropped.
     Isolated(IfName),
     /// Packets between this interface and any other are dropped.
     Internal(IfName),
+    /// Packets from this bridge to itself are dropped.
+    NoIcc(IfName),
+    /// This interface is a network of ours.
+    Inside(IfName),
+    /// Packets of this family enter by this interface only if they are expected.
+    Guarded(Family, IfName),
+    /// And those of ICMP are.
+    Routed(Family, IfName),
     /// Forwarded packets from this address, and answers to it, pass other filters.
     Admitted(IpAddr),
+    /// Forwarded packets that come in or leave by this interface pass other filters.
+    Passing(IfName),
 }
 
-/// The rules and the set that an element needs. They are made together with the first such element.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// Masquerading for subnets of this family and length.
-    Length {
-        /// Whether it is IPv4.
-        v4: bool,
-        /// The prefix length.
-        prefix: u8,
-    },
-    /// Isolation.
-    Isolation,
-    /// What lets packets pass other filters.
-    Passage,
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Returns an address of the family.
+    pub(crate) const fn any(self) -> IpAddr {
+        ANY[self as usize]
+    }
 }
 
 impl Entry {
@@ -59,28 +95,59 @@ impl Entry {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Subnet(_) => SUBNETS,
+            Self::Hairpin(_) => HAIRPINS,
+            Self::Source(..) => SOURCES,
             Self::Isolated(_) => ISOLATED,
             Self::Internal(_) => INTERNAL,
+            Self::NoIcc(_) => NO_ICC,
+            Self::Inside(_) => INSIDE,
+            Self::Guarded(family, _) => GUARDED[*family as usize],
+            Self::Routed(family, _) => ROUTED[*family as usize],
             Self::Admitted(_) => ADMITTED,
+            Self::Passing(_) => PASSES,
         }
     }
 
     /// Returns the entry's name among those of its kind, as a file can have it.
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Subnet(subnet) => format!("{}_{}", subnet.network(), subnet.prefix()),
-            Self::Isolated(ifname) | Self::Internal(ifname) => ifname.to_string(),
+            Self::Subnet(subnet) | Self::Hairpin(subnet) => name_of(subnet),
+            Self::Source(subnet, address) => format!("{},{address}", name_of(subnet)),
+            Self::Isolated(ifname)
+            | Self::Internal(ifname)
+            | Self::NoIcc(ifname)
+            | Self::Inside(ifname)
+            | Self::Guarded(_, ifname)
+            | Self::Routed(_, ifname)
+            | Self::Passing(ifname) => ifname.to_string(),
             Self::Admitted(addr) => addr.to_string(),
         }
     }
 
     /// Returns the entry of this kind and name, if that is one.
     pub(crate) fn parse(kind: &str, name: &str) -> Option<Self> {
+        let subnet = |name: &str| name.replace('_', "/").parse::<IpNetwork>().ok();
+        let of = |kinds: [&str; 2]| Family::BOTH.into_iter().find(|family| kinds[*family as usize] == kind);
+        let ifname = || name.parse().ok();
+        if let Some(family) = of(GUARDED) {
+            return ifname().map(|ifname| Self::Guarded(family, ifname));
+        }
+        if let Some(family) = of(ROUTED) {
+            return ifname().map(|ifname| Self::Routed(family, ifname));
+        }
         match kind {
-            SUBNETS => name.replace('_', "/").parse().ok().map(Self::Subnet),
-            ISOLATED => name.parse().ok().map(Self::Isolated),
-            INTERNAL => name.parse().ok().map(Self::Internal),
+            SUBNETS => subnet(name).map(Self::Subnet),
+            HAIRPINS => subnet(name).map(Self::Hairpin),
+            SOURCES => {
+                let (name, address) = name.split_once(',')?;
+                Some(Self::Source(subnet(name)?, address.parse().ok()?))
+            }
+            ISOLATED => ifname().map(Self::Isolated),
+            INTERNAL => ifname().map(Self::Internal),
+            NO_ICC => ifname().map(Self::NoIcc),
+            INSIDE => ifname().map(Self::Inside),
             ADMITTED => name.parse().ok().map(Self::Admitted),
+            PASSES => ifname().map(Self::Passing),
             _ => None,
         }
     }
@@ -88,51 +155,76 @@ impl Entry {
     /// Returns the set that its element is in.
     pub(crate) fn set(&self) -> Set {
         match self {
-            Self::Subnet(subnet) => layout::subnet_set(*subnet),
-            Self::Isolated(_) => layout::isolated(),
-            Self::Internal(_) => layout::internal(),
+            Self::Subnet(subnet) => masquerade::subnet_set(Kind::Masquerade, *subnet),
+            Self::Hairpin(subnet) => masquerade::subnet_set(Kind::Hairpin, *subnet),
+            Self::Source(subnet, _) => masquerade::subnet_set(Kind::Source, *subnet),
+            Self::Isolated(_) => forward::isolated(),
+            Self::Internal(_) => forward::internal(),
+            Self::NoIcc(_) => forward::no_icc(),
+            Self::Inside(_) => forward::inside(),
+            Self::Guarded(family, _) => forward::guarded(family.any()),
+            Self::Routed(family, _) => forward::routed(family.any()),
             Self::Admitted(addr) => admission::layout::admitted(*addr),
-        }
-    }
-
-    /// Returns its element's key.
-    pub(crate) fn key(&self) -> Key {
-        match self {
-            Self::Subnet(subnet) => layout::subnet_key(*subnet),
-            Self::Isolated(ifname) | Self::Internal(ifname) => layout::interface_key(ifname),
-            Self::Admitted(addr) => admission::layout::key(*addr),
+            Self::Passing(_) => admission::layout::passing(),
         }
     }
 
     /// Returns its element.
     pub(crate) fn element(&self) -> Element {
-        Element::new(self.key())
+        match self {
+            Self::Source(subnet, address) => masquerade::source_element(*subnet, *address),
+            Self::Subnet(subnet) | Self::Hairpin(subnet) => Element::new(masquerade::subnet_key(*subnet)),
+            Self::Isolated(ifname) | Self::Internal(ifname) | Self::NoIcc(ifname) => {
+                Element::new(forward::interface_twice(ifname))
+            }
+            Self::Inside(ifname)
+            | Self::Guarded(_, ifname)
+            | Self::Routed(_, ifname)
+            | Self::Passing(ifname) => {
+                Element::new(forward::interface(ifname))
+            }
+            Self::Admitted(addr) => Element::new(admission::layout::key(*addr)),
+        }
+    }
+
+    /// Returns its element's key.
+    pub(crate) fn key(&self) -> Key {
+        self.element().key().clone()
     }
 
     /// Returns what has to be there for its element.
     pub(crate) fn part(&self) -> Part {
         match self {
-            Self::Subnet(subnet) => Part::Length { v4: subnet.is_ipv4(), prefix: subnet.prefix() },
-            Self::Isolated(_) | Self::Internal(_) => Part::Isolation,
-            Self::Admitted(_) => Part::Passage,
+            Self::Subnet(subnet) => Part::length(Kind::Masquerade, *subnet),
+            Self::Hairpin(subnet) => Part::length(Kind::Hairpin, *subnet),
+            Self::Source(subnet, _) => Part::length(Kind::Source, *subnet),
+            Self::Isolated(_)
+            | Self::Internal(_)
+            | Self::NoIcc(_)
+            | Self::Inside(_)
+            | Self::Guarded(..)
+            | Self::Routed(..) => Part::Forward,
+            Self::Admitted(_) | Self::Passing(_) => Part::Passage,
         }
     }
+}
 
-    /// Adds what has to be there for its element. That must be new.
-    pub(crate) fn create_part(&self, transaction: &mut Transaction) {
-        match self {
-            Self::Subnet(subnet) => layout::create_length(transaction, *subnet),
-            Self::Isolated(_) | Self::Internal(_) => layout::create_isolation(transaction),
-            Self::Admitted(_) => admission::layout::create(transaction),
-        }
-    }
+fn name_of(subnet: &IpNetwork) -> String {
+    format!("{}_{}", subnet.network(), subnet.prefix())
 }
 
 impl fmt::Display for Entry {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Subnet(subnet) => subnet.fmt(out),
-            Self::Isolated(ifname) | Self::Internal(ifname) => ifname.fmt(out),
+            Self::Subnet(subnet) | Self::Hairpin(subnet) => subnet.fmt(out),
+            Self::Source(subnet, address) => write!(out, "{subnet} as {address}"),
+            Self::Isolated(ifname)
+            | Self::Internal(ifname)
+            | Self::NoIcc(ifname)
+            | Self::Inside(ifname)
+            | Self::Guarded(_, ifname)
+            | Self::Routed(_, ifname)
+            | Self::Passing(ifname) => ifname.fmt(out),
             Self::Admitted(addr) => addr.fmt(out),
         }
     }
@@ -144,10 +236,26 @@ mod tests {
 
     #[test]
     fn an_entry_is_known_by_its_kind_and_name() {
-        let subnets = ["10.1.2.0/24", "fd00:1::/64"].map(|text| Entry::Subnet(text.parse().unwrap()));
+        let [v4, v6] = ["10.1.2.0/24", "fd00:1::/64"].map(|text| text.parse::<IpNetwork>().unwrap());
         let bridge: IfName = "10.1.2.0_24".parse().unwrap();
-        let [v4, v6] = &subnets;
-        for entry in [v4, v6, &Entry::Isolated(bridge.clone()), &Entry::Internal(bridge)] {
+        let entries = [
+            Entry::Subnet(v4),
+            Entry::Subnet(v6),
+            Entry::Hairpin(v6),
+            Entry::Source(v4, "192.0.2.1".parse().unwrap()),
+            Entry::Source(v6, "2001:db8::1".parse().unwrap()),
+            Entry::Isolated(bridge.clone()),
+            Entry::Internal(bridge.clone()),
+            Entry::NoIcc(bridge.clone()),
+            Entry::Inside(bridge.clone()),
+            Entry::Guarded(Family::V4, bridge.clone()),
+            Entry::Guarded(Family::V6, bridge.clone()),
+            Entry::Routed(Family::V6, bridge.clone()),
+            Entry::Passing(bridge),
+            Entry::Admitted("10.1.2.3".parse().unwrap()),
+        ];
+        for entry in &entries {
+            assert!(ALL.contains(&entry.kind()), "{entry:?}");
             assert_eq!(Entry::parse(entry.kind(), &entry.name()).as_ref(), Some(entry));
         }
         assert_eq!(Entry::parse("subnets", "br0"), None);

@@ -17,6 +17,7 @@ mod firewalld;
 mod fragment;
 mod iptables;
 mod layout;
+mod part;
 mod publish;
 mod spoof;
 mod table;

@@ -1,50 +1,189 @@
 //! Publishing: books first, then whoever carries the rules, then the books again.
 
+use std::slice;
+
+use weft_state::ports::{Change as Ledger, Claimed, Owner};
+
+use crate::claim::Claims;
 use crate::fragment::Publish;
+use crate::weft::{self, Changes, Demand, ports};
 use crate::{Backend, Change, Firewall, FirewallError, iptables, upstream_ports};
 
 /// Brings an attachment from whatever it published to exactly what the fragment says.
-pub(crate) fn ensure(_firewall: &mut Firewall, publish: &Publish) -> Result<Change, FirewallError> {
-    let mut change = publish.books().change(&publish.endpoint)?;
-    let before = change.confirmed().cloned();
-    let claimed = change.claim(publish.owner()?, &publish.choices, &mut |protocol, host, port| {
-        publish.is_free(protocol, host, port)
-    })?;
-    match publish.backend {
-        Backend::Weft => {}
-        Backend::Iptables => {
-            iptables::publish::ensure(&publish.claims, &claimed.owner)?;
+pub(crate) fn ensure(firewall: &mut Firewall, publish: &Publish) -> Result<Change, FirewallError> {
+    let mut ledger = publish.books().change(&publish.endpoint)?;
+    settle(firewall, publish, &mut ledger)?;
+    let before = ledger.confirmed().cloned();
+    let is_free = &mut |protocol, host, port| publish.is_free(protocol, host, port);
+    let claimed = ledger.claim(publish.owner()?, &publish.choices, is_free)?;
+    if let Err(error) = write(firewall, publish, &ledger, before.as_ref(), &claimed) {
+        // Whoever wrote the table anew meanwhile has taken our intent for granted.
+        if Backend::named(&claimed.owner.backend) == Backend::Weft
+            && let Ok(socket) = firewall.inet()
+        {
+            drop(ports::remove(socket, &[&claimed.owner], claimed.made()));
         }
-        Backend::UpstreamNftables => {
-            upstream_ports::ensure(&publish.claims, before.as_ref(), &claimed.owner)?;
-        }
+        ledger.abandon(&claimed)?;
+        return Err(error);
     }
-    change.confirm(&claimed)?;
+    ledger.confirm(&claimed)?;
     Ok(if before.as_ref() == Some(&claimed.owner) { Change::AlreadyThere } else { Change::Made })
 }
 
-/// Takes back everything that the attachment publishes.
-pub(crate) fn remove(_firewall: &mut Firewall, publish: &Publish) -> Result<(), FirewallError> {
-    let mut change = publish.books().change(&publish.endpoint)?;
-    let owner = change.confirmed().cloned();
-    let backend = owner.as_ref().map_or(publish.backend, |owner| Backend::named(&owner.backend));
-    match backend {
-        Backend::Weft => {}
-        Backend::Iptables => iptables::publish::remove(&publish.claims, &publish.endpoint)?,
-        Backend::UpstreamNftables => {
-            upstream_ports::remove(&publish.claims, &publish.endpoint, owner.as_ref())?;
+fn write(
+    firewall: &mut Firewall,
+    publish: &Publish,
+    ledger: &Ledger,
+    before: Option<&Owner>,
+    claimed: &Claimed,
+) -> Result<(), FirewallError> {
+    let after = &claimed.owner;
+    let moved = before.filter(|before| before.backend != after.backend);
+    if let Some(before) = moved {
+        take_back(firewall, publish, ledger, slice::from_ref(before))?;
+    }
+    let before = if moved.is_some() { None } else { before };
+    match Backend::named(&after.backend) {
+        Backend::Weft => {
+            let mut changes = Changes::default();
+            if let Some(before) = before {
+                let owned = ledger.still_owned(&ports::leaving(before, Some(after)))?;
+                ports::leave(before, Some(after), &owned, &mut changes);
+            }
+            claimed.taken.iter().for_each(|taken| ports::clear_taken(taken, &mut changes));
+            let claims = Claims(&publish.claims);
+            for entry in ports::hairpins(after) {
+                claims.take(&after.endpoint.network, &entry)?;
+            }
+            ports::add(after, &mut changes);
+            weft::commit(firewall.inet()?, &claims, &changes)
+        }
+        Backend::Iptables => iptables::publish::ensure(&publish.claims, after).map(drop),
+        Backend::UpstreamNftables => upstream_ports::ensure(&publish.claims, before, after).map(drop),
+    }
+}
+
+/// Brings the kernel back to what is confirmed, after processes that were killed in between.
+fn settle(firewall: &mut Firewall, publish: &Publish, ledger: &mut Ledger) -> Result<(), FirewallError> {
+    if ledger.interrupted().is_empty() {
+        return Ok(());
+    }
+    let confirmed = ledger.confirmed().cloned();
+    let owned = ledger.still_owned(&ledger.known_claims())?;
+    let mut changes = Changes::default();
+    for interrupted in ledger.interrupted() {
+        if Backend::named(&interrupted.backend) == Backend::Weft {
+            ports::clear(interrupted, &owned, &mut changes);
+        } else {
+            take_back(firewall, publish, ledger, slice::from_ref(interrupted))?;
         }
     }
-    Ok(change.forget()?)
+    if let Some(confirmed) = &confirmed {
+        if Backend::named(&confirmed.backend) == Backend::Weft {
+            ports::add(confirmed, &mut changes);
+        } else {
+            restore(publish, confirmed)?;
+        }
+    }
+    if !changes.is_empty() {
+        weft::commit(firewall.inet()?, &Claims(&publish.claims), &changes)?;
+    }
+    Ok(ledger.settle()?)
+}
+
+/// Writes again, by others than our own table, what is confirmed.
+fn restore(publish: &Publish, owner: &Owner) -> Result<(), FirewallError> {
+    match Backend::named(&owner.backend) {
+        Backend::Weft => Ok(()),
+        Backend::Iptables => iptables::publish::ensure(&publish.claims, owner).map(drop),
+        Backend::UpstreamNftables => upstream_ports::ensure(&publish.claims, None, owner).map(drop),
+    }
+}
+
+/// Takes back everything that the attachment publishes.
+pub(crate) fn remove(firewall: &mut Firewall, publish: &Publish) -> Result<(), FirewallError> {
+    let mut ledger = publish.books().change(&publish.endpoint)?;
+    let owners: Vec<Owner> = ledger.confirmed().into_iter().chain(ledger.interrupted()).cloned().collect();
+    if owners.iter().any(|owner| owner.endpoint.network != publish.endpoint.network) {
+        // The interface's name was given anew, and this is a late second DEL for its former owner.
+        return Ok(());
+    }
+    if owners.is_empty() {
+        return remove_unknown(publish);
+    }
+    ledger.withdraw()?;
+    take_back(firewall, publish, &ledger, &owners)?;
+    let was_last = ledger.forget()?;
+    if was_last && owners.iter().any(|owner| Backend::named(&owner.backend) == Backend::Weft) {
+        weft::retire(firewall.inet()?, &Claims(&publish.claims))?;
+    }
+    Ok(())
+}
+
+/// What is not in the books may be what upstream's plugin wrote, where the configuration names its layouts.
+fn remove_unknown(publish: &Publish) -> Result<(), FirewallError> {
+    match publish.backend {
+        Backend::Weft => Ok(()),
+        Backend::Iptables => iptables::publish::remove(&publish.claims, &publish.endpoint),
+        Backend::UpstreamNftables => upstream_ports::remove(&publish.claims, &publish.endpoint, None),
+    }
+}
+
+/// Removes what these say from whoever carries it, as far as it is still the attachment's.
+fn take_back(
+    firewall: &mut Firewall,
+    publish: &Publish,
+    ledger: &Ledger,
+    owners: &[Owner],
+) -> Result<(), FirewallError> {
+    let mut ours = Vec::new();
+    for owner in owners {
+        match Backend::named(&owner.backend) {
+            Backend::Weft => ours.push(owner),
+            Backend::Iptables => iptables::publish::remove(&publish.claims, &owner.endpoint)?,
+            Backend::UpstreamNftables => {
+                upstream_ports::remove(&publish.claims, &owner.endpoint, Some(owner))?;
+            }
+        }
+    }
+    if ours.is_empty() {
+        return Ok(());
+    }
+    let claims: Vec<_> = ours.iter().flat_map(|owner| owner.claims()).collect();
+    let owned = ledger.still_owned(&claims)?;
+    match firewall.inet() {
+        Ok(socket) => ports::remove(socket, &ours, &owned),
+        Err(error) => crate::without_nftables(error),
+    }
 }
 
 /// Returns what is missing.
-pub(crate) fn observe(_firewall: &mut Firewall, publish: &Publish) -> Result<Vec<String>, FirewallError> {
-    let owner = publish.books().owner(&publish.endpoint.container, &publish.endpoint.ifname);
-    let Some(owner) = owner else { return Ok(vec![format!("claims of {}", publish.endpoint)]) };
-    match Backend::named(&owner.backend) {
-        Backend::Weft => Ok(Vec::new()),
-        Backend::Iptables => iptables::publish::observe(&owner),
-        Backend::UpstreamNftables => upstream_ports::observe(&owner),
-    }
+pub(crate) fn observe(firewall: &mut Firewall, publish: &Publish) -> Result<Vec<String>, FirewallError> {
+    let ledger = publish.books().change(&publish.endpoint)?;
+    let Some(owner) = ledger.confirmed().cloned() else {
+        return Ok(vec![format!("claims of {}", publish.endpoint)]);
+    };
+    let not_there = publish.publications.iter().filter(|one| !owner.publications.contains(one));
+    let mut missing: Vec<_> = not_there.map(|one| format!("publication {one}")).collect();
+    missing.extend(match Backend::named(&owner.backend) {
+        Backend::Weft => observe_ours(firewall, publish, &ledger, &owner)?,
+        Backend::Iptables => iptables::publish::observe(&owner)?,
+        Backend::UpstreamNftables => upstream_ports::observe(&owner)?,
+    });
+    Ok(missing)
+}
+
+fn observe_ours(
+    firewall: &mut Firewall,
+    publish: &Publish,
+    ledger: &Ledger,
+    owner: &Owner,
+) -> Result<Vec<String>, FirewallError> {
+    let held = ledger.still_owned(&owner.claims())?;
+    let entries = ports::hairpins(owner);
+    let demand = Demand { network: &owner.endpoint.network, claims: Claims(&publish.claims), entries };
+    let socket = firewall.inet()?;
+    let mut missing = weft::observe(socket, &demand)?;
+    missing.extend(ports::observe(socket, owner, &held)?);
+    Ok(missing)
 }

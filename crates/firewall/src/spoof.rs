@@ -5,6 +5,7 @@ use weft_model::{IfName, Mac};
 use weft_nft::{Error, FoundElement, Socket, Transaction};
 
 use crate::error::is_lacking;
+use crate::layout::bridge;
 use crate::table::{self, State};
 use crate::{Change, FirewallError, SpoofCheck, layout, upstream};
 
@@ -29,18 +30,18 @@ pub(crate) fn ensure(socket: &mut Socket, check: &SpoofCheck) -> Result<Change, 
         let mut transaction = Transaction::new();
         let creates = found.is_none() && table::state(socket, layout::BRIDGE)? == State::Absent;
         if creates {
-            layout::create_bridge(&mut transaction);
+            bridge::create(&mut transaction);
         }
         // The same port with another address: its old guard and allowance go in the same moment.
         if let Some(found) = found {
-            transaction.delete_elements(&layout::guarded(), vec![layout::guard(port, mac)]);
+            transaction.delete_elements(&bridge::guarded(), vec![bridge::guard(port, mac)]);
             if let Some(old) = allowed(&found).filter(|old| *old != mac) {
-                transaction.delete_elements(&layout::allowed(), vec![layout::allowance(port, old)]);
+                transaction.delete_elements(&bridge::allowed(), vec![bridge::allowance(port, old)]);
             }
         }
         transaction
-            .elements(&layout::guarded(), vec![layout::guard(port, mac)])
-            .elements(&layout::allowed(), vec![layout::allowance(port, mac)]);
+            .elements(&bridge::guarded(), vec![bridge::guard(port, mac)])
+            .elements(&bridge::allowed(), vec![bridge::allowance(port, mac)]);
         match socket.commit(&transaction) {
             Ok(()) => return Ok(Change::Made),
             // Such a transaction makes everything it refers to: what is missing is a part of the kernel.
@@ -70,8 +71,8 @@ pub(crate) fn remove(socket: &mut Socket, check: &SpoofCheck) -> Result<(), Fire
 /// The guard goes first: an allowance without a guard means nothing, the reverse blocks the port.
 fn expire(socket: &mut Socket, port: &IfName, mac: Option<Mac>) -> Result<(), Error> {
     let Some(mac) = mac else { return Ok(()) };
-    socket.expire(&layout::guarded(), &layout::guard(port, mac))?;
-    socket.expire(&layout::allowed(), &layout::allowance(port, mac))
+    socket.expire(&bridge::guarded(), &bridge::guard(port, mac))?;
+    socket.expire(&bridge::allowed(), &bridge::allowance(port, mac))
 }
 
 fn is_without_bridges(error: &FirewallError) -> bool {
@@ -86,7 +87,7 @@ pub(crate) fn observe(socket: &mut Socket, check: &SpoofCheck) -> Result<Vec<Str
     }
     let mut missing = Vec::new();
     let chains =
-        [(layout::PREROUTING, layout::PREROUTING_RULES), (layout::SPOOF_CHECK, layout::SPOOF_CHECK_RULES)];
+        [(bridge::PREROUTING, bridge::PREROUTING_RULES), (bridge::SPOOF_CHECK, bridge::SPOOF_CHECK_RULES)];
     for (chain, rules) in chains {
         if socket.rules(layout::BRIDGE, chain).map_err(wrap)?.len() != rules {
             missing.push(format!("rules of chain {} {chain}", layout::BRIDGE));
@@ -95,15 +96,15 @@ pub(crate) fn observe(socket: &mut Socket, check: &SpoofCheck) -> Result<Vec<Str
     let port = &check.host_ifname;
     let guard = guard(socket, port)?.filter(|found| found.expires.is_none());
     match guard.as_ref().map(allowed) {
-        None => missing.push(format!("element {port} of {}", layout::guarded())),
+        None => missing.push(format!("element {port} of {}", bridge::guarded())),
         Some(mac) if check.mac.is_some() && mac != check.mac => {
-            missing.push(format!("element {port} of {} for the interface's address", layout::guarded()));
+            missing.push(format!("element {port} of {} for the interface's address", bridge::guarded()));
         }
         Some(Some(mac)) => {
-            let key = layout::guard_key(port).ether(mac.0);
-            let found = socket.element(&layout::allowed(), &key).map_err(wrap)?;
+            let key = bridge::guard_key(port).ether(mac.0);
+            let found = socket.element(&bridge::allowed(), &key).map_err(wrap)?;
             if found.is_none_or(|found| found.expires.is_some()) {
-                missing.push(format!("element {port} . {mac} of {}", layout::allowed()));
+                missing.push(format!("element {port} . {mac} of {}", bridge::allowed()));
             }
         }
         Some(None) => {}
@@ -112,7 +113,7 @@ pub(crate) fn observe(socket: &mut Socket, check: &SpoofCheck) -> Result<Vec<Str
 }
 
 fn guard(socket: &mut Socket, port: &IfName) -> Result<Option<FoundElement>, FirewallError> {
-    socket.element(&layout::guarded(), &layout::guard_key(port)).map_err(wrap)
+    socket.element(&bridge::guarded(), &bridge::guard_key(port)).map_err(wrap)
 }
 
 /// Returns the address that the guard's comment names.

@@ -22,10 +22,15 @@ pub(crate) fn state(socket: &mut Socket, table: Table) -> Result<State, Firewall
     match socket.table(table).map_err(|source| refused(table, source))? {
         None => Ok(State::Absent),
         Some(None) => Ok(State::Ours),
-        Some(Some(comment)) if comment == layout::VERSION => Ok(State::Ours),
+        Some(Some(comment)) if comment == version(table) => Ok(State::Ours),
         Some(Some(comment)) if comment.starts_with(layout::ANY_VERSION) => Ok(State::Other),
         Some(Some(comment)) => Err(FirewallError::NotOurs { table, comment }),
     }
+}
+
+/// Returns the comment that our present layout of a table has.
+fn version(table: Table) -> &'static str {
+    if table == layout::BRIDGE { layout::BRIDGE_VERSION } else { layout::VERSION }
 }
 
 /// Returns the error for what the kernel refused in a table.

@@ -249,6 +249,13 @@ pub(crate) fn chains_question(table: Table) -> Encoded {
     encoded(table, 0, NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() }))
 }
 
+/// Returns the message that asks for a set.
+pub(crate) fn set_question(set: &Set) -> NfTablesMessage {
+    let attributes =
+        vec![SetAttribute::Table(set.table.name.into()), SetAttribute::Name(set.name.to_string())];
+    NfTablesMessage::GetSet(SetMessage { attributes })
+}
+
 /// Returns the message that asks for every set of a table.
 pub(crate) fn sets_question(table: Table) -> Encoded {
     let attributes = vec![SetAttribute::Table(table.name.into())];

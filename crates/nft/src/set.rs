@@ -236,13 +236,12 @@ impl Element {
         &self.key
     }
 
-    /// Returns whether the kernel shows this element: the value is the same and it is not about to expire.
-    pub fn is(&self, found: &FoundElement) -> bool {
-        let value = match &self.data {
+    /// Returns whether what the kernel shows for its key leads to the same.
+    pub fn has_value_of(&self, found: &FoundElement) -> bool {
+        match &self.data {
             Some(Data::Value(value)) => found.value.as_deref() == Some(&value.0),
             Some(Data::Verdict(_)) | None => true,
-        };
-        value && found.expires.is_none()
+        }
     }
 }
 

@@ -158,6 +158,16 @@ impl Socket {
         Ok(self.ask(table.family.into(), question, &object, |_| Some(()))?.is_some())
     }
 
+    /// Returns whether a set exists.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn has_set(&mut self, set: &Set) -> Result<bool, Error> {
+        let question = encode::set_question(set);
+        Ok(self.ask(set.table.family.into(), question, &set.to_string(), |_| Some(()))?.is_some())
+    }
+
     /// Returns the element a key leads to, in constant time, or `None` if there is none, or no
     /// such set, or no such table.
     ///

@@ -3,6 +3,7 @@
 //! ```text
 //! owners/<container>,<ifname>.json              what an attachment publishes, as it is in the kernel
 //! owners/<container>,<ifname>.intent            the same as it is about to be
+//! owners/<container>,<ifname>.gone              the same while it is taken back
 //! claims/<protocol>/<host address>/<port/256>/<port>
 //! claims/<protocol>/<host address>/ranges/<first>-<last>
 //! claims/routed-<protocol>/<container address>/...   as above, for ports that are let in untranslated
@@ -27,6 +28,7 @@ mod choice;
 mod claims;
 mod owner;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -40,7 +42,7 @@ use crate::{Root, StateError, atomic, boot, document};
 
 use claims::Claims;
 
-pub use change::{Change, Claimed};
+pub use change::{Change, Claimed, Taken};
 pub use choice::{Binding, Choice, Chosen, ephemeral_ports};
 pub use claims::Claim;
 pub use owner::{Mark, Owner};
@@ -48,6 +50,7 @@ pub use owner::{Mark, Owner};
 /// How the names of an owner's files end.
 const DONE: &str = ".json";
 const INTENT: &str = ".intent";
+const GONE: &str = ".gone";
 
 /// Why ports were not claimed.
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +139,7 @@ impl Books {
 
     /// Returns the attachments to a network that we have anything about, be it half done.
     pub fn holders(&self, network: &NetworkName) -> Vec<Endpoint> {
-        let files = [DONE, INTENT].map(|ending| self.files(ending).unwrap_or_default()).concat();
+        let files = [DONE, INTENT, GONE].map(|ending| self.files(ending).unwrap_or_default()).concat();
         let owners = files.iter().filter_map(|path| read(path).ok().flatten());
         let mut endpoints: Vec<_> =
             owners.map(|owner| owner.endpoint).filter(|one| one.network == *network).collect();
@@ -145,12 +148,55 @@ impl Books {
         endpoints
     }
 
-    /// Returns the attachments whose change was begun by a process that was killed.
+    /// Returns what processes that were killed had meant to publish, or were taking back.
     pub fn interrupted_changes(&self) -> Vec<Owner> {
-        let files = self.files(INTENT).unwrap_or_default();
+        let files = [INTENT, GONE].map(|ending| self.files(ending).unwrap_or_default()).concat();
         let mut owners: Vec<_> = files.iter().filter_map(|path| read(path).ok().flatten()).collect();
         owners.retain(|owner| !self.is_at_work(&owner.endpoint));
         owners
+    }
+
+    /// Returns everything that is published or about to be, with the claims on it that still stand: what has to be in
+    /// the kernel. What is just being taken back is not.
+    ///
+    /// # Errors
+    ///
+    /// When the directory or a claim cannot be read.
+    pub fn standing(&self) -> Result<Vec<(Owner, Vec<Claim>)>, StateError> {
+        let mut owners = BTreeMap::new();
+        for ending in [DONE, INTENT] {
+            for path in self.files(ending)? {
+                let Some(owner) = read(&path).ok().flatten() else { continue };
+                if ending == DONE || self.is_at_work(&owner.endpoint) {
+                    owners.insert(path.with_extension(""), owner);
+                }
+            }
+        }
+        for path in self.files(GONE)? {
+            owners.remove(&path.with_extension(""));
+        }
+        if owners.is_empty() {
+            return Ok(Vec::new());
+        }
+        let _lock = self.lock()?;
+        let claims = self.claims();
+        let mut standing = Vec::new();
+        for owner in owners.into_values() {
+            let mut held = Vec::new();
+            for claim in owner.claims() {
+                let holder = claims.holder(&claim)?;
+                if holder.is_some_and(|holder| is_same(&holder, &owner.endpoint)) {
+                    held.push(claim);
+                }
+            }
+            standing.push((owner, held));
+        }
+        Ok(standing)
+    }
+
+    /// Tells whether nobody publishes anything.
+    pub fn is_empty(&self) -> bool {
+        fs::read_dir(self.owners_dir()).map_or(true, |mut entries| entries.next().is_none())
     }
 
     /// Returns who publishes a port of the host's, if somebody does.
@@ -175,9 +221,10 @@ impl Books {
 
     /// Tells whether a claim still means something: what is in place lists it, or what somebody is putting there.
     fn is_alive(&self, holder: &Endpoint, claim: &Claim) -> bool {
-        let lists = |owner: Option<Owner>| owner.is_some_and(|owner| owner.claims().contains(claim));
-        lists(self.owner(&holder.container, &holder.ifname))
-            || lists(self.interrupted(&holder.container, &holder.ifname)) && self.is_at_work(holder)
+        let lists = |owner: &Owner| owner.claims().contains(claim);
+        self.owner(&holder.container, &holder.ifname).is_some_and(|owner| lists(&owner))
+            || self.interrupted(&holder.container, &holder.ifname).iter().any(lists)
+                && self.is_at_work(holder)
     }
 
     /// Tells whether somebody is changing what an attachment publishes.
@@ -192,8 +239,18 @@ impl Books {
         }
     }
 
-    fn interrupted(&self, container: &ContainerId, ifname: &IfName) -> Option<Owner> {
-        read(&self.file(container, ifname, INTENT)).ok().flatten()
+    fn interrupted(&self, container: &ContainerId, ifname: &IfName) -> Vec<Owner> {
+        let endings = [INTENT, GONE].iter();
+        endings.filter_map(|ending| read(&self.file(container, ifname, ending)).ok().flatten()).collect()
+    }
+
+    fn taken(&self, claim: Claim, holder: Option<Endpoint>) -> Taken {
+        let mut owners = Vec::new();
+        if let Some(Endpoint { container, ifname, .. }) = &holder {
+            owners.extend(self.owner(container, ifname));
+            owners.extend(self.interrupted(container, ifname));
+        }
+        Taken { claim, owners }
     }
 
     fn claims(&self) -> Claims {
@@ -209,12 +266,16 @@ impl Books {
     }
 
     fn file(&self, container: &ContainerId, ifname: &IfName, ending: &str) -> PathBuf {
-        self.dir.join("owners").join(format!("{container},{ifname}{ending}"))
+        self.owners_dir().join(format!("{container},{ifname}{ending}"))
+    }
+
+    fn owners_dir(&self) -> PathBuf {
+        self.dir.join("owners")
     }
 
     /// Returns the owners' files of one kind, in order.
     fn files(&self, ending: &str) -> Result<Vec<PathBuf>, StateError> {
-        let dir = self.dir.join("owners");
+        let dir = self.owners_dir();
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -249,6 +310,10 @@ impl Books {
 fn read(path: &Path) -> Result<Option<Owner>, StateError> {
     let Some(owner) = document::read::<Owner>(path)? else { return Ok(None) };
     Ok((owner.boot == boot::id()?).then_some(owner))
+}
+
+fn is_same(one: &Endpoint, other: &Endpoint) -> bool {
+    (&one.container, &one.ifname) == (&other.container, &other.ifname)
 }
 
 fn remove_file(path: &Path) -> Result<(), StateError> {

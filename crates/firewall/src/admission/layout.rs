@@ -1,8 +1,11 @@
-//! What `table inet weft` has for containers that other filters are to let through.
+//! What `table inet weft` has for networks and containers that other filters are to let through.
 //!
 //! ```text
 //! set admitted4 { 10.0.0.2 }
+//! set passing { "br-blue" }
 //! chain before_filters { type filter hook forward priority filter - 1
+//!     iifname @passing mark
+//!     oifname @passing mark
 //!     ip saddr @admitted4 mark
 //!     ip daddr @admitted4 ct state established,related mark
 //! }
@@ -15,7 +18,7 @@
 
 use std::net::IpAddr;
 
-use weft_nft::expr::{Comparison, Conntrack, Field, Found, Reg, is_family, mark, unmark};
+use weft_nft::expr::{Comparison, Conntrack, Field, Found, Meta, Reg, is_family, mark, unmark};
 use weft_nft::{Base, ChainKind, Expr, Hook, Key, Policy, Set, Transaction, Type};
 
 use crate::layout::INET;
@@ -29,13 +32,11 @@ pub(crate) const BIT: u32 = 0x1000_0000;
 pub(crate) const BEFORE: &str = "before_filters";
 pub(crate) const AFTER: &str = "after_filters";
 /// The chains with their numbers of rules.
-pub(crate) const CHAINS: [(&str, usize); 2] = [(BEFORE, 4), (AFTER, 1)];
+pub(crate) const CHAINS: [(&str, usize); 2] = [(BEFORE, 6), (AFTER, 1)];
 
 /// Before every filter of the usual turn, and after firewalld's, which is ten later.
-const AT_BEFORE: Base =
-    Base { kind: ChainKind::Filter, hook: Hook::Forward, priority: -1, policy: Policy::Accept };
-const AT_AFTER: Base =
-    Base { kind: ChainKind::Filter, hook: Hook::Forward, priority: 20, policy: Policy::Accept };
+pub(crate) const BEFORE_PRIORITY: i32 = -1;
+pub(crate) const AFTER_PRIORITY: i32 = 20;
 
 /// What connection tracking calls a packet of a connection that it knows (nf_conntrack_common.h).
 const ESTABLISHED: u32 = 1 << 1;
@@ -48,6 +49,11 @@ pub(crate) fn admitted(family: IpAddr) -> Set {
     Set::new(INET, name, key).expiring()
 }
 
+/// Returns the set of interfaces whose packets pass, in and out.
+pub(crate) fn passing() -> Set {
+    Set::new(INET, "passing", &[Type::IfName]).expiring()
+}
+
 /// Returns an address's key.
 pub(crate) fn key(addr: IpAddr) -> Key {
     Key::new().addr(addr)
@@ -55,9 +61,16 @@ pub(crate) fn key(addr: IpAddr) -> Key {
 
 /// Adds the sets and the chains. What the kernel calls must be new.
 pub(crate) fn create(transaction: &mut Transaction) {
-    let before = INET.base_chain(BEFORE, AT_BEFORE);
-    let after = INET.base_chain(AFTER, AT_AFTER);
-    transaction.new_chain(&before).new_chain(&after);
+    let [before, after] = [(BEFORE, BEFORE_PRIORITY), (AFTER, AFTER_PRIORITY)].map(|(name, priority)| {
+        let (kind, hook, policy) = (ChainKind::Filter, Hook::Forward, Policy::Accept);
+        INET.base_chain(name, Base { kind, hook, priority, policy })
+    });
+    transaction.new_chain(&before).new_chain(&after).set(&passing());
+    for way in [Meta::InputName, Meta::OutputName] {
+        let mut exprs = vec![Expr::Meta(way, Reg(0)), Expr::Lookup(passing().name, Reg(0), Found::Match)];
+        exprs.extend(mark(BIT));
+        transaction.rule(before.rule(exprs));
+    }
     for family in [IpAddr::from([0; 4]), IpAddr::from([0_u16; 8])] {
         let set = admitted(family);
         transaction.set(&set);

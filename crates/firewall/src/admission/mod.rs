@@ -279,7 +279,7 @@ impl Record {
         }
         if let Some(Ingress { bridge, closed }) = self.ingress.as_ref().filter(|_| !self.by_iptables()) {
             entries.push(Entry::Isolated(bridge.clone()));
-            let _ = closed;
+            entries.extend(closed.then(|| Entry::NoIcc(bridge.clone())));
         }
         entries
     }

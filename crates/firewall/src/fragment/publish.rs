@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
-use weft_model::port::{Protocol, Publication};
-use weft_model::{Endpoint, Gateways, IfName, NetworkName};
+use weft_model::port::{Protocol, Publication, is_same_family};
+use weft_model::{Endpoint, GatewayMode, Gateways, IfName, NetworkName};
 use weft_state::ports::{Books, Choice, Mark, Owner};
 
 use crate::claim::Claims;
+use crate::entry::{Entry, Family};
 use crate::weft::Demand;
 use crate::{Backend, FirewallError};
 
@@ -205,20 +206,42 @@ pub struct SourceAddress {
 }
 
 impl Hairpin {
+    /// Returns what the network wants of our own backend.
     pub(crate) fn demand(&self) -> Demand<'_> {
-        Demand { network: &self.network, claims: Claims(&self.claims), entries: Vec::new() }
+        let entries = self.subnets.iter().copied().map(Entry::Hairpin).collect();
+        Demand { network: &self.network, claims: Claims(&self.claims), entries }
     }
 }
 
 impl Guard {
+    /// Returns what the network wants of our own backend.
     pub(crate) fn demand(&self) -> Demand<'_> {
-        Demand { network: &self.network, claims: Claims(&self.claims), entries: Vec::new() }
+        let mut entries = vec![Entry::Inside(self.bridge.clone())];
+        for family in Family::BOTH {
+            let mode = self.gateways.of(family.any());
+            if matches!(mode, GatewayMode::Nat | GatewayMode::Routed) {
+                entries.push(Entry::Guarded(family, self.bridge.clone()));
+            }
+            if mode == GatewayMode::Routed {
+                entries.push(Entry::Routed(family, self.bridge.clone()));
+            }
+        }
+        if !self.icc {
+            entries.push(Entry::NoIcc(self.bridge.clone()));
+        }
+        Demand { network: &self.network, claims: Claims(&self.claims), entries }
     }
 }
 
 impl SourceAddress {
+    /// Returns what the network wants of our own backend.
     pub(crate) fn demand(&self) -> Demand<'_> {
-        Demand { network: &self.network, claims: Claims(&self.claims), entries: Vec::new() }
+        let entry = |subnet: &IpNetwork| {
+            let address = self.addresses.iter().find(|address| is_same_family(subnet.ip(), **address))?;
+            Some(Entry::Source(*subnet, *address))
+        };
+        let entries = self.subnets.iter().filter_map(entry).collect();
+        Demand { network: &self.network, claims: Claims(&self.claims), entries }
     }
 }
 

@@ -48,6 +48,8 @@ impl Table {
 enum Variant {
     /// Whichever the administrator has chosen (`update-alternatives`).
     Chosen,
+    /// Those of nf_tables.
+    Nft,
     /// The tables of `ip_tables`, which `iptables-nft` does not see.
     Legacy,
 }
@@ -156,6 +158,19 @@ impl Tool {
         Self { variant: Variant::Legacy, ..self }
     }
 
+    /// Returns the same family's programs for nf_tables, whatever the administrator has chosen.
+    pub(crate) fn nft(self) -> Self {
+        let named = Self { variant: Variant::Nft, ..self };
+        if named.is_installed() { named } else { self }
+    }
+
+    /// Returns the programs of this name.
+    pub(crate) fn named(program: &str) -> Option<Self> {
+        let variants = [Variant::Chosen, Variant::Nft, Variant::Legacy];
+        let all = variants.into_iter().flat_map(|variant| Self::BOTH.map(|tool| Self { variant, ..tool }));
+        all.into_iter().find(|tool| tool.program() == program)
+    }
+
     pub(crate) fn is_v6(self) -> bool {
         self.v6
     }
@@ -179,6 +194,8 @@ impl Tool {
         match (self.v6, self.variant) {
             (false, Variant::Chosen) => "iptables",
             (true, Variant::Chosen) => "ip6tables",
+            (false, Variant::Nft) => "iptables-nft",
+            (true, Variant::Nft) => "ip6tables-nft",
             (false, Variant::Legacy) => "iptables-legacy",
             (true, Variant::Legacy) => "ip6tables-legacy",
         }

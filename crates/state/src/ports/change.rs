@@ -1,6 +1,7 @@
 //! Changing what one attachment publishes: claims before the kernel, files after.
 
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -8,7 +9,7 @@ use weft_model::Endpoint;
 use weft_model::port::{Protocol, Publication};
 
 use super::claims::{Claims, Found};
-use super::{Books, Choice, Chosen, Claim, DONE, INTENT, Owner, PortsError, choice, remove_file};
+use super::{Books, Choice, Chosen, Claim, DONE, GONE, INTENT, Owner, PortsError, choice, remove_file};
 use crate::atomic::Durability;
 use crate::lock::FileLock;
 use crate::{StateError, document};
@@ -21,7 +22,7 @@ pub struct Change {
     books: Books,
     endpoint: Endpoint,
     confirmed: Option<Owner>,
-    interrupted: Option<Owner>,
+    interrupted: Vec<Owner>,
     alone: Option<FileLock>,
 }
 
@@ -31,9 +32,25 @@ pub struct Claimed {
     /// What the attachment is to publish, every choice made.
     pub owner: Owner,
     /// What was taken from others that had no right to it any more: the kernel may have it still.
-    pub taken: Vec<Claim>,
+    pub taken: Vec<Taken>,
     /// What the attachment had not claimed before.
     made: Vec<Claim>,
+}
+
+/// A claim of somebody who had no right to it any more.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// The claim.
+    pub claim: Claim,
+    /// What its owner's files say, if there are any.
+    pub owners: Vec<Owner>,
+}
+
+impl Claimed {
+    /// Returns what the attachment had not claimed before.
+    pub fn made(&self) -> &[Claim] {
+        &self.made
+    }
 }
 
 impl Books {
@@ -61,9 +78,9 @@ impl Change {
         self.confirmed.as_ref()
     }
 
-    /// Returns what a process that was killed had meant it to publish.
-    pub fn interrupted(&self) -> Option<&Owner> {
-        self.interrupted.as_ref()
+    /// Returns what processes that were killed had meant it to publish, or were taking back.
+    pub fn interrupted(&self) -> &[Owner] {
+        &self.interrupted
     }
 
     /// Notes that the kernel has again what is confirmed and nothing that a killed process had meant to be there.
@@ -72,13 +89,36 @@ impl Change {
     ///
     /// When a file cannot be removed.
     pub fn settle(&mut self) -> Result<(), StateError> {
-        let Some(interrupted) = self.interrupted.take() else { return Ok(()) };
+        if self.interrupted.is_empty() {
+            return Ok(());
+        }
         let stay = self.confirmed.as_ref().map(Owner::claims).unwrap_or_default();
-        let mut gone = interrupted.claims();
+        let mut gone: Vec<_> = self.interrupted.iter().flat_map(Owner::claims).collect();
         gone.retain(|claim| !stay.contains(claim));
         let _lock = self.books.lock()?;
         self.drop_own(&gone)?;
-        remove_file(&self.intent())
+        self.interrupted.clear();
+        remove_file(&self.file(INTENT))?;
+        remove_file(&self.file(GONE))
+    }
+
+    /// Notes that everything is about to be taken back, so that nobody writes it anew meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be renamed.
+    pub fn withdraw(&mut self) -> Result<(), StateError> {
+        let gone = self.file(GONE);
+        for ending in [INTENT, DONE] {
+            let path = self.file(ending);
+            match fs::rename(&path, &gone) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StateError::io("rename", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Claims everything that `wanted` publishes and what is chosen for it, and notes the intent. What the
@@ -118,15 +158,15 @@ impl Change {
             {
                 return Err(PortsError::Taken { protocol, host, ports, holder });
             }
-            taken.extend(others.into_iter().map(|found| found.claim));
+            taken.extend(others.into_iter().map(|found| books.taken(found.claim, found.holder)));
             if !mine {
                 made.push(*claim);
             }
         }
         // Nothing was written up to here.
-        document::write(&self.intent(), &wanted, Durability::Boot)?;
-        for claim in &taken {
-            claims.drop(claim)?;
+        document::write(&self.file(INTENT), &wanted, Durability::Boot)?;
+        for one in &taken {
+            claims.drop(&one.claim)?;
         }
         let outcome = made.iter().try_for_each(|claim| claims.make(claim, &self.endpoint));
         let claimed = Claimed { owner: wanted, taken, made };
@@ -144,7 +184,7 @@ impl Change {
     ///
     /// When a file cannot be renamed or removed.
     pub fn confirm(&mut self, claimed: &Claimed) -> Result<(), StateError> {
-        let (intent, done) = (self.intent(), self.done());
+        let (intent, done) = (self.file(INTENT), self.file(DONE));
         fs::rename(&intent, &done).map_err(StateError::io("rename", &intent))?;
         let stay = claimed.owner.claims();
         let before = self.confirmed.replace(claimed.owner.clone());
@@ -188,27 +228,31 @@ impl Change {
         Ok(owned)
     }
 
-    /// Forgets everything about the attachment, when nothing of it is in the kernel any more.
+    /// Forgets everything about the attachment, when nothing of it is in the kernel any more. Returns whether nobody
+    /// publishes anything now.
     ///
     /// # Errors
     ///
     /// When a file cannot be removed.
-    pub fn forget(&mut self) -> Result<(), StateError> {
+    pub fn forget(&mut self) -> Result<bool, StateError> {
         let gone = self.known_claims();
         if !gone.is_empty() {
             let _lock = self.books.lock()?;
             self.drop_own(&gone)?;
         }
-        remove_file(&self.intent())?;
-        remove_file(&self.done())?;
-        (self.confirmed, self.interrupted) = (None, None);
-        Ok(())
+        for ending in [INTENT, GONE, DONE] {
+            remove_file(&self.file(ending))?;
+        }
+        self.confirmed = None;
+        self.interrupted.clear();
+        // Another owner's file keeps the directory.
+        Ok(fs::remove_dir(self.books.owners_dir()).is_ok())
     }
 
     /// Returns what the attachment's files list, each once.
     pub fn known_claims(&self) -> Vec<Claim> {
         let mut claims: Vec<_> =
-            [&self.confirmed, &self.interrupted].into_iter().flatten().flat_map(Owner::claims).collect();
+            self.confirmed.iter().chain(&self.interrupted).flat_map(Owner::claims).collect();
         claims.sort();
         claims.dedup();
         claims
@@ -227,15 +271,11 @@ impl Change {
     /// What cannot be removed is void as soon as the intent is gone.
     fn take_back(&self, claims: &Claims, made: &[Claim]) {
         made.iter().for_each(|claim| drop(claims.drop(claim)));
-        drop(remove_file(&self.intent()));
+        drop(remove_file(&self.file(INTENT)));
     }
 
-    fn intent(&self) -> PathBuf {
-        self.books.file(&self.endpoint.container, &self.endpoint.ifname, INTENT)
-    }
-
-    fn done(&self) -> PathBuf {
-        self.books.file(&self.endpoint.container, &self.endpoint.ifname, DONE)
+    fn file(&self, ending: &str) -> PathBuf {
+        self.books.file(&self.endpoint.container, &self.endpoint.ifname, ending)
     }
 
     fn is_mine(&self, holder: &Endpoint) -> bool {
@@ -253,9 +293,9 @@ impl Change {
                     mine |= found == *claim;
                 }
                 holder => {
-                    let keeper =
-                        holder.filter(|holder| claim.is_kept() && self.books.is_alive(holder, &found));
-                    others.push(Judged { claim: found, keeper });
+                    let is_kept = |holder: &&Endpoint| claim.is_kept() && self.books.is_alive(holder, &found);
+                    let keeper = holder.as_ref().filter(is_kept).cloned();
+                    others.push(Judged { claim: found, holder, keeper });
                 }
             }
         }
@@ -344,9 +384,10 @@ impl Drop for Change {
     }
 }
 
-/// A claim in the way of another, and who keeps it; `None` if it is void.
+/// A claim in the way of another, who made it, and who keeps it; `None` if it is void.
 struct Judged {
     claim: Claim,
+    holder: Option<Endpoint>,
     keeper: Option<Endpoint>,
 }
 

@@ -35,7 +35,7 @@ fn wanted(container: &str, publications: &[Publication]) -> Owner {
 }
 
 /// Publishes all the way, or says who is in the way.
-fn publish(books: &Books, container: &str, publications: &[Publication]) -> Result<Vec<Claim>, PortsError> {
+fn publish(books: &Books, container: &str, publications: &[Publication]) -> Result<Vec<Taken>, PortsError> {
     let mut change = books.change(&endpoint(container)).unwrap();
     let claimed = change.claim(wanted(container, publications), &[], &mut |_, _, _| true)?;
     change.confirm(&claimed).unwrap();

@@ -1,0 +1,309 @@
+//! Filters of others that drop what is forwarded: docker's policy, ufw's, firewalld's.
+//!
+//! An accept in our table does not keep another table from dropping the packet. What our networks forward
+//! carries a bit of the mark while other filters look at it ([`crate::admission::layout`]), and where a filter drops
+//! by default, one rule per host in its own hook lets that bit pass: in `DOCKER-USER` where docker is, at the
+//! head of `FORWARD` elsewhere. firewalld cannot match marks, so our bridges join its zone `trusted`. Why so:
+//! docs/adr/0007-foreign-forward-drop.md.
+//!
+//! What was written is on record, and goes with the last network that forwards:
+//!
+//! ```text
+//! foreign/<program>,<chain>         our rule is in this chain
+//! foreign/firewalld,<interface>     this bridge has joined the zone
+//! ```
+//!
+//! Looking costs some questions to the kernel; programs are started only where one of their tables has rules. It is done
+//! when a network's first rule is written, and when everything is.
+
+use std::fs;
+use std::path::Path;
+
+use weft_model::IfName;
+use weft_nft::{Family, Hook, Hooked, Policy, Socket, Table as NftTable};
+
+use crate::admission::layout::{AFTER_PRIORITY, BEFORE_PRIORITY, BIT};
+use crate::claim::{Claims, create, listed, remove_file};
+use crate::entry::{Entry, PASSING, PASSAGE};
+use crate::firewalld::{Firewalld, Member, TRUSTED};
+use crate::iptables::lock::Writer;
+use crate::iptables::tool::{Rules, Table, Tool};
+use crate::{Firewall, FirewallError};
+
+const FORWARD: &str = "FORWARD";
+const DOCKER_USER: &str = "DOCKER-USER";
+const FIREWALLD: &str = "firewalld";
+/// How many chains deep a rule is looked for that drops everything.
+const DEPTH: usize = 8;
+
+/// Something that keeps what we forward from passing, and how to mend it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Obstacle {
+    pub(crate) what: String,
+    pub(crate) why: String,
+    pub(crate) mend: String,
+}
+
+/// A chain where our rule belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    tool: Tool,
+    chain: &'static str,
+    /// Whether our rule is there.
+    done: bool,
+}
+
+impl Place {
+    fn record(&self) -> String {
+        format!("{},{}", self.tool.program(), self.chain)
+    }
+
+    fn rule(&self) -> String {
+        rule(self.chain)
+    }
+}
+
+fn rule(chain: &str) -> String {
+    let mark = format!("{BIT:#x}/{BIT:#x}");
+    format!(r#"-A {chain} -m comment --comment "weft: what its networks forward" -m mark --mark {mark} -j ACCEPT"#)
+}
+
+/// Sees to it that other filters let pass what an interface of ours forwards. Returns whether any would not.
+pub(crate) fn open(firewall: &mut Firewall, claims: &Path, bridge: Option<&IfName>) -> Result<bool, FirewallError> {
+    let places = places(firewall.inet().ok())?;
+    let has_firewalld = has_firewalld(firewall.inet().ok());
+    if places.is_empty() && !has_firewalld {
+        return Ok(false);
+    }
+    let _writer = Writer::alone(claims)?;
+    for place in &places {
+        note(claims, &place.record())?;
+        if !place.done {
+            let first = place.rule().replacen("-A ", "-I ", 1).replacen(place.chain, &format!("{} 1", place.chain), 1);
+            place.tool.restore(Table::Filter, &[first])?;
+        }
+    }
+    if let (true, Some(bridge), Some(firewalld)) = (has_firewalld, bridge, Firewalld::connect()?) {
+        note(claims, &format!("{FIREWALLD},{bridge}"))?;
+        firewalld.add(TRUSTED, Member::Interface(bridge))?;
+    }
+    Ok(true)
+}
+
+/// Takes back what nobody needs any more: bridges that are no network's, and the rules with the last network.
+pub(crate) fn close(claims: &Path) -> Result<(), FirewallError> {
+    let folder = claims.join("foreign");
+    let records = listed(&folder)?;
+    if records.is_empty() {
+        return Ok(());
+    }
+    let _writer = Writer::alone(claims)?;
+    let claimed = Claims(claims);
+    let needed = !claimed.all(&PASSAGE)?.is_empty();
+    for record in records {
+        let Some((program, name)) = record.split_once(',') else { continue };
+        if program == FIREWALLD {
+            let Ok(bridge) = name.parse::<IfName>() else { continue };
+            if claimed.is_wanted(&Entry::Passing(bridge.clone()))? {
+                continue;
+            }
+            if let Some(firewalld) = Firewalld::connect()? {
+                firewalld.remove(TRUSTED, Member::Interface(&bridge))?;
+            }
+        } else if needed {
+            continue;
+        } else if let Some(tool) = Tool::named(program).filter(|tool| tool.is_ready()) {
+            let rules = tool.saved(Table::Filter)?;
+            let ours = rule(name);
+            let copies = rules.chain(name).unwrap_or_default().iter().filter(|line| **line == ours);
+            let script: Vec<_> = copies.map(|line| line.replacen("-A ", "-D ", 1)).collect();
+            tool.restore(Table::Filter, &script)?;
+        }
+        remove_file(&folder.join(&record))?;
+    }
+    fs::remove_dir(folder).ok();
+    Ok(())
+}
+
+/// Returns what drops the packets of networks that are to pass, and has no rule of ours.
+pub(crate) fn obstacles(firewall: &mut Firewall, claims: &Path) -> Result<Vec<Obstacle>, FirewallError> {
+    let claimed = Claims(claims);
+    if claimed.all(&PASSAGE)?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for place in places(firewall.inet().ok())?.into_iter().filter(|place| !place.done) {
+        found.push(Obstacle {
+            what: format!("chain {} of {}", place.chain, place.tool.program()),
+            why: "drops what it does not know, and has no rule for what weft's networks forward".into(),
+            mend: "weft network reload".into(),
+        });
+    }
+    for chain in strangers(firewall.inet().ok())? {
+        found.push(obstacle(&chain));
+    }
+    if has_firewalld(firewall.inet().ok())
+        && let Some(firewalld) = Firewalld::connect()?
+    {
+        for entry in claimed.all(&PASSING)? {
+            let Entry::Passing(bridge) = entry else { continue };
+            if !firewalld.has(TRUSTED, Member::Interface(&bridge))? {
+                found.push(Obstacle {
+                    what: format!("interface {bridge}"),
+                    why: format!("is not in firewalld's zone {TRUSTED}, so firewalld rejects what it forwards"),
+                    mend: "weft network reload".into(),
+                });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What an administrator's own chain drops is the administrator's to let through: there is no hook to use.
+fn obstacle(chain: &Hooked) -> Obstacle {
+    let Hooked { family, table, name, priority, .. } = chain;
+    let sees = (BEFORE_PRIORITY..AFTER_PRIORITY).contains(priority);
+    let mend = if sees {
+        format!("nft insert rule {family} {table} {name} meta mark and {BIT:#x} != 0 accept comment \\\"weft\\\"")
+    } else {
+        format!("give it a priority from 0 to {}: nft list chain {family} {table} {name}", AFTER_PRIORITY - 1)
+    };
+    Obstacle {
+        what: format!("chain {family} {table} {name}"),
+        why: "has the policy drop, and has no rule for what weft's networks forward".into(),
+        mend,
+    }
+}
+
+/// Chains of nobody's we know that drop what reaches their end. A rule whose comment names us is taken for the mending one.
+fn strangers(socket: Option<&mut Socket>) -> Result<Vec<Hooked>, FirewallError> {
+    let Some(socket) = socket else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for family in [Family::Inet, Family::Ip, Family::Ip6] {
+        for chain in socket.hooked(family, Hook::Forward).map_err(wrap)? {
+            let known = chain.table == FIREWALLD || chain.table == "filter" && chain.name == FORWARD;
+            if known || chain.policy == Policy::Accept {
+                continue;
+            }
+            let rules = socket.rules_of(&chain).map_err(wrap)?;
+            if !rules.iter().any(|rule| rule.comment.as_deref().is_some_and(|text| text.starts_with("weft"))) {
+                found.push(chain);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn wrap(source: weft_nft::Error) -> FirewallError {
+    crate::table::refused(crate::layout::INET, source)
+}
+
+/// Returns where a filter of iptables drops by default.
+fn places(mut socket: Option<&mut Socket>) -> Result<Vec<Place>, FirewallError> {
+    let mut places = Vec::new();
+    for tool in Tool::BOTH {
+        let mut tools = Vec::new();
+        if socket.as_deref_mut().is_some_and(|socket| may_drop(socket, tool)) {
+            tools.push(tool.nft());
+        }
+        if tool.has_legacy(Table::Filter) {
+            tools.push(tool.legacy());
+        }
+        for tool in tools.into_iter().filter(|tool| tool.is_installed()) {
+            places.extend(place(tool, &tool.saved(Table::Filter)?));
+        }
+    }
+    Ok(places)
+}
+
+/// Whether it is worth starting a program to look at the rules.
+fn may_drop(socket: &mut Socket, tool: Tool) -> bool {
+    let family = if tool.is_v6() { Family::Ip6 } else { Family::Ip };
+    match socket.policy(family, "filter", FORWARD) {
+        Ok(Some(Policy::Drop)) => true,
+        Ok(Some(Policy::Accept)) => {
+            socket.rules(NftTable::new(family, "filter"), FORWARD).is_ok_and(|rules| !rules.is_empty())
+        }
+        _ => false,
+    }
+}
+
+fn place(tool: Tool, rules: &Rules) -> Option<Place> {
+    if rules.policy(FORWARD) != Some("DROP") && !drops(rules, FORWARD, DEPTH) {
+        return None;
+    }
+    // Docker keeps what is in this chain, and leads there first.
+    let docker = rules.has(FORWARD, &format!("-A {FORWARD} -j {DOCKER_USER}"));
+    let chain = if docker { DOCKER_USER } else { FORWARD };
+    Some(Place { tool, chain, done: rules.has(chain, &rule(chain)) })
+}
+
+/// Whether a chain has a rule without a condition that drops, itself or where it leads.
+fn drops(rules: &Rules, chain: &str, depth: usize) -> bool {
+    let start = format!("-A {chain} -j ");
+    let unconditional = rules.chain(chain).unwrap_or_default().iter().filter_map(|rule| rule.strip_prefix(&start));
+    let mut targets = unconditional.filter_map(|target| target.split(' ').next());
+    targets.any(|target| {
+        matches!(target, "DROP" | "REJECT") || depth > 0 && drops(rules, target, depth - 1)
+    })
+}
+
+fn has_firewalld(socket: Option<&mut Socket>) -> bool {
+    let table = NftTable::new(Family::Inet, FIREWALLD);
+    socket.is_some_and(|socket| socket.table(table).is_ok_and(|found| found.is_some()))
+}
+
+fn note(claims: &Path, record: &str) -> Result<(), FirewallError> {
+    let path = claims.join("foreign").join(record);
+    create(&path).map(drop).map_err(|source| FirewallError::Claim { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(rules: &str) -> Option<(&'static str, bool)> {
+        place(Tool::V4, &Rules::parse(rules)).map(|place| (place.chain, place.done))
+    }
+
+    #[test]
+    fn filters_that_drop_are_recognised() {
+        assert_eq!(found(":FORWARD ACCEPT [0:0]\n-A FORWARD -s 10.0.0.1/32 -j DROP"), None);
+        assert_eq!(found(":FORWARD DROP [0:0]"), Some(("FORWARD", false)));
+        assert_eq!(
+            found(":FORWARD ACCEPT [0:0]\n-A FORWARD -j REJECT --reject-with icmp-host-prohibited"),
+            Some(("FORWARD", false))
+        );
+        let ufw = ":FORWARD ACCEPT [0:0]\n:ufw-reject-forward - [0:0]\n-A FORWARD -j ufw-reject-forward\n\
+                   -A ufw-reject-forward -j REJECT --reject-with icmp-port-unreachable";
+        assert_eq!(found(ufw), Some(("FORWARD", false)));
+        assert_eq!(found(":FORWARD ACCEPT [0:0]\n:X - [0:0]\n-A FORWARD -j X\n-A X -j FORWARD"), None);
+    }
+
+    #[test]
+    fn dockers_hook_is_used_where_docker_is() {
+        let docker = ":FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\n-A DOCKER-USER -j RETURN";
+        assert_eq!(found(docker), Some(("DOCKER-USER", false)));
+        let mended = format!("{docker}\n{}", rule(DOCKER_USER));
+        assert_eq!(found(&mended), Some(("DOCKER-USER", true)));
+        // A docker that is gone has left its chain, to which nothing leads.
+        assert_eq!(found(":FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]"), Some(("FORWARD", false)));
+    }
+
+    #[test]
+    fn an_administrators_chain_is_explained() {
+        let chain = Hooked {
+            family: Family::Inet,
+            table: "filter".into(),
+            name: "forward".into(),
+            priority: 0,
+            policy: Policy::Drop,
+        };
+        assert_eq!(
+            obstacle(&chain).mend,
+            r#"nft insert rule inet filter forward meta mark and 0x10000000 != 0 accept comment \"weft\""#
+        );
+        let late = Hooked { priority: 50, ..chain };
+        assert!(obstacle(&late).mend.starts_with("give it a priority from 0 to 19"));
+    }
+}

@@ -1,0 +1,317 @@
+//! What passes from one interface to another, where the kernel has no nf_tables: chains of our own and a jump
+//! from FORWARD.
+//!
+//! ```text
+//! -I FORWARD -j WEFT-FORWARD
+//! WEFT-FORWARD     -j WEFT-USER                                   the administrator's, never emptied by us
+//!                  -i br-inner ! -o br-inner -j DROP              internal: nothing in or out
+//!                  ! -i br-inner -o br-inner -j DROP
+//!                  -m conntrack --ctstatus DNAT -g WEFT-PASS      published ports are for everybody
+//!                  -j WEFT-ISOLATION
+//!                  -i br-quiet -o br-quiet -j DROP                containers apart
+//!                  -o br-blue -j WEFT-GUARD
+//!                  -j WEFT-PASS
+//! WEFT-ISOLATION   -i br-blue ! -o br-blue -j WEFT-ISOLATION-2    nothing from one isolated bridge to another
+//! WEFT-ISOLATION-2 -o br-blue -j DROP
+//! WEFT-GUARD       -i br-blue -j RETURN                           from networks of ours
+//!                  -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
+//!                  -j WEFT-ROUTED                                 ports of routed networks (publish.rs)
+//!                  -o br-routed -p icmp -j RETURN
+//!                  -j DROP
+//! WEFT-PASS        -i br-blue -j ACCEPT, -o br-blue -j ACCEPT     whatever FORWARD would do afterwards
+//! ```
+//!
+//! All chains but the administrator's and that of routed ports are written as a whole from the claims, by one
+//! `iptables-save` and one `iptables-restore` for each family.
+
+use weft_model::NetworkName;
+
+use super::lock::Writer;
+use super::publish::ROUTED;
+use super::tool::{Rules, Table, Tool};
+use crate::claim::Claims;
+use crate::entry::{Entry, Family, GUARD as GUARDING, ISOLATION};
+use crate::{Change, FirewallError};
+
+const BUILTIN: &str = "FORWARD";
+const FORWARD: &str = "WEFT-FORWARD";
+const USER: &str = "WEFT-USER";
+const FIRST: &str = "WEFT-ISOLATION";
+const SECOND: &str = "WEFT-ISOLATION-2";
+const GUARD: &str = "WEFT-GUARD";
+const PASS: &str = "WEFT-PASS";
+/// The chains that are ours to write.
+const OURS: [&str; 5] = [FORWARD, FIRST, SECOND, GUARD, PASS];
+/// The chains that others fill.
+const THEIRS: [&str; 2] = [USER, ROUTED];
+
+/// Claims what a network wants and writes the chains unless they are in place.
+pub(crate) fn ensure(
+    claims: &Claims<'_>,
+    network: &NetworkName,
+    entries: &[Entry],
+) -> Result<Change, FirewallError> {
+    let mut change = Change::AlreadyThere;
+    for entry in entries {
+        if claims.take(network, entry)? == Change::Made {
+            change = Change::Made;
+        }
+    }
+    let written = write(claims)?;
+    Ok(if change == Change::Made { change } else { written })
+}
+
+/// Writes the chains as they are claimed, or takes them away with the last claim.
+pub(crate) fn write(claims: &Claims<'_>) -> Result<Change, FirewallError> {
+    let _writer = Writer::alone(claims.0)?;
+    let entries = claimed(claims)?;
+    let mut change = Change::AlreadyThere;
+    for tool in Tool::usable() {
+        // Where there is nothing to write, a program that is not installed has nothing to take back.
+        if entries.is_empty() && !tool.is_installed() {
+            continue;
+        }
+        let script = script(&entries, &tool.saved(Table::Filter)?, tool);
+        if !script.is_empty() {
+            tool.restore(Table::Filter, &script)?;
+            change = Change::Made;
+        }
+    }
+    Ok(change)
+}
+
+/// Returns what is missing of what a network wants.
+pub(crate) fn observe(
+    claims: &Claims<'_>,
+    network: &NetworkName,
+    entries: &[Entry],
+) -> Result<Vec<String>, FirewallError> {
+    let mut missing = Vec::new();
+    let all = claimed(claims)?;
+    for tool in Tool::usable() {
+        let there = tool.saved(Table::Filter)?;
+        if jumps(&there).is_empty() {
+            missing.push(format!("{} rule from {BUILTIN} to chain {FORWARD}", tool.program()));
+        }
+        for (chain, rules) in chains(&all, tool) {
+            let lacks = |rule: &&String| !there.has(chain, rule);
+            missing.extend(rules.iter().filter(lacks).map(|rule| format!("{} rule {rule}", tool.program())));
+        }
+    }
+    let unclaimed = entries.iter().filter(|entry| !claims.has(network, entry));
+    missing.extend(unclaimed.map(|entry| format!("claim of {network} on {entry}")));
+    Ok(missing)
+}
+
+fn claimed(claims: &Claims<'_>) -> Result<Vec<Entry>, FirewallError> {
+    Ok([claims.all(&ISOLATION)?, claims.all(&GUARDING)?].concat())
+}
+
+/// The rules of FORWARD that lead to our chain, or led there in an earlier version.
+fn jumps(there: &Rules) -> Vec<&String> {
+    let rules = there.chain(BUILTIN).unwrap_or_default();
+    rules.iter().filter(|rule| [FORWARD, FIRST].iter().any(|chain| rule.ends_with(&format!(" -j {chain}")))).collect()
+}
+
+/// Returns the lines that lead from what is there to what is claimed; none if that is the same.
+fn script(entries: &[Entry], there: &Rules, tool: Tool) -> Vec<String> {
+    if entries.is_empty() {
+        return retirement(there);
+    }
+    let mut lines = Vec::new();
+    // Named only where they are not: that would empty them.
+    lines.extend(THEIRS.iter().filter(|chain| there.chain(chain).is_none()).map(|chain| name(chain)));
+    let wanted = chains(entries, tool);
+    if wanted.iter().any(|(chain, rules)| there.chain(chain) != Some(rules)) {
+        lines.extend(OURS.iter().map(|chain| name(chain)));
+        lines.extend(wanted.into_iter().flat_map(|(_, rules)| rules));
+    }
+    let jump = format!("-A {BUILTIN} -j {FORWARD}");
+    let stale = jumps(there).into_iter().filter(|rule| **rule != jump);
+    lines.extend(stale.map(|rule| deletion(rule)));
+    if !there.has(BUILTIN, &jump) {
+        lines.push(jump.replacen("-A ", "-I ", 1));
+    }
+    lines
+}
+
+/// The lines that take everything away but what others have written.
+fn retirement(there: &Rules) -> Vec<String> {
+    let mut lines: Vec<_> = jumps(there).into_iter().map(|jump| deletion(jump)).collect();
+    let present = OURS.iter().copied().filter(|chain| there.chain(chain).is_some());
+    let empty = THEIRS.iter().copied().filter(|chain| there.chain(chain).is_some_and(<[_]>::is_empty));
+    // Named first, so that all are empty and nothing leads from one to another when they are deleted.
+    lines.extend(present.clone().map(name));
+    lines.extend(present.chain(empty).map(|chain| format!("-X {chain}")));
+    lines
+}
+
+/// Returns the chains with their rules, as `iptables-save` prints them.
+fn chains(entries: &[Entry], tool: Tool) -> [(&'static str, Vec<String>); 5] {
+    let mut rules = Writing { tool, forward: vec![format!("-A {FORWARD} -j {USER}")], ..Writing::new(tool) };
+    for entry in entries {
+        if let Entry::Internal(name) = entry {
+            rules.forward.push(format!("-A {FORWARD} -i {name} ! -o {name} -j DROP"));
+            rules.forward.push(format!("-A {FORWARD} ! -i {name} -o {name} -j DROP"));
+        }
+    }
+    rules.forward.push(format!("-A {FORWARD} -m conntrack --ctstatus DNAT -g {PASS}"));
+    rules.forward.push(format!("-A {FORWARD} -j {FIRST}"));
+    for entry in entries {
+        rules.write(entry);
+    }
+    rules.finish()
+}
+
+/// The chains while they are written.
+struct Writing {
+    tool: Tool,
+    forward: Vec<String>,
+    first: Vec<String>,
+    second: Vec<String>,
+    guarded: Vec<String>,
+    inside: Vec<String>,
+    icmp: Vec<String>,
+    pass: Vec<String>,
+}
+
+impl Writing {
+    fn new(tool: Tool) -> Self {
+        let none = Vec::new;
+        let (forward, first, second, guarded) = (none(), none(), none(), none());
+        Self { tool, forward, first, second, guarded, inside: none(), icmp: none(), pass: none() }
+    }
+
+    fn write(&mut self, entry: &Entry) {
+        let family = if self.tool.is_v6() { Family::V6 } else { Family::V4 };
+        match entry {
+            Entry::Isolated(name) => {
+                self.first.push(format!("-A {FIRST} -i {name} ! -o {name} -j {SECOND}"));
+                self.second.push(format!("-A {SECOND} -o {name} -j DROP"));
+            }
+            Entry::NoIcc(name) => self.forward.push(format!("-A {FORWARD} -i {name} -o {name} -j DROP")),
+            Entry::Inside(name) => {
+                self.inside.push(format!("-A {GUARD} -i {name} -j RETURN"));
+                self.pass.push(format!("-A {PASS} -i {name} -j ACCEPT"));
+                self.pass.push(format!("-A {PASS} -o {name} -j ACCEPT"));
+            }
+            Entry::Guarded(of, name) if *of == family => {
+                self.guarded.push(format!("-A {FORWARD} -o {name} -j {GUARD}"));
+            }
+            Entry::Routed(of, name) if *of == family => {
+                let icmp = if self.tool.is_v6() { "ipv6-icmp" } else { "icmp" };
+                self.icmp.push(format!("-A {GUARD} -o {name} -p {icmp} -j RETURN"));
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(mut self) -> [(&'static str, Vec<String>); 5] {
+        self.forward.append(&mut self.guarded);
+        self.forward.push(format!("-A {FORWARD} -j {PASS}"));
+        let mut guard = self.inside;
+        guard.push(format!("-A {GUARD} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"));
+        guard.push(format!("-A {GUARD} -j {ROUTED}"));
+        guard.append(&mut self.icmp);
+        guard.push(format!("-A {GUARD} -j DROP"));
+        [
+            (FORWARD, self.forward),
+            (FIRST, self.first),
+            (SECOND, self.second),
+            (GUARD, guard),
+            (PASS, self.pass),
+        ]
+    }
+}
+
+fn name(chain: &str) -> String {
+    format!(":{chain} - [0:0]")
+}
+
+fn deletion(rule: &str) -> String {
+    rule.replacen("-A ", "-D ", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries() -> Vec<Entry> {
+        let name = |text: &str| text.parse().unwrap();
+        vec![
+            Entry::Isolated(name("br0")),
+            Entry::Internal(name("br1")),
+            Entry::NoIcc(name("br0")),
+            Entry::Inside(name("br0")),
+            Entry::Guarded(Family::V4, name("br0")),
+            Entry::Routed(Family::V6, name("br0")),
+        ]
+    }
+
+    /// What a table would have after these lines.
+    fn table(lines: &[String]) -> Rules {
+        let text = lines.join("\n").replace("-I FORWARD -j", "-A FORWARD -j");
+        Rules::parse(&format!(":FORWARD ACCEPT [0:0]\n{text}\n"))
+    }
+
+    #[test]
+    fn the_administrator_is_asked_first_and_everything_ours_passes_at_the_end() {
+        let [(_, forward), (_, first), (_, second), (_, guard), (_, pass)] = chains(&entries(), Tool::V4);
+        assert_eq!(
+            forward,
+            [
+                "-A WEFT-FORWARD -j WEFT-USER",
+                "-A WEFT-FORWARD -i br1 ! -o br1 -j DROP",
+                "-A WEFT-FORWARD ! -i br1 -o br1 -j DROP",
+                "-A WEFT-FORWARD -m conntrack --ctstatus DNAT -g WEFT-PASS",
+                "-A WEFT-FORWARD -j WEFT-ISOLATION",
+                "-A WEFT-FORWARD -i br0 -o br0 -j DROP",
+                "-A WEFT-FORWARD -o br0 -j WEFT-GUARD",
+                "-A WEFT-FORWARD -j WEFT-PASS",
+            ]
+        );
+        assert_eq!(first, ["-A WEFT-ISOLATION -i br0 ! -o br0 -j WEFT-ISOLATION-2"]);
+        assert_eq!(second, ["-A WEFT-ISOLATION-2 -o br0 -j DROP"]);
+        assert_eq!(
+            guard,
+            [
+                "-A WEFT-GUARD -i br0 -j RETURN",
+                "-A WEFT-GUARD -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
+                "-A WEFT-GUARD -j WEFT-ROUTED",
+                "-A WEFT-GUARD -j DROP",
+            ]
+        );
+        assert_eq!(pass, ["-A WEFT-PASS -i br0 -j ACCEPT", "-A WEFT-PASS -o br0 -j ACCEPT"]);
+    }
+
+    #[test]
+    fn each_family_has_its_own_guard() {
+        let [(_, forward), .., (_, guard), _] = chains(&entries(), Tool::V6);
+        assert!(!forward.contains(&"-A WEFT-FORWARD -o br0 -j WEFT-GUARD".to_owned()), "{forward:?}");
+        assert!(guard.contains(&"-A WEFT-GUARD -o br0 -p ipv6-icmp -j RETURN".to_owned()), "{guard:?}");
+    }
+
+    #[test]
+    fn the_chains_are_written_only_when_they_differ() {
+        let entries = entries();
+        let all = script(&entries, &Rules::default(), Tool::V4);
+        assert_eq!(all[..2], [":WEFT-USER - [0:0]", ":WEFT-ROUTED - [0:0]"]);
+        assert_eq!(all.last().map(String::as_str), Some("-I FORWARD -j WEFT-FORWARD"));
+        assert!(script(&entries, &table(&all), Tool::V4).is_empty());
+        let less = script(&entries[1..], &table(&all), Tool::V4);
+        assert!(!less.is_empty());
+        assert!(!less.iter().any(|line| line.contains("WEFT-USER - ") || line.contains("WEFT-ROUTED - ")));
+    }
+
+    #[test]
+    fn the_chains_go_with_the_last_network_but_not_the_administrators_rules() {
+        let all = script(&entries(), &Rules::default(), Tool::V4);
+        let gone = script(&[], &table(&all), Tool::V4);
+        assert_eq!(gone.first().map(String::as_str), Some("-D FORWARD -j WEFT-FORWARD"));
+        assert!(gone.contains(&"-X WEFT-USER".to_owned()) && gone.contains(&"-X WEFT-GUARD".to_owned()), "{gone:?}");
+        let mut used = all;
+        used.push("-A WEFT-USER -s 192.0.2.7/32 -j DROP".into());
+        assert!(!script(&[], &table(&used), Tool::V4).contains(&"-X WEFT-USER".to_owned()));
+        assert!(script(&[], &Rules::default(), Tool::V4).is_empty());
+    }
+}

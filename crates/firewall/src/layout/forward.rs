@@ -1,0 +1,159 @@
+//! What passes from one interface of the host to another.
+
+use std::net::IpAddr;
+
+use weft_model::IfName;
+use weft_nft::expr::{Comparison, Conntrack, Found, Meta, Reg, Verdict, has_bits, is_family};
+use weft_nft::{Base, Chain, ChainKind, Expr, Hook, Key, Policy, Rule, Set, Transaction, Type};
+
+use super::published::{self, Lookup};
+use super::{ANY, INET, TRANSLATED};
+
+pub(crate) const FORWARD: &str = "forward";
+/// The administrator's chain, which is asked before we judge and which we never empty.
+pub(crate) const USER: &str = "user";
+pub(crate) const FROM_ISOLATED: &str = "from_isolated";
+pub(crate) const ONLY_INSIDE: &str = "only_inside";
+pub(crate) const GUARD: &str = "guard";
+/// The chains with their numbers of rules.
+pub(crate) const CHAINS: [(&str, usize); 4] =
+    [(FORWARD, 8), (FROM_ISOLATED, 2), (ONLY_INSIDE, 2), (GUARD, 10)];
+
+/// A way through the host: an interface's name twice, or that of the way in and that of the way out.
+const INTERFACES: &[Type] = &[Type::IfName, Type::IfName];
+const INTERFACE: &[Type] = &[Type::IfName];
+
+/// A filter's usual turn (NF_IP_PRI_FILTER).
+const AT_FORWARD: Base =
+    Base { kind: ChainKind::Filter, hook: Hook::Forward, priority: 0, policy: Policy::Accept };
+
+/// What connection tracking calls a packet of a connection that it knows (nf_conntrack_common.h).
+const KNOWN: u32 = 1 << 1 | 1 << 2;
+/// ICMP and its successor, as IP headers number them.
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// Returns the set of interfaces between which nothing passes.
+pub(crate) fn isolated() -> Set {
+    Set::new(INET, "isolated", INTERFACES).expiring()
+}
+
+/// Returns the set of interfaces from and to which nothing passes.
+pub(crate) fn internal() -> Set {
+    Set::new(INET, "internal", INTERFACES).expiring()
+}
+
+/// Returns the set of bridges whose containers do not reach each other.
+pub(crate) fn no_icc() -> Set {
+    Set::new(INET, "no_icc", INTERFACES).expiring()
+}
+
+/// Returns the set of our networks' interfaces.
+pub(crate) fn inside() -> Set {
+    Set::new(INET, "inside", INTERFACE).expiring()
+}
+
+/// Returns the set of interfaces by which a network is entered only at its published ports.
+pub(crate) fn guarded(family: IpAddr) -> Set {
+    Set::new(INET, if family.is_ipv4() { "guarded4" } else { "guarded6" }, INTERFACE).expiring()
+}
+
+/// Returns the set of those of them that route: their containers answer to ICMP.
+pub(crate) fn routed(family: IpAddr) -> Set {
+    Set::new(INET, if family.is_ipv4() { "routed4" } else { "routed6" }, INTERFACE).expiring()
+}
+
+/// Returns the key of an interface.
+pub(crate) fn interface(ifname: &IfName) -> Key {
+    Key::new().ifname(ifname.as_str())
+}
+
+/// Returns the key of an interface: twice its name, so that the one element answers both "is this
+/// interface in the set" and "is it the way in as well as the way out".
+pub(crate) fn interface_twice(ifname: &IfName) -> Key {
+    interface(ifname).ifname(ifname.as_str())
+}
+
+/// Adds the sets and the chains. The chain that the kernel calls must be new; the administrator's may be there.
+pub(crate) fn create(transaction: &mut Transaction) {
+    let forward = INET.base_chain(FORWARD, AT_FORWARD);
+    let [from_isolated, only_inside, guard] =
+        [FROM_ISOLATED, ONLY_INSIDE, GUARD].map(|name| INET.chain(name));
+    transaction.new_chain(&forward);
+    for name in [USER, FROM_ISOLATED, ONLY_INSIDE, GUARD, published::RESTRICTED] {
+        transaction.chain(&INET.chain(name));
+    }
+    for set in [isolated(), internal(), no_icc(), inside()] {
+        transaction.set(&set);
+    }
+    for family in ANY {
+        transaction.set(&guarded(family)).set(&routed(family));
+        transaction.set(&published::ports(Lookup::Routed, family, false));
+        transaction.set(&published::ports(Lookup::Routed, family, true));
+    }
+    let jump = |chain: &'static str| Expr::Verdict(Verdict::Jump(chain.into()));
+    let (input, output) = (Meta::InputName, Meta::OutputName);
+    transaction
+        .rule(forward.rule([jump(USER)]))
+        .rule(way(&forward, [input, input], internal(), jump(ONLY_INSIDE)))
+        .rule(way(&forward, [output, output], internal(), jump(ONLY_INSIDE)))
+        .rule(forward.rule(
+            has_bits(Conntrack::Status, TRANSLATED).into_iter().chain([Expr::Verdict(Verdict::Accept)]),
+        ))
+        .rule(way(&forward, [input, input], isolated(), jump(FROM_ISOLATED)))
+        .rule(way(&forward, [input, output], no_icc(), Expr::Verdict(Verdict::Drop)));
+    for family in ANY {
+        transaction.rule(forward.rule(leaves_by(family, guarded(family), jump(GUARD))));
+    }
+    transaction
+        .rule(way(&from_isolated, [input, output], isolated(), Expr::Verdict(Verdict::Return)))
+        .rule(way(&from_isolated, [output, output], isolated(), Expr::Verdict(Verdict::Drop)))
+        .rule(way(&only_inside, [input, output], internal(), Expr::Verdict(Verdict::Return)))
+        .rule(only_inside.rule([Expr::Verdict(Verdict::Drop)]));
+    create_guard(transaction, &guard);
+}
+
+/// A packet on its way into a guarded network that no address translation has let in.
+fn create_guard(transaction: &mut Transaction, guard: &Chain) {
+    let pass = || Expr::Verdict(Verdict::Return);
+    transaction
+        .rule(guard.rule([
+            Expr::Meta(Meta::InputName, Reg(0)),
+            Expr::Lookup(inside().name, Reg(0), Found::Match),
+            pass(),
+        ]))
+        .rule(guard.rule(has_bits(Conntrack::State, KNOWN).into_iter().chain([pass()])))
+        .rule(guard.rule([Expr::Verdict(Verdict::Jump(published::RESTRICTED.into()))]));
+    for family in ANY {
+        for range in [false, true] {
+            let set = published::ports(Lookup::Routed, family, range);
+            let mut exprs = published::load(family, false);
+            exprs.push(Expr::Lookup(set.name, Reg(0), Found::Match));
+            exprs.push(pass());
+            transaction.rule(guard.rule(exprs));
+        }
+    }
+    for (family, number) in ANY.into_iter().zip([ICMP, ICMPV6]) {
+        let exprs = leaves_by(family, routed(family), Expr::Meta(Meta::Transport, Reg(0)));
+        let is_icmp = Expr::Compare(Reg(0), Comparison::Equal, vec![number]);
+        transaction.rule(guard.rule(exprs.into_iter().chain([is_icmp, pass()])));
+    }
+    transaction.rule(guard.rule([Expr::Verdict(Verdict::Drop)]));
+}
+
+fn way(chain: &Chain, [first, second]: [Meta; 2], set: Set, outcome: Expr) -> Rule {
+    chain.rule([
+        Expr::Meta(first, Reg(0)),
+        Expr::Meta(second, Reg(4)),
+        Expr::Lookup(set.name, Reg(0), Found::Match),
+        outcome,
+    ])
+}
+
+fn leaves_by(family: IpAddr, set: Set, outcome: Expr) -> Vec<Expr> {
+    let mut exprs = Vec::from(is_family(family));
+    exprs.push(Expr::Meta(Meta::OutputName, Reg(0)));
+    exprs.push(Expr::Lookup(set.name, Reg(0), Found::Match));
+    exprs.push(outcome);
+    exprs
+}

@@ -1,0 +1,176 @@
+//! Ports of the host that lead to containers.
+//!
+//! A port is one element of a hash map: host address, protocol and port lead to container address and port. A port
+//! of any address is looked up a second time, with the address masked away. So what a connection pays is the same
+//! whether one port is published or ten thousand, and so is what a publication costs.
+//!
+//! A range of ports is one element of an interval map. The kernel chooses the new port by remainder ([`Window`]), which moves
+//! a whole range by a distance.
+
+use std::net::IpAddr;
+
+use weft_model::port::{PortRange, Protocol};
+use weft_nft::expr::{
+    Comparison, Field, Found, Meta, Nat, NatKind, Reg, Verdict, is_family, is_for_host, is_within, octets,
+};
+use weft_nft::{Base, ChainKind, Data, Element, Expr, Hook, Key, Policy, Set, Transaction, Type, Values};
+
+use super::masquerade::loopback;
+use super::window::Window;
+use super::{ANY, INET};
+
+pub(crate) const LOCAL_ONLY: &str = "local_only";
+pub(crate) const PREROUTING: &str = "prerouting";
+pub(crate) const OUTPUT: &str = "output";
+pub(crate) const ARRIVING: &str = "arriving";
+/// The rules for ports that are not for everybody; empty until there is one.
+pub(crate) const RESTRICTED: &str = "restricted";
+pub(crate) const PUBLISHED: &str = "published";
+/// The chains with their numbers of rules.
+pub(crate) const CHAINS: [(&str, usize); 5] =
+    [(LOCAL_ONLY, 2), (PREROUTING, 1), (OUTPUT, 1), (ARRIVING, 2), (PUBLISHED, 8)];
+
+/// Before connections are tracked (NF_IP_PRI_RAW).
+const AT_RAW: Base =
+    Base { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -300, policy: Policy::Accept };
+/// Destination address translation's usual turn (NF_IP_PRI_NAT_DST).
+const AT_PREROUTING: Base =
+    Base { kind: ChainKind::Nat, hook: Hook::Prerouting, priority: -100, policy: Policy::Accept };
+const AT_OUTPUT: Base =
+    Base { kind: ChainKind::Nat, hook: Hook::Output, priority: -100, policy: Policy::Accept };
+
+const KEY4: &[Type] = &[Type::Ipv4Addr, Type::InetProto, Type::InetService];
+const KEY6: &[Type] = &[Type::Ipv6Addr, Type::InetProto, Type::InetService];
+const TARGET4: &[Type] = &[Type::Ipv4Addr, Type::InetService];
+const TARGET6: &[Type] = &[Type::Ipv6Addr, Type::InetService];
+
+/// What is looked up by address, protocol and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// Where a port of the host leads to.
+    Target,
+    /// Whether a port of a routed network's container is let in.
+    Routed,
+    /// Whether a port is only for those on its list.
+    Restricted,
+}
+
+/// Returns the set, or the map, for single ports or for ranges of them.
+pub(crate) fn ports(lookup: Lookup, family: IpAddr, ranges: bool) -> Set {
+    let (key, target, number) = if family.is_ipv4() { (KEY4, TARGET4, 4) } else { (KEY6, TARGET6, 6) };
+    let name = match lookup {
+        Lookup::Target => "publish",
+        Lookup::Routed => "open",
+        Lookup::Restricted => "restricted",
+    };
+    let set =
+        Set::new(INET, format!("{name}{}{number}", if ranges { "_ranges" } else { "" }), key).expiring();
+    match (lookup, ranges) {
+        (Lookup::Target, false) => set.to(Values::Data(target)),
+        (Lookup::Target, true) => set.to(Values::Range(target)).intervals(),
+        (_, false) => set,
+        (_, true) => set.intervals(),
+    }
+}
+
+/// Returns the key of one port.
+pub(crate) fn key(address: IpAddr, protocol: Protocol, port: u16) -> Key {
+    Key::new().addr(address).proto(protocol.number()).port(port)
+}
+
+/// Returns the element for these ports: one key or a range of them.
+pub(crate) fn element(address: IpAddr, protocol: Protocol, ports: PortRange) -> Element {
+    let first = key(address, protocol, ports.first());
+    if ports.is_single() {
+        Element::new(first)
+    } else {
+        Element::range(first, key(address, protocol, ports.last()))
+    }
+}
+
+/// Returns the elements that lead ports of the host to a container, each with its map.
+pub(crate) fn targets(
+    (host, host_ports): (IpAddr, PortRange),
+    protocol: Protocol,
+    (target, target_ports): (IpAddr, PortRange),
+) -> Vec<(Set, Element)> {
+    if host_ports.is_single() {
+        let value = Key::new().addr(target).port(target_ports.first());
+        let set = ports(Lookup::Target, host, false);
+        return vec![(set, element(host, protocol, host_ports).to(Data::Value(value)))];
+    }
+    let windows = Window::cover(host_ports, target_ports.first());
+    let element_of = |(part, window): (PortRange, Window)| {
+        let [first, last] = [window.min, window.max].map(|port| Key::new().addr(target).port(port));
+        let range = Element::range(key(host, protocol, part.first()), key(host, protocol, part.last()));
+        (ports(Lookup::Target, host, true), range.to(Data::Value(first.followed_by(&last))))
+    };
+    windows.into_iter().map(element_of).collect()
+}
+
+/// Returns the steps that load the receiver's address, or none of its bits, with protocol and port, for
+/// packets of this family.
+pub(crate) fn load(family: IpAddr, any_address: bool) -> Vec<Expr> {
+    let after = if family.is_ipv4() { 1 } else { 4 };
+    let mut exprs = Vec::from(is_family(family));
+    exprs.push(Expr::Payload(Field::destination_of(family), Reg(0)));
+    if any_address {
+        exprs.push(Expr::Mask(Reg(0), vec![0; octets(family).len()]));
+    }
+    exprs.push(Expr::Meta(Meta::Transport, Reg(after)));
+    exprs.push(Expr::Payload(Field::PORT_DESTINATION, Reg(after + 1)));
+    exprs
+}
+
+/// Adds the maps and the chains. The chains that the kernel calls must be new.
+pub(crate) fn create(transaction: &mut Transaction) {
+    let local_only = INET.base_chain(LOCAL_ONLY, AT_RAW);
+    let prerouting = INET.base_chain(PREROUTING, AT_PREROUTING);
+    let output = INET.base_chain(OUTPUT, AT_OUTPUT);
+    let [arriving, published] = [ARRIVING, PUBLISHED].map(|name| INET.chain(name));
+    transaction.new_chain(&local_only).new_chain(&prerouting).new_chain(&output);
+    for name in [ARRIVING, RESTRICTED, PUBLISHED] {
+        transaction.chain(&INET.chain(name));
+    }
+    for network in loopback() {
+        let mut exprs = vec![
+            Expr::Meta(Meta::InputName, Reg(0)),
+            Expr::Compare(Reg(0), Comparison::NotEqual, b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()),
+        ];
+        exprs.extend(is_family(network.ip()));
+        exprs.extend(is_within(Field::destination_of(network.ip()), network, Comparison::Equal));
+        exprs.push(Expr::Verdict(Verdict::Drop));
+        transaction.rule(local_only.rule(exprs));
+    }
+    let jump = |chain: &'static str| Expr::Verdict(Verdict::Jump(chain.into()));
+    for (chain, to) in [(&prerouting, ARRIVING), (&output, PUBLISHED)] {
+        transaction.rule(chain.rule(is_for_host().into_iter().chain([jump(to)])));
+    }
+    transaction.rule(arriving.rule([jump(RESTRICTED)])).rule(arriving.rule([jump(PUBLISHED)]));
+    for family in ANY {
+        for ranges in [false, true] {
+            let set = ports(Lookup::Target, family, ranges);
+            transaction.set(&set);
+            for any_address in [false, true] {
+                let mut exprs = load(family, any_address);
+                exprs.push(Expr::Lookup(set.name.clone(), Reg(0), Found::Load(Reg(0))));
+                exprs.push(Expr::Nat(translation(family, ranges)));
+                transaction.rule(published.rule(exprs));
+            }
+        }
+    }
+}
+
+/// The value of the map, in the registers where it is loaded: an address and a port, or two of each.
+fn translation(family: IpAddr, ranges: bool) -> Nat {
+    let port = if family.is_ipv4() { 1 } else { 4 };
+    let last = ranges.then_some((Reg(port + 1), Reg(2 * port + 1)));
+    Nat {
+        kind: NatKind::Destination,
+        family,
+        address: Reg(0),
+        port: Some(Reg(port)),
+        last,
+        by_remainder: ranges,
+    }
+}

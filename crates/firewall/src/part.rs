@@ -1,0 +1,91 @@
+//! Pieces of `table inet weft` that are there when something needs them.
+
+use ipnetwork::IpNetwork;
+use weft_nft::{Error, Set, Socket, Transaction};
+
+use crate::admission;
+use crate::layout::masquerade::Kind;
+use crate::layout::published::{self, Lookup};
+use crate::layout::{ANY, INET, forward, from, masquerade};
+
+/// Rules and sets that are made together, with the first element that needs them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// What is known about subnets of one family and length.
+    Length(Kind, IpNetwork),
+    /// What passes from one interface to another.
+    Forward,
+    /// Published ports.
+    Published,
+    /// Ports that are not for everybody.
+    From,
+    /// Senders of one family and length who may come in to such ports.
+    FromLength(IpNetwork),
+    /// What lets packets pass other filters.
+    Passage,
+}
+
+impl Part {
+    /// Returns the part for subnets of this one's family and length, the same for all of them.
+    pub(crate) fn length(kind: Kind, subnet: IpNetwork) -> Self {
+        Self::Length(kind, any_of_length(subnet))
+    }
+
+    /// Returns the part for senders of this one's family and length, the same for all of them.
+    pub(crate) fn from_length(from: IpNetwork) -> Self {
+        Self::FromLength(any_of_length(from))
+    }
+
+    /// Adds the part. That must be new.
+    pub(crate) fn create(self, transaction: &mut Transaction) {
+        match self {
+            Self::Length(kind, subnet) => masquerade::create_length(transaction, kind, subnet),
+            Self::Forward => forward::create(transaction),
+            Self::Published => published::create(transaction),
+            Self::From => from::create(transaction),
+            Self::FromLength(from) => from::create_length(transaction, from),
+            Self::Passage => admission::layout::create(transaction),
+        }
+    }
+
+    /// Returns whether the kernel has the part: whether it would refuse to make it.
+    pub(crate) fn is_there(self, socket: &mut Socket) -> Result<bool, Error> {
+        let set: Set = match self {
+            Self::Length(kind, subnet) => masquerade::subnet_set(kind, subnet),
+            Self::Forward => return socket.has_chain(INET, forward::FORWARD),
+            Self::Published => return socket.has_chain(INET, published::PREROUTING),
+            Self::From => published::ports(Lookup::Restricted, ANY[0], false),
+            Self::FromLength(from) => from::length_set(from),
+            Self::Passage => return socket.has_chain(INET, admission::layout::BEFORE),
+        };
+        socket.has_set(&set)
+    }
+
+    /// Returns the chains that have a fixed number of rules.
+    pub(crate) fn chains(self) -> &'static [(&'static str, usize)] {
+        match self {
+            Self::Length(..) => &masquerade::CHAINS,
+            Self::Forward => &forward::CHAINS,
+            Self::Published => &published::CHAINS,
+            Self::From | Self::FromLength(_) => &from::CHAINS,
+            Self::Passage => &admission::layout::CHAINS,
+        }
+    }
+
+    /// Returns the chains with a rule for each length, and that rule's comment.
+    pub(crate) fn length_rules(self) -> Option<(Vec<&'static str>, String)> {
+        match self {
+            Self::Length(kind, subnet) => {
+                Some((masquerade::length_chains(kind).to_vec(), masquerade::length_comment(subnet)))
+            }
+            Self::FromLength(from) => {
+                Some((from::length_chains(from.is_ipv4()).to_vec(), masquerade::length_comment(from)))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn any_of_length(network: IpNetwork) -> IpNetwork {
+    IpNetwork::new(ANY[usize::from(network.is_ipv6())], network.prefix()).unwrap_or(network)
+}

@@ -1,0 +1,90 @@
+//! Writing the whole table anew, from the books.
+
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
+use weft_nft::{Element, Error, Set, Socket, Transaction};
+
+use super::{Changes, ports, wrap};
+use crate::FirewallError;
+use crate::claim::Claims;
+use crate::entry;
+use crate::layout::{INET, forward, masquerade};
+use crate::table::{self, State};
+
+const ATTEMPTS: usize = 16;
+
+/// Writes the table anew with everything that is claimed and published, in one transaction. The administrator's chain is
+/// kept.
+pub(crate) fn rebuild(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), FirewallError> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        // Whatever another process adds after this line makes the transaction start over with its claim.
+        let generation = socket.generation().map_err(wrap)?;
+        let mut transaction = Transaction::new();
+        transaction.only_if_generation(generation);
+        clear(socket, &mut transaction)?;
+        masquerade::create(&mut transaction);
+        let wanted = wanted(claims)?;
+        for part in wanted.parts() {
+            part.create(&mut transaction);
+        }
+        for (set, elements) in wanted.by_set() {
+            transaction.elements(&set, elements);
+        }
+        match socket.commit(&transaction) {
+            Err(Error::Refused { errno: Errno::ERESTART, .. }) if attempts < ATTEMPTS => {}
+            outcome => return outcome.map_err(wrap),
+        }
+    }
+}
+
+/// Takes everything of ours away, but for the administrator's chain if it has rules.
+pub(super) fn clear(socket: &mut Socket, transaction: &mut Transaction) -> Result<(), FirewallError> {
+    let state = table::state(socket, INET)?;
+    if state == State::Absent {
+        return Ok(());
+    }
+    if socket.rules(INET, forward::USER).map_err(wrap)?.is_empty() {
+        transaction.delete_table(INET);
+        return Ok(());
+    }
+    // What is not ours in there is the administrator's: sets and chains that the rules refer to.
+    let mut chains = socket.chains(INET).map_err(wrap)?;
+    chains.retain(|name| name != forward::USER && crate::layout::is_chain(name));
+    let mut sets = socket.sets(INET).map_err(wrap)?;
+    sets.retain(|name| crate::layout::is_set(name));
+    for chain in &chains {
+        transaction.flush_chain(INET, chain.clone());
+    }
+    for set in sets {
+        transaction.delete_set(INET, set);
+    }
+    for chain in chains {
+        transaction.delete_chain(INET, chain);
+    }
+    Ok(())
+}
+
+/// Returns everything that should be there.
+fn wanted(claims: &Claims<'_>) -> Result<Changes, FirewallError> {
+    let mut changes = Changes::default();
+    for entry in claims.all(&entry::ALL)? {
+        changes.part(entry.part());
+        changes.add(entry.set(), entry.element());
+    }
+    ports::add_all(&claims.books(), &mut changes)?;
+    Ok(changes)
+}
+
+impl Changes {
+    fn by_set(&self) -> Vec<(Set, Vec<Element>)> {
+        let mut sets: BTreeMap<String, (Set, Vec<Element>)> = BTreeMap::new();
+        for (set, element) in self.added() {
+            let entry = sets.entry(set.name.to_string()).or_insert_with(|| (set.clone(), Vec::new()));
+            entry.1.push(element.clone());
+        }
+        sets.into_values().collect()
+    }
+}
