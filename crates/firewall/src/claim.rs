@@ -81,6 +81,11 @@ impl Claims<'_> {
         Ok(!listed(&self.wishes(entry))?.is_empty())
     }
 
+    /// Returns who wants this.
+    pub(crate) fn networks(&self, entry: &Entry) -> Result<Vec<NetworkName>, FirewallError> {
+        Ok(listed(&self.wishes(entry))?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
     /// Returns everything of these kinds that is wanted, each once, in order.
     pub(crate) fn all(&self, kinds: &[&str]) -> Result<Vec<Entry>, FirewallError> {
         let mut entries = Vec::new();

@@ -18,7 +18,7 @@ const SOURCES: &str = "source";
 const ISOLATED: &str = "isolated";
 const INTERNAL: &str = "internal";
 const NO_ICC: &str = "no_icc";
-const INSIDE: &str = "inside";
+const INSIDES: &str = "inside";
 const GUARDED: [&str; 2] = ["guarded4", "guarded6"];
 const ROUTED: [&str; 2] = ["routed4", "routed6"];
 const ADMITTED: &str = "admitted";
@@ -32,16 +32,18 @@ pub(crate) const SOURCE: [&str; 1] = [SOURCES];
 /// The kinds of entries that isolation claims.
 pub(crate) const ISOLATION: [&str; 2] = [ISOLATED, INTERNAL];
 /// The kinds of entries that a guard claims.
-pub(crate) const GUARD: [&str; 7] = [INSIDE, NO_ICC, GUARDED[0], GUARDED[1], ROUTED[0], ROUTED[1], PASSES];
+pub(crate) const GUARD: [&str; 7] = [INSIDES, NO_ICC, GUARDED[0], GUARDED[1], ROUTED[0], ROUTED[1], PASSES];
 /// The kinds of entries that an attachment claims with an admission.
 pub(crate) const ADMISSION: [&str; 3] = [ADMITTED, ISOLATED, NO_ICC];
+/// The kinds of entries that say which interfaces are networks of ours.
+pub(crate) const INSIDE: [&str; 1] = [INSIDES];
 /// The kinds of entries of bridges that other filters are to let pass.
 pub(crate) const PASSING: [&str; 1] = [PASSES];
 /// The kinds of entries that need other filters to let something pass.
 pub(crate) const PASSAGE: [&str; 2] = [ADMITTED, PASSES];
 /// Every kind of entry.
 pub(crate) const ALL: [&str; 13] = [
-    SUBNETS, HAIRPINS, SOURCES, ISOLATED, INTERNAL, NO_ICC, INSIDE, GUARDED[0], GUARDED[1], ROUTED[0],
+    SUBNETS, HAIRPINS, SOURCES, ISOLATED, INTERNAL, NO_ICC, INSIDES, GUARDED[0], GUARDED[1], ROUTED[0],
     ROUTED[1], ADMITTED, PASSES,
 ];
 
@@ -100,7 +102,7 @@ impl Entry {
             Self::Isolated(_) => ISOLATED,
             Self::Internal(_) => INTERNAL,
             Self::NoIcc(_) => NO_ICC,
-            Self::Inside(_) => INSIDE,
+            Self::Inside(_) => INSIDES,
             Self::Guarded(family, _) => GUARDED[*family as usize],
             Self::Routed(family, _) => ROUTED[*family as usize],
             Self::Admitted(_) => ADMITTED,
@@ -145,7 +147,7 @@ impl Entry {
             ISOLATED => ifname().map(Self::Isolated),
             INTERNAL => ifname().map(Self::Internal),
             NO_ICC => ifname().map(Self::NoIcc),
-            INSIDE => ifname().map(Self::Inside),
+            INSIDES => ifname().map(Self::Inside),
             ADMITTED => name.parse().ok().map(Self::Admitted),
             PASSES => ifname().map(Self::Passing),
             _ => None,

@@ -19,16 +19,17 @@
 use std::fs;
 use std::path::Path;
 
-use weft_model::IfName;
+use weft_model::{IfName, NetworkName};
 use weft_nft::{Family, Hook, Hooked, Policy, Socket, Table as NftTable};
 
 use crate::admission::layout::{AFTER_PRIORITY, BEFORE_PRIORITY, BIT};
 use crate::claim::{Claims, create, listed, remove_file};
-use crate::entry::{Entry, PASSING, PASSAGE};
+use crate::entry::{Entry, INSIDE, PASSAGE, PASSING};
 use crate::firewalld::{Firewalld, Member, TRUSTED};
 use crate::iptables::lock::Writer;
 use crate::iptables::tool::{Rules, Table, Tool};
-use crate::{Firewall, FirewallError};
+use crate::weft::Demand;
+use crate::{Firewall, FirewallError, weft};
 
 const FORWARD: &str = "FORWARD";
 const DOCKER_USER: &str = "DOCKER-USER";
@@ -68,7 +69,38 @@ fn rule(chain: &str) -> String {
     format!(r#"-A {chain} -m comment --comment "weft: what its networks forward" -m mark --mark {mark} -j ACCEPT"#)
 }
 
-/// Sees to it that other filters let pass what an interface of ours forwards. Returns whether any would not.
+/// Lets a network's packets pass other filters, if any would drop them.
+///
+/// A network that cannot be let through is still one: its containers reach each other and the host. So nothing
+/// fails here, and [`obstacles`] tells.
+pub(crate) fn let_pass(firewall: &mut Firewall, claims: &Path, network: &NetworkName, bridge: &IfName) {
+    let mut open = || -> Result<(), FirewallError> {
+        if open(firewall, claims, Some(bridge))? {
+            let entries = vec![Entry::Passing(bridge.clone())];
+            weft::ensure(firewall.inet()?, &Demand { network, claims: Claims(claims), entries })?;
+        }
+        Ok(())
+    };
+    open().ok();
+}
+
+/// Does the same for everything that is claimed: others may have come, or have taken our rules away.
+pub(crate) fn restore(firewall: &mut Firewall, claims: &Path) -> Result<(), FirewallError> {
+    let claimed = Claims(claims);
+    for entry in claimed.all(&INSIDE)? {
+        let Entry::Inside(bridge) = &entry else { continue };
+        for network in claimed.networks(&entry)? {
+            let_pass(firewall, claims, &network, bridge);
+        }
+    }
+    if !claimed.all(&PASSAGE)?.is_empty() {
+        open(firewall, claims, None)?;
+    }
+    Ok(())
+}
+
+/// Sees to it that other filters let pass what carries our mark, and what an interface of ours forwards. Returns whether
+/// any would not.
 pub(crate) fn open(firewall: &mut Firewall, claims: &Path, bridge: Option<&IfName>) -> Result<bool, FirewallError> {
     let places = places(firewall.inet().ok())?;
     let has_firewalld = has_firewalld(firewall.inet().ok());
@@ -88,6 +120,11 @@ pub(crate) fn open(firewall: &mut Firewall, claims: &Path, bridge: Option<&IfNam
         firewalld.add(TRUSTED, Member::Interface(bridge))?;
     }
     Ok(true)
+}
+
+/// Whether our rules are on record: whoever comes later need not look.
+pub(crate) fn is_open(claims: &Path) -> bool {
+    listed(&claims.join("foreign")).is_ok_and(|records| !records.is_empty())
 }
 
 /// Takes back what nobody needs any more: bridges that are no network's, and the rules with the last network.

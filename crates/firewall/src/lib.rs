@@ -14,6 +14,7 @@ mod claim;
 mod entry;
 mod error;
 mod firewalld;
+mod foreign;
 mod fragment;
 mod iptables;
 mod layout;
@@ -41,7 +42,7 @@ pub use fragment::{
 pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;
 
 use claim::Claims;
-use iptables::{isolation as iptables_isolation, masquerade as iptables_masquerade};
+use iptables::{forward as iptables_forward, masquerade as iptables_masquerade};
 
 /// Whether ensuring something changed the host or was the first to claim what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +108,7 @@ impl Firewall {
                 Backend::Iptables => iptables_masquerade::ensure(masquerade),
             },
             Fragment::Isolation(isolation) => match isolation.backend {
-                Backend::Iptables => iptables_isolation::ensure(isolation),
+                Backend::Iptables => iptables_forward::ensure(&isolation.demand()),
                 Backend::Weft | Backend::UpstreamNftables => {
                     weft::ensure(self.socket(layout::INET)?, &isolation.demand())
                 }
@@ -116,7 +117,7 @@ impl Firewall {
             Fragment::Admission(admission) => admission::ensure(self, admission),
             Fragment::Publish(publish) => publish::ensure(self, publish),
             Fragment::Hairpin(hairpin) => self.ensure_for_network(hairpin.backend, &hairpin.demand()),
-            Fragment::Guard(guard) => self.ensure_for_network(guard.backend, &guard.demand()),
+            Fragment::Guard(guard) => self.ensure_guard(guard),
             Fragment::SourceAddress(source) => self.ensure_for_network(source.backend, &source.demand()),
         }
     }
@@ -138,7 +139,7 @@ impl Firewall {
             Fragment::Hairpin(hairpin) => {
                 self.drop_for_network(&hairpin.network, &hairpin.claims, &entry::HAIRPIN)
             }
-            Fragment::Guard(guard) => self.drop_for_network(&guard.network, &guard.claims, &entry::GUARD),
+            Fragment::Guard(guard) => self.remove_guard(guard),
             Fragment::SourceAddress(source) => {
                 self.drop_for_network(&source.network, &source.claims, &entry::SOURCE)
             }
@@ -162,7 +163,7 @@ impl Firewall {
                 Backend::Iptables => iptables_masquerade::observe(masquerade),
             },
             Fragment::Isolation(isolation) => match isolation.backend {
-                Backend::Iptables => iptables_isolation::observe(isolation),
+                Backend::Iptables => iptables_forward::observe(&isolation.demand()),
                 Backend::Weft | Backend::UpstreamNftables => {
                     weft::observe(self.socket(layout::INET)?, &isolation.demand())
                 }
@@ -171,7 +172,12 @@ impl Firewall {
             Fragment::Admission(admission) => admission::observe(self, admission),
             Fragment::Publish(publish) => publish::observe(self, publish),
             Fragment::Hairpin(hairpin) => self.observe_for_network(hairpin.backend, &hairpin.demand()),
-            Fragment::Guard(guard) => self.observe_for_network(guard.backend, &guard.demand()),
+            Fragment::Guard(guard) => match guard.backend {
+                Backend::Iptables => iptables_forward::observe(&guard.demand()),
+                Backend::Weft | Backend::UpstreamNftables => {
+                    weft::observe(self.socket(layout::INET)?, &guard.demand())
+                }
+            },
             Fragment::SourceAddress(source) => self.observe_for_network(source.backend, &source.demand()),
         }
     }
@@ -206,6 +212,33 @@ impl Firewall {
         weft::remove(self.socket(layout::INET)?, &claims, &entries)
     }
 
+    /// Other filters are looked at when the network's first rule is written: that takes too long for every ADD.
+    fn ensure_guard(&mut self, guard: &Guard) -> Result<Change, FirewallError> {
+        if guard.backend == Backend::Iptables {
+            return iptables_forward::ensure(&guard.demand());
+        }
+        let change = weft::ensure(self.socket(layout::INET)?, &guard.demand())?;
+        if change == Change::Made {
+            foreign::let_pass(self, &guard.claims, &guard.network, &guard.bridge);
+        }
+        Ok(change)
+    }
+
+    fn remove_guard(&mut self, guard: &Guard) -> Result<(), FirewallError> {
+        let claims = Claims(&guard.claims);
+        let entries = claims.drop_all(&guard.network, &entry::GUARD)?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        match guard.backend {
+            Backend::Iptables => iptables_forward::write(&claims).map(drop),
+            Backend::Weft | Backend::UpstreamNftables => {
+                let ours = weft::remove(self.socket(layout::INET)?, &claims, &entries);
+                ours.and(foreign::close(&guard.claims))
+            }
+        }
+    }
+
     fn ensure_for_network(
         &mut self,
         backend: Backend,
@@ -213,7 +246,7 @@ impl Firewall {
     ) -> Result<Change, FirewallError> {
         match backend {
             // What these ask for is written with the rules of whoever uses it.
-            Backend::Iptables | Backend::UpstreamNftables => Ok(Change::AlreadyThere),
+            Backend::Iptables | Backend::UpstreamNftables => demand.claim(),
             Backend::Weft => weft::ensure(self.socket(layout::INET)?, demand),
         }
     }
@@ -250,7 +283,7 @@ impl Firewall {
             return Ok(());
         }
         match isolation.backend {
-            Backend::Iptables => iptables_isolation::remove(&claims),
+            Backend::Iptables => iptables_forward::write(&claims).map(drop),
             Backend::Weft | Backend::UpstreamNftables => {
                 weft::remove(self.socket(layout::INET)?, &claims, &entries)
             }

@@ -28,6 +28,19 @@ pub(crate) struct Demand<'a> {
     pub(crate) entries: Vec<Entry>,
 }
 
+impl Demand<'_> {
+    /// Notes what the network wants, for whoever else writes it.
+    pub(crate) fn claim(&self) -> Result<Change, FirewallError> {
+        let mut change = Change::AlreadyThere;
+        for entry in &self.entries {
+            if self.claims.take(self.network, entry)? == Change::Made {
+                change = Change::Made;
+            }
+        }
+        Ok(change)
+    }
+}
+
 /// Sees to it that everything a network wants has its element. In the steady state that is one question each.
 pub(crate) fn ensure(socket: &mut Socket, demand: &Demand<'_>) -> Result<Change, FirewallError> {
     let Demand { network, claims, entries } = demand;

@@ -21,7 +21,7 @@ use crate::iptables::admission::{self as chains, Wanted};
 use crate::iptables::lock::Writer;
 use crate::iptables::tool::Tool;
 use crate::weft::Demand;
-use crate::{Change, Firewall, FirewallError, weft};
+use crate::{Change, Firewall, FirewallError, foreign, weft};
 
 use books::{Books, Record};
 
@@ -131,7 +131,12 @@ pub(crate) fn ensure(firewall: &mut Firewall, wanted: &Admission) -> Result<Chan
         take_back(firewall, &wanted.claims, &wanted.endpoint, earlier)?;
     }
     books.write(&wanted.endpoint, &record)?;
+    let is_first = record.carrier == Carrier::Weft && earlier.is_none();
     put(firewall, &wanted.claims, &wanted.endpoint, &record)?;
+    if is_first && !foreign::is_open(&wanted.claims) {
+        // What cannot be let through is told by `foreign::obstacles`.
+        foreign::open(firewall, &wanted.claims, None).ok();
+    }
     Ok(if earlier.is_some_and(|earlier| earlier == record) { Change::AlreadyThere } else { Change::Made })
 }
 
@@ -228,7 +233,7 @@ fn take_back(
         true => Ok(()),
         false => firewall.inet().and_then(|socket| weft::remove(socket, &Claims(claims), &entries)),
     };
-    ours.and(take_elsewhere(&books, claims, endpoint, record))
+    ours.and(foreign::close(claims)).and(take_elsewhere(&books, claims, endpoint, record))
 }
 
 fn take_elsewhere(

@@ -6,7 +6,7 @@
 //! WEFT-FORWARD     -j WEFT-USER                                   the administrator's, never emptied by us
 //!                  -i br-inner ! -o br-inner -j DROP              internal: nothing in or out
 //!                  ! -i br-inner -o br-inner -j DROP
-//!                  -m conntrack --ctstatus DNAT -g WEFT-PASS      published ports are for everybody
+//!                  -m conntrack --ctstate DNAT -g WEFT-PASS      published ports are for everybody
 //!                  -j WEFT-ISOLATION
 //!                  -i br-quiet -o br-quiet -j DROP                containers apart
 //!                  -o br-blue -j WEFT-GUARD
@@ -24,13 +24,12 @@
 //! All chains but the administrator's and that of routed ports are written as a whole from the claims, by one
 //! `iptables-save` and one `iptables-restore` for each family.
 
-use weft_model::NetworkName;
-
 use super::lock::Writer;
 use super::publish::ROUTED;
 use super::tool::{Rules, Table, Tool};
 use crate::claim::Claims;
 use crate::entry::{Entry, Family, GUARD as GUARDING, ISOLATION};
+use crate::weft::Demand;
 use crate::{Change, FirewallError};
 
 const BUILTIN: &str = "FORWARD";
@@ -46,19 +45,10 @@ const OURS: [&str; 5] = [FORWARD, FIRST, SECOND, GUARD, PASS];
 const THEIRS: [&str; 2] = [USER, ROUTED];
 
 /// Claims what a network wants and writes the chains unless they are in place.
-pub(crate) fn ensure(
-    claims: &Claims<'_>,
-    network: &NetworkName,
-    entries: &[Entry],
-) -> Result<Change, FirewallError> {
-    let mut change = Change::AlreadyThere;
-    for entry in entries {
-        if claims.take(network, entry)? == Change::Made {
-            change = Change::Made;
-        }
-    }
-    let written = write(claims)?;
-    Ok(if change == Change::Made { change } else { written })
+pub(crate) fn ensure(demand: &Demand<'_>) -> Result<Change, FirewallError> {
+    let claimed = demand.claim()?;
+    let written = write(&demand.claims)?;
+    Ok(if claimed == Change::Made { claimed } else { written })
 }
 
 /// Writes the chains as they are claimed, or takes them away with the last claim.
@@ -81,11 +71,8 @@ pub(crate) fn write(claims: &Claims<'_>) -> Result<Change, FirewallError> {
 }
 
 /// Returns what is missing of what a network wants.
-pub(crate) fn observe(
-    claims: &Claims<'_>,
-    network: &NetworkName,
-    entries: &[Entry],
-) -> Result<Vec<String>, FirewallError> {
+pub(crate) fn observe(demand: &Demand<'_>) -> Result<Vec<String>, FirewallError> {
+    let Demand { network, claims, entries } = demand;
     let mut missing = Vec::new();
     let all = claimed(claims)?;
     for tool in Tool::usable() {
@@ -155,7 +142,7 @@ fn chains(entries: &[Entry], tool: Tool) -> [(&'static str, Vec<String>); 5] {
             rules.forward.push(format!("-A {FORWARD} ! -i {name} -o {name} -j DROP"));
         }
     }
-    rules.forward.push(format!("-A {FORWARD} -m conntrack --ctstatus DNAT -g {PASS}"));
+    rules.forward.push(format!("-A {FORWARD} -m conntrack --ctstate DNAT -g {PASS}"));
     rules.forward.push(format!("-A {FORWARD} -j {FIRST}"));
     for entry in entries {
         rules.write(entry);
@@ -263,7 +250,7 @@ mod tests {
                 "-A WEFT-FORWARD -j WEFT-USER",
                 "-A WEFT-FORWARD -i br1 ! -o br1 -j DROP",
                 "-A WEFT-FORWARD ! -i br1 -o br1 -j DROP",
-                "-A WEFT-FORWARD -m conntrack --ctstatus DNAT -g WEFT-PASS",
+                "-A WEFT-FORWARD -m conntrack --ctstate DNAT -g WEFT-PASS",
                 "-A WEFT-FORWARD -j WEFT-ISOLATION",
                 "-A WEFT-FORWARD -i br0 -o br0 -j DROP",
                 "-A WEFT-FORWARD -o br0 -j WEFT-GUARD",

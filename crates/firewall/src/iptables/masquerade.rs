@@ -8,6 +8,7 @@
 //! One `iptables-restore --noflush` makes each change as a whole.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha512};
@@ -15,6 +16,7 @@ use weft_model::Endpoint;
 
 use super::tool::{Table, Tool};
 use crate::claim::Claims;
+use crate::entry::{Entry, SOURCE};
 use crate::{Backend, Change, FirewallError, Masquerade};
 
 /// The chain of a container on a network: `CNI-` and 24 hex digits.
@@ -48,7 +50,8 @@ pub(crate) fn ensure(masquerade: &Masquerade) -> Result<Change, FirewallError> {
             continue;
         }
         let jumps = jumps(tool, &chain)?;
-        let mut script = chain_body(&chain, endpoint, &tool.addresses(&everyone), tool);
+        let source = source(&claims, endpoint, tool)?;
+        let mut script = chain_body(&chain, endpoint, &tool.addresses(&everyone), tool, source);
         script.extend(jumps.iter().filter(|jump| jump.is_from(&unwanted)).map(Jump::deletion));
         for address in wanted.iter().filter(|address| !jumps.iter().any(|jump| jump.is_from(&[**address]))) {
             script.push(format!("-A POSTROUTING -s {} {} -j {chain}", address.ip(), comment(endpoint)));
@@ -79,7 +82,7 @@ pub(crate) fn remove(masquerade: &Masquerade) -> Result<(), FirewallError> {
         if known && tool.addresses(&mine).is_empty() {
             continue;
         }
-        match remove_family(tool, &chain, endpoint, &mine, &others) {
+        match remove_family(&claims, tool, &chain, endpoint, &mine, &others) {
             Err(FirewallError::Iptables { .. }) if !known && !tool.is_installed() => {}
             outcome => outcome?,
         }
@@ -88,6 +91,7 @@ pub(crate) fn remove(masquerade: &Masquerade) -> Result<(), FirewallError> {
 }
 
 fn remove_family(
+    claims: &Claims<'_>,
     tool: Tool,
     chain: &str,
     endpoint: &Endpoint,
@@ -107,7 +111,7 @@ fn remove_family(
         let leaving: Vec<_> =
             tool.addresses(mine).into_iter().filter(|mine| !others.contains(mine)).collect();
         script.extend(jumps.iter().filter(|jump| jump.is_from(&leaving)).map(Jump::deletion));
-        script.extend(chain_body(chain, endpoint, &others, tool));
+        script.extend(chain_body(chain, endpoint, &others, tool, source(claims, endpoint, tool)?));
     }
     tool.restore(Table::Nat, &script)
 }
@@ -139,8 +143,24 @@ fn split(users: Vec<(String, Vec<IpNetwork>)>, ifname: &str) -> (Vec<IpNetwork>,
     (flat(mine), flat(others))
 }
 
+/// Returns the address that a network's packets leave with, if one was named ([`crate::SourceAddress`]).
+fn source(claims: &Claims<'_>, endpoint: &Endpoint, tool: Tool) -> Result<Option<IpAddr>, FirewallError> {
+    let claimed = claims.all(&SOURCE)?.into_iter().filter(|entry| claims.has(&endpoint.network, entry));
+    let mut addresses = claimed.filter_map(|entry| match entry {
+        Entry::Source(_, addr) => Some(addr),
+        _ => None,
+    });
+    Ok(addresses.find(|addr| addr.is_ipv6() == tool.is_v6()))
+}
+
 /// Returns the lines that write the chain anew. With `--noflush` naming a chain empties it.
-fn chain_body(chain: &str, endpoint: &Endpoint, addresses: &[IpNetwork], tool: Tool) -> Vec<String> {
+fn chain_body(
+    chain: &str,
+    endpoint: &Endpoint,
+    addresses: &[IpNetwork],
+    tool: Tool,
+    source: Option<IpAddr>,
+) -> Vec<String> {
     let comment = comment(endpoint);
     let subnets: BTreeSet<_> =
         addresses.iter().map(|address| (address.network(), address.prefix())).collect();
@@ -148,7 +168,8 @@ fn chain_body(chain: &str, endpoint: &Endpoint, addresses: &[IpNetwork], tool: T
     lines.extend(
         subnets.iter().map(|(network, len)| format!("-A {chain} -d {network}/{len} {comment} -j ACCEPT")),
     );
-    lines.push(format!("-A {chain} ! -d {} {comment} -j MASQUERADE", tool.multicast()));
+    let outcome = source.map_or("MASQUERADE".to_owned(), |addr| format!("SNAT --to-source {addr}"));
+    lines.push(format!("-A {chain} ! -d {} {comment} -j {outcome}", tool.multicast()));
     lines
 }
 

@@ -2,7 +2,7 @@
 //! plugins write them, isolation in chains of our own.
 
 pub(crate) mod admission;
-pub(crate) mod isolation;
+pub(crate) mod forward;
 pub(crate) mod lock;
 pub(crate) mod masquerade;
 pub(crate) mod publish;

@@ -177,8 +177,8 @@ fn the_chains_of_iptables_leave_others_alone() {
     ensure(&two).unwrap();
     assert!(listing().contains("-A WEFT-ISOLATION -i br1 ! -o br1 -j WEFT-ISOLATION-2"), "{}", listing());
 
-    sh("iptables -D FORWARD -j WEFT-ISOLATION");
-    assert_eq!(observe(&one).unwrap(), ["iptables rule from FORWARD to chain WEFT-ISOLATION"]);
+    sh("iptables -D FORWARD -j WEFT-FORWARD");
+    assert_eq!(observe(&one).unwrap(), ["iptables rule from FORWARD to chain WEFT-FORWARD"]);
     assert_eq!(ensure(&one).unwrap(), Change::Made);
     assert_eq!(observe(&one).unwrap(), Vec::<String>::new());
 

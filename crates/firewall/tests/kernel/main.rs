@@ -2,9 +2,12 @@
 
 #![cfg(test)]
 
+mod calls;
 mod iptables;
 mod isolation;
 mod lab;
+mod ports;
+mod publishing;
 mod reference;
 mod spoof;
 mod traffic;
