@@ -38,7 +38,10 @@ impl Lab {
         // As on a real host: what is true for this boot alone is in memory.
         make(&root.join("run"));
         in_memory(&root.join("run"), "mode=755");
-        // Plugins of others know no root: the machine's own leases must not be what they find.
+        // Plugins of others know no root: the machine's own leases must not be what they find. Ours are kept as
+        // theirs are, so that the two can be compared.
+        make(&root.join("var/lib/cni"));
+        in_memory(&root.join("var/lib/cni"), "mode=755");
         let leases = Path::new("/var/lib/cni");
         if leases.is_dir() {
             in_memory(leases, "mode=755");
