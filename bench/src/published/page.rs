@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
 
+use super::traffic::Flow;
 use super::{Published, Row, Work};
 use crate::host::Side;
 use crate::process::Cost;
@@ -133,35 +134,65 @@ fn range(page: &mut String, published: &Published) -> Result<()> {
     Ok(())
 }
 
-/// Ours with a crowd beside ours alone, and beside everybody else's.
+/// One thing that passes through a port, of two hosts.
+struct Passing {
+    what: String,
+    ours: f64,
+    theirs: f64,
+    show: fn(f64) -> String,
+}
+
+impl Passing {
+    fn ratio(&self) -> f64 {
+        self.ours / self.theirs
+    }
+}
+
+/// Ours with a crowd beside ours alone, and all of ours beside everybody else's.
 fn flows(page: &mut String, published: &Published) -> Result<()> {
     let flow = |side, crowded| published.flows.get(&(side, crowded)).copied();
-    let ours = flow(Side::Weft, true).context("traffic was not measured")?;
-    let alone = flow(Side::Weft, false).context("traffic was not measured")?;
-    let mut compare =
-        |what: &str, whom: &str, ours: f64, theirs: f64, show: fn(f64) -> String, least: f64| {
-            let ratio = ours / theirs;
-            Comparison {
-                what: &format!("{what}, {} ports published", published.crowd),
-                ours: show(ours),
-                whom,
-                theirs: show(theirs),
-                ratio: format!("{ratio:.2} times"),
-                goal: format!("at least {least}"),
-                met: Some(ratio >= least),
-            }
-            .write(page);
-        };
-    compare("new connections", "none published", ours.connections, alone.connections, per_second, 0.95);
-    compare("throughput", "none published", ours.bytes, alone.bytes, gigabits, 0.95);
+    let many = format!("{} ports published", published.crowd);
+    let (alone, crowded) = (flow(Side::Weft, false), flow(Side::Weft, true));
+    let (alone, crowded) = alone.zip(crowded).context("traffic was not measured")?;
+    let mut compare = |passing: &Passing, whom: &str, goal: &str| {
+        Comparison {
+            what: &passing.what,
+            ours: (passing.show)(passing.ours),
+            whom,
+            theirs: (passing.show)(passing.theirs),
+            ratio: format!("{:.2} times", passing.ratio()),
+            goal: goal.into(),
+            // What passes in a moment differs by some percent from moment to moment.
+            met: Some(passing.ratio() >= 0.95),
+        }
+        .write(page);
+    };
+    for passing in passing(crowded, alone, &many) {
+        compare(&passing, "none published", "at least 0.95");
+    }
     for side in [Side::Debian, Side::Docker, Side::Netavark] {
-        if let Some(theirs) = flow(side, true) {
-            let whom = format!("{side}, as many");
-            compare("new connections", &whom, ours.connections, theirs.connections, per_second, 1.0);
-            compare("throughput", &whom, ours.bytes, theirs.bytes, gigabits, 1.0);
+        let (Some(theirs), Some(theirs_crowded)) = (flow(side, false), flow(side, true)) else { continue };
+        let all = passing(alone, theirs, "none published").into_iter();
+        let all = all.chain(passing(crowded, theirs_crowded, &many));
+        if let Some(worst) = all.min_by(|a, b| a.ratio().total_cmp(&b.ratio())) {
+            let worst = Passing { what: format!("the worst row of traffic: {}", worst.what), ..worst };
+            compare(&worst, &format!("{side}, as many"), "not below");
         }
     }
     Ok(())
+}
+
+fn passing(ours: Flow, theirs: Flow, published: &str) -> [Passing; 2] {
+    let passing = |what: &str, of: fn(&Flow) -> f64, show| Passing {
+        what: format!("{what}, {published}"),
+        ours: of(&ours),
+        theirs: of(&theirs),
+        show,
+    };
+    [
+        passing("new connections", |flow| flow.connections, per_second),
+        passing("throughput", |flow| flow.bytes, gigabits),
+    ]
 }
 
 fn growth(page: &mut String, published: &Published) {

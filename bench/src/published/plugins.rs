@@ -90,7 +90,7 @@ impl Ground {
         let (_, of_one) = counted(|| self.publish(container))?;
         self.withdraw(container)?;
         let (add, of_range) = counted(|| self.portmap("ADD", container, &range))?;
-        let elements = elements("publish_range4")?;
+        let elements = elements("publish_ranges4")?;
         let del = self.portmap("DEL", container, &range)?;
         self.detach(container)?;
         Ok(([add, del], [of_one, of_range], elements))
