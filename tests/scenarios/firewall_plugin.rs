@@ -1,0 +1,440 @@
+//! The chained `firewall` plugin: containers pass filters that drop, and their bridges are apart.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use weft_testkit::{Background, Container, Lab, Output, PluginCall, Program, skip_unless, skipped};
+
+/// The outside, as the host knows it.
+const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:ffff::2"];
+/// The programs that may be behind the name iptables.
+const PROGRAMS: [&str; 2] = ["xtables-nft-multi", "xtables-legacy-multi"];
+
+/// A host whose iptables is this program, with an outside that knows the way to the containers.
+struct Host {
+    lab: Lab,
+    outside: Container,
+    path: String,
+}
+
+impl Host {
+    fn new(program: &str) -> Self {
+        let lab = Lab::new();
+        let outside = lab.uplink();
+        for (subnet, gateway) in [("10.90.0.0/16", "192.0.2.1"), ("fd00:90::/32", "2001:db8:ffff::1")] {
+            outside.ip(&format!("route add {subnet} via {gateway}"));
+        }
+        let folder = lab.path("programs");
+        fs::create_dir_all(&folder).unwrap();
+        for family in ["iptables", "ip6tables"] {
+            for end in ["", "-save", "-restore"] {
+                symlink(Path::new("/usr/sbin").join(program), folder.join(format!("{family}{end}"))).unwrap();
+            }
+        }
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
+        Self { lab, outside, path }
+    }
+
+    fn works(&self) -> bool {
+        self.iptables("iptables", "-S FORWARD").code == 0
+    }
+
+    fn iptables(&self, program: &str, words: &str) -> Output {
+        Program::new(self.lab.path("programs").join(program)).args(words.split(' ')).run()
+    }
+
+    /// Runs iptables for both families.
+    fn both(&self, words: &str) -> String {
+        ["iptables", "ip6tables"].map(|program| self.iptables(program, words).expect_ok().to_string()).concat()
+    }
+
+    fn call(&self, kind: &str) -> PluginCall<'_> {
+        self.lab.plugin(kind).env("PATH", &self.path)
+    }
+
+    /// Connects a container to a bridge and returns the result.
+    fn connect(&self, bridge: &str, net: u8, name: &str, last: u8) -> (Container, Value) {
+        let container = self.lab.container(name);
+        let conf = json!({
+            "cniVersion": "1.1.0", "name": bridge, "type": "bridge", "bridge": bridge, "isDefaultGateway": true,
+            "ipam": {"type": "static", "addresses": [
+                {"address": format!("10.90.{net}.{last}/24"), "gateway": format!("10.90.{net}.1")},
+                {"address": format!("fd00:90:{net}::{last}/64"), "gateway": format!("fd00:90:{net}::1")},
+            ]},
+        });
+        let result = self.call("bridge").json(&conf).add(&container).expect_json();
+        (container, result)
+    }
+
+    /// A call of firewall for a container that has this result.
+    fn firewall(&self, result: &Value, keys: Value) -> PluginCall<'_> {
+        let mut conf = json!({"cniVersion": "1.1.0", "name": "net", "type": "firewall"});
+        for (key, value) in keys.as_object().into_iter().flatten() {
+            conf[key] = value.clone();
+        }
+        self.call("firewall").json(&conf).prev_result(result)
+    }
+}
+
+/// Runs a story once for each of iptables' programs, each on a host of its own.
+fn on_each(story: impl Fn(Host) + Sync) {
+    for program in PROGRAMS {
+        // A lab stays with its thread.
+        std::thread::scope(|scope| {
+            let told = scope.spawn(|| {
+                let host = Host::new(program);
+                skip_unless!(host.works(), format!("{program} to work here"));
+                story(host);
+            });
+            told.join().unwrap_or_else(|_| panic!("with {program}"));
+        });
+    }
+}
+
+/// A new bridge probes its link-local address for a second or two, and without that the host asks for no
+/// IPv6 neighbour: the first packets may be lost.
+const TRIES: usize = 5;
+
+#[track_caller]
+fn reaches(from: &Container, to: impl IntoIterator<Item = impl AsRef<str>>) {
+    for address in to {
+        let address = address.as_ref();
+        assert!((0..TRIES).any(|_| from.ping(address)), "{} does not reach {address}", from.name());
+    }
+}
+
+#[track_caller]
+fn does_not_reach(from: &Container, to: impl IntoIterator<Item = impl AsRef<str>>) {
+    for address in to {
+        let address = address.as_ref();
+        let answer = from.run("ping", &format!("-n -c 1 -W 0.3 {address}"));
+        assert_ne!(answer.code, 0, "{} reaches {address}", from.name());
+    }
+}
+
+/// The addresses of the container `last` on bridge `net`.
+fn at(net: u8, last: u8) -> [String; 2] {
+    [format!("10.90.{net}.{last}"), format!("fd00:90:{net}::{last}")]
+}
+
+#[test]
+fn a_container_passes_a_filter_that_drops() {
+    for backend in ["iptables", "nftables"] {
+        on_each(|host| {
+            let (red, result) = host.connect("br0", 0, "red", 2);
+            reaches(&red, OUTSIDE);
+            host.both("-P FORWARD DROP");
+            does_not_reach(&red, OUTSIDE);
+            let before = host.lab.snapshot();
+
+            let call = host.firewall(&result, json!({"backend": backend}));
+            assert_eq!(call.add(&red).expect_json(), result, "the result is passed on");
+
+            reaches(&red, OUTSIDE);
+            does_not_reach(&host.outside, at(0, 2));
+            call.check(&red).expect_ok();
+            call.add(&red).expect_ok();
+            reaches(&red, OUTSIDE);
+
+            call.del(&red).expect_ok();
+            does_not_reach(&red, OUTSIDE);
+            call.del(&red).expect_ok();
+            if backend == "nftables" {
+                host.lab.assert_restored(&before);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_filter_without_a_policy_drops_too() {
+    on_each(|host| {
+        let (red, result) = host.connect("br0", 0, "red", 2);
+        host.both("-A FORWARD -j REJECT");
+        does_not_reach(&red, OUTSIDE);
+        let call = host.firewall(&result, json!({"backend": "nftables"}));
+        call.add(&red).expect_ok();
+        reaches(&red, OUTSIDE);
+        assert_eq!(host.both("-S FORWARD").matches("weft").count(), 2, "one rule for each family");
+        let (blue, second) = host.connect("br0", 0, "blue", 3);
+        let other = host.firewall(&second, json!({"backend": "nftables"}));
+        other.add(&blue).expect_ok();
+        assert_eq!(host.both("-S FORWARD").matches("weft").count(), 2, "one rule for all");
+        call.del(&red).expect_ok();
+        reaches(&blue, OUTSIDE);
+        other.del(&blue).expect_ok();
+        assert_eq!(host.both("-S FORWARD").matches("weft").count(), 0, "gone with the last");
+    });
+}
+
+#[test]
+fn the_chains_of_iptables_are_upstreams() {
+    on_each(|host| {
+        let (red, result) = host.connect("br0", 0, "red", 2);
+        let keys = json!({"backend": "iptables", "iptablesAdminChainName": "MY-ADMIN"});
+        host.firewall(&result, keys.clone()).add(&red).expect_ok();
+        let rules = host.both("-S");
+        for rule in [
+            r#"-A FORWARD -m comment --comment "CNI firewall plugin rules" -j CNI-FORWARD"#,
+            r#"-A CNI-FORWARD -m comment --comment "CNI firewall plugin admin overrides" -j MY-ADMIN"#,
+            "-A CNI-FORWARD -d 10.90.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "-A CNI-FORWARD -s 10.90.0.2/32 -j ACCEPT",
+            "-A CNI-FORWARD -d fd00:90::2/128 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "-A CNI-FORWARD -s fd00:90::2/128 -j ACCEPT",
+        ] {
+            assert!(rules.lines().any(|line| line == rule), "{rule}\n{rules}");
+        }
+        // The administrator's chain is asked first.
+        reaches(&red, OUTSIDE);
+        host.both("-A MY-ADMIN -j DROP");
+        does_not_reach(&red, OUTSIDE);
+
+        let call = host.call("firewall").json(&json!({"cniVersion": "1.1.0", "name": "net", "type": "firewall"}));
+        call.netns("").del(&red).expect_ok();
+
+        let rules = host.both("-S");
+        assert!(!rules.contains("10.90.0.2") && !rules.contains("fd00:90::2"), "{rules}");
+        assert!(rules.contains("-N CNI-FORWARD") && rules.contains("-A MY-ADMIN -j DROP"), "{rules}");
+    });
+}
+
+#[test]
+fn bridges_with_a_policy_are_apart() {
+    for backend in ["iptables", "nftables"] {
+        on_each(|host| {
+            let (red, first) = host.connect("br0", 0, "red", 2);
+            let (green, second) = host.connect("br0", 0, "green", 3);
+            let (blue, third) = host.connect("br1", 1, "blue", 2);
+            reaches(&red, at(1, 2));
+            reaches(&red, at(0, 3));
+            let keys = json!({"backend": backend, "ingressPolicy": "same-bridge"});
+            let calls = [&first, &second, &third].map(|result| host.firewall(result, keys.clone()));
+            for (call, container) in calls.iter().zip([&red, &green, &blue]) {
+                call.add(container).expect_ok();
+                call.check(container).expect_ok();
+            }
+            reaches(&red, at(0, 3));
+            reaches(&red, OUTSIDE);
+            does_not_reach(&red, at(1, 2));
+            does_not_reach(&blue, at(0, 2));
+
+            // A bridge's policy goes with its last container.
+            calls[0].del(&red).expect_ok();
+            does_not_reach(&blue, at(0, 3));
+            calls[1].del(&green).expect_ok();
+            reaches(&blue, at(0, 3));
+        });
+    }
+}
+
+#[test]
+fn an_isolated_bridge_keeps_its_containers_apart() {
+    for backend in ["iptables", "nftables"] {
+        on_each(|host| {
+            let switch = Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables");
+            skip_unless!(switch.exists(), "br_netfilter");
+            for switch in ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"] {
+                host.lab.set_sysctl(switch, "1");
+            }
+            let (red, first) = host.connect("br0", 0, "red", 2);
+            let (green, second) = host.connect("br0", 0, "green", 3);
+            reaches(&red, at(0, 3));
+            let keys = json!({"backend": backend, "ingressPolicy": "isolated"});
+            host.firewall(&first, keys.clone()).add(&red).expect_ok();
+            host.firewall(&second, keys).add(&green).expect_ok();
+            does_not_reach(&red, at(0, 3));
+            does_not_reach(&green, at(0, 2));
+            reaches(&red, OUTSIDE);
+        });
+    }
+}
+
+#[test]
+fn an_address_that_another_has_meanwhile_stays_open() {
+    for backend in ["iptables", "nftables"] {
+        on_each(|host| {
+            let (red, result) = host.connect("br0", 0, "red", 2);
+            host.both("-P FORWARD DROP");
+            host.firewall(&result, json!({"backend": backend})).add(&red).expect_ok();
+            // Red's address goes to another container, whose ADD comes before red's DEL.
+            host.lab.ip("link delete br0");
+            red.vanish();
+            let (heir, result) = host.connect("br0", 0, "heir", 2);
+            let call = host.firewall(&result, json!({"backend": backend}));
+            call.add(&heir).expect_ok();
+            call.netns("").id("red").del(&heir).expect_ok();
+            reaches(&heir, OUTSIDE);
+        });
+    }
+}
+
+#[test]
+fn ipv4_alone_needs_no_ip6tables() {
+    on_each(|host| {
+        for end in ["", "-save", "-restore"] {
+            fs::remove_file(host.lab.path(&format!("programs/ip6tables{end}"))).unwrap();
+        }
+        // Nothing but the folder's programs, and sh for nobody.
+        let path = host.lab.path("programs").display().to_string();
+        let red = host.lab.container("red");
+        let result = json!({"cniVersion": "1.1.0", "ips": [{"address": "10.90.0.2/24"}], "interfaces": []});
+        let call = host.firewall(&result, json!({"backend": "iptables"})).env("PATH", &path);
+        call.add(&red).expect_ok();
+        call.check(&red).expect_ok();
+        assert!(host.iptables("iptables", "-S CNI-FORWARD").expect_ok().contains("10.90.0.2"));
+        call.del(&red).expect_ok();
+        let result = json!({"cniVersion": "1.1.0", "ips": [{"address": "fd00:90::2/64"}], "interfaces": []});
+        let call = host.firewall(&result, json!({"backend": "iptables"})).env("PATH", &path);
+        let error = call.add(&red).expect_error(999);
+        assert!(error["msg"].as_str().unwrap().contains("ip6tables"), "{error}");
+    });
+}
+
+#[test]
+fn gc_takes_what_is_not_valid() {
+    for backend in ["iptables", "nftables"] {
+        on_each(|host| {
+            let (red, first) = host.connect("br0", 0, "red", 2);
+            let (blue, second) = host.connect("br0", 0, "blue", 3);
+            host.both("-P FORWARD DROP");
+            for (container, result) in [(&red, &first), (&blue, &second)] {
+                host.firewall(result, json!({"backend": backend})).add(container).expect_ok();
+            }
+            let conf = json!({"cniVersion": "1.1.0", "name": "net", "type": "firewall", "backend": backend});
+            host.call("firewall").json(&conf).gc(&[("blue", "eth0")]).expect_ok();
+            does_not_reach(&red, OUTSIDE);
+            reaches(&blue, OUTSIDE);
+            host.call("firewall").json(&conf).gc(&[]).expect_ok();
+            does_not_reach(&blue, OUTSIDE);
+        });
+    }
+}
+
+#[test]
+fn check_misses_what_somebody_took() {
+    on_each(|host| {
+        let (red, result) = host.connect("br0", 0, "red", 2);
+        let call = host.firewall(&result, json!({"backend": "iptables"}));
+        call.add(&red).expect_ok();
+        call.check(&red).expect_ok();
+        host.both("-F CNI-FORWARD");
+        let error = call.check(&red).expect_error(999);
+        assert!(error["msg"].as_str().unwrap().contains("expected CNI-FORWARD rule ["), "{error}");
+    });
+    let host = Host::new(PROGRAMS[0]);
+    let (red, result) = host.connect("br0", 0, "red", 2);
+    let call = host.firewall(&result, json!({"backend": "nftables"}));
+    call.add(&red).expect_ok();
+    call.check(&red).expect_ok();
+    host.lab.sh("nft flush set inet weft admitted4").expect_ok();
+    let error = call.check(&red).expect_error(999);
+    assert!(error["msg"].as_str().unwrap().contains("10.90.0.2"), "{error}");
+}
+
+#[test]
+fn status_says_whether_the_backend_is_there() {
+    let host = Host::new(PROGRAMS[0]);
+    let conf = |backend: &str| json!({"cniVersion": "1.1.0", "name": "net", "type": "firewall", "backend": backend});
+    for backend in ["iptables", "nftables"] {
+        host.call("firewall").json(&conf(backend)).status().expect_ok();
+    }
+    let bus = host.lab.path("no-such-bus").display().to_string();
+    let call = host.call("firewall").json(&conf("firewalld"));
+    let error = call.env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={bus}")).status().expect_error(50);
+    assert!(error["msg"].as_str().unwrap().contains("firewalld is not running"), "{error}");
+}
+
+/// A firewalld of the lab's own, on a bus of its own.
+struct Firewalld {
+    _bus: Background,
+    _daemon: Background,
+    address: String,
+}
+
+impl Firewalld {
+    /// Starts it, or says what is lacking.
+    fn start(lab: &Lab) -> Option<Self> {
+        let programs = ["/usr/bin/dbus-daemon", "/usr/sbin/firewalld", "/usr/bin/firewall-cmd"];
+        if let Some(missing) = programs.into_iter().find(|program| !Path::new(program).exists()) {
+            skipped(missing);
+            return None;
+        }
+        let folder = lab.path("run/dbus");
+        fs::create_dir_all(&folder).unwrap();
+        let address = format!("unix:path={}/bus", folder.display());
+        let config = format!(
+            r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+            "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+            <busconfig><type>system</type><listen>{address}</listen><auth>EXTERNAL</auth>
+            <policy context="default"><allow own="*"/><allow send_destination="*" eavesdrop="true"/>
+            <allow receive_sender="*"/></policy></busconfig>"#
+        );
+        lab.write("run/dbus/bus.conf", config);
+        let bus = Program::new(programs[0])
+            .args([format!("--config-file={}", lab.path("run/dbus/bus.conf").display()).as_str()])
+            .args(["--nofork", "--nopidfile"])
+            .background();
+        until("the bus", || folder.join("bus").exists());
+        let daemon = Program::new(programs[1])
+            .args(["--nofork", "--nopid", "--log-target", "console"])
+            .args(["--system-config", &lab.path("etc/firewalld").display().to_string()])
+            .env("DBUS_SYSTEM_BUS_ADDRESS", &address)
+            .background();
+        let running = Self { _bus: bus, _daemon: daemon, address };
+        until("firewalld", || running.command("--state").code == 0);
+        Some(running)
+    }
+
+    fn command(&self, words: &str) -> Output {
+        let program = Program::new("/usr/bin/firewall-cmd").env("DBUS_SYSTEM_BUS_ADDRESS", &self.address);
+        program.args(words.split(' ')).run()
+    }
+}
+
+/// Waits for what another program does in its own time.
+#[track_caller]
+fn until(what: &str, there: impl Fn() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(30);
+    while !there() {
+        assert!(Instant::now() < limit, "{what} does not come up");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn firewalld_lets_its_sources_through() {
+    let host = Host::new(PROGRAMS[0]);
+    let (red, result) = host.connect("br0", 0, "red", 2);
+    reaches(&red, OUTSIDE);
+    let Some(firewalld) = Firewalld::start(&host.lab) else { return };
+    does_not_reach(&red, OUTSIDE);
+
+    // Named or chosen, since it is running.
+    for keys in [json!({"backend": "firewalld"}), json!({}), json!({"firewalldZone": "internal"})] {
+        let zone = keys["firewalldZone"].as_str().unwrap_or("trusted").to_string();
+        let call = host.firewall(&result, keys).env("DBUS_SYSTEM_BUS_ADDRESS", &firewalld.address);
+        assert_eq!(call.add(&red).expect_json(), result);
+        let sources = firewalld.command(&format!("--zone={zone} --list-sources"));
+        assert!(sources.stdout.contains("10.90.0.2/32") && sources.stdout.contains("fd00:90::2/128"), "{sources}");
+        if zone == "trusted" {
+            reaches(&red, OUTSIDE);
+        }
+        call.check(&red).expect_ok();
+        call.add(&red).expect_ok();
+        firewalld.command(&format!("--zone={zone} --remove-source=10.90.0.2/32")).expect_ok();
+        let error = call.check(&red).expect_error(999);
+        assert!(error["msg"].as_str().unwrap().contains("10.90.0.2"), "{error}");
+
+        call.del(&red).expect_ok();
+        call.del(&red).expect_ok();
+        let sources = firewalld.command(&format!("--zone={zone} --list-sources"));
+        assert_eq!(sources.stdout.trim(), "", "{sources}");
+        does_not_reach(&red, OUTSIDE);
+    }
+    let call = host.firewall(&result, json!({"firewalldZone": "nowhere"}));
+    let error = call.env("DBUS_SYSTEM_BUS_ADDRESS", &firewalld.address).add(&red).expect_error(999);
+    assert!(error["msg"].as_str().unwrap().contains("INVALID_ZONE"), "{error}");
+}
