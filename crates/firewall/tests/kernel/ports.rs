@@ -134,13 +134,16 @@ fn a_host_address_is_the_only_one_that_leads_there() {
         &["tcp 127.0.0.1:8080 -> 10.1.0.2:80", "tcp [2001:db8::1]:8080 -> [fd00:1::2]:80"],
     )))
     .unwrap();
-    ensure(&fragment(publish("blue", &["tcp 192.0.2.1:8080 -> 10.1.0.3:81", "tcp [fd00:1::9]:8080 -> [fd00:1::3]:81"])))
-        .unwrap();
+    ensure(&fragment(publish(
+        "blue",
+        &["tcp 192.0.2.1:8080 -> 10.1.0.3:81", "tcp [fd00:1::9]:8080 -> [fd00:1::3]:81"],
+    )))
+    .unwrap();
 
     assert_eq!(reach(&lab.host, Tcp, "127.0.0.1", 8080), "10.1.0.1 at 80");
     assert_eq!(reach(&lab.server, Tcp, UPLINK[0], 8080), format!("{} at 81", SERVER[0]));
     assert_eq!(reach(&lab.server, Tcp, UPLINK[1], 8080), format!("{} at 80", SERVER[1]));
-    assert_eq!(reach(&lab.host, Tcp, OWN[1], 8080), format!("{} at 81", OWN[1]));
+    assert_eq!(reach(&lab.host, Tcp, OWN[1], 8080), format!("{} at 81", GATEWAY[1]));
     assert_eq!(call(&lab.host, Tcp, OWN[0], 8080), None);
     assert_eq!(call(&lab.host, Tcp, "127.0.0.2", 8080), None);
     assert_eq!(call(&lab.host, Tcp, GATEWAY[1], 8080), None);
@@ -243,7 +246,7 @@ fn nobody_sends_to_the_hosts_loopback_from_outside() {
     // A neighbour that sends what it likes.
     for command in [
         "sysctl -q -w net.ipv4.conf.eth0.route_localnet=1",
-        "ip route flush table local 127.0.0.0/8",
+        "ip addr del 127.0.0.1/8 dev lo",
         "ip route add 127.0.0.1 via 192.0.2.1 src 192.0.2.2",
     ] {
         sh(&format!("ip netns exec server {command}"));
@@ -264,9 +267,13 @@ fn nobody_sends_to_the_hosts_loopback_from_outside() {
 fn a_change_leaves_what_stays_untouched() {
     let lab = Lab::new();
     let _tcp = serve(&lab.red, Tcp, &[80, 81]);
-    ensure(&fragment(publish("red", &["tcp 0.0.0.0:8080 -> 10.1.0.2:80", "tcp 0.0.0.0:8081 -> 10.1.0.2:81"])))
-        .unwrap();
-    let after = fragment(publish("red", &["tcp 0.0.0.0:8080 -> 10.1.0.2:80", "tcp 0.0.0.0:8082 -> 10.1.0.2:81"]));
+    ensure(&fragment(publish(
+        "red",
+        &["tcp 0.0.0.0:8080 -> 10.1.0.2:80", "tcp 0.0.0.0:8081 -> 10.1.0.2:81"],
+    )))
+    .unwrap();
+    let after =
+        fragment(publish("red", &["tcp 0.0.0.0:8080 -> 10.1.0.2:80", "tcp 0.0.0.0:8082 -> 10.1.0.2:81"]));
     let generation = || Socket::open().unwrap().generation().unwrap();
     let before = generation();
     assert_eq!(ensure(&after).unwrap(), Change::Made);
