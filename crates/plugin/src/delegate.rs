@@ -4,7 +4,7 @@
 //! section 4). Starting and finishing are two steps, so that the kernel can be busy in between.
 //!
 //! When the file found for the type is this very binary, its code is here already: it is called instead of started
-//! (docs/adr/0002-ipam-runs-beside.md).
+//! (docs/adr/0002-ipam-runs-beside-the-kernel.md).
 
 use std::borrow::Cow;
 use std::io::Write;
