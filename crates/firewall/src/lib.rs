@@ -14,6 +14,7 @@ mod claim;
 mod entry;
 mod error;
 mod firewalld;
+mod flows;
 mod foreign;
 mod fragment;
 mod iptables;

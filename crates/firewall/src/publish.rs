@@ -7,7 +7,7 @@ use weft_state::ports::{Change as Ledger, Claimed, Owner};
 use crate::claim::Claims;
 use crate::fragment::Publish;
 use crate::weft::{self, Changes, Demand, ports};
-use crate::{Backend, Change, Firewall, FirewallError, iptables, upstream_ports};
+use crate::{Backend, Change, Firewall, FirewallError, flows, iptables, upstream_ports};
 
 /// Brings an attachment from whatever it published to exactly what the fragment says.
 pub(crate) fn ensure(firewall: &mut Firewall, publish: &Publish) -> Result<Change, FirewallError> {
@@ -26,6 +26,9 @@ pub(crate) fn ensure(firewall: &mut Firewall, publish: &Publish) -> Result<Chang
         ledger.abandon(&claimed)?;
         return Err(error);
     }
+    // Before the claims are dropped: nobody else can have these ports meanwhile.
+    let owned = ledger.still_owned(&before.as_ref().map(Owner::claims).unwrap_or_default())?;
+    flows::follow(firewall, &before.iter().collect::<Vec<_>>(), Some(&claimed.owner), &owned);
     ledger.confirm(&claimed)?;
     Ok(if before.as_ref() == Some(&claimed.owner) { Change::AlreadyThere } else { Change::Made })
 }
@@ -88,6 +91,8 @@ fn settle(firewall: &mut Firewall, publish: &Publish, ledger: &mut Ledger) -> Re
     if !changes.is_empty() {
         weft::commit(firewall.inet()?, &Claims(&publish.claims), &changes)?;
     }
+    let interrupted: Vec<_> = ledger.interrupted().iter().collect();
+    flows::follow(firewall, &interrupted, confirmed.as_ref(), &owned);
     Ok(ledger.settle()?)
 }
 
@@ -111,8 +116,11 @@ pub(crate) fn remove(firewall: &mut Firewall, publish: &Publish) -> Result<(), F
     if owners.is_empty() {
         return remove_unknown(publish);
     }
+    let claims: Vec<_> = owners.iter().flat_map(Owner::claims).collect();
+    let owned = ledger.still_owned(&claims)?;
     ledger.withdraw()?;
     take_back(firewall, publish, &ledger, &owners)?;
+    flows::follow(firewall, &owners.iter().collect::<Vec<_>>(), None, &owned);
     let was_last = ledger.forget()?;
     if was_last && owners.iter().any(|owner| Backend::named(&owner.backend) == Backend::Weft) {
         weft::retire(firewall.inet()?, &Claims(&publish.claims))?;

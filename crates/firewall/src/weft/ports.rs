@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use weft_model::GatewayMode;
 use weft_model::port::{PortRange, Publication};
@@ -14,7 +16,7 @@ use crate::entry::Entry;
 use crate::layout::published::{self, Lookup};
 use crate::layout::{from, masquerade};
 use crate::part::Part;
-use crate::{Backend, FirewallError};
+use crate::{Backend, FirewallError, flows};
 
 /// One element of an attachment's, and the claim that it stands on.
 #[derive(Clone)]
@@ -117,6 +119,23 @@ pub(crate) fn remove(socket: &mut Socket, owners: &[&Owner], owned: &[Claim]) ->
     gone.retain(|piece| owned.contains(&piece.claim) && places.insert(piece.place()));
     let gone: Vec<_> = gone.into_iter().map(|piece| (piece.set, piece.element)).collect();
     socket.expire_all(&gone).map_err(wrap)
+}
+
+/// Waits until packets no longer meet what was removed of publications whose flows last.
+///
+/// KERNEL: an element that was told to expire is met until the next jiffy: 10 ms at most.
+pub(crate) fn await_expiry(socket: &mut Socket, before: &[&Owner], after: Option<&Owner>, owned: &[Claim]) {
+    let lasts = |claim: &Claim| matches!(claim, Claim::Host(protocol, ..) if flows::lasts(*protocol));
+    let gone = before.iter().flat_map(|before| left(before, after));
+    for piece in gone.filter(|piece| lasts(&piece.claim) && owned.contains(&piece.claim)) {
+        let deadline = Instant::now() + Duration::from_millis(20);
+        while Instant::now() < deadline {
+            match socket.element(&piece.set, piece.element.key()) {
+                Ok(Some(found)) if found.expires.is_some() => thread::sleep(Duration::from_micros(500)),
+                _ => break,
+            }
+        }
+    }
 }
 
 /// Returns what is missing of what an attachment publishes.
