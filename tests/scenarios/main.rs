@@ -8,6 +8,7 @@ mod broken_plugins;
 mod collect;
 mod conflist;
 mod connect;
+mod delegates;
 mod doctor;
 mod firewall_plugin;
 mod gateway_modes;

@@ -1,0 +1,76 @@
+//! The plugin for addresses: called when it is the same binary, run when it is another.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use weft_testkit::{Lab, staged};
+
+const CONF: &str = r#"{"cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "br0",
+    "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.90.0.0/30"}]]}}"#;
+
+/// Makes a folder with a copy of the staged `bridge` and an empty place for `host-local`.
+fn folder(lab: &Lab) -> PathBuf {
+    let folder = lab.path("bin");
+    fs::create_dir_all(&folder).unwrap();
+    fs::copy(staged("bridge"), folder.join("bridge")).unwrap();
+    folder
+}
+
+#[test]
+fn a_copy_of_this_binary_is_called_and_not_started() {
+    let lab = Lab::new();
+    let (red, blue) = (lab.container("red"), lab.container("blue"));
+    let before = lab.snapshot();
+    let folder = folder(&lab);
+    let ipam = folder.join("host-local");
+    fs::copy(staged("host-local"), &ipam).unwrap();
+    // What cannot be started can still be called.
+    fs::set_permissions(&ipam, Permissions::from_mode(0o644)).unwrap();
+    let call = || lab.plugin_in(&folder, "bridge").conf(CONF);
+
+    call().add(&red).expect_ok();
+    assert_eq!(red.addresses("eth0"), ["10.90.0.2/30"]);
+    call().check(&red).expect_error(7);
+    // Its refusals are what its process would have said.
+    let refusal = call().add(&blue).expect_error(100);
+    assert!(
+        refusal["msg"]
+            .as_str()
+            .unwrap()
+            .contains("no IP addresses available in range set: 10.90.0.1-10.90.0.2"),
+        "{refusal}"
+    );
+    assert!(!blue.has_link("eth0"), "the links are taken back");
+    call().del(&red).expect_ok();
+    call().add(&blue).expect_ok();
+    call().del(&blue).expect_ok();
+    call().gc(&[]).expect_ok();
+    lab.assert_restored(&before);
+}
+
+#[test]
+fn any_other_file_of_that_name_is_run() {
+    let lab = Lab::new();
+    let (red, mark) = (lab.container("red"), lab.path("mark"));
+    let folder = folder(&lab);
+    let real = staged("host-local");
+    let wrapper = format!("#!/bin/sh\necho \"$CNI_COMMAND\" >>{}\nexec {}\n", mark.display(), real.display());
+    lab.write("bin/host-local", wrapper);
+    fs::set_permissions(folder.join("host-local"), Permissions::from_mode(0o755)).unwrap();
+    let call = || lab.plugin_in(&folder, "bridge").conf(CONF);
+    call().add(&red).expect_ok();
+    assert_eq!(red.addresses("eth0"), ["10.90.0.2/30"]);
+    call().del(&red).expect_ok();
+    assert_eq!(fs::read_to_string(&mark).unwrap(), "ADD\nDEL\n");
+
+    // One bit apart is another binary, which this one knows nothing of.
+    let mut other = fs::read(&real).unwrap();
+    let note = other.windows(4).position(|four| four == b"GNU\0").unwrap();
+    let second = other[note + 4..].windows(4).position(|four| four == b"GNU\0").unwrap() + note + 4;
+    other[second + 4] ^= 1;
+    lab.write("bin/host-local", other);
+    fs::set_permissions(folder.join("host-local"), Permissions::from_mode(0o644)).unwrap();
+    let refusal = call().add(&red).expect_error(999);
+    assert!(refusal["msg"].as_str().unwrap().contains("bin/host-local: Permission denied"), "{refusal}");
+}
