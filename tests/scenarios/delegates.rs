@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use weft_testkit::{Lab, staged};
 
-const CONF: &str = r#"{"cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "br0",
+const CONF: &str = r#"{"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0",
     "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.90.0.0/30"}]]}}"#;
 
 /// Makes a folder with a copy of the staged `bridge` and an empty place for `host-local`.
