@@ -21,12 +21,12 @@ fn folder(lab: &Lab) -> PathBuf {
 fn a_copy_of_this_binary_is_called_and_not_started() {
     let lab = Lab::new();
     let (red, blue) = (lab.container("red"), lab.container("blue"));
-    let before = lab.snapshot();
     let folder = folder(&lab);
     let ipam = folder.join("host-local");
     fs::copy(staged("host-local"), &ipam).unwrap();
     // What cannot be started can still be called.
     fs::set_permissions(&ipam, Permissions::from_mode(0o644)).unwrap();
+    let before = lab.snapshot();
     let call = || lab.plugin_in(&folder, "bridge").conf(CONF);
 
     call().add(&red).expect_ok();
