@@ -5,6 +5,7 @@ mod addressing;
 mod bad_input;
 mod bridge_plugin;
 mod broken_plugins;
+mod coexistence;
 mod collect;
 mod conflist;
 mod connect;
