@@ -66,7 +66,9 @@ impl Place {
 
 fn rule(chain: &str) -> String {
     let mark = format!("{BIT:#x}/{BIT:#x}");
-    format!(r#"-A {chain} -m comment --comment "weft: what its networks forward" -m mark --mark {mark} -j ACCEPT"#)
+    format!(
+        r#"-A {chain} -m comment --comment "weft: what its networks forward" -m mark --mark {mark} -j ACCEPT"#
+    )
 }
 
 /// Lets a network's packets pass other filters, if any would drop them.
@@ -87,7 +89,7 @@ pub(crate) fn let_pass(firewall: &mut Firewall, claims: &Path, network: &Network
 /// Does the same for everything that is claimed: others may have come, or have taken our rules away.
 pub(crate) fn restore(firewall: &mut Firewall, claims: &Path) -> Result<(), FirewallError> {
     let claimed = Claims(claims);
-    for entry in claimed.all(&INSIDE)? {
+    for entry in claimed.in_our_table(&INSIDE)? {
         let Entry::Inside(bridge) = &entry else { continue };
         for network in claimed.networks(&entry)? {
             let_pass(firewall, claims, &network, bridge);
@@ -101,7 +103,11 @@ pub(crate) fn restore(firewall: &mut Firewall, claims: &Path) -> Result<(), Fire
 
 /// Sees to it that other filters let pass what carries our mark, and what an interface of ours forwards. Returns whether
 /// any would not.
-pub(crate) fn open(firewall: &mut Firewall, claims: &Path, bridge: Option<&IfName>) -> Result<bool, FirewallError> {
+pub(crate) fn open(
+    firewall: &mut Firewall,
+    claims: &Path,
+    bridge: Option<&IfName>,
+) -> Result<bool, FirewallError> {
     let places = places(firewall.inet().ok())?;
     let has_firewalld = has_firewalld(firewall.inet().ok());
     if places.is_empty() && !has_firewalld {
@@ -111,7 +117,11 @@ pub(crate) fn open(firewall: &mut Firewall, claims: &Path, bridge: Option<&IfNam
     for place in &places {
         note(claims, &place.record())?;
         if !place.done {
-            let first = place.rule().replacen("-A ", "-I ", 1).replacen(place.chain, &format!("{} 1", place.chain), 1);
+            let first = place.rule().replacen("-A ", "-I ", 1).replacen(
+                place.chain,
+                &format!("{} 1", place.chain),
+                1,
+            );
             place.tool.restore(Table::Filter, &[first])?;
         }
     }
@@ -165,7 +175,8 @@ pub(crate) fn close(claims: &Path) -> Result<(), FirewallError> {
 /// Returns what drops the packets of networks that are to pass, and has no rule of ours.
 pub(crate) fn obstacles(firewall: &mut Firewall, claims: &Path) -> Result<Vec<Obstacle>, FirewallError> {
     let claimed = Claims(claims);
-    if claimed.all(&PASSAGE)?.is_empty() {
+    // A filter that has come after our networks has let none of them ask.
+    if claimed.all(&PASSAGE)?.is_empty() && claimed.in_our_table(&INSIDE)?.is_empty() {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
@@ -182,12 +193,14 @@ pub(crate) fn obstacles(firewall: &mut Firewall, claims: &Path) -> Result<Vec<Ob
     if has_firewalld(firewall.inet().ok())
         && let Some(firewalld) = Firewalld::connect()?
     {
-        for entry in claimed.all(&PASSING)? {
-            let Entry::Passing(bridge) = entry else { continue };
+        for entry in claimed.in_our_table(&INSIDE)? {
+            let Entry::Inside(bridge) = entry else { continue };
             if !firewalld.has(TRUSTED, Member::Interface(&bridge))? {
                 found.push(Obstacle {
                     what: format!("interface {bridge}"),
-                    why: format!("is not in firewalld's zone {TRUSTED}, so firewalld rejects what it forwards"),
+                    why: format!(
+                        "is not in firewalld's zone {TRUSTED}, so firewalld rejects what it forwards"
+                    ),
                     mend: "weft network reload".into(),
                 });
             }
@@ -201,7 +214,9 @@ fn obstacle(chain: &Hooked) -> Obstacle {
     let Hooked { family, table, name, priority, .. } = chain;
     let sees = (BEFORE_PRIORITY..AFTER_PRIORITY).contains(priority);
     let mend = if sees {
-        format!("nft insert rule {family} {table} {name} meta mark and {BIT:#x} != 0 accept comment \\\"weft\\\"")
+        format!(
+            "nft insert rule {family} {table} {name} meta mark and {BIT:#x} != 0 accept comment \\\"weft\\\""
+        )
     } else {
         format!("give it a priority from 0 to {}: nft list chain {family} {table} {name}", AFTER_PRIORITY - 1)
     };
@@ -223,7 +238,8 @@ fn strangers(socket: Option<&mut Socket>) -> Result<Vec<Hooked>, FirewallError> 
                 continue;
             }
             let rules = socket.rules_of(&chain).map_err(wrap)?;
-            if !rules.iter().any(|rule| rule.comment.as_deref().is_some_and(|text| text.starts_with("weft"))) {
+            if !rules.iter().any(|rule| rule.comment.as_deref().is_some_and(|text| text.starts_with("weft")))
+            {
                 found.push(chain);
             }
         }
@@ -278,11 +294,10 @@ fn place(tool: Tool, rules: &Rules) -> Option<Place> {
 /// Whether a chain has a rule without a condition that drops, itself or where it leads.
 fn drops(rules: &Rules, chain: &str, depth: usize) -> bool {
     let start = format!("-A {chain} -j ");
-    let unconditional = rules.chain(chain).unwrap_or_default().iter().filter_map(|rule| rule.strip_prefix(&start));
+    let unconditional =
+        rules.chain(chain).unwrap_or_default().iter().filter_map(|rule| rule.strip_prefix(&start));
     let mut targets = unconditional.filter_map(|target| target.split(' ').next());
-    targets.any(|target| {
-        matches!(target, "DROP" | "REJECT") || depth > 0 && drops(rules, target, depth - 1)
-    })
+    targets.any(|target| matches!(target, "DROP" | "REJECT") || depth > 0 && drops(rules, target, depth - 1))
 }
 
 fn has_firewalld(socket: Option<&mut Socket>) -> bool {
@@ -319,7 +334,8 @@ mod tests {
 
     #[test]
     fn dockers_hook_is_used_where_docker_is() {
-        let docker = ":FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\n-A DOCKER-USER -j RETURN";
+        let docker =
+            ":FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\n-A DOCKER-USER -j RETURN";
         assert_eq!(found(docker), Some(("DOCKER-USER", false)));
         let mended = format!("{docker}\n{}", rule(DOCKER_USER));
         assert_eq!(found(&mended), Some(("DOCKER-USER", true)));

@@ -97,7 +97,7 @@ const CHAINS: [&str; 26] = [
 ];
 
 /// The names of the sets and maps that we make, up to the family.
-const SETS: [&str; 17] = [
+const SETS: [&str; 18] = [
     "masq",
     "masq_all",
     "hairpin",
@@ -115,6 +115,7 @@ const SETS: [&str; 17] = [
     "restricted",
     "restricted_ranges",
     "admitted",
+    "passing",
 ];
 
 /// Returns whether a chain of this name in our table is one of ours.
