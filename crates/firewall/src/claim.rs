@@ -5,6 +5,7 @@
 //! isolated/br-blue/<network>                the network wants this bridge apart from others that are
 //! internal/br-blue/<network>                the network wants this bridge apart from everything
 //! networks/<network>/subnets:10.1.0.0_16    the same the other way round
+//! by-iptables/<network>                     the network's wishes are in chains of iptables, not in our table
 //! iptables/<CNI-chain>/<interface>          addresses, one a line, that an attachment put into a chain
 //! ```
 //!
@@ -24,6 +25,9 @@ use weft_state::ports::Books;
 
 use crate::entry::Entry;
 use crate::{Change, FirewallError};
+
+/// The directory of networks whose rules are in chains of iptables.
+const BY_IPTABLES: &str = "by-iptables";
 
 /// The directory with our claims.
 pub(crate) struct Claims<'a>(pub(crate) &'a Path);
@@ -72,7 +76,10 @@ impl Claims<'_> {
         for entry in &entries {
             remove_file(&self.way(network, entry))?;
         }
-        fs::remove_dir(self.network(network)).ok();
+        // Claims of other kinds keep the directory.
+        if fs::remove_dir(self.network(network)).is_ok() {
+            self.note_carrier(network, false)?;
+        }
         Ok(entries)
     }
 
@@ -88,10 +95,36 @@ impl Claims<'_> {
 
     /// Returns everything of these kinds that is wanted, each once, in order.
     pub(crate) fn all(&self, kinds: &[&str]) -> Result<Vec<Entry>, FirewallError> {
+        self.wanted_by(kinds, |_| true)
+    }
+
+    /// Returns what networks want whose rules are in our table.
+    pub(crate) fn in_our_table(&self, kinds: &[&str]) -> Result<Vec<Entry>, FirewallError> {
+        let others = listed(&self.0.join(BY_IPTABLES))?;
+        self.wanted_by(kinds, |network| !others.iter().any(|other| other == network))
+    }
+
+    /// Returns what networks want whose rules are in chains of iptables.
+    pub(crate) fn in_iptables(&self, kinds: &[&str]) -> Result<Vec<Entry>, FirewallError> {
+        let ours = listed(&self.0.join(BY_IPTABLES))?;
+        self.wanted_by(kinds, |network| ours.iter().any(|other| other == network))
+    }
+
+    /// Notes that a network's rules are in chains of iptables, or else in our table.
+    pub(crate) fn note_carrier(&self, network: &NetworkName, iptables: bool) -> Result<(), FirewallError> {
+        let path = self.0.join(BY_IPTABLES).join(network.as_str());
+        if iptables {
+            create(&path).map(drop).map_err(|source| FirewallError::Claim { path, source })
+        } else {
+            remove_file(&path)
+        }
+    }
+
+    fn wanted_by(&self, kinds: &[&str], counts: impl Fn(&str) -> bool) -> Result<Vec<Entry>, FirewallError> {
         let mut entries = Vec::new();
         for kind in kinds {
             for entry in listed(&self.0.join(kind))?.iter().filter_map(|name| Entry::parse(kind, name)) {
-                if self.is_wanted(&entry)? {
+                if listed(&self.wishes(&entry))?.iter().any(|network| counts(network)) {
                     entries.push(entry);
                 }
             }

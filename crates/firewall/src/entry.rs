@@ -182,9 +182,7 @@ impl Entry {
             Self::Inside(ifname)
             | Self::Guarded(_, ifname)
             | Self::Routed(_, ifname)
-            | Self::Passing(ifname) => {
-                Element::new(forward::interface(ifname))
-            }
+            | Self::Passing(ifname) => Element::new(forward::interface(ifname)),
             Self::Admitted(addr) => Element::new(admission::layout::key(*addr)),
         }
     }

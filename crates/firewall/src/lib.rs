@@ -19,6 +19,7 @@ mod foreign;
 mod fragment;
 mod iptables;
 mod layout;
+mod mend;
 mod part;
 mod publish;
 mod spoof;
@@ -39,6 +40,8 @@ pub use firewalld::TRUSTED as FIREWALLD_ZONE;
 pub use fragment::{
     Conditions, Fragment, Guard, Hairpin, Isolation, Masquerade, Occupied, Publish, SourceAddress, SpoofCheck,
 };
+
+pub use mend::{Problem, diagnose, holders, reload};
 
 pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;
 

@@ -66,6 +66,13 @@ fn write(
     }
 }
 
+/// Undoes what a process that was killed has begun.
+pub(crate) fn finish(firewall: &mut Firewall, publish: &Publish) -> Result<(), FirewallError> {
+    let mut ledger = publish.books().change(&publish.endpoint)?;
+    settle(firewall, publish, &mut ledger)?;
+    if ledger.confirmed().is_none() { Ok(ledger.forget().map(drop)?) } else { Ok(()) }
+}
+
 /// Brings the kernel back to what is confirmed, after processes that were killed in between.
 fn settle(firewall: &mut Firewall, publish: &Publish, ledger: &mut Ledger) -> Result<(), FirewallError> {
     if ledger.interrupted().is_empty() {

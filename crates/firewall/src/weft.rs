@@ -29,8 +29,9 @@ pub(crate) struct Demand<'a> {
 }
 
 impl Demand<'_> {
-    /// Notes what the network wants, for whoever else writes it.
+    /// Notes what the network wants, for iptables to write it.
     pub(crate) fn claim(&self) -> Result<Change, FirewallError> {
+        self.claims.note_carrier(self.network, true)?;
         let mut change = Change::AlreadyThere;
         for entry in &self.entries {
             if self.claims.take(self.network, entry)? == Change::Made {
@@ -57,6 +58,7 @@ pub(crate) fn ensure(socket: &mut Socket, demand: &Demand<'_>) -> Result<Change,
     if lacking.is_empty() {
         return Ok(change);
     }
+    claims.note_carrier(network, false)?;
     install(socket, claims, &lacking)?;
     Ok(Change::Made)
 }
@@ -86,7 +88,7 @@ pub(crate) fn remove(
 /// ruleset before us, which refuses this transaction, or finds no table and creates it.
 pub(crate) fn retire(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), FirewallError> {
     let generation = socket.generation().map_err(wrap)?;
-    let wanted = !claims.all(&entry::ALL)?.is_empty() || !claims.books().is_empty();
+    let wanted = !claims.in_our_table(&entry::ALL)?.is_empty() || !claims.books().is_empty();
     if wanted || table::state(socket, layout::INET)? == State::Absent {
         return Ok(());
     }
@@ -157,8 +159,7 @@ fn has(socket: &mut Socket, entry: &Entry) -> Result<bool, FirewallError> {
 fn install(socket: &mut Socket, claims: &Claims<'_>, entries: &[Entry]) -> Result<(), FirewallError> {
     let mut changes = Changes::default();
     for entry in entries {
-        changes.part(entry.part());
-        changes.add(entry.set(), entry.element());
+        changes.entry(entry);
     }
     // A table of another layout may take an element all the same, and not mean by it what we do.
     if table::state(socket, layout::INET)? == State::Other {

@@ -130,26 +130,6 @@ impl Publish {
             ..owner
         })
     }
-
-    /// Returns the fragment that made the books say this: every choice made.
-    pub(crate) fn of(&self, owner: &Owner) -> Self {
-        Self {
-            endpoint: owner.endpoint.clone(),
-            publications: owner.publications.clone(),
-            choices: Vec::new(),
-            occupied: Vec::new(),
-            subnets: owner.subnets.clone(),
-            snat: owner.snat,
-            masquerade_all: owner.masquerade_all,
-            gateways: owner.gateways,
-            backend: Backend::named(&owner.backend),
-            conditions: Conditions { v4: owner.conditions_v4.clone(), v6: owner.conditions_v6.clone() },
-            mark: owner.mark.clone(),
-            ports: self.ports.clone(),
-            locks: self.locks.clone(),
-            claims: self.claims.clone(),
-        }
-    }
 }
 
 /// Connections from a network's subnets to ports that it publishes itself get the host's address.

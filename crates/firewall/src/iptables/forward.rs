@@ -91,13 +91,16 @@ pub(crate) fn observe(demand: &Demand<'_>) -> Result<Vec<String>, FirewallError>
 }
 
 fn claimed(claims: &Claims<'_>) -> Result<Vec<Entry>, FirewallError> {
-    Ok([claims.all(&ISOLATION)?, claims.all(&GUARDING)?].concat())
+    Ok([claims.in_iptables(&ISOLATION)?, claims.in_iptables(&GUARDING)?].concat())
 }
 
 /// The rules of FORWARD that lead to our chain, or led there in an earlier version.
 fn jumps(there: &Rules) -> Vec<&String> {
     let rules = there.chain(BUILTIN).unwrap_or_default();
-    rules.iter().filter(|rule| [FORWARD, FIRST].iter().any(|chain| rule.ends_with(&format!(" -j {chain}")))).collect()
+    rules
+        .iter()
+        .filter(|rule| [FORWARD, FIRST].iter().any(|chain| rule.ends_with(&format!(" -j {chain}"))))
+        .collect()
 }
 
 /// Returns the lines that lead from what is there to what is claimed; none if that is the same.
@@ -295,7 +298,10 @@ mod tests {
         let all = script(&entries(), &Rules::default(), Tool::V4);
         let gone = script(&[], &table(&all), Tool::V4);
         assert_eq!(gone.first().map(String::as_str), Some("-D FORWARD -j WEFT-FORWARD"));
-        assert!(gone.contains(&"-X WEFT-USER".to_owned()) && gone.contains(&"-X WEFT-GUARD".to_owned()), "{gone:?}");
+        assert!(
+            gone.contains(&"-X WEFT-USER".to_owned()) && gone.contains(&"-X WEFT-GUARD".to_owned()),
+            "{gone:?}"
+        );
         let mut used = all;
         used.push("-A WEFT-USER -s 192.0.2.7/32 -j DROP".into());
         assert!(!script(&[], &table(&used), Tool::V4).contains(&"-X WEFT-USER".to_owned()));

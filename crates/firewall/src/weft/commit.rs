@@ -10,6 +10,7 @@ use weft_nft::{Element, Error, Set, Socket, Transaction};
 use super::{rebuild, wrap};
 use crate::FirewallError;
 use crate::claim::Claims;
+use crate::entry::Entry;
 use crate::layout::{INET, masquerade};
 use crate::part::Part;
 use crate::table::{self, State};
@@ -42,6 +43,12 @@ impl Changes {
 
     pub(crate) fn add(&mut self, set: Set, element: Element) {
         self.added.push((set, element));
+    }
+
+    /// Adds what an entry says, and what that needs.
+    pub(crate) fn entry(&mut self, entry: &Entry) {
+        self.part(entry.part());
+        self.add(entry.set(), entry.element());
     }
 
     pub(crate) fn remove(&mut self, set: Set, element: Element) {

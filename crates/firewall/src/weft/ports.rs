@@ -46,8 +46,7 @@ pub(crate) fn hairpins(owner: &Owner) -> Vec<Entry> {
 /// Notes everything that an attachment publishes, and what its network needs for that.
 pub(crate) fn add(owner: &Owner, changes: &mut Changes) {
     for entry in hairpins(owner) {
-        changes.part(entry.part());
-        changes.add(entry.set(), entry.element());
+        changes.entry(&entry);
     }
     for piece in pieces(owner) {
         changes.part(piece.part);
@@ -60,6 +59,9 @@ pub(crate) fn add_all(books: &Books, changes: &mut Changes) -> Result<(), Firewa
     for (owner, held) in books.standing()? {
         if Backend::named(&owner.backend) != Backend::Weft {
             continue;
+        }
+        for entry in hairpins(&owner) {
+            changes.entry(&entry);
         }
         let held: HashSet<_> = held.iter().collect();
         for piece in pieces(&owner).into_iter().filter(|piece| held.contains(&piece.claim)) {

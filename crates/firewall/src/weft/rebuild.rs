@@ -70,9 +70,8 @@ pub(super) fn clear(socket: &mut Socket, transaction: &mut Transaction) -> Resul
 /// Returns everything that should be there.
 fn wanted(claims: &Claims<'_>) -> Result<Changes, FirewallError> {
     let mut changes = Changes::default();
-    for entry in claims.all(&entry::ALL)? {
-        changes.part(entry.part());
-        changes.add(entry.set(), entry.element());
+    for entry in claims.in_our_table(&entry::ALL)? {
+        changes.entry(&entry);
     }
     ports::add_all(&claims.books(), &mut changes)?;
     Ok(changes)

@@ -1,0 +1,202 @@
+//! What others took away: writing it again, and saying what is missing.
+
+use std::path::Path;
+
+use weft_model::{Endpoint, NetworkName};
+use weft_state::Root;
+use weft_state::ports::{Books, Owner};
+
+use crate::claim::Claims;
+use crate::fragment::Publish;
+use crate::weft::{self, Demand, ports};
+use crate::{
+    Backend, Firewall, FirewallError, admission, entry, foreign, iptables, publish, table, upstream_ports,
+};
+
+/// What mends everything here.
+const RELOAD: &str = "weft network reload";
+
+/// Something that is not as it was left.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// What it is about: a network, an attachment, somebody else's chain.
+    pub what: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// The command that mends it.
+    pub mend: String,
+}
+
+/// Writes everything that is claimed or published again, each table in one transaction, whoever took it
+/// away. What processes that were killed have left half done is undone first. The administrator's chain is kept.
+///
+/// # Errors
+///
+/// When the kernel or iptables refuses, or the records cannot be read. As much as possible is
+/// written all the same, and the first refusal is returned.
+pub fn reload(root: &Root) -> Result<(), FirewallError> {
+    let claims = root.masquerade_dir();
+    let books = Books::new(root);
+    let mut firewall = Firewall::new();
+    let mut first = Ok(());
+    let mut attempt = |outcome: Result<(), FirewallError>| {
+        if first.is_ok() {
+            first = outcome;
+        }
+    };
+    for interrupted in books.interrupted_changes() {
+        attempt(publish::finish(&mut firewall, &publish_of(root, &interrupted)));
+    }
+    attempt(rebuild(&mut firewall, &claims));
+    attempt(write_iptables(&claims));
+    for owner in books.owners() {
+        attempt(match Backend::named(&owner.backend) {
+            Backend::Weft => Ok(()),
+            Backend::Iptables => iptables::publish::ensure(&claims, &owner).map(drop),
+            Backend::UpstreamNftables => upstream_ports::ensure(&claims, None, &owner).map(drop),
+        });
+    }
+    attempt(admission::restore(&claims));
+    attempt(foreign::restore(&mut firewall, &claims));
+    first
+}
+
+/// Returns everything that is missing of what is claimed and published; nothing when all is well.
+///
+/// # Errors
+///
+/// When the kernel or iptables refuses to answer, or the records cannot be read.
+pub fn diagnose(root: &Root) -> Result<Vec<Problem>, FirewallError> {
+    let claims = root.masquerade_dir();
+    let books = Books::new(root);
+    let mut firewall = Firewall::new();
+    let mut problems = Vec::new();
+    for interrupted in books.interrupted_changes() {
+        let why = "a process was killed while it published ports";
+        problems.push(problem(interrupted.endpoint.to_string(), why));
+    }
+    if is_table_wanted(&claims)? && table::state(firewall.inet()?, crate::layout::INET)? != table::State::Ours
+    {
+        // What is in it need not be told one by one.
+        let why = "is not there, or not as this version of weft writes it";
+        problems.push(problem(format!("table {}", crate::layout::INET), why));
+    } else {
+        problems.extend(missing_of_networks(&mut firewall, &claims)?);
+        problems.extend(missing_of_ports(&mut firewall, &books)?);
+    }
+    problems.extend(missing_of_iptables(&claims, &books)?);
+    for obstacle in foreign::obstacles(&mut firewall, &claims)? {
+        problems.push(Problem { what: obstacle.what, why: obstacle.why, mend: obstacle.mend });
+    }
+    Ok(problems)
+}
+
+/// Returns the attachments to a network for which the firewall has something by its own books.
+pub fn holders(root: &Root, network: &NetworkName) -> Vec<Endpoint> {
+    let mut holders = Books::new(root).holders(network);
+    holders.extend(admission::holders(&root.masquerade_dir(), network));
+    holders.sort();
+    holders.dedup();
+    holders
+}
+
+/// Writes our table again where something of ours is to be in it.
+fn rebuild(firewall: &mut Firewall, claims: &Path) -> Result<(), FirewallError> {
+    if !is_table_wanted(claims)? && !weft_nft::is_usable() {
+        return Ok(());
+    }
+    let socket = firewall.inet()?;
+    if is_table_wanted(claims)? || table::state(socket, crate::layout::INET)? != table::State::Absent {
+        weft::rebuild(socket, &Claims(claims))?;
+        weft::retire(socket, &Claims(claims))?;
+    }
+    Ok(())
+}
+
+/// Starts nothing on a host where iptables carries nothing.
+fn write_iptables(claims: &Path) -> Result<(), FirewallError> {
+    let claims = Claims(claims);
+    if claims.in_iptables(&entry::ALL)?.is_empty() {
+        return Ok(());
+    }
+    iptables::forward::write(&claims).map(drop)
+}
+
+fn is_table_wanted(claims: &Path) -> Result<bool, FirewallError> {
+    let claims = Claims(claims);
+    let ours = |owner: &Owner| Backend::named(&owner.backend) == Backend::Weft;
+    Ok(!claims.in_our_table(&entry::ALL)?.is_empty() || claims.books().owners().iter().any(ours))
+}
+
+fn missing_of_networks(firewall: &mut Firewall, claims: &Path) -> Result<Vec<Problem>, FirewallError> {
+    let mut problems = Vec::new();
+    for entry in Claims(claims).in_our_table(&entry::ALL)? {
+        for network in Claims(claims).networks(&entry)? {
+            let demand = Demand { network: &network, claims: Claims(claims), entries: vec![entry.clone()] };
+            for why in weft::observe(firewall.inet()?, &demand)? {
+                push(&mut problems, problem(format!("network {network}"), &format!("{why} is missing")));
+            }
+        }
+    }
+    Ok(problems)
+}
+
+fn missing_of_ports(firewall: &mut Firewall, books: &Books) -> Result<Vec<Problem>, FirewallError> {
+    let mut problems = Vec::new();
+    for (owner, held) in books.standing()? {
+        if Backend::named(&owner.backend) != Backend::Weft {
+            continue;
+        }
+        for why in ports::observe(firewall.inet()?, &owner, &held)? {
+            push(&mut problems, problem(owner.endpoint.to_string(), &format!("{why} is missing")));
+        }
+    }
+    Ok(problems)
+}
+
+fn missing_of_iptables(claims: &Path, books: &Books) -> Result<Vec<Problem>, FirewallError> {
+    let mut problems = Vec::new();
+    for entry in
+        Claims(claims).in_iptables(&[entry::ISOLATION.as_slice(), entry::GUARD.as_slice()].concat())?
+    {
+        for network in Claims(claims).networks(&entry)? {
+            let demand = Demand { network: &network, claims: Claims(claims), entries: vec![entry.clone()] };
+            for why in iptables::forward::observe(&demand)? {
+                push(&mut problems, problem(format!("network {network}"), &format!("{why} is missing")));
+            }
+        }
+    }
+    for owner in books.owners() {
+        let missing = match Backend::named(&owner.backend) {
+            Backend::Weft => Vec::new(),
+            Backend::Iptables => iptables::publish::observe(&owner)?,
+            Backend::UpstreamNftables => upstream_ports::observe(&owner)?,
+        };
+        for why in missing {
+            push(&mut problems, problem(owner.endpoint.to_string(), &format!("{why} is missing")));
+        }
+    }
+    Ok(problems)
+}
+
+fn publish_of(root: &Root, owner: &Owner) -> Publish {
+    let backend = Backend::named(&owner.backend);
+    Publish::nothing(
+        owner.endpoint.clone(),
+        backend,
+        root.ports_dir(),
+        root.locks_dir(),
+        root.masquerade_dir(),
+    )
+}
+
+fn problem(what: String, why: &str) -> Problem {
+    Problem { what, why: why.into(), mend: RELOAD.into() }
+}
+
+/// What several claims lack is told once.
+fn push(problems: &mut Vec<Problem>, problem: Problem) {
+    if !problems.contains(&problem) {
+        problems.push(problem);
+    }
+}
