@@ -15,7 +15,10 @@ mod plugin;
 
 pub use about::{About, DriverAbout, OptionAbout};
 pub use call::{Attachment, Call};
-pub use driver::{ContainerRequest, Driven, Driver, Leases, host_local, loopback_addresses};
+pub use driver::{
+    ContainerRequest, Driven, Driver, Leases, examine_firewall, host_local, loopback_addresses,
+    restore_firewall,
+};
 pub use linked::Linked;
 pub use plugin::{Plugin, main};
 pub use weft_cni::{ComposeRequest, ComposedSubnet, Finding, Verb};

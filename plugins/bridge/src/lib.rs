@@ -5,10 +5,13 @@ mod conf;
 mod plan;
 
 use serde_json::Value;
-use weft_cni::{Failure, Version};
+use weft_cni::{Failure, Finding, Version};
 use weft_model::Endpoint;
 use weft_plan::{Kernel, Plan};
-use weft_plugin::{About, Call, ComposeRequest, Driven, Driver, DriverAbout, Leases};
+use weft_plugin::{
+    About, Call, ComposeRequest, Driven, Driver, DriverAbout, Leases, examine_firewall, restore_firewall,
+};
+use weft_state::Root;
 
 pub use conf::{Conf, ConfError, Gateway, Settings, Surroundings, Vlans};
 
@@ -63,6 +66,15 @@ impl Driver for Bridge {
 
     fn network(&self, settings: &Settings) -> Plan {
         plan::network(settings)
+    }
+
+    /// What networks and ports have in the firewall is written from its own books.
+    fn restore(&self, root: &Root) -> Result<(), Failure> {
+        restore_firewall(root)
+    }
+
+    fn diagnose(&self, root: &Root) -> Result<Vec<Finding>, Failure> {
+        examine_firewall(root)
     }
 
     fn compose(&self, request: &ComposeRequest) -> Result<Vec<Value>, Failure> {

@@ -6,10 +6,11 @@
 mod conf;
 mod plan;
 
-use weft_cni::{Failure, Version};
+use weft_cni::{Failure, Finding, Version};
 use weft_model::Endpoint;
 use weft_plan::Plan;
-use weft_plugin::{About, Call, Driven, Driver, Leases};
+use weft_plugin::{About, Call, Driven, Driver, Leases, examine_firewall, restore_firewall};
+use weft_state::Root;
 
 pub use conf::{Conf, ConfError, Settings, Surroundings};
 
@@ -52,6 +53,15 @@ impl Driver for Firewall {
 
     fn holds(&self, call: &Call) -> Vec<Endpoint> {
         weft_firewall::admitted_of(&call.root.masquerade_dir(), &call.conf.name)
+    }
+
+    /// What networks and ports have in the firewall is written from its own books.
+    fn restore(&self, root: &Root) -> Result<(), Failure> {
+        restore_firewall(root)
+    }
+
+    fn diagnose(&self, root: &Root) -> Result<Vec<Finding>, Failure> {
+        examine_firewall(root)
     }
 
     fn is_chained(&self) -> bool {

@@ -7,10 +7,11 @@ mod plan;
 mod resolve;
 mod settings;
 
-use weft_cni::{Failure, Version};
+use weft_cni::{Failure, Finding, Version};
 use weft_model::Endpoint;
 use weft_plan::Plan;
-use weft_plugin::{About, Call, Driven, Driver, Leases};
+use weft_plugin::{About, Call, Driven, Driver, Leases, examine_firewall, restore_firewall};
+use weft_state::Root;
 use weft_state::ports::Books;
 
 pub use conf::{Conf, ConfError, Rules};
@@ -67,6 +68,15 @@ impl Driver for Portmap {
 
     fn holds(&self, call: &Call) -> Vec<Endpoint> {
         Books::new(&call.root).holders(&call.conf.name)
+    }
+
+    /// What networks and ports have in the firewall is written from its own books.
+    fn restore(&self, root: &Root) -> Result<(), Failure> {
+        restore_firewall(root)
+    }
+
+    fn diagnose(&self, root: &Root) -> Result<Vec<Finding>, Failure> {
+        examine_firewall(root)
     }
 
     fn is_chained(&self) -> bool {

@@ -5,6 +5,7 @@
 
 use serde_json::json;
 use weft_cni::{Code, Failure, Finding, NetworkResult};
+use weft_firewall::Problem;
 use weft_netns::Netns;
 use weft_plan::{Journal, Kernel, Place, Plan, Resource, Step};
 use weft_state::Root;
@@ -20,6 +21,26 @@ pub(super) fn reload<D: Driver>(driver: &D, root: &Root, networks: &[Call]) -> R
         problems.extend(in_turn(call, &record, || restore(driver, call, &record)).err());
     }
     Failure::all(problems)
+}
+
+/// Writes everything that weft has in the host's firewall again, for [`Driver::restore`].
+///
+/// # Errors
+///
+/// If the kernel or iptables refuses, or the records cannot be read.
+pub fn restore_firewall(root: &Root) -> Result<(), Failure> {
+    weft_firewall::reload(root).map_err(|error| super::kernel_says(error.into()))
+}
+
+/// Says what is missing of everything that weft has in the host's firewall, for [`Driver::diagnose`].
+///
+/// # Errors
+///
+/// If the kernel or iptables does not tell, or the records cannot be read.
+pub fn examine_firewall(root: &Root) -> Result<Vec<Finding>, Failure> {
+    let problems = weft_firewall::diagnose(root).map_err(|error| super::kernel_says(error.into()))?;
+    let finding = |problem: Problem| Finding { what: problem.what, why: problem.why, mend: problem.mend };
+    Ok(problems.into_iter().map(finding).collect())
 }
 
 /// Says what is missing of every recorded attachment.

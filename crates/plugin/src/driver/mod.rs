@@ -33,6 +33,7 @@ pub use attach::ContainerRequest;
 pub use compose::host_local;
 pub use leases::Leases;
 pub use loopback::loopback_addresses;
+pub use mend::{examine_firewall, restore_firewall};
 
 use crate::{About, Attachment, Call, ComposeRequest, Plugin};
 
