@@ -1,10 +1,7 @@
 //! `weft port ...`
 
-use std::net::IpAddr;
-
 use serde_json::{Value, json};
 use weft_manager::{self as manager, Manager, Published};
-use weft_model::port::Publication;
 
 use crate::args;
 use crate::report::Report;
@@ -33,13 +30,13 @@ pub(crate) fn run(manager: &Manager, command: args::Port, report: &mut Report) {
     match command {
         args::Port::Publish(args) => {
             for one in report.take(manager.publish(&request(args))).unwrap_or_default() {
-                report.print(&format!("{}\n", shown(&one)));
+                report.print(&format!("{one}\n"));
             }
         }
         args::Port::Unpublish(args) => {
             let Some((gone, missing)) = report.take(manager.unpublish(&request(args))) else { return };
             for one in gone {
-                report.print(&format!("{}\n", shown(&one)));
+                report.print(&format!("{one}\n"));
             }
             for error in &missing {
                 report.error(error);
@@ -64,50 +61,19 @@ fn ls(manager: &Manager, args: args::PortLs, report: &mut Report) {
 }
 
 fn row(published: &Published) -> Value {
-    let one = &published.publication;
+    let one = &published.port.publication;
     let from: Vec<String> = one.from.iter().map(ToString::to_string).collect();
     json!({
         "Container": published.endpoint.container,
         "Name": published.name,
         "Network": published.endpoint.network,
         "Interface": published.endpoint.ifname,
-        "Port": shown(one),
+        "Port": published.port.to_string(),
         "Protocol": one.protocol,
-        "HostIP": one.host,
-        "HostPort": one.host_ports.to_string(),
+        "HostIP": if published.port.translated { one.host.to_string() } else { String::new() },
+        "HostPort": if published.port.translated { one.host_ports.to_string() } else { String::new() },
         "ContainerIP": one.target,
         "ContainerPort": one.target_ports.to_string(),
         "From": from.join(","),
     })
-}
-
-/// DOCKER: `0.0.0.0:8080->80/tcp`, as in its list of containers.
-pub(crate) fn shown(one: &Publication) -> String {
-    let host = match one.host {
-        IpAddr::V4(host) => host.to_string(),
-        IpAddr::V6(host) => format!("[{host}]"),
-    };
-    format!("{host}:{}->{}/{}", one.host_ports, one.target_ports, one.protocol)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_look_like_dockers() {
-        let one = |json: Value| shown(&serde_json::from_value(json).unwrap());
-        assert_eq!(
-            one(
-                json!({"protocol": "tcp", "host": "0.0.0.0", "hostPorts": "8080", "target": "10.1.0.2", "targetPorts": "80"})
-            ),
-            "0.0.0.0:8080->80/tcp"
-        );
-        assert_eq!(
-            one(
-                json!({"protocol": "udp", "host": "::", "hostPorts": "8000-8009", "target": "fd00::2", "targetPorts": "1-10"})
-            ),
-            "[::]:8000-8009->1-10/udp"
-        );
-    }
 }

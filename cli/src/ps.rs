@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 use weft_manager::{Attached, Manager};
 
 use crate::args::Ps;
-use crate::port;
 use crate::report::Report;
 use crate::table::Form;
 
@@ -45,7 +44,7 @@ fn row(attached: &Attached) -> Value {
         "Network": record.endpoint.network,
         "Interface": record.endpoint.ifname,
         "Addresses": addresses.join(","),
-        "Ports": attached.ports.iter().map(port::shown).collect::<Vec<_>>().join(", "),
+        "Ports": attached.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         "Mac": attached.mac().unwrap_or_default(),
         "Driver": record.kind,
         "Namespace": record.netns.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default(),

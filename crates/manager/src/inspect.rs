@@ -6,13 +6,12 @@ use serde::Serialize;
 use serde_json::Value;
 use weft_cni::json::get;
 use weft_model::Endpoint;
-use weft_model::port::Publication;
 use weft_state::attachment::Record;
 
 use crate::attachments::name_of;
 use crate::filter::shown_driver;
 use crate::network::{Network, hash};
-use crate::{Error, Manager};
+use crate::{Error, Manager, Port};
 
 /// A network in docker's words.
 ///
@@ -94,7 +93,7 @@ struct PortBinding {
 }
 
 /// What every attachment publishes.
-type Ports = BTreeMap<Endpoint, Vec<Publication>>;
+type Ports = BTreeMap<Endpoint, Vec<Port>>;
 
 impl Manager {
     /// Returns everything about a network.
@@ -159,7 +158,7 @@ impl IpamConfig {
 }
 
 impl Container {
-    fn of(network: &Network, record: &Record, ports: &[Publication]) -> Self {
+    fn of(network: &Network, record: &Record, ports: &[Port]) -> Self {
         let address = |v4: bool| {
             let first = record.addresses.iter().find(|address| address.is_ipv4() == v4);
             first.map(ToString::to_string).unwrap_or_default()
@@ -176,12 +175,14 @@ impl Container {
 }
 
 /// Returns published ports under the container's ports they lead to.
-fn bindings(ports: &[Publication]) -> BTreeMap<String, Vec<PortBinding>> {
+fn bindings(ports: &[Port]) -> BTreeMap<String, Vec<PortBinding>> {
     let mut bindings: BTreeMap<String, Vec<PortBinding>> = BTreeMap::new();
-    for one in ports {
+    for port in ports {
+        let one = &port.publication;
+        let (host, ports) = (one.host.to_string(), one.host_ports.to_string());
         let binding = PortBinding {
-            host: one.host.to_string(),
-            port: one.host_ports.to_string(),
+            host: if port.translated { host } else { String::new() },
+            port: if port.translated { ports } else { String::new() },
             from: one.from.iter().map(ToString::to_string).collect(),
         };
         bindings.entry(format!("{}/{}", one.target_ports, one.protocol)).or_default().push(binding);
@@ -234,7 +235,7 @@ mod tests {
             {"name": "weft0", "mac": "02:00:00:00:00:01"},
             {"name": "eth0", "mac": "02:00:00:00:00:02", "sandbox": "/run/netns/red"},
         ]}));
-        let published = Publication {
+        let publication = weft_model::port::Publication {
             protocol: weft_model::port::Protocol::Tcp,
             host: [0; 4].into(),
             host_ports: "8080".parse().unwrap(),
@@ -242,7 +243,7 @@ mod tests {
             target_ports: "80".parse().unwrap(),
             from: vec!["192.0.2.0/24".parse().unwrap()],
         };
-        let ports = [(record.endpoint.clone(), vec![published])].into();
+        let ports = [(record.endpoint.clone(), vec![Port { publication, translated: true }])].into();
         let mut shown = serde_json::to_value(Inspected::of(&network, &[record], &ports)).unwrap();
         let id = shown["Containers"]["red"]["EndpointID"].take();
         assert_eq!(id.as_str().unwrap().len(), 64);

@@ -51,7 +51,7 @@ pub use inspect::Inspected;
 use locks::Locks;
 pub use ls::Listed;
 pub use plugins::Plugin;
-pub use ports::{Publish, Published};
+pub use ports::{Port, Publish, Published};
 pub use prune::Pruned;
 pub use ps::Attached;
 use store::Store;

@@ -10,6 +10,8 @@ mod mapping;
 mod way;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use weft_cni::json::get;
@@ -43,6 +45,15 @@ pub struct Publish {
     pub ports: Vec<PublishSpec>,
 }
 
+/// A port or a range that leads to a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// What leads where.
+    pub publication: Publication,
+    /// Whether it is a port of the host. In a routed network it is the container's own, reached at its own address.
+    pub translated: bool,
+}
+
 /// A published port as it is listed.
 #[derive(Clone, Debug)]
 pub struct Published {
@@ -51,7 +62,34 @@ pub struct Published {
     /// The container's name on the network; its id if it has none.
     pub name: String,
     /// The port.
-    pub publication: Publication,
+    pub port: Port,
+}
+
+impl Port {
+    fn of(owner: &Owner, publication: &Publication) -> Self {
+        let translated = owner.gateways.of(publication.target).translates();
+        Self { publication: publication.clone(), translated }
+    }
+
+    fn all(owner: &Owner) -> Vec<Self> {
+        owner.publications.iter().map(|one| Self::of(owner, one)).collect()
+    }
+}
+
+/// DOCKER: `0.0.0.0:8080->80/tcp`, as in its list of containers.
+impl fmt::Display for Port {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Publication { protocol, host, host_ports, target, target_ports, .. } = &self.publication;
+        let address = if self.translated { host } else { target };
+        match address {
+            IpAddr::V4(address) => write!(out, "{address}:")?,
+            IpAddr::V6(address) => write!(out, "[{address}]:")?,
+        }
+        if self.translated {
+            write!(out, "{host_ports}->")?;
+        }
+        write!(out, "{target_ports}/{protocol}")
+    }
 }
 
 /// The part of a network that publishes ports.
@@ -68,7 +106,7 @@ impl Manager {
     ///
     /// When the container is not connected, its network publishes nothing, a port is somebody else's or the
     /// plugin refuses.
-    pub fn publish(&self, request: &Publish) -> Result<Vec<Publication>, Error> {
+    pub fn publish(&self, request: &Publish) -> Result<Vec<Port>, Error> {
         check_twice(&request.ports)?;
         let (mine, live) = self.at_hand(request)?;
         let published = self.publish_more(&mine, &live, &request.ports);
@@ -82,7 +120,7 @@ impl Manager {
     /// # Errors
     ///
     /// When the container is not connected or the plugin fails.
-    pub fn unpublish(&self, request: &Publish) -> Result<(Vec<Publication>, Vec<Error>), Error> {
+    pub fn unpublish(&self, request: &Publish) -> Result<(Vec<Port>, Vec<Error>), Error> {
         let (mine, live) = self.at_hand(request)?;
         let (mut gone, mut found) = (Vec::new(), vec![false; request.ports.len()]);
         for record in &live {
@@ -99,7 +137,7 @@ impl Manager {
             if !leaving.is_empty() {
                 let _network = self.locks.shared(&record.endpoint.network)?;
                 self.have(&mine, record, mapping::of_publications(&staying))?;
-                gone.extend(leaving);
+                gone.extend(leaving.iter().map(|one| Port::of(&owner, one)));
             }
         }
         self.let_go(mine)?;
@@ -128,19 +166,16 @@ impl Manager {
         owners.sort_by(|a, b| by_name(&a.endpoint, &b.endpoint));
         let each = |owner: Owner| {
             let (endpoint, name) = (owner.endpoint.clone(), name(&owner.endpoint));
-            owner.publications.into_iter().map(move |publication| Published {
-                endpoint: endpoint.clone(),
-                name: name.clone(),
-                publication,
-            })
+            let each = move |port| Published { endpoint: endpoint.clone(), name: name.clone(), port };
+            Port::all(&owner).into_iter().map(each)
         };
         Ok(owners.into_iter().flat_map(each).collect())
     }
 
     /// Returns what every attachment publishes.
-    pub(crate) fn ports_by_endpoint(&self) -> Result<BTreeMap<Endpoint, Vec<Publication>>, Error> {
+    pub(crate) fn ports_by_endpoint(&self) -> Result<BTreeMap<Endpoint, Vec<Port>>, Error> {
         let owners = self.books.list()?.into_iter();
-        Ok(owners.map(|owner| (owner.endpoint, owner.publications)).collect())
+        Ok(owners.map(|owner| (owner.endpoint.clone(), Port::all(&owner))).collect())
     }
 
     /// Returns what an attachment publishes.
@@ -190,7 +225,7 @@ impl Manager {
         mine: &Mine,
         live: &[Record],
         specs: &[PublishSpec],
-    ) -> Result<Vec<Publication>, Error> {
+    ) -> Result<Vec<Port>, Error> {
         let ways = Ways::of(live);
         let known: Vec<Vec<Publication>> =
             live.iter().map(|record| self.published_at(&record.endpoint)).collect();
@@ -198,7 +233,7 @@ impl Manager {
             ways.lead(spec).then_some(()).ok_or_else(|| unreachable_by(mine.container(), spec))?;
             self.check_free(spec, live)?;
         }
-        let (mut published, mut changed) = (Vec::new(), Vec::<usize>::new());
+        let (mut published, mut changed): (Vec<Publication>, Vec<usize>) = (Vec::new(), Vec::new());
         for index in ways.each() {
             let wanted = specs.iter().flat_map(|spec| ways.entries(index, spec, &published));
             let wanted: Vec<Value> = wanted.collect();
@@ -217,7 +252,9 @@ impl Manager {
             let now = self.published_at(&live[index].endpoint);
             published.extend(now.into_iter().filter(|one| !known[index].contains(one)));
         }
-        Ok(published)
+        let all = live.iter().filter_map(|record| self.owner(&record.endpoint));
+        let all = all.flat_map(|owner| Port::all(&owner));
+        Ok(all.filter(|port| published.contains(&port.publication)).collect())
     }
 
     /// Refuses a port of the host that leads to this container already.
@@ -370,4 +407,22 @@ pub(crate) fn check_twice(specs: &[PublishSpec]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_look_like_dockers() {
+        let port = |json: Value, translated| {
+            Port { publication: serde_json::from_value(json).unwrap(), translated }.to_string()
+        };
+        let v4 = json!({"protocol": "tcp", "host": "0.0.0.0", "hostPorts": "8080", "target": "10.1.0.2", "targetPorts": "80"});
+        let v6 = json!({"protocol": "udp", "host": "::", "hostPorts": "8000-8009", "target": "fd00::2", "targetPorts": "1-10"});
+        assert_eq!(port(v4.clone(), true), "0.0.0.0:8080->80/tcp");
+        assert_eq!(port(v6.clone(), true), "[::]:8000-8009->1-10/udp");
+        assert_eq!(port(v4, false), "10.1.0.2:80/tcp");
+        assert_eq!(port(v6, false), "[fd00::2]:1-10/udp");
+    }
 }

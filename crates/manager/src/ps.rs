@@ -1,11 +1,10 @@
 //! `weft ps`.
 
-use weft_model::port::Publication;
 use weft_state::attachment::Record;
 
 use crate::attachments::name_of;
 use crate::inspect::mac_of;
-use crate::{Error, Liveness, Manager, order};
+use crate::{Error, Liveness, Manager, Port, order};
 
 /// An attachment as it is listed.
 #[derive(Clone, Debug)]
@@ -17,7 +16,7 @@ pub struct Attached {
     /// Whether the container still is there.
     pub liveness: Liveness,
     /// The host's ports that lead there.
-    pub ports: Vec<Publication>,
+    pub ports: Vec<Port>,
 }
 
 impl Manager {
