@@ -37,8 +37,6 @@ pub(crate) const GUARD: [&str; 7] = [INSIDES, NO_ICC, GUARDED[0], GUARDED[1], RO
 pub(crate) const ADMISSION: [&str; 3] = [ADMITTED, ISOLATED, NO_ICC];
 /// The kinds of entries that say which interfaces are networks of ours.
 pub(crate) const INSIDE: [&str; 1] = [INSIDES];
-/// The kinds of entries of bridges that other filters are to let pass.
-pub(crate) const PASSING: [&str; 1] = [PASSES];
 /// The kinds of entries that need other filters to let something pass.
 pub(crate) const PASSAGE: [&str; 2] = [ADMITTED, PASSES];
 /// Every kind of entry.

@@ -24,7 +24,7 @@ use weft_nft::{Family, Hook, Hooked, Policy, Socket, Table as NftTable};
 
 use crate::admission::layout::{AFTER_PRIORITY, BEFORE_PRIORITY, BIT};
 use crate::claim::{Claims, create, listed, remove_file};
-use crate::entry::{Entry, INSIDE, PASSAGE, PASSING};
+use crate::entry::{Entry, INSIDE, PASSAGE};
 use crate::firewalld::{Firewalld, Member, TRUSTED};
 use crate::iptables::lock::Writer;
 use crate::iptables::tool::{Rules, Table, Tool};

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::env;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -141,11 +140,6 @@ impl Tool {
     pub(crate) const V4: Self = Self { v6: false, variant: Variant::Chosen };
     pub(crate) const V6: Self = Self { v6: true, variant: Variant::Chosen };
     pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    /// Returns the programs for an address's family.
-    pub(crate) fn of(addr: IpAddr) -> Self {
-        if addr.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
 
     /// Returns the programs for the families that the kernel has.
     pub(crate) fn usable() -> impl Iterator<Item = Self> {

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod calls;
+mod guard;
 mod iptables;
 mod isolation;
 mod lab;

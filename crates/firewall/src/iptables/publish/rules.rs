@@ -150,7 +150,7 @@ impl<'a> Family<'a> {
             return vec![String::new()];
         }
         let subnets = self.owner.subnets.iter().filter(|subnet| subnet.is_ipv6() == self.tool.is_v6());
-        let mut from: Vec<_> = subnets.map(|subnet| source(subnet)).collect();
+        let mut from: Vec<_> = subnets.map(source).collect();
         if !self.tool.is_v6() {
             from.push(source(&IpNetwork::from(IpAddr::V4(Ipv4Addr::LOCALHOST))));
         }
