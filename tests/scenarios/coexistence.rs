@@ -136,7 +136,9 @@ fn beside_docker_that_comes_later() {
     let Some(_docker) = Docker::start(&host.lab) else { return };
     assert_eq!(blue.ways(&host), [false, true, false, true], "it drops IPv4 on everybody");
     let found = host.findings();
-    assert!(found.iter().any(|[what, _, mend]| what.contains("DOCKER-USER") && mend == "weft network reload"));
+    assert!(
+        found.iter().any(|[what, _, mend]| what.contains("DOCKER-USER") && mend == "weft network reload")
+    );
 
     host.weft("network reload");
 
@@ -172,7 +174,10 @@ fn beside_a_policy_that_drops() {
         std::thread::scope(|scope| {
             let told = scope.spawn(|| {
                 let host = Host::new();
-                skip_unless!(host.lab.sh(&format!("{v4} -S && {v6} -S")).code == 0, format!("{v4} to work here"));
+                skip_unless!(
+                    host.lab.sh(&format!("{v4} -S && {v6} -S")).code == 0,
+                    format!("{v4} to work here")
+                );
                 for program in [v4, v6] {
                     host.lab.sh(&format!("{program} -P FORWARD DROP")).expect_ok();
                 }
@@ -195,7 +200,11 @@ fn beside_a_policy_that_drops() {
                 assert_eq!(pink.ways(&host), ALL);
                 host.weft("network rm -f pink");
                 assert_eq!(host.rules(), 0);
-                assert_eq!((policy(v4), policy(v6)), ("DROP".into(), "DROP".into()), "nobody's policy is ours");
+                assert_eq!(
+                    (policy(v4), policy(v6)),
+                    ("DROP".into(), "DROP".into()),
+                    "nobody's policy is ours"
+                );
             });
             told.join().unwrap_or_else(|_| panic!("with {v4}"));
         });
@@ -223,20 +232,40 @@ fn what_others_forward_is_still_dropped() {
     assert!(host.outside.ask_tcp("10.90.0.2".parse().unwrap(), 80).is_err());
 }
 
+/// A chain like one an administrator may have written.
+const OWN_CHAIN: &str = "nft add table inet mine && \
+    nft 'add chain inet mine passing { type filter hook forward priority 0; policy drop; }'";
+
 #[test]
 fn an_administrators_own_chain_is_explained() {
     let host = Host::new();
-    host.lab
-        .sh("nft add table inet mine && \
-             nft 'add chain inet mine passing { type filter hook forward priority 0; policy drop; }'")
-        .expect_ok();
+    host.lab.sh(OWN_CHAIN).expect_ok();
     let blue = host.network(90, "blue");
     assert_eq!(blue.ways(&host), NONE, "there is no hook to use");
-    let found = host.findings();
-    let mend = found.iter().find(|[what, ..]| what == "chain inet mine passing").unwrap()[2].clone();
+    let mend = mend_of(&host);
     host.lab.sh(&mend).expect_ok();
     assert_eq!(blue.ways(&host), ALL, "{mend}");
     assert_eq!(host.findings(), Vec::<[String; 3]>::new());
+    assert_eq!(host.network(91, "pink").ways(&host), ALL, "once for all networks");
+}
+
+#[test]
+fn an_administrators_chain_may_come_later() {
+    let host = Host::new();
+    let blue = host.network(90, "blue");
+    assert_eq!(blue.ways(&host), ALL);
+    host.lab.sh(OWN_CHAIN).expect_ok();
+    assert_eq!(blue.ways(&host), NONE);
+    let mend = mend_of(&host);
+    host.lab.sh(&mend).expect_ok();
+    assert_eq!(blue.ways(&host), ALL, "{mend}");
+    assert_eq!(host.findings(), Vec::<[String; 3]>::new());
+}
+
+/// What doctor says about the administrator's chain.
+fn mend_of(host: &Host) -> String {
+    let found = host.findings();
+    found.iter().find(|[what, ..]| what == "chain inet mine passing").unwrap()[2].clone()
 }
 
 #[test]

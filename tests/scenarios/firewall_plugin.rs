@@ -48,7 +48,9 @@ impl Host {
 
     /// Runs iptables for both families.
     fn both(&self, words: &str) -> String {
-        ["iptables", "ip6tables"].map(|program| self.iptables(program, words).expect_ok().to_string()).concat()
+        ["iptables", "ip6tables"]
+            .map(|program| self.iptables(program, words).expect_ok().to_string())
+            .concat()
     }
 
     fn call(&self, kind: &str) -> PluginCall<'_> {
@@ -192,7 +194,8 @@ fn the_chains_of_iptables_are_upstreams() {
         host.both("-A MY-ADMIN -j DROP");
         does_not_reach(&red, OUTSIDE);
 
-        let call = host.call("firewall").json(&json!({"cniVersion": "1.1.0", "name": "net", "type": "firewall"}));
+        let call =
+            host.call("firewall").json(&json!({"cniVersion": "1.1.0", "name": "net", "type": "firewall"}));
         call.netns("").del(&red).expect_ok();
 
         let rules = host.both("-S");
@@ -337,7 +340,8 @@ fn check_misses_what_somebody_took() {
 #[test]
 fn status_says_whether_the_backend_is_there() {
     let host = Host::new(PROGRAMS[0]);
-    let conf = |backend: &str| json!({"cniVersion": "1.1.0", "name": "net", "type": "firewall", "backend": backend});
+    let conf =
+        |backend: &str| json!({"cniVersion": "1.1.0", "name": "net", "type": "firewall", "backend": backend});
     for backend in ["iptables", "nftables"] {
         host.call("firewall").json(&conf(backend)).status().expect_ok();
     }
@@ -418,7 +422,10 @@ fn firewalld_lets_its_sources_through() {
         let call = host.firewall(&result, keys).env("DBUS_SYSTEM_BUS_ADDRESS", &firewalld.address);
         assert_eq!(call.add(&red).expect_json(), result);
         let sources = firewalld.command(&format!("--zone={zone} --list-sources"));
-        assert!(sources.stdout.contains("10.90.0.2/32") && sources.stdout.contains("fd00:90::2/128"), "{sources}");
+        assert!(
+            sources.stdout.contains("10.90.0.2/32") && sources.stdout.contains("fd00:90::2/128"),
+            "{sources}"
+        );
         if zone == "trusted" {
             reaches(&red, OUTSIDE);
         }

@@ -77,7 +77,8 @@ fn rule(chain: &str) -> String {
 /// fails here, and [`obstacles`] tells.
 pub(crate) fn let_pass(firewall: &mut Firewall, claims: &Path, network: &NetworkName, bridge: &IfName) {
     let mut open = || -> Result<(), FirewallError> {
-        if open(firewall, claims, Some(bridge))? {
+        let others = !strangers(firewall.inet().ok())?.is_empty();
+        if open(firewall, claims, Some(bridge))? || others {
             let entries = vec![Entry::Passing(bridge.clone())];
             weft::ensure(firewall.inet()?, &Demand { network, claims: Claims(claims), entries })?;
         }
@@ -187,8 +188,13 @@ pub(crate) fn obstacles(firewall: &mut Firewall, claims: &Path) -> Result<Vec<Ob
             mend: "weft network reload".into(),
         });
     }
-    for chain in strangers(firewall.inet().ok())? {
-        found.push(obstacle(&chain));
+    let marked = |entry: &Entry| match entry {
+        Entry::Inside(bridge) => claimed.is_wanted(&Entry::Passing(bridge.clone())).unwrap_or_default(),
+        _ => true,
+    };
+    let all_marked = claimed.in_our_table(&INSIDE)?.iter().all(marked);
+    for stranger in strangers(firewall.inet().ok())?.into_iter().filter(|stranger| !stranger.has_our_rule) {
+        found.push(obstacle(&stranger.chain, all_marked));
     }
     if has_firewalld(firewall.inet().ok())
         && let Some(firewalld) = Firewalld::connect()?
@@ -210,16 +216,18 @@ pub(crate) fn obstacles(firewall: &mut Firewall, claims: &Path) -> Result<Vec<Ob
 }
 
 /// What an administrator's own chain drops is the administrator's to let through: there is no hook to use.
-fn obstacle(chain: &Hooked) -> Obstacle {
+fn obstacle(chain: &Hooked, marked: bool) -> Obstacle {
     let Hooked { family, table, name, priority, .. } = chain;
-    let sees = (BEFORE_PRIORITY..AFTER_PRIORITY).contains(priority);
-    let mend = if sees {
-        format!(
-            "nft insert rule {family} {table} {name} meta mark and {BIT:#x} != 0 accept comment \\\"weft\\\""
-        )
+    let sees = (BEFORE_PRIORITY + 1..AFTER_PRIORITY).contains(priority);
+    let mut mend = if sees {
+        let rule = format!("meta mark and {BIT:#x} != 0 accept comment \\\"weft\\\"");
+        format!("nft insert rule {family} {table} {name} {rule}")
     } else {
         format!("give it a priority from 0 to {}: nft list chain {family} {table} {name}", AFTER_PRIORITY - 1)
     };
+    if !marked {
+        mend.push_str(" && weft network reload");
+    }
     Obstacle {
         what: format!("chain {family} {table} {name}"),
         why: "has the policy drop, and has no rule for what weft's networks forward".into(),
@@ -227,8 +235,14 @@ fn obstacle(chain: &Hooked) -> Obstacle {
     }
 }
 
-/// Chains of nobody's we know that drop what reaches their end. A rule whose comment names us is taken for the mending one.
-fn strangers(socket: Option<&mut Socket>) -> Result<Vec<Hooked>, FirewallError> {
+/// A chain of nobody's we know that drops what reaches its end.
+struct Stranger {
+    chain: Hooked,
+    /// Whether a rule names us in its comment, which is taken for the mending one.
+    has_our_rule: bool,
+}
+
+fn strangers(socket: Option<&mut Socket>) -> Result<Vec<Stranger>, FirewallError> {
     let Some(socket) = socket else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for family in [Family::Inet, Family::Ip, Family::Ip6] {
@@ -238,10 +252,9 @@ fn strangers(socket: Option<&mut Socket>) -> Result<Vec<Hooked>, FirewallError> 
                 continue;
             }
             let rules = socket.rules_of(&chain).map_err(wrap)?;
-            if !rules.iter().any(|rule| rule.comment.as_deref().is_some_and(|text| text.starts_with("weft")))
-            {
-                found.push(chain);
-            }
+            let names_us = |text: &str| text.starts_with("weft");
+            let has_our_rule = rules.iter().any(|rule| rule.comment.as_deref().is_some_and(names_us));
+            found.push(Stranger { chain, has_our_rule });
         }
     }
     Ok(found)
@@ -353,10 +366,11 @@ mod tests {
             policy: Policy::Drop,
         };
         assert_eq!(
-            obstacle(&chain).mend,
+            obstacle(&chain, true).mend,
             r#"nft insert rule inet filter forward meta mark and 0x10000000 != 0 accept comment \"weft\""#
         );
         let late = Hooked { priority: 50, ..chain };
-        assert!(obstacle(&late).mend.starts_with("give it a priority from 0 to 19"));
+        assert!(obstacle(&late, true).mend.starts_with("give it a priority from 0 to 19"));
+        assert!(obstacle(&late, false).mend.ends_with(" && weft network reload"));
     }
 }

@@ -93,7 +93,11 @@ impl Docker {
 
     pub(super) fn run(&self, words: &str) -> Output {
         let socket = format!("unix://{}", self.folder.join("socket").display());
-        program(&self.client).env("DOCKER_HOST", socket).env("HOME", "/nonexistent").args(words.split(' ')).run()
+        program(&self.client)
+            .env("DOCKER_HOST", socket)
+            .env("HOME", "/nonexistent")
+            .args(words.split(' '))
+            .run()
     }
 }
 

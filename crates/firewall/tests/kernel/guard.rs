@@ -271,3 +271,20 @@ fn one_question_for_each_thing_that_is_there() {
     remove(&one).unwrap();
     assert_eq!(socket.table(TABLE).unwrap(), None, "the table goes with the last claim");
 }
+
+#[test]
+fn the_table_reads_as_documented() {
+    isolate().unwrap();
+    let Fragment::Guard(blue) = guard("blue", "br-blue", GatewayMode::Nat) else { unreachable!() };
+    let gateways = Gateways { ipv4: GatewayMode::Nat, ipv6: GatewayMode::Routed };
+    ensure(&isolation("blue", "br-blue", false)).unwrap();
+    ensure(&isolation("inner", "br-inner", true)).unwrap();
+    ensure(&Fragment::Guard(Guard { gateways, ..blue })).unwrap();
+    ensure(&fragment(Publish {
+        gateways: Gateways { ipv4: GatewayMode::Isolated, ipv6: GatewayMode::Routed },
+        ..publish("red", &["tcp [::]:80 -> [fd00:1::2]:80"])
+    }))
+    .unwrap();
+    loads();
+    is_documented("table inet weft with isolation and guard");
+}

@@ -189,20 +189,6 @@ fn the_chains_of_iptables_leave_others_alone() {
 }
 
 #[test]
-fn the_table_reads_as_documented() {
-    isolate().unwrap();
-    ensure(&isolated("blue", "br-blue")).unwrap();
-    ensure(&isolation(Backend::Weft, "inner", "br-inner", true)).unwrap();
-    if has("nft") {
-        // What is listed can be loaded: no name of ours is a word of nft's.
-        #[expect(clippy::disallowed_methods, reason = "a scratch file")]
-        std::fs::write("/run/listing", sh("nft list ruleset")).unwrap();
-        sh("nft -c -f /run/listing");
-    }
-    is_documented("table inet weft with isolation");
-}
-
-#[test]
 fn the_second_time_nothing_changes() {
     isolate().unwrap();
     assert_eq!(ensure(&isolated("n1", "br1")).unwrap(), Change::Made);

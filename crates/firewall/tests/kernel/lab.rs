@@ -54,6 +54,15 @@ pub(crate) fn is_documented(table: &str) {
     assert!(page.contains(&format!("```text\n{listing}```\n")), "docs/firewall.md, {table}:\n{listing}");
 }
 
+/// Fails unless what is listed can be loaded: no name of ours is a word of nft's.
+pub(crate) fn loads() {
+    if has("nft") {
+        #[expect(clippy::disallowed_methods, reason = "a scratch file")]
+        std::fs::write("/run/listing", sh("nft list ruleset")).unwrap();
+        sh("nft -c -f /run/listing");
+    }
+}
+
 /// Covers a file with another one, for this test alone.
 pub(crate) fn cover(target: &str, source: &str) {
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();

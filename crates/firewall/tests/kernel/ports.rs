@@ -4,11 +4,11 @@ use std::fs;
 
 use weft_firewall::{Change, Publish, ensure, observe, remove};
 use weft_model::port::Protocol::{Tcp, Udp};
-use weft_netns::Netns;
+use weft_netns::{Netns, isolate};
 use weft_nft::Socket;
 
 use crate::calls::{call, is_silent, reach, serve};
-use crate::lab::{BLUE, Lab, OWN, RED, SERVER, UPLINK, has, ruleset, sh};
+use crate::lab::{BLUE, Lab, OWN, RED, SERVER, UPLINK, has, is_documented, loads, ruleset, sh};
 use crate::publishing::{fragment, hairpin, publish};
 
 /// The host's address on red's wire.
@@ -298,4 +298,41 @@ fn a_change_leaves_what_stays_untouched() {
     std::thread::sleep(std::time::Duration::from_millis(50));
     assert_eq!(call(&lab.server, Tcp, UPLINK[0], 8080), Some(format!("{} at 81", SERVER[0])), "it stays");
     assert!(fs::read_dir("/run/weft/locks").unwrap().all(|file| file.unwrap().file_name() == "ports"));
+}
+
+#[test]
+fn the_table_reads_as_documented() {
+    isolate().unwrap();
+    ensure(&fragment(publish(
+        "red",
+        &[
+            "tcp 0.0.0.0:8080 -> 10.1.0.2:80",
+            "tcp [::]:8080 -> [fd00:1::2]:80",
+            "udp 0.0.0.0:9000-9099 -> 10.1.0.2:5000-5099",
+        ],
+    )))
+    .unwrap();
+    loads();
+    is_documented("table inet weft with published ports");
+}
+
+#[test]
+fn lists_of_sources_read_as_documented() {
+    isolate().unwrap();
+    let listed = "tcp 0.0.0.0:8443 -> 10.1.0.2:443 from 192.0.2.0/24,198.51.100.7/32";
+    ensure(&fragment(Publish { snat: false, ..publish("red", &[listed]) })).unwrap();
+    loads();
+    if !has("nft") {
+        return;
+    }
+    let chains = ["set inet weft restricted4", "set inet weft from4_24", "chain inet weft restricted", "chain inet weft from_any4"];
+    let listing = chains.map(|name| inner(&sh(&format!("nft list {name}")))).join("\n");
+    let page = include_str!("../../../../docs/firewall.md");
+    assert!(page.contains(&format!("```text\n{listing}```\n")), "docs/firewall.md:\n{listing}");
+}
+
+/// A listing without the line of the table around it.
+fn inner(listing: &str) -> String {
+    let lines: Vec<_> = listing.lines().collect();
+    lines[1..lines.len() - 1].iter().map(|line| format!("{}\n", line.strip_prefix('\t').unwrap_or(line))).collect()
 }
