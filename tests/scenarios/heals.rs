@@ -59,6 +59,8 @@ struct Town {
 impl Town {
     fn new(lab: Lab, options: &[&str]) -> Self {
         let outside = lab.uplink();
+        // The link is new, and its link-local addresses are probed for a second or two.
+        assert!((0..5).any(|_| outside.ping(HOST[1])), "the uplink is not up");
         outside.ip("route add 10.0.0.0/8 via 192.0.2.1");
         for (number, name) in [(90, "blue"), (91, "pink")] {
             let (v4, v6) = (format!("10.{number}.0.0/24"), format!("fd00:{number}::/64"));
