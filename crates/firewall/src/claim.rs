@@ -110,6 +110,11 @@ impl Claims<'_> {
         self.wanted_by(kinds, |network| ours.iter().any(|other| other == network))
     }
 
+    /// Returns whether a network's rules are in chains of iptables.
+    pub(crate) fn is_by_iptables(&self, network: &NetworkName) -> bool {
+        self.0.join(BY_IPTABLES).join(network.as_str()).exists()
+    }
+
     /// Notes that a network's rules are in chains of iptables, or else in our table.
     pub(crate) fn note_carrier(&self, network: &NetworkName, iptables: bool) -> Result<(), FirewallError> {
         let path = self.0.join(BY_IPTABLES).join(network.as_str());

@@ -20,6 +20,7 @@ mod fragment;
 mod iptables;
 mod layout;
 mod mend;
+mod network;
 mod part;
 mod publish;
 mod spoof;
@@ -30,7 +31,6 @@ mod weft;
 
 use std::path::Path;
 
-use weft_model::NetworkName;
 use weft_nft::{Socket, Table};
 
 pub use admission::{Admission, Carrier, Ingress, holders as admitted_of};
@@ -46,7 +46,7 @@ pub use mend::{Problem, diagnose, holders, reload};
 pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;
 
 use claim::Claims;
-use iptables::{forward as iptables_forward, masquerade as iptables_masquerade};
+use iptables::masquerade as iptables_masquerade;
 
 /// Whether ensuring something changed the host or was the first to claim what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,12 +111,7 @@ impl Firewall {
                 Backend::UpstreamNftables => upstream::ensure(self.socket(upstream::TABLE)?, masquerade),
                 Backend::Iptables => iptables_masquerade::ensure(masquerade),
             },
-            Fragment::Isolation(isolation) => match isolation.backend {
-                Backend::Iptables => iptables_forward::ensure(&isolation.demand()),
-                Backend::Weft | Backend::UpstreamNftables => {
-                    weft::ensure(self.socket(layout::INET)?, &isolation.demand())
-                }
-            },
+            Fragment::Isolation(isolation) => self.ensure_fence(isolation.backend, &isolation.demand()),
             Fragment::SpoofCheck(check) => spoof::ensure(self.socket(layout::BRIDGE)?, check),
             Fragment::Admission(admission) => admission::ensure(self, admission),
             Fragment::Publish(publish) => publish::ensure(self, publish),
@@ -135,9 +130,13 @@ impl Firewall {
         match fragment {
             Fragment::Masquerade(masquerade) => match &masquerade.endpoint {
                 Some(_) => self.remove_attachment(masquerade),
-                None => self.remove_network(masquerade),
+                None => {
+                    self.drop_for_network(&masquerade.network, &masquerade.claims, &entry::MASQUERADING)
+                }
             },
-            Fragment::Isolation(isolation) => self.remove_isolation(isolation),
+            Fragment::Isolation(isolation) => {
+                self.drop_for_network(&isolation.network, &isolation.claims, &entry::ISOLATION)
+            }
             Fragment::Admission(admission) => admission::remove(self, admission),
             Fragment::Publish(publish) => publish::remove(self, publish),
             Fragment::Hairpin(hairpin) => {
@@ -166,22 +165,12 @@ impl Firewall {
                 Backend::UpstreamNftables => upstream::observe(self.socket(upstream::TABLE)?, masquerade),
                 Backend::Iptables => iptables_masquerade::observe(masquerade),
             },
-            Fragment::Isolation(isolation) => match isolation.backend {
-                Backend::Iptables => iptables_forward::observe(&isolation.demand()),
-                Backend::Weft | Backend::UpstreamNftables => {
-                    weft::observe(self.socket(layout::INET)?, &isolation.demand())
-                }
-            },
+            Fragment::Isolation(isolation) => self.observe_fence(isolation.backend, &isolation.demand()),
             Fragment::SpoofCheck(check) => spoof::observe(self.socket(layout::BRIDGE)?, check),
             Fragment::Admission(admission) => admission::observe(self, admission),
             Fragment::Publish(publish) => publish::observe(self, publish),
             Fragment::Hairpin(hairpin) => self.observe_for_network(hairpin.backend, &hairpin.demand()),
-            Fragment::Guard(guard) => match guard.backend {
-                Backend::Iptables => iptables_forward::observe(&guard.demand()),
-                Backend::Weft | Backend::UpstreamNftables => {
-                    weft::observe(self.socket(layout::INET)?, &guard.demand())
-                }
-            },
+            Fragment::Guard(guard) => self.observe_fence(guard.backend, &guard.demand()),
             Fragment::SourceAddress(source) => self.observe_for_network(source.backend, &source.demand()),
         }
     }
@@ -205,93 +194,6 @@ impl Firewall {
         };
         let iptables = iptables_masquerade::remove(masquerade);
         nftables.and(iptables)
-    }
-
-    fn remove_network(&mut self, masquerade: &Masquerade) -> Result<(), FirewallError> {
-        let claims = Claims(&masquerade.claims);
-        let entries = claims.drop_all(&masquerade.network, &entry::MASQUERADING)?;
-        if entries.is_empty() {
-            return Ok(());
-        }
-        weft::remove(self.socket(layout::INET)?, &claims, &entries)
-    }
-
-    /// Other filters are looked at when the network's first rule is written: that takes too long for every ADD.
-    fn ensure_guard(&mut self, guard: &Guard) -> Result<Change, FirewallError> {
-        if guard.backend == Backend::Iptables {
-            return iptables_forward::ensure(&guard.demand());
-        }
-        let change = weft::ensure(self.socket(layout::INET)?, &guard.demand())?;
-        if change == Change::Made {
-            foreign::let_pass(self, &guard.claims, &guard.network, &guard.bridge);
-        }
-        Ok(change)
-    }
-
-    fn remove_guard(&mut self, guard: &Guard) -> Result<(), FirewallError> {
-        let claims = Claims(&guard.claims);
-        let entries = claims.drop_all(&guard.network, &entry::GUARD)?;
-        if entries.is_empty() {
-            return Ok(());
-        }
-        match guard.backend {
-            Backend::Iptables => iptables_forward::write(&claims).map(drop),
-            Backend::Weft | Backend::UpstreamNftables => {
-                let ours = weft::remove(self.socket(layout::INET)?, &claims, &entries);
-                ours.and(foreign::close(&guard.claims))
-            }
-        }
-    }
-
-    fn ensure_for_network(
-        &mut self,
-        backend: Backend,
-        demand: &weft::Demand<'_>,
-    ) -> Result<Change, FirewallError> {
-        match backend {
-            // What these ask for is written with the rules of whoever uses it.
-            Backend::Iptables | Backend::UpstreamNftables => demand.claim(),
-            Backend::Weft => weft::ensure(self.socket(layout::INET)?, demand),
-        }
-    }
-
-    fn observe_for_network(
-        &mut self,
-        backend: Backend,
-        demand: &weft::Demand<'_>,
-    ) -> Result<Vec<String>, FirewallError> {
-        match backend {
-            Backend::Iptables | Backend::UpstreamNftables => Ok(Vec::new()),
-            Backend::Weft => weft::observe(self.socket(layout::INET)?, demand),
-        }
-    }
-
-    fn drop_for_network(
-        &mut self,
-        network: &NetworkName,
-        claims: &Path,
-        kinds: &[&str],
-    ) -> Result<(), FirewallError> {
-        let claims = Claims(claims);
-        let entries = claims.drop_all(network, kinds)?;
-        if entries.is_empty() {
-            return Ok(());
-        }
-        weft::remove(self.socket(layout::INET)?, &claims, &entries)
-    }
-
-    fn remove_isolation(&mut self, isolation: &Isolation) -> Result<(), FirewallError> {
-        let claims = Claims(&isolation.claims);
-        let entries = claims.drop_all(&isolation.network, &entry::ISOLATION)?;
-        if entries.is_empty() {
-            return Ok(());
-        }
-        match isolation.backend {
-            Backend::Iptables => iptables_forward::write(&claims).map(drop),
-            Backend::Weft | Backend::UpstreamNftables => {
-                weft::remove(self.socket(layout::INET)?, &claims, &entries)
-            }
-        }
     }
 
     /// Returns the socket, for `table inet weft`.

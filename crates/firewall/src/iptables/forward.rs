@@ -28,7 +28,7 @@ use super::lock::Writer;
 use super::publish::ROUTED;
 use super::tool::{Rules, Table, Tool};
 use crate::claim::Claims;
-use crate::entry::{Entry, Family, GUARD as GUARDING, ISOLATION};
+use crate::entry::{Entry, Family, GUARD as GUARDING, INSIDE, ISOLATION};
 use crate::weft::Demand;
 use crate::{Change, FirewallError};
 
@@ -90,8 +90,38 @@ pub(crate) fn observe(demand: &Demand<'_>) -> Result<Vec<String>, FirewallError>
     Ok(missing)
 }
 
-fn claimed(claims: &Claims<'_>) -> Result<Vec<Entry>, FirewallError> {
-    Ok([claims.in_iptables(&ISOLATION)?, claims.in_iptables(&GUARDING)?].concat())
+/// Returns what the chains say: what networks want whose rules are here, and, so that a network of ours in the other
+/// place is apart from them as well, who else is isolated and who else is one of ours.
+fn claimed(claims: &Claims<'_>) -> Result<Vec<Claimed>, FirewallError> {
+    let here = |entry| Claimed { entry, here: true };
+    let own = [claims.in_iptables(&ISOLATION)?, claims.in_iptables(&GUARDING)?].concat();
+    let mut all: Vec<_> = own.into_iter().map(here).collect();
+    if all.is_empty() {
+        return Ok(all);
+    }
+    for entry in claims.in_our_table(&[ISOLATION.as_slice(), &INSIDE].concat())? {
+        let shared = matches!(entry, Entry::Isolated(_) | Entry::Inside(_));
+        if shared && !all.iter().any(|claimed| claimed.entry == entry) {
+            all.push(Claimed { entry, here: false });
+        }
+    }
+    Ok(all)
+}
+
+/// Something that a network wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Claimed {
+    entry: Entry,
+    /// Whether its rules are in these chains.
+    here: bool,
+}
+
+/// Writes the chains again if there are any: a network in the other place has come or gone.
+pub(crate) fn follow(claims: &Claims<'_>) -> Result<(), FirewallError> {
+    if claims.in_iptables(&ISOLATION)?.is_empty() && claims.in_iptables(&GUARDING)?.is_empty() {
+        return Ok(());
+    }
+    write(claims).map(drop)
 }
 
 /// The rules of FORWARD that lead to our chain, or led there in an earlier version.
@@ -104,7 +134,7 @@ fn jumps(there: &Rules) -> Vec<&String> {
 }
 
 /// Returns the lines that lead from what is there to what is claimed; none if that is the same.
-fn script(entries: &[Entry], there: &Rules, tool: Tool) -> Vec<String> {
+fn script(entries: &[Claimed], there: &Rules, tool: Tool) -> Vec<String> {
     if entries.is_empty() {
         return retirement(there);
     }
@@ -137,10 +167,10 @@ fn retirement(there: &Rules) -> Vec<String> {
 }
 
 /// Returns the chains with their rules, as `iptables-save` prints them.
-fn chains(entries: &[Entry], tool: Tool) -> [(&'static str, Vec<String>); 5] {
+fn chains(entries: &[Claimed], tool: Tool) -> [(&'static str, Vec<String>); 5] {
     let mut rules = Writing { tool, forward: vec![format!("-A {FORWARD} -j {USER}")], ..Writing::new(tool) };
     for entry in entries {
-        if let Entry::Internal(name) = entry {
+        if let Entry::Internal(name) = &entry.entry {
             rules.forward.push(format!("-A {FORWARD} -i {name} ! -o {name} -j DROP"));
             rules.forward.push(format!("-A {FORWARD} ! -i {name} -o {name} -j DROP"));
         }
@@ -172,9 +202,9 @@ impl Writing {
         Self { tool, forward, first, second, guarded, inside: none(), icmp: none(), pass: none() }
     }
 
-    fn write(&mut self, entry: &Entry) {
+    fn write(&mut self, claimed: &Claimed) {
         let family = if self.tool.is_v6() { Family::V6 } else { Family::V4 };
-        match entry {
+        match &claimed.entry {
             Entry::Isolated(name) => {
                 self.first.push(format!("-A {FIRST} -i {name} ! -o {name} -j {SECOND}"));
                 self.second.push(format!("-A {SECOND} -o {name} -j DROP"));
@@ -182,8 +212,10 @@ impl Writing {
             Entry::NoIcc(name) => self.forward.push(format!("-A {FORWARD} -i {name} -o {name} -j DROP")),
             Entry::Inside(name) => {
                 self.inside.push(format!("-A {GUARD} -i {name} -j RETURN"));
-                self.pass.push(format!("-A {PASS} -i {name} -j ACCEPT"));
-                self.pass.push(format!("-A {PASS} -o {name} -j ACCEPT"));
+                if claimed.here {
+                    self.pass.push(format!("-A {PASS} -i {name} -j ACCEPT"));
+                    self.pass.push(format!("-A {PASS} -o {name} -j ACCEPT"));
+                }
             }
             Entry::Guarded(of, name) if *of == family => {
                 self.guarded.push(format!("-A {FORWARD} -o {name} -j {GUARD}"));
@@ -226,16 +258,17 @@ fn deletion(rule: &str) -> String {
 mod tests {
     use super::*;
 
-    fn entries() -> Vec<Entry> {
+    fn entries() -> Vec<Claimed> {
         let name = |text: &str| text.parse().unwrap();
-        vec![
+        let all = [
             Entry::Isolated(name("br0")),
             Entry::Internal(name("br1")),
             Entry::NoIcc(name("br0")),
             Entry::Inside(name("br0")),
             Entry::Guarded(Family::V4, name("br0")),
             Entry::Routed(Family::V6, name("br0")),
-        ]
+        ];
+        all.map(|entry| Claimed { entry, here: true }).into()
     }
 
     /// What a table would have after these lines.
@@ -272,6 +305,18 @@ mod tests {
             ]
         );
         assert_eq!(pass, ["-A WEFT-PASS -i br0 -j ACCEPT", "-A WEFT-PASS -o br0 -j ACCEPT"]);
+    }
+
+    #[test]
+    fn a_network_in_our_table_is_apart_but_let_through_there() {
+        let mut all = entries();
+        let other: weft_model::IfName = "br9".parse().unwrap();
+        let elsewhere = [Entry::Isolated(other.clone()), Entry::Inside(other)];
+        all.extend(elsewhere.map(|entry| Claimed { entry, here: false }));
+        let [_, (_, first), _, (_, guard), (_, pass)] = chains(&all, Tool::V4);
+        assert!(first.iter().any(|rule| rule.contains("-i br9 ")), "{first:?}");
+        assert!(guard.iter().any(|rule| rule.contains("-i br9 ")), "{guard:?}");
+        assert!(!pass.iter().any(|rule| rule.contains("br9")), "{pass:?}");
     }
 
     #[test]

@@ -1,0 +1,103 @@
+//! What belongs to a network and to no attachment: fences around it, and what its attachments' rules refer to.
+
+use std::path::Path;
+
+use weft_model::NetworkName;
+
+use crate::claim::Claims;
+use crate::entry;
+use crate::iptables::forward;
+use crate::weft::{self, Demand};
+use crate::{Backend, Change, Firewall, FirewallError, Guard, foreign};
+
+impl Firewall {
+    /// Isolation and the guard. The reference plugins have neither, so their layout says nothing about these.
+    pub(crate) fn ensure_fence(
+        &mut self,
+        backend: Backend,
+        demand: &Demand<'_>,
+    ) -> Result<Change, FirewallError> {
+        if backend == Backend::Iptables {
+            return forward::ensure(demand);
+        }
+        let change = weft::ensure(self.inet()?, demand)?;
+        if change == Change::Made {
+            forward::follow(&demand.claims)?;
+        }
+        Ok(change)
+    }
+
+    /// Other filters are looked at when the network's first rule is written: that takes too long for every ADD.
+    pub(crate) fn ensure_guard(&mut self, guard: &Guard) -> Result<Change, FirewallError> {
+        let change = self.ensure_fence(guard.backend, &guard.demand())?;
+        if change == Change::Made && guard.backend != Backend::Iptables {
+            foreign::let_pass(self, &guard.claims, &guard.network, &guard.bridge);
+        }
+        Ok(change)
+    }
+
+    pub(crate) fn remove_guard(&mut self, guard: &Guard) -> Result<(), FirewallError> {
+        let outcome = self.drop_for_network(&guard.network, &guard.claims, &entry::GUARD);
+        outcome.and(foreign::close(&guard.claims))
+    }
+
+    pub(crate) fn observe_fence(
+        &mut self,
+        backend: Backend,
+        demand: &Demand<'_>,
+    ) -> Result<Vec<String>, FirewallError> {
+        match backend {
+            Backend::Iptables => forward::observe(demand),
+            Backend::Weft | Backend::UpstreamNftables => weft::observe(self.inet()?, demand),
+        }
+    }
+
+    /// What the rules of a network's attachments refer to. Other layouts than ours have it in these rules.
+    pub(crate) fn ensure_for_network(
+        &mut self,
+        backend: Backend,
+        demand: &Demand<'_>,
+    ) -> Result<Change, FirewallError> {
+        match backend {
+            Backend::Iptables | Backend::UpstreamNftables => demand.claim(),
+            Backend::Weft => weft::ensure(self.inet()?, demand),
+        }
+    }
+
+    pub(crate) fn observe_for_network(
+        &mut self,
+        backend: Backend,
+        demand: &Demand<'_>,
+    ) -> Result<Vec<String>, FirewallError> {
+        match backend {
+            Backend::Iptables | Backend::UpstreamNftables => Ok(Vec::new()),
+            Backend::Weft => weft::observe(self.inet()?, demand),
+        }
+    }
+
+    /// Drops what a network claims of these kinds, from wherever its rules are: the configuration may name
+    /// another place by now.
+    pub(crate) fn drop_for_network(
+        &mut self,
+        network: &NetworkName,
+        claims: &Path,
+        kinds: &[&str],
+    ) -> Result<(), FirewallError> {
+        let claims = Claims(claims);
+        let by_iptables = claims.is_by_iptables(network);
+        let entries = claims.drop_all(network, kinds)?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let fences = entries.iter().any(|entry| kinds_of_fences().any(|kind| kind == entry.kind()));
+        if by_iptables {
+            return if fences { forward::write(&claims).map(drop) } else { Ok(()) };
+        }
+        weft::remove(self.inet()?, &claims, &entries)?;
+        if fences { forward::follow(&claims) } else { Ok(()) }
+    }
+}
+
+fn kinds_of_fences() -> impl Iterator<Item = &'static str> {
+    entry::ISOLATION.into_iter().chain(entry::GUARD)
+}
