@@ -89,7 +89,9 @@ fn isolation_can_be_given_up() {
 fn an_internal_network_is_cut_off() {
     let lab = Lab::new();
     let outside = lab.uplink();
-    create(&lab, 90, "blue", &[]);
+    // Nobody is let in to an ordinary network either, but by its published ports.
+    let open = ["-o", "gateway_mode_ipv4=nat-unprotected", "-o", "gateway_mode_ipv6=nat-unprotected"];
+    create(&lab, 90, "blue", &open);
     create(&lab, 91, "inner", &["--internal"]);
     let green = connected(&lab, "blue", "green");
     let brown = connected(&lab, "inner", "brown");
