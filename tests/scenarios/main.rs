@@ -15,6 +15,7 @@ mod firewall_plugin;
 mod gateway_modes;
 mod heals;
 mod host_and_none;
+mod iptables_networks;
 mod iptables_ports;
 mod isolation;
 mod labs;
