@@ -84,6 +84,11 @@ pub(crate) enum Family {
 impl Family {
     pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
+    /// Returns the family of an address.
+    pub(crate) const fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
     /// Returns an address of the family.
     pub(crate) const fn any(self) -> IpAddr {
         ANY[self as usize]

@@ -67,7 +67,7 @@ pub(crate) const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::
 pub(crate) const TRANSLATED: u32 = 1 << 5;
 
 /// The names of the chains that we make, besides the administrator's.
-const CHAINS: [&str; 26] = [
+const CHAINS: [&str; 28] = [
     masquerade::POSTROUTING,
     masquerade::HAIRPIN,
     masquerade::SAME_SUBNET,
@@ -83,6 +83,8 @@ const CHAINS: [&str; 26] = [
     published::ARRIVING,
     published::RESTRICTED,
     published::PUBLISHED,
+    published::PUBLISHED_RANGES[0],
+    published::PUBLISHED_RANGES[1],
     "from4",
     "from_any4",
     "from_ranges4",

@@ -130,9 +130,7 @@ impl Firewall {
         match fragment {
             Fragment::Masquerade(masquerade) => match &masquerade.endpoint {
                 Some(_) => self.remove_attachment(masquerade),
-                None => {
-                    self.drop_for_network(&masquerade.network, &masquerade.claims, &entry::MASQUERADING)
-                }
+                None => self.drop_for_network(&masquerade.network, &masquerade.claims, &entry::MASQUERADING),
             },
             Fragment::Isolation(isolation) => {
                 self.drop_for_network(&isolation.network, &isolation.claims, &entry::ISOLATION)

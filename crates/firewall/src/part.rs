@@ -4,6 +4,7 @@ use ipnetwork::IpNetwork;
 use weft_nft::{Error, Set, Socket, Transaction};
 
 use crate::admission;
+use crate::entry::Family;
 use crate::layout::masquerade::Kind;
 use crate::layout::published::{self, Lookup};
 use crate::layout::{ANY, INET, forward, from, masquerade};
@@ -17,6 +18,8 @@ pub(crate) enum Part {
     Forward,
     /// Published ports.
     Published,
+    /// Published ranges of ports of one family.
+    Ranges(Family),
     /// Ports that are not for everybody.
     From,
     /// Senders of one family and length who may come in to such ports.
@@ -36,12 +39,22 @@ impl Part {
         Self::FromLength(any_of_length(from))
     }
 
+    /// Returns the part without which this one means nothing.
+    pub(crate) const fn needs(self) -> Option<Self> {
+        match self {
+            Self::Ranges(_) => Some(Self::Published),
+            Self::FromLength(_) => Some(Self::From),
+            _ => None,
+        }
+    }
+
     /// Adds the part. That must be new.
     pub(crate) fn create(self, transaction: &mut Transaction) {
         match self {
             Self::Length(kind, subnet) => masquerade::create_length(transaction, kind, subnet),
             Self::Forward => forward::create(transaction),
             Self::Published => published::create(transaction),
+            Self::Ranges(family) => published::create_ranges(transaction, family.any()),
             Self::From => from::create(transaction),
             Self::FromLength(from) => from::create_length(transaction, from),
             Self::Passage => admission::layout::create(transaction),
@@ -54,6 +67,7 @@ impl Part {
             Self::Length(kind, subnet) => masquerade::subnet_set(kind, subnet),
             Self::Forward => return socket.has_chain(INET, forward::FORWARD),
             Self::Published => return socket.has_chain(INET, published::PREROUTING),
+            Self::Ranges(family) => published::ports(Lookup::Target, family.any(), true),
             Self::From => published::ports(Lookup::Restricted, ANY[0], false),
             Self::FromLength(from) => from::length_set(from),
             Self::Passage => return socket.has_chain(INET, admission::layout::BEFORE),
@@ -67,6 +81,7 @@ impl Part {
             Self::Length(..) => &masquerade::CHAINS,
             Self::Forward => &forward::CHAINS,
             Self::Published => &published::CHAINS,
+            Self::Ranges(family) => &published::RANGE_CHAINS[family as usize],
             Self::From | Self::FromLength(_) => &from::CHAINS,
             Self::Passage => &admission::layout::CHAINS,
         }

@@ -201,7 +201,8 @@ fn set_message(set: &Set, id: u32) -> SetMessage {
             attributes.push(SetAttribute::DataLen(2 * key_len(fields)));
         }
     }
-    if set.expiring {
+    // `nft` 1.0 lists a map's interval and then does not load the listing.
+    if set.expiring && set.values.is_none() {
         attributes.push(SetAttribute::GarbageCollectionInterval(COLLECT_INTERVAL));
     }
     if set.intervals && set.is_concatenation() {

@@ -122,20 +122,23 @@ pub fn holders(claims: &Path, network: &NetworkName) -> Vec<Endpoint> {
     Books(claims).of_network(network)
 }
 
-/// Lets a container through, in place of what the attachment had.
+/// Lets a container through, in place of what the attachment had. If that fails, nothing of it stays.
 pub(crate) fn ensure(firewall: &mut Firewall, wanted: &Admission) -> Result<Change, FirewallError> {
-    let books = Books(&wanted.claims);
+    let Admission { claims, endpoint, .. } = wanted;
+    let books = Books(claims);
     let record = Record::of(wanted, wanted.carrier.resolve());
-    let earlier = books.read(&wanted.endpoint);
+    let earlier = books.read(endpoint);
     if let Some(earlier) = earlier.as_ref().filter(|earlier| **earlier != record) {
-        take_back(firewall, &wanted.claims, &wanted.endpoint, earlier)?;
+        take_back(firewall, claims, endpoint, earlier)?;
     }
-    books.write(&wanted.endpoint, &record)?;
-    let is_first = record.carrier == Carrier::Weft && earlier.is_none();
-    put(firewall, &wanted.claims, &wanted.endpoint, &record)?;
-    if is_first && !foreign::is_open(&wanted.claims) {
+    books.write(endpoint, &record)?;
+    if let Err(error) = put(firewall, claims, endpoint, &record) {
+        take_back(firewall, claims, endpoint, &record).and_then(|()| books.forget(endpoint)).ok();
+        return Err(error);
+    }
+    if record.carrier == Carrier::Weft && earlier.is_none() && !foreign::is_open(claims) {
         // What cannot be let through is told by `foreign::obstacles`.
-        foreign::open(firewall, &wanted.claims, None).ok();
+        foreign::open(firewall, claims, None).ok();
     }
     Ok(if earlier.is_some_and(|earlier| earlier == record) { Change::AlreadyThere } else { Change::Made })
 }

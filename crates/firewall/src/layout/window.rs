@@ -23,9 +23,9 @@ impl Window {
             let max = min + size - 1;
             (rest + count <= size && max <= u32::from(u16::MAX)).then_some((min, max))
         };
-        // All ports there are, moved up; then whatever size fits.
-        let up = target.checked_sub(first).and_then(|distance| fits(1 + u32::from(u16::MAX) - distance));
-        let (min, max) = up.or_else(|| (count..=first + count).find_map(fits))?;
+        // The smallest one, because the kernel tries its other ports when the one it wants is in use. One that is larger
+        // than the last port divides nothing.
+        let (min, max) = (count..=first + count).find_map(fits)?;
         Some(Self { min: u16::try_from(min).ok()?, max: u16::try_from(max).ok()? })
     }
 
@@ -65,8 +65,9 @@ mod tests {
     #[test]
     fn usual_ranges_are_one_window() {
         for (ports, target, expected) in [
-            ("8000-8099", 8000, (0, 65535)),
-            ("8000-8099", 9000, (1000, 65535)),
+            ("8000-8099", 8000, (8000, 8099)),
+            ("8000-8099", 9000, (9000, 9099)),
+            ("8001-8099", 8001, (8000, 8099)),
             ("30000-39999", 1, (1, 10000)),
             ("8000-8099", 80, (80, 179)),
             ("1-65535", 1, (0, 65535)),

@@ -37,6 +37,7 @@ pub(crate) struct Changes {
 impl Changes {
     pub(crate) fn part(&mut self, part: Part) {
         if !self.parts.contains(&part) {
+            part.needs().into_iter().for_each(|needed| self.part(needed));
             self.parts.push(part);
         }
     }

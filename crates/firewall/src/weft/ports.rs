@@ -12,7 +12,7 @@ use weft_nft::{Element, Key, Set, Socket};
 use weft_state::ports::{Books, Claim, Owner, Taken};
 
 use super::{Changes, missing_rules, wrap};
-use crate::entry::Entry;
+use crate::entry::{Entry, Family};
 use crate::layout::published::{self, Lookup};
 use crate::layout::{from, masquerade};
 use crate::part::Part;
@@ -147,16 +147,18 @@ pub(crate) fn observe(
     held: &[Claim],
 ) -> Result<Vec<String>, FirewallError> {
     let mut missing = Vec::new();
-    let mut parts: Vec<Part> = Vec::new();
+    let mut seen: Vec<Part> = Vec::new();
     let mut note = |problem: String| {
         if !missing.contains(&problem) {
             missing.push(problem);
         }
     };
     for piece in pieces(owner) {
-        if !parts.contains(&piece.part) {
-            parts.push(piece.part);
-            missing_rules(socket, piece.part)?.into_iter().for_each(&mut note);
+        for part in piece.part.needs().into_iter().chain([piece.part]) {
+            if !seen.contains(&part) {
+                seen.push(part);
+                missing_rules(socket, part)?.into_iter().for_each(&mut note);
+            }
         }
         if !held.contains(&piece.claim) {
             note(format!("claim of {} on {}", owner.endpoint, words(&piece.claim)));
@@ -204,7 +206,8 @@ fn pieces_of(owner: &Owner, one: &Publication) -> Vec<Piece> {
         GatewayMode::Nat | GatewayMode::NatUnprotected => {
             let claim = Claim::Host(protocol, host, host_ports);
             let targets = published::targets((host, host_ports), protocol, (target, target_ports));
-            let of_part = |(set, element)| Piece { claim, part: Part::Published, set, element };
+            let part = if host_ports.is_single() { Part::Published } else { Part::Ranges(Family::of(host)) };
+            let of_part = |(set, element)| Piece { claim, part, set, element };
             let mut pieces: Vec<_> = targets.into_iter().map(of_part).collect();
             if owner.masquerade_all {
                 let (set, element) = masquerade::masquerading_all(target);

@@ -12,7 +12,8 @@ use weft_nft::{Family, Socket, Table};
 
 use crate::calls::{call, is_silent, reach, serve};
 use crate::lab::{
-    BLUE, Lab, OWN, RED, SERVER, UPLINK, attachment, claims, endpoint, has, ruleset, run, seen_source, sh,
+    BLUE, Lab, OWN, RED, SERVER, UPLINK, attachment, claims, endpoint, has, is_documented, loads, ruleset,
+    run, seen_source, sh,
 };
 use crate::publishing::{fragment, guard, publish};
 

@@ -9,8 +9,8 @@ use weft_netns::{Netns, isolate};
 use weft_nft::{Family, Socket, Table};
 
 use crate::lab::{
-    BLUE, Lab, RED, SERVER, UPLINK, attachment, claims, cover, endpoint, has, is_documented, network,
-    ruleset, run, seen_source, sh,
+    BLUE, Lab, RED, SERVER, UPLINK, attachment, claims, cover, endpoint, has, network, ruleset, run,
+    seen_source, sh,
 };
 
 const TABLE: Table = Table::new(Family::Inet, "weft");

@@ -308,7 +308,7 @@ fn the_table_reads_as_documented() {
         &[
             "tcp 0.0.0.0:8080 -> 10.1.0.2:80",
             "tcp [::]:8080 -> [fd00:1::2]:80",
-            "udp 0.0.0.0:9000-9099 -> 10.1.0.2:5000-5099",
+            "udp 0.0.0.0:9000-9099 -> 10.1.0.2:9000-9099",
         ],
     )))
     .unwrap();
@@ -325,7 +325,12 @@ fn lists_of_sources_read_as_documented() {
     if !has("nft") {
         return;
     }
-    let chains = ["set inet weft restricted4", "set inet weft from4_24", "chain inet weft restricted", "chain inet weft from_any4"];
+    let chains = [
+        "set inet weft restricted4",
+        "set inet weft from4_24",
+        "chain inet weft restricted",
+        "chain inet weft from_any4",
+    ];
     let listing = chains.map(|name| inner(&sh(&format!("nft list {name}")))).join("\n");
     let page = include_str!("../../../../docs/firewall.md");
     assert!(page.contains(&format!("```text\n{listing}```\n")), "docs/firewall.md:\n{listing}");
@@ -334,5 +339,8 @@ fn lists_of_sources_read_as_documented() {
 /// A listing without the line of the table around it.
 fn inner(listing: &str) -> String {
     let lines: Vec<_> = listing.lines().collect();
-    lines[1..lines.len() - 1].iter().map(|line| format!("{}\n", line.strip_prefix('\t').unwrap_or(line))).collect()
+    lines[1..lines.len() - 1]
+        .iter()
+        .map(|line| format!("{}\n", line.strip_prefix('\t').unwrap_or(line)))
+        .collect()
 }

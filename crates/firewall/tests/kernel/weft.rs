@@ -1,6 +1,5 @@
 //! Our own table: made once, shared by networks, restored when broken.
 
-use std::fs;
 use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use weft_firewall::{Backend, Change, Firewall, FirewallError, Fragment, ensure, 
 use weft_netns::isolate;
 use weft_nft::{Family, Key, Set, Socket, Table, Transaction, Type};
 
-use crate::lab::{attachment, claims, endpoint, has, is_documented, network, ruleset, sh};
+use crate::lab::{attachment, claims, endpoint, has, is_documented, loads, network, ruleset, sh};
 
 const TABLE: Table = Table::new(Family::Inet, "weft");
 
