@@ -7,10 +7,12 @@ use weft_state::Root;
 use weft_state::ports::{Books, Owner};
 
 use crate::claim::Claims;
+use crate::entry::Entry;
 use crate::fragment::Publish;
 use crate::weft::{self, Demand, ports};
 use crate::{
-    Backend, Firewall, FirewallError, admission, entry, foreign, iptables, publish, table, upstream_ports,
+    Backend, Firewall, FirewallError, admission, entry, foreign, iptables, loopback, publish, table,
+    upstream_ports,
 };
 
 /// What mends everything here.
@@ -109,6 +111,7 @@ fn rebuild(firewall: &mut Firewall, claims: &Path) -> Result<(), FirewallError> 
     if is_table_wanted(claims)? || table::state(socket, crate::layout::INET)? != table::State::Absent {
         weft::rebuild(socket, &Claims(claims))?;
         weft::retire(socket, &Claims(claims))?;
+        loopback::restore(socket, &Claims(claims))?;
     }
     Ok(())
 }
@@ -134,7 +137,7 @@ fn missing_of_networks(firewall: &mut Firewall, claims: &Path) -> Result<Vec<Pro
         for network in Claims(claims).networks(&entry)? {
             let demand = Demand { network: &network, claims: Claims(claims), entries: vec![entry.clone()] };
             for why in weft::observe(firewall.inet()?, &demand)? {
-                push(&mut problems, problem(format!("network {network}"), &format!("{why} is missing")));
+                push(&mut problems, problem(format!("network {network}"), &format!("lacks {why}")));
             }
         }
     }
@@ -148,7 +151,7 @@ fn missing_of_ports(firewall: &mut Firewall, books: &Books) -> Result<Vec<Proble
             continue;
         }
         for why in ports::observe(firewall.inet()?, &owner, &held)? {
-            push(&mut problems, problem(owner.endpoint.to_string(), &format!("{why} is missing")));
+            push(&mut problems, problem(owner.endpoint.to_string(), &format!("lacks {why}")));
         }
     }
     Ok(problems)
@@ -162,7 +165,7 @@ fn missing_of_iptables(claims: &Path, books: &Books) -> Result<Vec<Problem>, Fir
         for network in Claims(claims).networks(&entry)? {
             let demand = Demand { network: &network, claims: Claims(claims), entries: vec![entry.clone()] };
             for why in iptables::forward::observe(&demand)? {
-                push(&mut problems, problem(format!("network {network}"), &format!("{why} is missing")));
+                push(&mut problems, problem(format!("network {network}"), &format!("lacks {why}")));
             }
         }
     }
@@ -173,7 +176,7 @@ fn missing_of_iptables(claims: &Path, books: &Books) -> Result<Vec<Problem>, Fir
             Backend::UpstreamNftables => upstream_ports::observe(&owner)?,
         };
         for why in missing {
-            push(&mut problems, problem(owner.endpoint.to_string(), &format!("{why} is missing")));
+            push(&mut problems, problem(owner.endpoint.to_string(), &format!("lacks {why}")));
         }
     }
     Ok(problems)

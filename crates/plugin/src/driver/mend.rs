@@ -46,12 +46,26 @@ pub fn examine_firewall(root: &Root) -> Result<Vec<Finding>, Failure> {
 /// Says what is missing of every recorded attachment.
 pub(super) fn doctor<D: Driver>(driver: &D, root: &Root, networks: &[Call]) -> Result<Vec<Finding>, Failure> {
     let mut findings = driver.diagnose(root)?;
+    let shared = findings.len();
     for (call, record) in attached(driver, root, networks) {
         let found = in_turn(call, &record, || examine(driver, call, &record));
         let unknown = |failure: Failure| vec![finding(&record, failure.msg, &renew(&record))];
-        findings.extend(found.map(Option::unwrap_or_default).unwrap_or_else(unknown));
+        let mut found = found.map(Option::unwrap_or_default).unwrap_or_else(unknown);
+        // What attachments share is missing once, and not once for each.
+        found.retain(|one| !findings[..shared].iter().any(|told| is_of(&told.what, &told.why, &one.why)));
+        findings.extend(found);
     }
     Ok(findings)
+}
+
+/// Tells whether what is missing of an attachment has been told of something shared.
+fn is_of(what: &str, why: &str, missing: &str) -> bool {
+    missing == why || missing == lacks(what)
+}
+
+/// What is said of something that the firewall does not have.
+fn lacks(what: &str) -> String {
+    format!("lacks {what}")
 }
 
 /// The attachments of these networks that are complete and whose containers are there.
@@ -97,10 +111,18 @@ fn examine<D: Driver>(driver: &D, call: &Call, record: &Record) -> Result<Vec<Fi
     let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
     let plan = plan_of(driver, call, record)?;
     let mut findings = Vec::new();
+    let mut look =
+        |part: fn(&Step) -> bool| kernel.observe(&only(plan.clone(), part)).map_err(super::kernel_says);
+    let network = format!("network {}", record.endpoint.network);
     let reload = format!("weft network reload {}", record.endpoint.network);
-    for (which, mend) in [(is_restored as fn(&Step) -> bool, reload), (is_built, renew(record))] {
-        let differences = kernel.observe(&only(plan.clone(), which)).map_err(super::kernel_says)?;
-        findings.extend(differences.iter().map(|text| finding(record, text.to_string(), &mend)));
+    for rule in look(is_rule)? {
+        findings.push(finding(record, lacks(&rule.to_string()), &reload));
+    }
+    for setting in look(is_setting)? {
+        findings.push(Finding { what: network.clone(), why: setting.to_string(), mend: reload.clone() });
+    }
+    for built in look(is_built)? {
+        findings.push(finding(record, built.to_string(), &renew(record)));
     }
     Ok(findings)
 }
@@ -144,9 +166,18 @@ fn only(plan: Plan, which: impl Fn(&Step) -> bool) -> Plan {
     Plan { steps: plan.steps.into_iter().filter(which).collect() }
 }
 
-/// What `reload` writes. Settings inside a container may be the container's own choice by now.
+/// What `reload` writes.
 fn is_restored(step: &Step) -> bool {
-    step.place == Place::Host && matches!(step.resource, Resource::Firewall(_) | Resource::Sysctl(_))
+    is_rule(step) || is_setting(step)
+}
+
+fn is_rule(step: &Step) -> bool {
+    matches!(step.resource, Resource::Firewall(_))
+}
+
+/// Settings of the host. Those inside a container may be the container's own choice by now.
+fn is_setting(step: &Step) -> bool {
+    step.place == Place::Host && matches!(step.resource, Resource::Sysctl(_))
 }
 
 /// What only a new connection makes.
