@@ -7,6 +7,7 @@
 
 mod follow;
 mod mapping;
+mod publisher;
 mod way;
 
 use std::collections::BTreeMap;
@@ -14,9 +15,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
-use weft_cni::json::get;
-use weft_cni::{Conflist, Verb};
-use weft_model::port::{HostPorts, Publication, PublishSpec};
+use weft_cni::Verb;
+use weft_model::port::{Publication, PublishSpec};
 use weft_model::{ContainerId, Endpoint};
 use weft_runtime::Attachment;
 use weft_state::attachment::Record;
@@ -90,12 +90,6 @@ impl fmt::Display for Port {
         }
         write!(out, "{target_ports}/{protocol}")
     }
-}
-
-/// The part of a network that publishes ports.
-pub(crate) struct Publisher {
-    list: Conflist,
-    plugin: Value,
 }
 
 impl Manager {
@@ -301,71 +295,6 @@ impl Manager {
         let result = cache.result(endpoint).or_else(|| record.result.clone()).unwrap_or_default();
         let renew = || self.runtime.renew(&publisher.list, &publisher.plugin, verb, &attachment, &result);
         Ok(mine.lent(renew)?)
-    }
-
-    /// Returns the plugin that publishes an attachment's ports.
-    fn publisher_at(&self, endpoint: &Endpoint) -> Result<Publisher, Error> {
-        let network = &endpoint.network;
-        let stored = self.store.load(network)?.ok_or_else(|| Error::NoNetwork(network.to_string()))?;
-        self.publisher(&stored)
-    }
-
-    /// Returns the plugin that publishes ports on a network.
-    ///
-    /// # Errors
-    ///
-    /// When there is none, with the reason and what to do about it.
-    pub(crate) fn publisher(&self, stored: &Stored) -> Result<Publisher, Error> {
-        let (network, list) = (&stored.network, &stored.list);
-        let refuse = |why: &str, hint: Option<String>| Error::Unpublishable {
-            network: network.name.clone(),
-            why: why.into(),
-            hint,
-        };
-        if network.about.internal {
-            return Err(refuse("it is internal, so nothing from outside reaches its containers", None));
-        }
-        let takes = |plugin: &&Value| {
-            get(plugin, "capabilities").and_then(|declared| get(declared, CAPABILITY))
-                == Some(&Value::Bool(true))
-        };
-        if let Some(plugin) = list.plugins.iter().find(takes) {
-            return Ok(Publisher { list: list.clone(), plugin: plugin.clone() });
-        }
-        let path = self.store.path(&network.name);
-        let hint = format!(
-            "append {{\"type\": \"portmap\", \"capabilities\": {{\"{CAPABILITY}\": true}}}} to the plugins in {}",
-            path.display()
-        );
-        let hint = network.subnets().next().map(|_| hint);
-        Err(refuse("none of its plugins publishes ports", hint))
-    }
-
-    /// Refuses what only our own plugin understands where the network has another one: it would open the port
-    /// to everybody, or another port. Ports of a container that is connected can only be changed by ours, too.
-    pub(crate) fn check_understood(
-        &self,
-        network: &weft_model::NetworkName,
-        publisher: &Publisher,
-        specs: &[PublishSpec],
-        connected: bool,
-    ) -> Result<(), Error> {
-        let plain = |spec: &PublishSpec| {
-            spec.from.is_empty() && spec.ports.is_single() && matches!(spec.host_ports, HostPorts::These(_))
-        };
-        if !connected && specs.iter().all(plain) {
-            return Ok(());
-        }
-        let kind = get(&publisher.plugin, "type").and_then(Value::as_str).unwrap_or_default();
-        if self.drivers.describe(kind)?.is_some() {
-            return Ok(());
-        }
-        let what = match connected {
-            true => "changes no ports while a container is connected",
-            false => "knows neither sources nor ranges nor free ports",
-        };
-        let why = format!("its plugin {kind} is not weft's and {what}");
-        Err(Error::Unpublishable { network: network.clone(), why, hint: None })
     }
 
     /// Returns what to ask a new attachment's plugins for, where all of a container's ports will stand there.
