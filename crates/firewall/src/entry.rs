@@ -9,7 +9,7 @@ use weft_nft::{Element, Key, Set};
 
 use crate::admission;
 use crate::layout::masquerade::{self, Kind};
-use crate::layout::{ANY, forward};
+use crate::layout::{ANY, forward, loopback};
 use crate::part::Part;
 
 const SUBNETS: &str = "subnets";
@@ -22,11 +22,14 @@ const INSIDES: &str = "inside";
 const GUARDED: [&str; 2] = ["guarded4", "guarded6"];
 const ROUTED: [&str; 2] = ["routed4", "routed6"];
 const ADMITTED: &str = "admitted";
+const LOOPBACKS: &str = "loopback";
 const PASSES: &str = "passing";
 /// The kinds of entries that masquerading claims.
 pub(crate) const MASQUERADING: [&str; 1] = [SUBNETS];
 /// The kinds of entries that publishing claims for the network.
 pub(crate) const HAIRPIN: [&str; 1] = [HAIRPINS];
+/// The kinds of entries that answers to `::1` claim.
+pub(crate) const LOOPBACK: [&str; 1] = [LOOPBACKS];
 /// The kinds of entries that a source address claims.
 pub(crate) const SOURCE: [&str; 1] = [SOURCES];
 /// The kinds of entries that isolation claims.
@@ -40,9 +43,9 @@ pub(crate) const INSIDE: [&str; 1] = [INSIDES];
 /// The kinds of entries that need other filters to let something pass.
 pub(crate) const PASSAGE: [&str; 2] = [ADMITTED, PASSES];
 /// Every kind of entry.
-pub(crate) const ALL: [&str; 13] = [
+pub(crate) const ALL: [&str; 14] = [
     SUBNETS, HAIRPINS, SOURCES, ISOLATED, INTERNAL, NO_ICC, INSIDES, GUARDED[0], GUARDED[1], ROUTED[0],
-    ROUTED[1], ADMITTED, PASSES,
+    ROUTED[1], ADMITTED, PASSES, LOOPBACKS,
 ];
 
 /// Something that one element of a set says.
@@ -66,6 +69,8 @@ pub(crate) enum Entry {
     Guarded(Family, IfName),
     /// And those of ICMP are.
     Routed(Family, IfName),
+    /// Answers to the host's `::1` come in by this interface.
+    Loopback(IfName),
     /// Forwarded packets from this address, and answers to it, pass other filters.
     Admitted(IpAddr),
     /// Forwarded packets that come in or leave by this interface pass other filters.
@@ -109,6 +114,7 @@ impl Entry {
             Self::Guarded(family, _) => GUARDED[*family as usize],
             Self::Routed(family, _) => ROUTED[*family as usize],
             Self::Admitted(_) => ADMITTED,
+            Self::Loopback(_) => LOOPBACKS,
             Self::Passing(_) => PASSES,
         }
     }
@@ -124,6 +130,7 @@ impl Entry {
             | Self::Inside(ifname)
             | Self::Guarded(_, ifname)
             | Self::Routed(_, ifname)
+            | Self::Loopback(ifname)
             | Self::Passing(ifname) => ifname.to_string(),
             Self::Admitted(addr) => addr.to_string(),
         }
@@ -151,6 +158,7 @@ impl Entry {
             INTERNAL => ifname().map(Self::Internal),
             NO_ICC => ifname().map(Self::NoIcc),
             INSIDES => ifname().map(Self::Inside),
+            LOOPBACKS => ifname().map(Self::Loopback),
             ADMITTED => name.parse().ok().map(Self::Admitted),
             PASSES => ifname().map(Self::Passing),
             _ => None,
@@ -167,6 +175,7 @@ impl Entry {
             Self::Internal(_) => forward::internal(),
             Self::NoIcc(_) => forward::no_icc(),
             Self::Inside(_) => forward::inside(),
+            Self::Loopback(_) => loopback::links(),
             Self::Guarded(family, _) => forward::guarded(family.any()),
             Self::Routed(family, _) => forward::routed(family.any()),
             Self::Admitted(addr) => admission::layout::admitted(*addr),
@@ -185,6 +194,7 @@ impl Entry {
             Self::Inside(ifname)
             | Self::Guarded(_, ifname)
             | Self::Routed(_, ifname)
+            | Self::Loopback(ifname)
             | Self::Passing(ifname) => Element::new(forward::interface(ifname)),
             Self::Admitted(addr) => Element::new(admission::layout::key(*addr)),
         }
@@ -207,6 +217,7 @@ impl Entry {
             | Self::Inside(_)
             | Self::Guarded(..)
             | Self::Routed(..) => Part::Forward,
+            Self::Loopback(_) => Part::Loopback,
             Self::Admitted(_) | Self::Passing(_) => Part::Passage,
         }
     }
@@ -227,6 +238,7 @@ impl fmt::Display for Entry {
             | Self::Inside(ifname)
             | Self::Guarded(_, ifname)
             | Self::Routed(_, ifname)
+            | Self::Loopback(ifname)
             | Self::Passing(ifname) => ifname.fmt(out),
             Self::Admitted(addr) => addr.fmt(out),
         }
@@ -251,6 +263,7 @@ mod tests {
             Entry::Internal(bridge.clone()),
             Entry::NoIcc(bridge.clone()),
             Entry::Inside(bridge.clone()),
+            Entry::Loopback(bridge.clone()),
             Entry::Guarded(Family::V4, bridge.clone()),
             Entry::Guarded(Family::V6, bridge.clone()),
             Entry::Routed(Family::V6, bridge.clone()),

@@ -70,6 +70,17 @@ pub enum FirewallError {
     /// Ports that cannot be had, or books that cannot be kept.
     #[error(transparent)]
     Ports(#[from] PortsError),
+    /// A link is not there.
+    #[error("no interface {0}: {desc}", desc = .1.desc())]
+    NoLink(IfName, Errno),
+    /// A route cannot be made or removed.
+    #[error("cannot route ::1 by {link}")]
+    Route {
+        /// The link.
+        link: IfName,
+        /// What the kernel said.
+        source: weft_netlink::Error,
+    },
     /// An ownership record cannot be read or written.
     #[error("cannot keep the claim {path}")]
     Claim {
@@ -115,7 +126,9 @@ impl FirewallError {
             }
             Self::Firewalld { .. } => Some("see what it is up to: firewall-cmd --get-active-zones".into()),
             Self::Ports(PortsError::Taken { .. }) => Some("see who publishes what: weft port ls".into()),
-            Self::Ports(_) | Self::NoMac(_) | Self::Claim { .. } => None,
+            Self::Ports(_) | Self::NoLink(..) | Self::Route { .. } | Self::NoMac(_) | Self::Claim { .. } => {
+                None
+            }
         }
     }
 }

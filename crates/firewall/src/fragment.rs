@@ -1,5 +1,6 @@
 //! What a plan may ask of the firewall, as data.
 
+mod loopback;
 mod publish;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use crate::entry::Entry;
 use crate::weft::Demand;
 use crate::{Admission, Backend};
 
+pub use loopback::Loopback;
 pub use publish::{Conditions, Guard, Hairpin, Occupied, Publish, SourceAddress};
 
 /// One thing the firewall should do for a network or an attachment.
@@ -28,6 +30,8 @@ pub enum Fragment {
     Publish(Publish),
     /// A network's containers reach the ports it publishes.
     Hairpin(Hairpin),
+    /// The host calls published ports by `::1`.
+    Loopback(Loopback),
     /// A network is not entered from outside but by its published ports.
     Guard(Guard),
     /// Traffic leaving a network gets an address of the host's that was named.
@@ -126,6 +130,7 @@ impl fmt::Display for Fragment {
             Self::SpoofCheck(check) => check.fmt(out),
             Self::Publish(publish) => publish.fmt(out),
             Self::Hairpin(hairpin) => hairpin.fmt(out),
+            Self::Loopback(loopback) => loopback.fmt(out),
             Self::Guard(guard) => guard.fmt(out),
             Self::SourceAddress(source) => source.fmt(out),
             Self::Admission(admission) => admission.fmt(out),

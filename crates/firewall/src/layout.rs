@@ -36,6 +36,7 @@
 pub(crate) mod bridge;
 pub(crate) mod forward;
 pub(crate) mod from;
+pub(crate) mod loopback;
 pub(crate) mod masquerade;
 pub(crate) mod published;
 mod window;
@@ -95,11 +96,11 @@ const CHAINS: [&str; 28] = [
     "from_ranges_any6",
     admission::layout::BEFORE,
     admission::layout::AFTER,
-    "loopback_answers",
+    loopback::ANSWERS,
 ];
 
 /// The names of the sets and maps that we make, up to the family.
-const SETS: [&str; 18] = [
+const SETS: [&str; 19] = [
     "masq",
     "masq_all",
     "hairpin",
@@ -118,6 +119,7 @@ const SETS: [&str; 18] = [
     "restricted_ranges",
     "admitted",
     "passing",
+    "loopback",
 ];
 
 /// Returns whether a chain of this name in our table is one of ours.

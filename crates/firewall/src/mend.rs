@@ -136,7 +136,11 @@ fn missing_of_networks(firewall: &mut Firewall, claims: &Path) -> Result<Vec<Pro
     for entry in Claims(claims).in_our_table(&entry::ALL)? {
         for network in Claims(claims).networks(&entry)? {
             let demand = Demand { network: &network, claims: Claims(claims), entries: vec![entry.clone()] };
-            for why in weft::observe(firewall.inet()?, &demand)? {
+            let mut missing = weft::observe(firewall.inet()?, &demand)?;
+            if let Entry::Loopback(link) = &entry {
+                missing.extend(loopback::missing_detour(firewall.inet()?, link)?);
+            }
+            for why in missing {
                 push(&mut problems, problem(format!("network {network}"), &format!("lacks {why}")));
             }
         }

@@ -7,7 +7,7 @@ use crate::admission;
 use crate::entry::Family;
 use crate::layout::masquerade::Kind;
 use crate::layout::published::{self, Lookup};
-use crate::layout::{ANY, INET, forward, from, masquerade};
+use crate::layout::{ANY, INET, forward, from, loopback, masquerade};
 
 /// Rules and sets that are made together, with the first element that needs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub(crate) enum Part {
     From,
     /// Senders of one family and length who may come in to such ports.
     FromLength(IpNetwork),
+    /// Answers to the host's `::1`.
+    Loopback,
     /// What lets packets pass other filters.
     Passage,
 }
@@ -57,6 +59,7 @@ impl Part {
             Self::Ranges(family) => published::create_ranges(transaction, family.any()),
             Self::From => from::create(transaction),
             Self::FromLength(from) => from::create_length(transaction, from),
+            Self::Loopback => loopback::create(transaction),
             Self::Passage => admission::layout::create(transaction),
         }
     }
@@ -70,6 +73,7 @@ impl Part {
             Self::Ranges(family) => published::ports(Lookup::Target, family.any(), true),
             Self::From => published::ports(Lookup::Restricted, ANY[0], false),
             Self::FromLength(from) => from::length_set(from),
+            Self::Loopback => return socket.has_chain(INET, loopback::ANSWERS),
             Self::Passage => return socket.has_chain(INET, admission::layout::BEFORE),
         };
         socket.has_set(&set)
@@ -83,6 +87,7 @@ impl Part {
             Self::Published => &published::CHAINS,
             Self::Ranges(family) => &published::RANGE_CHAINS[family as usize],
             Self::From | Self::FromLength(_) => &from::CHAINS,
+            Self::Loopback => &loopback::CHAINS,
             Self::Passage => &admission::layout::CHAINS,
         }
     }

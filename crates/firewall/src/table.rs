@@ -30,7 +30,11 @@ pub(crate) fn state(socket: &mut Socket, table: Table) -> Result<State, Firewall
 
 /// Returns the comment that our present layout of a table has.
 fn version(table: Table) -> &'static str {
-    if table == layout::BRIDGE { layout::BRIDGE_VERSION } else { layout::VERSION }
+    match table {
+        layout::BRIDGE => layout::BRIDGE_VERSION,
+        layout::loopback::NETDEV => layout::loopback::NETDEV_VERSION,
+        _ => layout::VERSION,
+    }
 }
 
 /// Returns the error for what the kernel refused in a table.

@@ -38,6 +38,7 @@ const ALL: &str = "hostports_all";
 const BY_HOST: &str = "hostip_hostports";
 const PORTS: &str = "hostports";
 const MASQUERADING: &str = "masquerading";
+const LOCALHOST: &str = "localhost_only";
 /// The chains with rules of attachments.
 const SHARED: [&str; 3] = [PORTS, BY_HOST, MASQUERADING];
 
@@ -201,7 +202,9 @@ impl Family {
     fn has_hooks(self, listing: &str, owner: &Owner) -> bool {
         let jumps = listing.lines().filter(|line| line.contains(&format!(" jump {ALL} "))).count();
         let both = [BY_HOST, PORTS].iter().all(|chain| listing.contains(&format!("jump {chain} ")));
-        jumps == 2 && both && (!masquerades(owner) || listing.contains("hook postrouting"))
+        let masquerading = listing.contains("hook postrouting");
+        let closed = self == Self::V6 || listing.contains("ip daddr 127.0.0.0/8 drop");
+        jumps == 2 && both && (!masquerades(owner) || masquerading && closed)
     }
 
     /// Returns what all attachments share. Adding a chain that is there changes nothing.
@@ -229,6 +232,15 @@ impl Family {
             writeln!(
                 script,
                 "add chain {family} {TABLE} {MASQUERADING} {{ type nat hook postrouting priority 100 ; }}"
+            )
+            .ok();
+        }
+        if masquerades(owner) && self == Self::V4 {
+            writeln!(
+                script,
+                "add chain {family} {TABLE} {LOCALHOST} {{ type filter hook prerouting priority -300 ; }}\n\
+                 flush chain {family} {TABLE} {LOCALHOST}\n\
+                 add rule {family} {TABLE} {LOCALHOST} iifname != \"lo\" ip daddr 127.0.0.0/8 drop"
             )
             .ok();
         }

@@ -56,6 +56,43 @@ pub fn delete(route: &RouteInfo) -> Request {
     Request::new(RouteNetlinkMessage::DelRoute(message(route)), 0)
 }
 
+/// The table of the host's own addresses.
+const LOCAL: u32 = 255;
+/// The scope of what stays on the host.
+const SCOPE_HOST: u8 = 254;
+
+/// Has the host take packets to an address for its own when they come in by this link, too.
+///
+/// KERNEL: loopback addresses of IPv6 are looked for among the routes of the link that a packet came by
+/// (rt6_need_strict), so one that was translated to `::1` finds no way without this.
+pub fn accept_at(address: IpNetwork, index: u32, metric: u32) -> Request {
+    Request::new(
+        RouteNetlinkMessage::NewRoute(local(address, index, metric)),
+        libc::NLM_F_CREATE | libc::NLM_F_EXCL,
+    )
+}
+
+/// Takes back [`accept_at`].
+pub fn refuse_at(address: IpNetwork, index: u32, metric: u32) -> Request {
+    Request::new(RouteNetlinkMessage::DelRoute(local(address, index, metric)), 0)
+}
+
+fn local(address: IpNetwork, index: u32, metric: u32) -> RouteMessage {
+    let route = RouteInfo {
+        dst: address,
+        gateway: None,
+        index,
+        metric: Some(metric),
+        table: LOCAL,
+        scope: SCOPE_HOST,
+        mtu: None,
+        advmss: None,
+    };
+    let mut message = message(&route);
+    message.header.kind = RouteType::Local;
+    message
+}
+
 fn message(route: &RouteInfo) -> RouteMessage {
     let mut message = match (route.dst, route.gateway) {
         (IpNetwork::V4(dst), gateway) => {

@@ -72,6 +72,8 @@ pub enum Meta {
     Family,
     /// The transport protocol, one byte.
     Transport,
+    /// The EtherType, two bytes.
+    Protocol,
     /// The packet's mark, four bytes in the host's order.
     Mark,
     /// For a frame that passes a bridge: the name of the bridge it came in by, 16 bytes.

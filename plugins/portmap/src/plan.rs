@@ -1,7 +1,7 @@
 //! Plans: what publishing ports needs of the host.
 
-use weft_firewall::{Conditions, Fragment, Hairpin, Publish};
-use weft_model::Endpoint;
+use weft_firewall::{Conditions, Fragment, Hairpin, Loopback, Publish};
+use weft_model::{Endpoint, IfName};
 use weft_plan::{Link, Plan, Sysctl};
 
 use crate::Settings;
@@ -19,6 +19,9 @@ pub(crate) fn attachment(settings: &Settings, endpoint: &Endpoint) -> Plan {
     if let Some(link) = &settings.loopback_link {
         plan.network(Sysctl::set(format!("net/ipv4/conf/{link}/route_localnet"), "1"));
     }
+    if let Some(link) = &settings.loopback6_link {
+        plan.network(Fragment::Loopback(loopback(settings, Some(link))));
+    }
     if let Some((name, port)) = &settings.hairpin_port {
         plan.network(Link::existing(name).port(port.clone()));
     }
@@ -34,7 +37,18 @@ pub(crate) fn network(settings: &Settings) -> Plan {
         backend: settings.rules.backend,
         claims: settings.folders.claims.clone(),
     }));
+    plan.network(Fragment::Loopback(loopback(settings, None)));
     plan
+}
+
+/// Packets to the host's `::1` that come in by a link are answers to its own.
+fn loopback(settings: &Settings, link: Option<&IfName>) -> Loopback {
+    Loopback {
+        network: settings.network.clone(),
+        link: link.cloned(),
+        backend: settings.rules.backend,
+        claims: settings.folders.claims.clone(),
+    }
 }
 
 /// Returns nothing for an attachment that nobody asked to publish anything for, and never had.
@@ -100,6 +114,7 @@ mod tests {
             settings.settle(&endpoint).unwrap();
             let port = weft_plan::Port { hairpin: true, ..weft_plan::Port::of(&"br0".parse().unwrap()) };
             settings.loopback_link = (!settings.is_idle).then(|| "br0".parse().unwrap());
+            settings.loopback6_link.clone_from(&settings.loopback_link);
             settings.hairpin_port = (!settings.is_idle).then(|| ("veth0".parse().unwrap(), port));
         }
         let mut plan = attachment(&settings, &endpoint);
@@ -119,6 +134,7 @@ mod tests {
         insta::assert_snapshot!(plan(Verb::Check, conf), @r"
         host       publish tcp 0.0.0.0:8080 -> 10.1.0.2:80, tcp [::]:8080 -> [fd00::2]:80, udp [::1]:5000 -> [fd00::2]:53, tcp any free port on 0.0.0.0 -> 10.1.0.2 port 443 and on :: -> fd00::2 port 443 for eth0 of red on n1 by weft
         network    sysctl net/ipv4/conf/br0/route_localnet = 1
+        network    answers to ::1 by br0 of n1
         network    link veth0 master br0 hairpin
         ");
     }
@@ -129,6 +145,7 @@ mod tests {
         insta::assert_snapshot!(plan(Verb::Gc, json!({"backend": "iptables"})), @r"
         host       publish for eth0 of red on n1 by iptables
         network    hairpin of n1 by iptables
+        network    answers to ::1 of n1
         ");
     }
 

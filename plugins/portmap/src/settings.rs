@@ -1,5 +1,6 @@
 //! What the plugin does for one call.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
@@ -36,6 +37,8 @@ pub struct Settings {
     pub subnets: Vec<IpNetwork>,
     /// The link that packets from 127.0.0.1 take to the container, if published ports are called from there.
     pub loopback_link: Option<IfName>,
+    /// The same for `::1`.
+    pub loopback6_link: Option<IfName>,
     /// The bridge port that has to send frames back where they came from.
     pub hairpin_port: Option<(IfName, Port)>,
     /// Whether nothing is asked for and nothing was.
@@ -90,6 +93,7 @@ impl Settings {
             occupied: Vec::new(),
             subnets: Vec::new(),
             loopback_link: None,
+            loopback6_link: None,
             hairpin_port: None,
             is_idle: false,
         })
@@ -117,7 +121,8 @@ impl Settings {
             self.occupied = host::occupied(&self.wanted.choices).map_err(in_the_way)?;
         }
         if self.rules.snat {
-            self.loopback_link = self.find_loopback_link().map_err(in_the_way)?;
+            self.loopback_link = self.find_loopback_link(IpAddr::is_ipv4).map_err(in_the_way)?;
+            self.loopback6_link = self.find_loopback_link(IpAddr::is_ipv6).map_err(in_the_way)?;
             self.hairpin_port = self.find_hairpin_port().map_err(in_the_way)?;
         }
         Ok(())
@@ -133,11 +138,11 @@ impl Settings {
         host::refuse_listeners(&new.collect::<Vec<_>>())
     }
 
-    /// Only ports of all of the host's addresses, or of a loopback address, are called from 127.0.0.1.
-    fn find_loopback_link(&self) -> Result<Option<IfName>, HostError> {
+    /// Only ports of all of the host's addresses, or of a loopback address, are called from 127.0.0.1 or `::1`.
+    fn find_loopback_link(&self, is_family: fn(&IpAddr) -> bool) -> Result<Option<IfName>, HostError> {
         let called = self.wanted.targets().find(|(host, target)| {
             let reached = host.is_unspecified() || host.is_loopback();
-            host.is_ipv4() && reached && self.rules.gateways.of(*target).translates()
+            is_family(host) && reached && self.rules.gateways.of(*target).translates()
         });
         match called {
             Some((_, target)) => host::link_to(target),

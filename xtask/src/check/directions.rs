@@ -16,7 +16,7 @@ const LIBRARIES: [(&str, &[&str]); 14] = [
     ("weft-netns", &["weft-model"]),
     ("weft-netlink", &["weft-model", "weft-netns"]),
     ("weft-nft", &["weft-model", "weft-netns", "weft-netlink"]),
-    ("weft-firewall", &["weft-model", "weft-nft", "weft-netns", "weft-state"]),
+    ("weft-firewall", &["weft-model", "weft-netlink", "weft-nft", "weft-netns", "weft-state"]),
     ("weft-plan", &["weft-model", "weft-netlink", "weft-netns", "weft-nft", "weft-firewall"]),
     ("weft-runtime", &["weft-cni", "weft-model", "weft-state"]),
     (

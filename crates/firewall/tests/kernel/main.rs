@@ -7,6 +7,7 @@ mod guard;
 mod iptables;
 mod isolation;
 mod lab;
+mod loopback;
 mod ports;
 mod publishing;
 mod reference;

@@ -49,6 +49,7 @@ pub(super) fn expression(expr: &Expr) -> Expressions {
                 Meta::OutputName => MetaKey::Oifname,
                 Meta::Family => MetaKey::Nfproto,
                 Meta::Transport => MetaKey::L4Proto,
+                Meta::Protocol => MetaKey::EtherTypeProtocol,
                 Meta::Mark => MetaKey::Mark,
                 Meta::InputBridge => MetaKey::BriIifname,
             }),

@@ -1,0 +1,155 @@
+//! Published ports called from `::1`: what [`crate::layout::loopback`] says, and the route it needs.
+
+use std::fs;
+
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use weft_model::IfName;
+use weft_netlink::route;
+use weft_nft::{Error, Socket, Transaction};
+
+use crate::claim::Claims;
+use crate::entry::{self, Entry};
+use crate::fragment::Loopback;
+use crate::layout::loopback::{NETDEV, create_detour};
+use crate::layout::masquerade;
+use crate::{Backend, Change, Firewall, FirewallError, table, weft};
+
+/// Behind the route of `lo` itself.
+const METRIC: u32 = 4096;
+
+/// Opens a link for answers to `::1`. In the steady state that is two questions.
+pub(crate) fn ensure(firewall: &mut Firewall, wanted: &Loopback) -> Result<Change, FirewallError> {
+    let Some(link) = link_of(wanted) else { return Ok(Change::AlreadyThere) };
+    let index = index_of(link)?;
+    let socket = firewall.inet()?;
+    let change = weft::ensure(socket, &wanted.demand())?;
+    if change == Change::Made {
+        accept(link, index)?;
+    }
+    if detours() && !socket.has_chain(NETDEV, link.as_str()).map_err(refused)? {
+        open_detour(socket, link)?;
+    }
+    Ok(change)
+}
+
+/// Returns the link if our own table carries the rules: iptables cannot.
+fn link_of(wanted: &Loopback) -> Option<&IfName> {
+    wanted.link.as_ref().filter(|_| wanted.backend == Backend::Weft)
+}
+
+/// Takes back what the network has wanted, but for links that another network wants.
+pub(crate) fn remove(firewall: &mut Firewall, wanted: &Loopback) -> Result<(), FirewallError> {
+    let claims = Claims(&wanted.claims);
+    let entries = claims.drop_all(&wanted.network, &entry::LOOPBACK)?;
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let socket = firewall.inet()?;
+    for entry in &entries {
+        if let Entry::Loopback(link) = entry
+            && !claims.is_wanted(entry)?
+        {
+            close(socket, link)?;
+        }
+    }
+    weft::remove(socket, &claims, &entries)
+}
+
+/// Returns what is missing.
+pub(crate) fn observe(firewall: &mut Firewall, wanted: &Loopback) -> Result<Vec<String>, FirewallError> {
+    let Some(link) = link_of(wanted) else { return Ok(Vec::new()) };
+    let socket = firewall.inet()?;
+    let mut missing = weft::observe(socket, &wanted.demand())?;
+    missing.extend(missing_detour(socket, link)?);
+    Ok(missing)
+}
+
+/// Opens every link again that is claimed.
+pub(crate) fn restore(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), FirewallError> {
+    for entry in claims.in_our_table(&entry::LOOPBACK)? {
+        let Entry::Loopback(link) = entry else { continue };
+        // A link that is gone has no answers.
+        let Ok(index) = index_of(&link) else { continue };
+        accept(&link, index)?;
+        if missing_detour(socket, &link)?.is_some() {
+            open_detour(socket, &link)?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns what is missing of a link's detour.
+pub(crate) fn missing_detour(socket: &mut Socket, link: &IfName) -> Result<Option<String>, FirewallError> {
+    let missing =
+        detours() && index_of(link).is_ok() && !socket.has_chain(NETDEV, link.as_str()).map_err(refused)?;
+    Ok(missing.then(|| format!("chain {NETDEV} {link}")))
+}
+
+/// Tells whether bridged frames pass through the hooks of IPv6.
+fn detours() -> bool {
+    fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-ip6tables").is_ok_and(|text| text.trim() == "1")
+}
+
+/// Of two processes that do this at once one is told that the chain is there.
+fn open_detour(socket: &mut Socket, link: &IfName) -> Result<(), FirewallError> {
+    table::state(socket, NETDEV)?;
+    let mut transaction = Transaction::new();
+    create_detour(&mut transaction, link);
+    match socket.commit(&transaction) {
+        Err(Error::Refused { errno: Errno::EEXIST, .. }) => Ok(()),
+        outcome => outcome.map_err(refused),
+    }
+}
+
+fn close(socket: &mut Socket, link: &IfName) -> Result<(), FirewallError> {
+    if let Ok(index) = index_of(link) {
+        match routes().and_then(|mut routes| routes.request(route::refuse_at(address(), index, METRIC))) {
+            Err(error) if !error.is_missing() => return Err(no_route(link, error)),
+            _ => {}
+        }
+    }
+    let name = link.to_string();
+    // KERNEL: the chain goes with the interface (nf_tables_netdev_event).
+    if !socket.has_chain(NETDEV, &name).map_err(refused)? {
+        return Ok(());
+    }
+    let mut transaction = Transaction::new();
+    if socket.chains(NETDEV).map_err(refused)?.len() > 1 {
+        transaction.flush_chain(NETDEV, name.clone()).delete_chain(NETDEV, name);
+    } else {
+        transaction.delete_table(NETDEV);
+    }
+    match socket.commit(&transaction) {
+        Err(Error::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
+        outcome => outcome.map_err(refused),
+    }
+}
+
+/// Has the host take packets to `::1` that come in by a link.
+fn accept(link: &IfName, index: u32) -> Result<(), FirewallError> {
+    match routes().and_then(|mut routes| routes.request(route::accept_at(address(), index, METRIC))) {
+        Err(error) if !error.is_exists() => Err(no_route(link, error)),
+        _ => Ok(()),
+    }
+}
+
+fn index_of(link: &IfName) -> Result<u32, FirewallError> {
+    if_nametoindex(link.as_str()).map_err(|errno| FirewallError::NoLink(link.clone(), errno))
+}
+
+fn routes() -> Result<weft_netlink::Socket, weft_netlink::Error> {
+    weft_netlink::Socket::open()
+}
+
+fn address() -> ipnetwork::IpNetwork {
+    masquerade::loopback()[1]
+}
+
+fn no_route(link: &IfName, source: weft_netlink::Error) -> FirewallError {
+    FirewallError::Route { link: link.clone(), source }
+}
+
+fn refused(source: Error) -> FirewallError {
+    table::refused(NETDEV, source)
+}
