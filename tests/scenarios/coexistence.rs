@@ -1,14 +1,12 @@
 //! Beside other masters of the host's firewall: docker, ufw's way of dropping, firewalld, an administrator's own
 //! chain. Each drops what it does not know; what our networks forward passes all the same, by one rule a host.
 
-mod others;
-
 use std::net::IpAddr;
 
 use serde_json::Value;
 use weft_testkit::{Container, Lab, Program, TcpServer, skip_unless};
 
-use others::{Docker, Firewalld};
+use crate::others::{Docker, Firewalld};
 
 /// The outside, as the host knows it, and the host, as the outside does.
 const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:ffff::2"];

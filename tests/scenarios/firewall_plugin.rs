@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use weft_testkit::{Background, Container, Lab, Output, PluginCall, Program, skip_unless, skipped};
+use weft_testkit::{Container, Lab, Output, PluginCall, Program, skip_unless};
+
+use crate::others::Firewalld;
 
 /// The outside, as the host knows it.
 const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:ffff::2"];
@@ -351,63 +352,6 @@ fn status_says_whether_the_backend_is_there() {
     assert!(error["msg"].as_str().unwrap().contains("firewalld is not running"), "{error}");
 }
 
-/// A firewalld of the lab's own, on a bus of its own.
-struct Firewalld {
-    _bus: Background,
-    _daemon: Background,
-    address: String,
-}
-
-impl Firewalld {
-    /// Starts it, or says what is lacking.
-    fn start(lab: &Lab) -> Option<Self> {
-        let programs = ["/usr/bin/dbus-daemon", "/usr/sbin/firewalld", "/usr/bin/firewall-cmd"];
-        if let Some(missing) = programs.into_iter().find(|program| !Path::new(program).exists()) {
-            skipped(missing);
-            return None;
-        }
-        let folder = lab.path("run/dbus");
-        fs::create_dir_all(&folder).unwrap();
-        let address = format!("unix:path={}/bus", folder.display());
-        let config = format!(
-            r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
-            "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-            <busconfig><type>system</type><listen>{address}</listen><auth>EXTERNAL</auth>
-            <policy context="default"><allow own="*"/><allow send_destination="*" eavesdrop="true"/>
-            <allow receive_sender="*"/></policy></busconfig>"#
-        );
-        lab.write("run/dbus/bus.conf", config);
-        let bus = Program::new(programs[0])
-            .args([format!("--config-file={}", lab.path("run/dbus/bus.conf").display()).as_str()])
-            .args(["--nofork", "--nopidfile"])
-            .background();
-        until("the bus", || folder.join("bus").exists());
-        let daemon = Program::new(programs[1])
-            .args(["--nofork", "--nopid", "--log-target", "console"])
-            .args(["--system-config", &lab.path("etc/firewalld").display().to_string()])
-            .env("DBUS_SYSTEM_BUS_ADDRESS", &address)
-            .background();
-        let running = Self { _bus: bus, _daemon: daemon, address };
-        until("firewalld", || running.command("--state").code == 0);
-        Some(running)
-    }
-
-    fn command(&self, words: &str) -> Output {
-        let program = Program::new("/usr/bin/firewall-cmd").env("DBUS_SYSTEM_BUS_ADDRESS", &self.address);
-        program.args(words.split(' ')).run()
-    }
-}
-
-/// Waits for what another program does in its own time.
-#[track_caller]
-fn until(what: &str, there: impl Fn() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(30);
-    while !there() {
-        assert!(Instant::now() < limit, "{what} does not come up");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn firewalld_lets_its_sources_through() {
     let host = Host::new(PROGRAMS[0]);
@@ -441,7 +385,9 @@ fn firewalld_lets_its_sources_through() {
         assert_eq!(sources.stdout.trim(), "", "{sources}");
         does_not_reach(&red, OUTSIDE);
     }
+    let before = host.lab.snapshot();
     let call = host.firewall(&result, json!({"firewalldZone": "nowhere"}));
     let error = call.env("DBUS_SYSTEM_BUS_ADDRESS", &firewalld.address).add(&red).expect_error(999);
     assert!(error["msg"].as_str().unwrap().contains("INVALID_ZONE"), "{error}");
+    host.lab.assert_restored(&before);
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_testkit::{Container, Lab, Output, PluginCall, Program, skip_unless};
@@ -48,6 +49,7 @@ impl Host {
     fn new(layout: Layout) -> Self {
         let lab = Lab::new();
         let outside = lab.uplink();
+        assert!((0..5).any(|_| outside.ping(HOST[1])), "the uplink is not up");
         let folder = lab.path("programs");
         std::fs::create_dir_all(&folder).unwrap();
         for family in ["iptables", "ip6tables"] {
@@ -332,6 +334,63 @@ fn sctp_is_translated() {
             let ear = red.ear(addr(own));
             host.outside.send_sctp(address, 8080).unwrap();
             assert_eq!(ear.expect(132, 80).destination, addr(own));
+        }
+    });
+}
+
+#[test]
+fn what_the_host_forwards_for_others_is_left_alone() {
+    on_each(&Layout::ALL, |host| {
+        let (red, result) = host.connect("red", 2);
+        let (blue, _) = host.connect("blue", 3);
+        let _services = (red.serve_tcp(80), host.outside.serve_tcp(8080));
+        host.outside.ip("route add 10.90.0.0/24 via 192.0.2.1");
+        host.outside.ip("route add fd00:90::/64 via 2001:db8:ffff::1");
+        host.portmap(&result, tcp(8080, 80), Value::Null).add(&red).expect_ok();
+        for (own, far) in HOST.into_iter().zip(["192.0.2.2", "2001:db8:ffff::2"]) {
+            assert_eq!(blue.ask_tcp(addr(own), 8080).unwrap().by, "red");
+            assert_eq!(blue.ask_tcp(addr(far), 8080).unwrap().by, "outside");
+            assert_eq!(host.lab.ask_tcp(addr(far), 8080).unwrap().by, "outside");
+        }
+    });
+}
+
+/// A neighbour may know that the host has a port for itself alone, and can send what the host would never send.
+#[test]
+fn a_port_of_127_0_0_1_is_not_reached_by_forged_packets() {
+    on_each(&Layout::ALL, |host| {
+        let (red, result) = host.connect("red", 2);
+        let _service = red.serve_udp(53);
+        let ports =
+            json!([{"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"}]);
+        host.portmap(&result, ports, Value::Null).add(&red).expect_ok();
+        assert_eq!(host.lab.ask_udp(addr("127.0.0.1"), 5353).unwrap().by, "red");
+
+        // Without a loopback interface that is up, 127.0.0.1 is an address like others.
+        let (blue, _) = host.connect("blue", 3);
+        host.outside.ip("route add 127.0.0.1/32 via 192.0.2.1 dev eth0");
+        blue.ip("route add 127.0.0.1/32 via 10.90.0.1 dev eth0");
+        for forger in [&host.outside, &blue] {
+            forger.run("sysctl", "-q -w net.ipv4.conf.eth0.route_localnet=1").expect_ok();
+        }
+        // The host's own switch would keep the outside out as well; what is asked here is whether the firewall does.
+        host.lab.set_sysctl("ipv4/conf/uplink0/route_localnet", "1");
+        let answered = |forger: &Container| {
+            let client = forger.udp_client(addr("127.0.0.1"), 5353);
+            client.ask_within(Duration::from_millis(200)).is_ok()
+        };
+        for forger in [&host.outside, &blue] {
+            assert!(!answered(forger), "a packet of {} for 127.0.0.1 reached the container", forger.name());
+        }
+
+        // Without the rule it does: the forged packets are good ones.
+        match host.layout {
+            Layout::Nftables => host.lab.sh("nft flush chain ip cni_hostport localhost_only"),
+            _ => host.iptables("iptables", "-t raw -F PREROUTING"),
+        }
+        .expect_ok();
+        for forger in [&host.outside, &blue] {
+            assert!(answered(forger), "the forged packets of {} are no good", forger.name());
         }
     });
 }

@@ -22,6 +22,7 @@ mod labs;
 mod lifecycle;
 mod many;
 mod masquerade;
+mod others;
 mod ownership;
 mod ports;
 mod ports_ownership;

@@ -1,7 +1,7 @@
-//! The peers that the bench measures besides the reference plugins, unpacked and not installed.
+//! The peers that the bench measures and tests run beside, besides the reference plugins: unpacked and not installed.
 //!
-//! Installing docker.io would start a daemon that sets the machine's forwarding to drop: a measurement does not do
-//! that to anybody. What is installed already is used as it is.
+//! Installing docker.io or firewalld would start a daemon that rules the machine's own forwarding: neither a measurement nor
+//! a test does that to anybody. What is installed already is used as it is.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,13 @@ use crate::setup;
 use crate::shell::{entries, have, output, program, top, write};
 
 /// What must be there, and the Debian package that brings it.
-const PEERS: [(&str, &str); 2] =
-    [("/usr/sbin/dockerd", "docker.io"), ("/usr/lib/podman/netavark", "netavark")];
+const PEERS: [(&str, &str); 3] = [
+    ("/usr/sbin/dockerd", "docker.io"),
+    ("/usr/lib/podman/netavark", "netavark"),
+    ("/usr/sbin/firewalld", "firewalld"),
+];
 
-/// Unpacks those that are missing. A machine that cannot have them measures without: the bench says so.
+/// Unpacks those that are missing. A machine that cannot have them measures and tests without, and says so.
 pub(crate) fn ensure() {
     for (file, package) in PEERS {
         let unpacked = folder().join(file.trim_start_matches('/'));
@@ -23,7 +26,7 @@ pub(crate) fn ensure() {
         }
         println!("unpacking {package}");
         if let Err(error) = unpack(package) {
-            println!("the bench goes without {package}: {error:#}");
+            println!("going on without {package}: {error:#}");
         }
     }
 }

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::shell::{cargo, is_root, output, program, top, write};
-use crate::{setup, stage};
+use crate::{peers, setup, stage};
 
 /// What the tests call the variable that names the file of notices (`weft_testkit::SKIPS`).
 const SKIPS: &str = "WEFT_SKIPS";
@@ -30,6 +30,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     let filters: Vec<&String> = words.iter().filter(|word| *word != "--unit").collect();
     if !unit {
         setup::run()?;
+        peers::ensure();
         stage::all()?;
     }
     let nextest = output(cargo().args(["nextest", "--version"])).is_ok();

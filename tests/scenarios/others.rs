@@ -42,7 +42,7 @@ fn until(what: &str, there: impl Fn() -> bool) {
 }
 
 /// A docker daemon whose data, sockets and rules are the lab's.
-pub(super) struct Docker {
+pub(crate) struct Docker {
     daemon: Option<Background>,
     server: PathBuf,
     client: PathBuf,
@@ -51,7 +51,7 @@ pub(super) struct Docker {
 
 impl Docker {
     /// Starts it, or says what is lacking.
-    pub(super) fn start(lab: &Lab) -> Option<Self> {
+    pub(crate) fn start(lab: &Lab) -> Option<Self> {
         let (server, client) = (find("/usr/sbin/dockerd")?, find("/usr/bin/docker")?);
         let folder = lab.path("run/docker");
         lab.write("run/docker/daemon.json", "{}");
@@ -79,7 +79,7 @@ impl Docker {
     }
 
     /// Ends the daemon and starts it again.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.down();
         self.up();
     }
@@ -91,7 +91,7 @@ impl Docker {
         until("the end of dockerd", || !pid.exists());
     }
 
-    pub(super) fn run(&self, words: &str) -> Output {
+    pub(crate) fn run(&self, words: &str) -> Output {
         let socket = format!("unix://{}", self.folder.join("socket").display());
         program(&self.client)
             .env("DOCKER_HOST", socket)
@@ -108,17 +108,17 @@ impl Drop for Docker {
 }
 
 /// A firewalld on a bus of its own.
-pub(super) struct Firewalld {
+pub(crate) struct Firewalld {
     _bus: Background,
     _daemon: Background,
     client: PathBuf,
     /// The bus.
-    pub(super) address: String,
+    pub(crate) address: String,
 }
 
 impl Firewalld {
     /// Starts it, or says what is lacking.
-    pub(super) fn start(lab: &Lab) -> Option<Self> {
+    pub(crate) fn start(lab: &Lab) -> Option<Self> {
         let bus = find("/usr/bin/dbus-daemon")?;
         let (server, client) = (find("/usr/sbin/firewalld")?, find("/usr/bin/firewall-cmd")?);
         let folder = lab.path("run/dbus");
@@ -147,7 +147,7 @@ impl Firewalld {
         Some(firewalld)
     }
 
-    pub(super) fn command(&self, words: &str) -> Output {
+    pub(crate) fn command(&self, words: &str) -> Output {
         let client = program(&self.client).env("DBUS_SYSTEM_BUS_ADDRESS", &self.address);
         client.args(words.split(' ')).run()
     }
