@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod admission;
 mod calls;
 mod guard;
 mod iptables;
