@@ -199,6 +199,11 @@ impl Firewall {
         nftables.and(iptables)
     }
 
+    /// Returns how many messages the kernel was sent, which is most of what this costs.
+    pub fn messages(&self) -> u32 {
+        self.socket.as_ref().map_or(0, Socket::messages)
+    }
+
     /// Returns the socket, for `table inet weft`.
     pub(crate) fn inet(&mut self) -> Result<&mut Socket, FirewallError> {
         self.socket(layout::INET)

@@ -87,6 +87,9 @@ pub fn diagnose(root: &Root) -> Result<Vec<Problem>, FirewallError> {
         problems.extend(missing_of_ports(&mut firewall, &books)?);
     }
     problems.extend(missing_of_iptables(&claims, &books)?);
+    for (endpoint, why) in admission::lacking(&claims)? {
+        push(&mut problems, problem(endpoint.to_string(), &format!("{why} is missing")));
+    }
     for obstacle in foreign::obstacles(&mut firewall, &claims)? {
         problems.push(Problem { what: obstacle.what, why: obstacle.why, mend: obstacle.mend });
     }

@@ -60,6 +60,11 @@ impl Socket {
         Ok(Self { socket, answer: Vec::with_capacity(ANSWER), sequence: 0 })
     }
 
+    /// Returns how many messages were sent, which is most of what anything here costs.
+    pub fn messages(&self) -> u32 {
+        self.sequence
+    }
+
     /// Makes all the changes of a transaction, or none of them.
     ///
     /// # Errors

@@ -166,10 +166,17 @@ pub(crate) fn observe(firewall: &mut Firewall, wanted: &Admission) -> Result<Vec
         let demand = Demand { network: &owner, claims: Claims(&wanted.claims), entries };
         missing.extend(weft::observe(firewall.inet()?, &demand)?);
     }
+    missing.extend(missing_elsewhere(&record)?);
+    Ok(missing)
+}
+
+/// Returns what iptables and firewalld lack of a record.
+fn missing_elsewhere(record: &Record) -> Result<Vec<String>, FirewallError> {
+    let mut missing = Vec::new();
     if let Some(wanted) = record.chains() {
         missing.extend(chains::missing(&wanted)?);
     }
-    if carrier == Carrier::Firewalld {
+    if record.carrier == Carrier::Firewalld {
         let firewalld = Firewalld::required()?;
         for addr in &record.addresses {
             if !firewalld.has(&record.zone, Member::Source(*addr))? {
@@ -178,6 +185,15 @@ pub(crate) fn observe(firewall: &mut Firewall, wanted: &Admission) -> Result<Vec
         }
     }
     Ok(missing)
+}
+
+/// Returns what iptables and firewalld lack of anything on record.
+pub(crate) fn lacking(claims: &Path) -> Result<Vec<(Endpoint, String)>, FirewallError> {
+    let mut lacking = Vec::new();
+    for (endpoint, record) in Books(claims).all() {
+        lacking.extend(missing_elsewhere(&record)?.into_iter().map(|what| (endpoint.clone(), what)));
+    }
+    Ok(lacking)
 }
 
 /// Writes again, after a flush, what iptables and firewalld had: our own table is written from its claims.
