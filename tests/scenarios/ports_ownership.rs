@@ -267,9 +267,9 @@ fn crash(verb: &str) {
     let outside = lab.uplink();
     let net = Net::new(&lab, "blue", 1);
     let (red, green) = (lab.container("red"), lab.container("green"));
-    let _services = (red.serve_tcp(80), green.serve_tcp(80));
+    let services = [&red, &green].map(|container| (container.serve_tcp(80), container.serve_tcp(90)));
     let previous = [net.connect(&red), net.connect(&green)];
-    let mappings = json!([tcp(8080, 80), udp(8080, 80), entry(9000, 80, json!({"range": 10}))]);
+    let mappings = json!([tcp(8080, 80), udp(8080, 80), entry(9000, 90, json!({"range": 10}))]);
     let conf = net.conf(&previous[0], mappings.clone());
     let call = |at: usize| net.call(&previous[at], mappings.clone());
     // What the first publication makes for good.
@@ -327,6 +327,7 @@ fn crash(verb: &str) {
         }
     }
     assert!(kills > 8, "{kills} kills: strace does not do what it is told");
+    drop(services);
 }
 
 #[test]

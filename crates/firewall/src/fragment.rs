@@ -27,7 +27,7 @@ pub enum Fragment {
     /// Frames from a bridge port with another source address than the container's are dropped.
     SpoofCheck(SpoofCheck),
     /// Ports of the host lead to a container.
-    Publish(Publish),
+    Publish(Box<Publish>),
     /// A network's containers reach the ports it publishes.
     Hairpin(Hairpin),
     /// The host calls published ports by `::1`.

@@ -3,6 +3,7 @@
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
@@ -34,7 +35,9 @@ pub struct Heard {
 #[derive(Debug)]
 pub struct Ear {
     socket: OwnedFd,
-    own: SocketAddr,
+    own: IpAddr,
+    /// The port of the last packet that the namespace was made to send to itself.
+    marked: AtomicU16,
 }
 
 impl Container {
@@ -71,8 +74,7 @@ impl Ear {
         let all = SockProtocol::EthAll;
         let socket = socket(AddressFamily::Packet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, all)?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(2000))?;
-        let own = UdpSocket::bind(SocketAddr::new(own, 0))?.local_addr()?;
-        Ok(Self { socket, own })
+        Ok(Self { socket, own, marked: AtomicU16::new(0) })
     }
 
     /// Waits for a packet of this protocol and port; says what came if it does not come.
@@ -93,18 +95,22 @@ impl Ear {
         panic!("protocol {protocol} port {port} was not heard, but {others:?}")
     }
 
-    /// Returns everything that has arrived so far, in order.
+    /// Returns everything that has arrived since it was asked last, in order.
     ///
-    /// A packet that the namespace then sends to itself comes after all that, so nothing has to be waited for.
+    /// A packet that the namespace then sends to itself comes after all that, so nothing has to be waited for. It is
+    /// heard twice, as it leaves and as it arrives: each call has a port of its own.
     pub fn so_far(&self, of: &Container) -> Vec<Heard> {
-        of.inside(|| UdpSocket::bind(SocketAddr::new(self.own.ip(), 0))?.send_to(b"!", self.own))
+        let mark = SocketAddr::new(self.own, self.marked.fetch_add(1, Ordering::Relaxed) + 1);
+        of.inside(|| UdpSocket::bind(SocketAddr::new(self.own, 0))?.send_to(b"!", mark))
             .unwrap_or_else(|error| panic!("{}: cannot call itself: {error}", of.name()));
         let mut found = Vec::new();
         while let Some(heard) = self.next() {
-            if (heard.protocol, heard.port) == (UDP, self.own.port()) {
-                return found;
+            let is_mark = (heard.protocol, heard.source, heard.destination) == (UDP, self.own, self.own);
+            match is_mark {
+                true if heard.port == mark.port() => return found,
+                true => {}
+                false => found.push(heard),
             }
-            found.push(heard);
         }
         panic!("{}: did not hear itself, but {found:?}", of.name())
     }

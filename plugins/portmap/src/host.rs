@@ -150,19 +150,33 @@ fn hull(ranges: impl Iterator<Item = PortRange>) -> Option<PortRange> {
     })
 }
 
-/// Returns the name of the link by which the host reaches an address.
+/// Returns the names of the links by which the host reaches these addresses.
 ///
 /// # Errors
 ///
 /// When the kernel cannot be asked.
-pub(crate) fn link_to(address: IpAddr) -> Result<Option<IfName>, HostError> {
-    let asking = || HostError::kernel(format!("the way to {address}"));
+pub(crate) fn links_to<const N: usize>(
+    addresses: [Option<IpAddr>; N],
+) -> Result<[Option<IfName>; N], HostError> {
+    let mut links = [const { None }; N];
+    if addresses.iter().all(Option::is_none) {
+        return Ok(links);
+    }
+    let mut known: Option<(u32, IfName)> = None;
+    let asking = || HostError::kernel("the way to the container");
     let mut socket = Socket::open().map_err(asking())?;
-    let Some(path) = route::get(&mut socket, address).map_err(asking())?.filter(|path| !path.local) else {
-        return Ok(None);
-    };
-    let found = socket.link(link::get_index(path.index)).map_err(asking())?;
-    Ok(found.and_then(|link| link.name.parse().ok()))
+    for (found, address) in links.iter_mut().zip(addresses) {
+        let Some(address) = address else { continue };
+        let path = route::get(&mut socket, address).map_err(asking())?;
+        let Some(path) = path.filter(|path| !path.local) else { continue };
+        // One link leads to both of a container's families, as a rule.
+        if known.as_ref().is_none_or(|(index, _)| *index != path.index) {
+            let link = socket.link(link::get_index(path.index)).map_err(asking())?;
+            known = link.and_then(|link| Some((path.index, link.name.parse().ok()?)));
+        }
+        *found = known.as_ref().map(|(_, name)| name.clone());
+    }
+    Ok(links)
 }
 
 /// Returns the bridge port, if any, that has to send frames back where they came from for the container to reach its own

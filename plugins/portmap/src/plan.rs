@@ -12,7 +12,7 @@ use crate::Settings;
 pub(crate) fn attachment(settings: &Settings, endpoint: &Endpoint) -> Plan {
     let mut plan = Plan::new();
     if let Some(publish) = publish(settings, endpoint) {
-        plan.host(Fragment::Publish(publish));
+        plan.host(Fragment::Publish(Box::new(publish)));
     }
     // KERNEL: a packet from 127.0.0.1 leaves a host only by links that route loopback addresses
     // (ip_route_output_key_hash_rcu, fib_validate_source). Others' packets to 127.0.0.0/8 are dropped by the firewall.

@@ -121,8 +121,8 @@ impl Settings {
             self.occupied = host::occupied(&self.wanted.choices).map_err(in_the_way)?;
         }
         if self.rules.snat {
-            self.loopback_link = self.find_loopback_link(IpAddr::is_ipv4).map_err(in_the_way)?;
-            self.loopback6_link = self.find_loopback_link(IpAddr::is_ipv6).map_err(in_the_way)?;
+            let called = [IpAddr::is_ipv4, IpAddr::is_ipv6].map(|family| self.called_from_loopback(family));
+            [self.loopback_link, self.loopback6_link] = host::links_to(called).map_err(in_the_way)?;
             self.hairpin_port = self.find_hairpin_port().map_err(in_the_way)?;
         }
         Ok(())
@@ -138,16 +138,15 @@ impl Settings {
         host::refuse_listeners(&new.collect::<Vec<_>>())
     }
 
-    /// Only ports of all of the host's addresses, or of a loopback address, are called from 127.0.0.1 or `::1`.
-    fn find_loopback_link(&self, is_family: fn(&IpAddr) -> bool) -> Result<Option<IfName>, HostError> {
-        let called = self.wanted.targets().find(|(host, target)| {
+    /// Returns the container's address that a port leads to which is called from `127.0.0.1` or, the other family's,
+    /// from `::1`: one of all of the host's addresses, or of a loopback address.
+    fn called_from_loopback(&self, is_family: fn(&IpAddr) -> bool) -> Option<IpAddr> {
+        let mut targets = self.wanted.targets();
+        let called = |(host, target): &(IpAddr, IpAddr)| {
             let reached = host.is_unspecified() || host.is_loopback();
             is_family(host) && reached && self.rules.gateways.of(*target).translates()
-        });
-        match called {
-            Some((_, target)) => host::link_to(target),
-            None => Ok(None),
-        }
+        };
+        targets.find(called).map(|(_, target)| target)
     }
 
     fn find_hairpin_port(&self) -> Result<Option<(IfName, Port)>, HostError> {

@@ -53,7 +53,7 @@ pub(crate) fn publication(text: &str) -> Publication {
 }
 
 pub(crate) fn fragment(publish: Publish) -> Fragment {
-    Fragment::Publish(publish)
+    Fragment::Publish(Box::new(publish))
 }
 
 pub(crate) fn guard(network: &str, bridge: &str, mode: GatewayMode) -> Fragment {
