@@ -87,8 +87,11 @@ pub fn diagnose(root: &Root) -> Result<Vec<Problem>, FirewallError> {
         problems.extend(missing_of_ports(&mut firewall, &books)?);
     }
     problems.extend(missing_of_iptables(&claims, &books)?);
-    for (endpoint, why) in admission::lacking(&claims)? {
-        push(&mut problems, problem(endpoint.to_string(), &format!("{why} is missing")));
+    for (endpoint, what) in admission::lacking(&claims)? {
+        push(
+            &mut problems,
+            problem(endpoint.to_string(), &format!("it is not let through any more: {what}")),
+        );
     }
     for obstacle in foreign::obstacles(&mut firewall, &claims)? {
         problems.push(Problem { what: obstacle.what, why: obstacle.why, mend: obstacle.mend });

@@ -80,7 +80,8 @@ fn one_rule_of_a_host_is_written_once_and_taken_back() {
     isolate().unwrap();
     let rules = || sh("iptables-nft -S FORWARD").matches("weft: what its networks forward").count();
     sh("iptables-nft -P FORWARD DROP");
-    let [one, two] = [("c1", "10.1.2.3"), ("c2", "10.1.2.4")].map(|(name, addr)| admission(name, &[addr], None));
+    let [one, two] =
+        [("c1", "10.1.2.3"), ("c2", "10.1.2.4")].map(|(name, addr)| admission(name, &[addr], None));
     ensure(&one).unwrap();
     assert_eq!(rules(), 1);
     ensure(&two).unwrap();

@@ -9,6 +9,7 @@ mod iptables;
 mod isolation;
 mod lab;
 mod loopback;
+mod ownership;
 mod ports;
 mod publishing;
 mod reference;
