@@ -339,6 +339,31 @@ fn check_misses_what_somebody_took() {
 }
 
 #[test]
+fn what_a_flush_took_comes_back() {
+    for backend in ["iptables", "nftables"] {
+        let host = Host::new(PROGRAMS[0]);
+        let (red, result) = host.connect("br0", 0, "red", 2);
+        host.both("-P FORWARD DROP");
+        host.firewall(&result, json!({"backend": backend})).add(&red).expect_ok();
+        reaches(&red, OUTSIDE);
+        let doctor = || host.lab.sh("echo '{}' | firewall doctor").expect_json()["problems"].clone();
+        assert_eq!(doctor(), json!([]));
+        // Our table goes with the one, the chains of iptables with the other; the policy stays.
+        host.both("-F");
+        if backend == "nftables" {
+            host.lab.sh("nft delete table inet weft").expect_ok();
+        }
+        does_not_reach(&red, OUTSIDE);
+        assert_ne!(doctor(), json!([]));
+
+        host.lab.sh("echo '{}' | firewall reload").expect_ok();
+
+        reaches(&red, OUTSIDE);
+        assert_eq!(doctor(), json!([]));
+    }
+}
+
+#[test]
 fn status_says_whether_the_backend_is_there() {
     let host = Host::new(PROGRAMS[0]);
     let conf =
