@@ -414,3 +414,29 @@ fn the_former_owner_of_an_address_takes_nothing_along() {
         }
     });
 }
+
+#[test]
+fn many_at_once_write_what_they_share_once() {
+    on_each(&Layout::ALL, |host| {
+        let all: Vec<_> = (0..6_u8).map(|i| (i, host.connect(&format!("c{i}"), 10 + i))).collect();
+        let _services: Vec<_> = all.iter().map(|(_, (container, _))| container.serve_tcp(80)).collect();
+        // Threads are where the one that makes them is: on the lab's host.
+        let published = |(i, (container, result)): &(u8, (Container, Value))| {
+            let call = host.portmap(result, tcp(8000 + u16::from(*i), 80), Value::Null);
+            call.add(container).expect_ok();
+        };
+        std::thread::scope(|scope| all.iter().for_each(|one| drop(scope.spawn(|| published(one)))));
+        for (i, (container, _)) in &all {
+            for address in HOST.map(addr) {
+                let answer = host.outside.ask_tcp(address, 8000 + u16::from(*i)).unwrap();
+                assert_eq!(answer.by, container.name());
+            }
+        }
+        if host.layout == Layout::Nftables {
+            assert_eq!(host.lab.ruleset().matches("fib daddr type local jump hostports_all").count(), 4);
+        } else {
+            assert_eq!(host.rules("-j CNI-HOSTPORT-DNAT").len(), 4, "two hooks of two families");
+            assert_eq!(host.rules("-A POSTROUTING -m comment").len(), 2);
+        }
+    });
+}
