@@ -416,6 +416,31 @@ fn the_former_owner_of_an_address_takes_nothing_along() {
 }
 
 #[test]
+fn what_another_implementation_wrote_is_taken_back() {
+    let reference = std::path::Path::new("/usr/lib/cni");
+    skip_unless!(reference.join("portmap").exists(), "Debian's package containernetworking-plugins");
+    let host = Host::new(Layout::IptablesNft);
+    let (red, result) = host.connect("red", 2);
+    let _service = red.serve_tcp(80);
+    let conf = json!({
+        "cniVersion": "1.0.0", "name": "blue", "type": "portmap", "snat": true,
+        "capabilities": {"portMappings": true}, "runtimeConfig": {"portMappings": tcp(8080, 80)},
+    });
+    let mut previous = result;
+    previous["cniVersion"] = "1.0.0".into();
+    let call = host.lab.plugin_in(reference, "portmap").json(&conf).prev_result(&previous);
+    call.add(&red).expect_ok();
+    assert_eq!(host.outside.ask_tcp(addr(HOST[0]), 8080).unwrap().by, "red");
+    assert!(!host.rules(CHAIN).is_empty());
+
+    // Nothing in the configuration speaks of iptables, and no record of ours does.
+    host.call("portmap").json(&conf).netns("").del(&red).expect_ok();
+
+    assert!(host.outside.ask_tcp(addr(HOST[0]), 8080).is_err());
+    assert_eq!(host.rules(CHAIN), Vec::<String>::new());
+}
+
+#[test]
 fn many_at_once_write_what_they_share_once() {
     on_each(&Layout::ALL, |host| {
         let all: Vec<_> = (0..6_u8).map(|i| (i, host.connect(&format!("c{i}"), 10 + i))).collect();

@@ -121,7 +121,7 @@ pub(crate) fn remove(firewall: &mut Firewall, publish: &Publish) -> Result<(), F
         return Ok(());
     }
     if owners.is_empty() {
-        return remove_unknown(publish);
+        return remove_unknown(firewall, publish);
     }
     let claims: Vec<_> = owners.iter().flat_map(Owner::claims).collect();
     let owned = ledger.still_owned(&claims)?;
@@ -135,13 +135,23 @@ pub(crate) fn remove(firewall: &mut Firewall, publish: &Publish) -> Result<(), F
     Ok(())
 }
 
-/// What is not in the books may be what upstream's plugin wrote, where the configuration names its layouts.
-fn remove_unknown(publish: &Publish) -> Result<(), FirewallError> {
-    match publish.backend {
-        Backend::Weft => Ok(()),
-        Backend::Iptables => iptables::publish::remove(&publish.claims, &publish.endpoint),
-        Backend::UpstreamNftables => upstream_ports::remove(&publish.claims, &publish.endpoint, None),
+/// What is not in the books may be what upstream's plugin wrote. Programs are started only where the configuration names
+/// one of its layouts, or where a question to the kernel finds something.
+fn remove_unknown(firewall: &mut Firewall, publish: &Publish) -> Result<(), FirewallError> {
+    let Publish { endpoint, claims, backend, .. } = publish;
+    let socket = match backend {
+        Backend::Iptables => return iptables::publish::remove(claims, endpoint),
+        Backend::UpstreamNftables => return upstream_ports::remove(claims, endpoint, None),
+        Backend::Weft => firewall.inet(),
+    };
+    let Ok(socket) = socket else { return Ok(()) };
+    if iptables::publish::is_there(socket, endpoint) {
+        iptables::publish::remove(claims, endpoint)?;
     }
+    if upstream_ports::is_there(socket, endpoint) {
+        upstream_ports::remove(claims, endpoint, None)?;
+    }
+    Ok(())
 }
 
 /// Removes what these say from whoever carries it, as far as it is still the attachment's.

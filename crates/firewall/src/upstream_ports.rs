@@ -28,6 +28,7 @@ use std::process::{Command, Output, Stdio};
 
 use weft_model::port::Publication;
 use weft_model::{ContainerId, Endpoint};
+use weft_nft::{self as nft, Socket};
 use weft_state::ports::Owner;
 
 use crate::iptables::lock::Writer;
@@ -86,6 +87,15 @@ pub(crate) fn remove(claims: &Path, endpoint: &Endpoint, owner: Option<&Owner>) 
     Ok(())
 }
 
+/// Returns whether the kernel has rules with a container's id in these tables. Starts nothing.
+pub(crate) fn is_there(socket: &mut Socket, endpoint: &Endpoint) -> bool {
+    let tables = [nft::Family::Ip, nft::Family::Ip6].map(|family| nft::Table::new(family, TABLE));
+    tables.into_iter().any(|table| {
+        let exists = socket.table(table).is_ok_and(|found| found.is_some());
+        exists && SHARED.iter().any(|chain| has_rules(socket, table, chain, &endpoint.container))
+    })
+}
+
 /// Returns what is missing, in upstream's words.
 pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
     let mut missing = Vec::new();
@@ -109,6 +119,11 @@ pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
         }
     }
     Ok(missing)
+}
+
+fn has_rules(socket: &mut Socket, table: nft::Table, chain: &str, container: &ContainerId) -> bool {
+    let rules = socket.rules(table, chain).unwrap_or_default();
+    rules.iter().any(|rule| rule.comment.as_deref() == Some(container.as_str()))
 }
 
 /// A rule as nft(8) lists it.

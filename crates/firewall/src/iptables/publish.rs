@@ -22,6 +22,7 @@ mod rules;
 use std::path::Path;
 
 use weft_model::Endpoint;
+use weft_nft::{self as nft, Socket};
 use weft_state::ports::Owner;
 
 use super::lock::Writer;
@@ -66,6 +67,13 @@ pub(crate) fn remove(claims: &Path, endpoint: &Endpoint) -> Result<(), FirewallE
         tool.restore_all(&retirement(&tool.saved_all()?, endpoint).as_tables())?;
     }
     Ok(())
+}
+
+/// Returns whether the kernel has an attachment's chain in nf_tables, where `iptables-nft` writes. Starts nothing.
+pub(crate) fn is_there(socket: &mut Socket, endpoint: &Endpoint) -> bool {
+    let chain = chain_name(endpoint);
+    let tables = [nft::Family::Ip, nft::Family::Ip6].map(|family| nft::Table::new(family, "nat"));
+    tables.into_iter().any(|table| socket.has_chain(table, &chain).unwrap_or_default())
 }
 
 /// Returns what is missing.
