@@ -341,10 +341,17 @@ fn gc_without_a_list_and_status_say_what_they_should() {
     call.bare().expect_error(7);
     net.call(&Value::Null, json!([])).status().expect_ok();
     lab.assert_restored(&before);
-    let broken = lab.plugin("portmap").json(&json!({
-        "cniVersion": "1.1.0", "name": "blue", "type": "portmap", "backend": "pigeons",
-    }));
-    broken.status().expect_error(7);
+    let status = |backend: &str, path: &str| {
+        let conf = json!({"cniVersion": "1.1.0", "name": "blue", "type": "portmap", "backend": backend});
+        lab.plugin("portmap").json(&conf).env("PATH", path).status()
+    };
+    status("pigeons", "/usr/sbin").expect_error(7);
+    for (backend, program) in [("iptables", "iptables"), ("nftables", "nft")] {
+        status(backend, "/usr/sbin").expect_ok();
+        let lacking = status(backend, "/nowhere").expect_error(50);
+        assert!(lacking["msg"].as_str().unwrap().contains(program), "{lacking}");
+    }
+    status("weft", "/nowhere").expect_ok();
 }
 
 /// DEL with whatever is left: no namespace, no previous result, no sound configuration.

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::FirewallError;
+use crate::iptables::tool::{self, Tool};
+use crate::{FirewallError, layout, table};
 
 /// The way masquerading is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +34,24 @@ impl Backend {
     /// Returns ours, or iptables where the kernel has no nf_tables.
     pub fn usual() -> Self {
         if weft_nft::is_usable() { Self::Weft } else { Self::Iptables }
+    }
+
+    /// Refuses to go on where the backend cannot work. Starts no program and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel lacks nf_tables, or a program is not installed.
+    pub fn ready(self) -> Result<(), FirewallError> {
+        let generation = || weft_nft::Socket::open().and_then(|mut socket| socket.generation());
+        let nf_tables = || match generation() {
+            Ok(_) => Ok(()),
+            Err(error) => Err(table::refused(layout::INET, error)),
+        };
+        match self {
+            Self::Weft => nf_tables(),
+            Self::UpstreamNftables => nf_tables().and_then(|()| tool::installed("nft")),
+            Self::Iptables => Tool::V4.required(),
+        }
     }
 
     /// Returns the backend that prints like this; ours when none does.

@@ -74,6 +74,12 @@ impl Settings {
             }
             rules => rules?,
         };
+        if call.verb == Verb::Status {
+            rules.backend.ready().map_err(|error| {
+                let hint = error.hint();
+                Failure::new(Code::NotAvailable, error).with_hint(hint)
+            })?;
+        }
         let previous = match call.verb {
             Verb::Add => Some(call.conf.prev_result()?.ok_or_else(not_chained)?),
             Verb::Check => Some(call.required_prev_result()?),

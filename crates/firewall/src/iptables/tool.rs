@@ -325,6 +325,12 @@ impl Tool {
     }
 }
 
+/// Refuses to go on without a program. Starts nothing.
+pub(crate) fn installed(program: &'static str) -> Result<(), FirewallError> {
+    let there = env::split_paths(&search_path()).any(|folder| folder.join(program).exists());
+    if there { Ok(()) } else { Err(FirewallError::Program { program, problem: "not found".into() }) }
+}
+
 /// Returns where programs are looked for.
 pub(crate) fn search_path() -> std::ffi::OsString {
     env::var_os("PATH").filter(|path| !path.is_empty()).unwrap_or_else(|| USUAL_PATH.into())
