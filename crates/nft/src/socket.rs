@@ -108,7 +108,14 @@ impl Socket {
 
         let mut refusal = None;
         // After a refusal the queue is emptied, so that no later question gets an old answer.
-        while self.receive()? {
+        loop {
+            match self.receive() {
+                Ok(true) => {}
+                Ok(false) => break,
+                // More refusals than fit: the first are there, and the first is all that is told.
+                Err(Error::Socket(Errno::ENOBUFS)) => continue,
+                Err(error) => return Err(error),
+            }
             for message in Messages(&self.answer) {
                 let (header, body) = message.ok_or_else(|| Error::Answer("a transaction".into()))?;
                 // The sequence numbers of one transaction run without gaps; `first` is its begin.

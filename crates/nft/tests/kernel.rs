@@ -235,6 +235,20 @@ fn a_transaction_may_depend_on_the_generation() {
 }
 
 #[test]
+fn of_more_refusals_than_fit_the_first_is_told() {
+    let mut socket = with_numbers();
+    let missing = Set::new(TABLE, "missing", &[Type::Ipv4Addr]);
+    let mut transaction = Transaction::new();
+    for i in 0..20_000 {
+        transaction.elements(&missing, vec![number(i)]);
+    }
+    let refused = socket.commit(&transaction).unwrap_err();
+    assert!(matches!(&refused, Error::Refused { errno: Errno::ENOENT, .. }), "{refused}");
+    assert!(socket.element(&numbers(), number(1).key()).unwrap().is_none(), "an old answer to a new question");
+    socket.commit(Transaction::new().elements(&numbers(), vec![number(1)])).unwrap();
+}
+
+#[test]
 fn thousands_of_elements_fit_into_one_transaction() {
     let mut socket = with_numbers();
     let elements: Vec<_> = (1..=20_000).map(|i| number(i).comment("x".repeat(40))).collect();
