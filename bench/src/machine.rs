@@ -1,5 +1,7 @@
 //! Where it was measured, and against what.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use weft_testkit::staged_folder;
@@ -27,8 +29,22 @@ pub(crate) fn peers() -> String {
     all.collect::<Vec<_>>().join(", ")
 }
 
-/// The size of a binary in KiB, of ours and of Debian's.
-pub(crate) fn sizes(kind: &str) -> (Option<u64>, Option<u64>) {
-    let size = |folder: &Path| Some(folder.join(kind).metadata().ok()?.len() / 1024);
-    (size(&staged_folder()), size(Path::new("/usr/lib/cni")))
+/// The size of a binary of ours in KiB.
+pub(crate) fn size(name: &str) -> Option<u64> {
+    Some(staged_folder().join(name).metadata().ok()?.len() / 1024)
+}
+
+/// How many plugins of ours Debian has as well, and the size in KiB that they take together on either side. A file of
+/// several names is counted once.
+pub(crate) fn plugins() -> (usize, u64, u64) {
+    let (mut count, mut ours, mut theirs) = (0, BTreeMap::new(), BTreeMap::new());
+    for entry in staged_folder().read_dir().into_iter().flatten().flatten() {
+        let reference = Path::new("/usr/lib/cni").join(entry.file_name()).metadata();
+        let (Ok(one), Ok(other)) = (entry.metadata(), reference) else { continue };
+        count += 1;
+        ours.insert(one.ino(), one.len());
+        theirs.insert(other.ino(), other.len());
+    }
+    let total = |files: BTreeMap<u64, u64>| files.values().sum::<u64>() / 1024;
+    (count, total(ours), total(theirs))
 }
