@@ -110,6 +110,11 @@ impl Claims<'_> {
         self.wanted_by(kinds, |network| ours.iter().any(|other| other == network))
     }
 
+    /// Returns whether any network's rules are in chains of iptables.
+    pub(crate) fn has_networks_in_iptables(&self) -> Result<bool, FirewallError> {
+        Ok(!listed(&self.0.join(BY_IPTABLES))?.is_empty())
+    }
+
     /// Returns whether a network's rules are in chains of iptables.
     pub(crate) fn is_by_iptables(&self, network: &NetworkName) -> bool {
         self.0.join(BY_IPTABLES).join(network.as_str()).exists()
@@ -123,6 +128,29 @@ impl Claims<'_> {
         } else {
             remove_file(&path)
         }
+    }
+
+    /// Returns whether any network wants anything of these kinds. Looks no further than the first.
+    pub(crate) fn any(&self, kinds: &[&str]) -> Result<bool, FirewallError> {
+        self.any_by(kinds, |_| true)
+    }
+
+    /// Returns the same about networks whose rules are in our table.
+    pub(crate) fn any_in_our_table(&self, kinds: &[&str]) -> Result<bool, FirewallError> {
+        let others = listed(&self.0.join(BY_IPTABLES))?;
+        self.any_by(kinds, |network| !others.iter().any(|other| other == network))
+    }
+
+    fn any_by(&self, kinds: &[&str], counts: impl Fn(&str) -> bool) -> Result<bool, FirewallError> {
+        for kind in kinds {
+            for name in names(&self.0.join(kind))? {
+                let Some(entry) = Entry::parse(kind, &name?) else { continue };
+                if listed(&self.wishes(&entry))?.iter().any(|network| counts(network)) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     fn wanted_by(&self, kinds: &[&str], counts: impl Fn(&str) -> bool) -> Result<Vec<Entry>, FirewallError> {
@@ -229,13 +257,22 @@ pub(crate) fn remove_file(path: &Path) -> Result<(), FirewallError> {
 
 /// Returns the names in a directory; none if it does not exist.
 pub(crate) fn listed(dir: &Path) -> Result<Vec<String>, FirewallError> {
-    let names = fs::read_dir(dir).and_then(|entries| {
-        entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned())).collect()
-    });
-    match names {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        names => names.map_err(|source| FirewallError::Claim { path: dir.to_owned(), source }),
-    }
+    names(dir)?.collect()
+}
+
+/// Returns the names in a directory one after the other, for whoever does not need all.
+fn names(dir: &Path) -> Result<impl Iterator<Item = Result<String, FirewallError>>, FirewallError> {
+    let path = dir.to_owned();
+    let wrap = move |source| FirewallError::Claim { path: path.clone(), source };
+    let entries = match fs::read_dir(dir) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => None,
+        entries => Some(entries.map_err(&wrap)?),
+    };
+    let name = move |entry: io::Result<fs::DirEntry>| match entry {
+        Ok(entry) => Ok(entry.file_name().to_string_lossy().into_owned()),
+        Err(cause) => Err(wrap(cause)),
+    };
+    Ok(entries.into_iter().flatten().map(name))
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ pub(crate) fn restore(firewall: &mut Firewall, claims: &Path) -> Result<(), Fire
             let_pass(firewall, claims, &network, bridge);
         }
     }
-    if !claimed.all(&PASSAGE)?.is_empty() {
+    if claimed.any(&PASSAGE)? {
         open(firewall, claims, None)?;
     }
     Ok(())
@@ -147,7 +147,7 @@ pub(crate) fn close(claims: &Path) -> Result<(), FirewallError> {
     }
     let _writer = Writer::alone(claims)?;
     let claimed = Claims(claims);
-    let needed = !claimed.all(&PASSAGE)?.is_empty();
+    let needed = claimed.any(&PASSAGE)?;
     for record in records {
         let Some((program, name)) = record.split_once(',') else { continue };
         if program == FIREWALLD {
@@ -177,7 +177,7 @@ pub(crate) fn close(claims: &Path) -> Result<(), FirewallError> {
 pub(crate) fn obstacles(firewall: &mut Firewall, claims: &Path) -> Result<Vec<Obstacle>, FirewallError> {
     let claimed = Claims(claims);
     // A filter that has come after our networks has let none of them ask.
-    if claimed.all(&PASSAGE)?.is_empty() && claimed.in_our_table(&INSIDE)?.is_empty() {
+    if !claimed.any(&PASSAGE)? && !claimed.any_in_our_table(&INSIDE)? {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();

@@ -134,7 +134,7 @@ fn write_iptables(claims: &Path) -> Result<(), FirewallError> {
 fn is_table_wanted(claims: &Path) -> Result<bool, FirewallError> {
     let claims = Claims(claims);
     let ours = |owner: &Owner| Backend::named(&owner.backend) == Backend::Weft;
-    Ok(!claims.in_our_table(&entry::ALL)?.is_empty() || claims.books().owners().iter().any(ours))
+    Ok(claims.any_in_our_table(&entry::ALL)? || claims.books().owners().iter().any(ours))
 }
 
 fn missing_of_networks(firewall: &mut Firewall, claims: &Path) -> Result<Vec<Problem>, FirewallError> {

@@ -88,7 +88,7 @@ pub(crate) fn remove(
 /// ruleset before us, which refuses this transaction, or finds no table and creates it.
 pub(crate) fn retire(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), FirewallError> {
     let generation = socket.generation().map_err(wrap)?;
-    let wanted = !claims.in_our_table(&entry::ALL)?.is_empty() || !claims.books().is_empty();
+    let wanted = claims.any_in_our_table(&entry::ALL)? || !claims.books().is_empty();
     if wanted || table::state(socket, layout::INET)? == State::Absent {
         return Ok(());
     }

@@ -118,10 +118,7 @@ struct Claimed {
 
 /// Writes the chains again if there are any: a network in the other place has come or gone.
 pub(crate) fn follow(claims: &Claims<'_>) -> Result<(), FirewallError> {
-    if claims.in_iptables(&ISOLATION)?.is_empty() && claims.in_iptables(&GUARDING)?.is_empty() {
-        return Ok(());
-    }
-    write(claims).map(drop)
+    if claims.has_networks_in_iptables()? { write(claims).map(drop) } else { Ok(()) }
 }
 
 /// The rules of FORWARD that lead to our chain, or led there in an earlier version.
