@@ -2,7 +2,7 @@
 
 use std::slice;
 
-use weft_state::ports::{Change as Ledger, Claimed, Owner};
+use weft_state::ports::{Change as Ledger, Claim, Claimed, Owner};
 
 use crate::claim::Claims;
 use crate::fragment::Publish;
@@ -16,7 +16,7 @@ pub(crate) fn ensure(firewall: &mut Firewall, publish: &Publish) -> Result<Chang
     let before = ledger.confirmed().cloned();
     let is_free = &mut |protocol, host, port| publish.is_free(protocol, host, port);
     let claimed = ledger.claim(publish.owner()?, &publish.choices, is_free)?;
-    if let Err(error) = write(firewall, publish, &ledger, before.as_ref(), &claimed) {
+    if let Err(error) = write(firewall, publish, &mut ledger, before.as_ref(), &claimed) {
         // Whoever wrote the table anew meanwhile has taken our intent for granted.
         if Backend::named(&claimed.owner.backend) == Backend::Weft
             && let Ok(socket) = firewall.inet()
@@ -36,14 +36,15 @@ pub(crate) fn ensure(firewall: &mut Firewall, publish: &Publish) -> Result<Chang
 fn write(
     firewall: &mut Firewall,
     publish: &Publish,
-    ledger: &Ledger,
+    ledger: &mut Ledger,
     before: Option<&Owner>,
     claimed: &Claimed,
 ) -> Result<(), FirewallError> {
     let after = &claimed.owner;
     let moved = before.filter(|before| before.backend != after.backend);
     if let Some(before) = moved {
-        take_back(firewall, publish, ledger, slice::from_ref(before))?;
+        let owned = ledger.still_owned(&before.claims())?;
+        take_back(firewall, publish, slice::from_ref(before), &owned)?;
     }
     let before = if moved.is_some() { None } else { before };
     match Backend::named(&after.backend) {
@@ -79,13 +80,14 @@ fn settle(firewall: &mut Firewall, publish: &Publish, ledger: &mut Ledger) -> Re
         return Ok(());
     }
     let confirmed = ledger.confirmed().cloned();
-    let owned = ledger.still_owned(&ledger.known_claims())?;
+    let known = ledger.known_claims();
+    let owned = ledger.still_owned(&known)?;
     let mut changes = Changes::default();
     for interrupted in ledger.interrupted() {
         if Backend::named(&interrupted.backend) == Backend::Weft {
             ports::clear(interrupted, &owned, &mut changes);
         } else {
-            take_back(firewall, publish, ledger, slice::from_ref(interrupted))?;
+            take_back(firewall, publish, slice::from_ref(interrupted), &owned)?;
         }
     }
     if let Some(confirmed) = &confirmed {
@@ -126,7 +128,7 @@ pub(crate) fn remove(firewall: &mut Firewall, publish: &Publish) -> Result<(), F
     let claims: Vec<_> = owners.iter().flat_map(Owner::claims).collect();
     let owned = ledger.still_owned(&claims)?;
     ledger.withdraw()?;
-    take_back(firewall, publish, &ledger, &owners)?;
+    take_back(firewall, publish, &owners, &owned)?;
     flows::follow(firewall, &owners.iter().collect::<Vec<_>>(), None, &owned);
     let was_last = ledger.forget()?;
     if was_last && owners.iter().any(|owner| Backend::named(&owner.backend) == Backend::Weft) {
@@ -158,8 +160,8 @@ fn remove_unknown(firewall: &mut Firewall, publish: &Publish) -> Result<(), Fire
 fn take_back(
     firewall: &mut Firewall,
     publish: &Publish,
-    ledger: &Ledger,
     owners: &[Owner],
+    owned: &[Claim],
 ) -> Result<(), FirewallError> {
     let mut ours = Vec::new();
     for owner in owners {
@@ -174,24 +176,22 @@ fn take_back(
     if ours.is_empty() {
         return Ok(());
     }
-    let claims: Vec<_> = ours.iter().flat_map(|owner| owner.claims()).collect();
-    let owned = ledger.still_owned(&claims)?;
     match firewall.inet() {
-        Ok(socket) => ports::remove(socket, &ours, &owned),
+        Ok(socket) => ports::remove(socket, &ours, owned),
         Err(error) => crate::without_nftables(error),
     }
 }
 
 /// Returns what is missing.
 pub(crate) fn observe(firewall: &mut Firewall, publish: &Publish) -> Result<Vec<String>, FirewallError> {
-    let ledger = publish.books().change(&publish.endpoint)?;
+    let mut ledger = publish.books().change(&publish.endpoint)?;
     let Some(owner) = ledger.confirmed().cloned() else {
         return Ok(vec![format!("claims of {}", publish.endpoint)]);
     };
     let not_there = publish.publications.iter().filter(|one| !owner.publications.contains(one));
     let mut missing: Vec<_> = not_there.map(|one| format!("publication {one}")).collect();
     missing.extend(match Backend::named(&owner.backend) {
-        Backend::Weft => observe_ours(firewall, publish, &ledger, &owner)?,
+        Backend::Weft => observe_ours(firewall, publish, &mut ledger, &owner)?,
         Backend::Iptables => iptables::publish::observe(&owner)?,
         Backend::UpstreamNftables => upstream_ports::observe(&owner)?,
     });
@@ -201,7 +201,7 @@ pub(crate) fn observe(firewall: &mut Firewall, publish: &Publish) -> Result<Vec<
 fn observe_ours(
     firewall: &mut Firewall,
     publish: &Publish,
-    ledger: &Ledger,
+    ledger: &mut Ledger,
     owner: &Owner,
 ) -> Result<Vec<String>, FirewallError> {
     let held = ledger.still_owned(&owner.claims())?;

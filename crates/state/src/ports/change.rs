@@ -1,5 +1,6 @@
 //! Changing what one attachment publishes: claims before the kernel, files after.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -23,6 +24,8 @@ pub struct Change {
     endpoint: Endpoint,
     confirmed: Option<Owner>,
     interrupted: Vec<Owner>,
+    /// What was found to be the attachment's and nobody can take from it meanwhile.
+    owned: HashSet<Claim>,
     alone: Option<FileLock>,
 }
 
@@ -67,6 +70,7 @@ impl Books {
             interrupted: self.interrupted(container, ifname),
             books: self.clone(),
             endpoint: endpoint.clone(),
+            owned: HashSet::new(),
             alone: Some(alone),
         })
     }
@@ -213,7 +217,7 @@ impl Change {
     /// # Errors
     ///
     /// When the lock cannot be had or a claim cannot be read.
-    pub fn still_owned(&self, claims: &[Claim]) -> Result<Vec<Claim>, StateError> {
+    pub fn still_owned(&mut self, claims: &[Claim]) -> Result<Vec<Claim>, StateError> {
         if claims.is_empty() {
             return Ok(Vec::new());
         }
@@ -225,6 +229,7 @@ impl Change {
                 owned.push(*claim);
             }
         }
+        self.owned.extend(owned.iter().filter(|claim| claim.is_kept()));
         Ok(owned)
     }
 
@@ -261,7 +266,8 @@ impl Change {
     fn drop_own(&self, gone: &[Claim]) -> Result<(), StateError> {
         let claims = self.books.claims();
         for claim in gone {
-            if claims.holder(claim)?.is_some_and(|holder| self.is_mine(&holder)) {
+            let known = self.owned.contains(claim);
+            if known || claims.holder(claim)?.is_some_and(|holder| self.is_mine(&holder)) {
                 claims.drop(claim)?;
             }
         }

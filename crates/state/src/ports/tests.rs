@@ -204,7 +204,8 @@ fn a_containers_address_belongs_to_whoever_has_it_last() {
     };
     assert_eq!((publish("c1"), publish("c2"), publish("c2")), (0, 1, 0));
     let mut late = books.change(&endpoint("c1")).unwrap();
-    assert_eq!(late.still_owned(&late.known_claims()).unwrap(), []);
+    let known = late.known_claims();
+    assert_eq!(late.still_owned(&known).unwrap(), []);
     late.forget().unwrap();
     assert!(books.dir.join("claims/routed-tcp/10.1.0.2/0/80").exists());
     // Host ports mean nothing there.
