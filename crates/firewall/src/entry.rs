@@ -24,6 +24,7 @@ const ROUTED: [&str; 2] = ["routed4", "routed6"];
 const ADMITTED: &str = "admitted";
 const LOOPBACKS: &str = "loopback";
 const PASSES: &str = "passing";
+const OUTWARD: &str = "outward";
 /// The kinds of entries that masquerading claims.
 pub(crate) const MASQUERADING: [&str; 1] = [SUBNETS];
 /// The kinds of entries that publishing claims for the network.
@@ -35,17 +36,18 @@ pub(crate) const SOURCE: [&str; 1] = [SOURCES];
 /// The kinds of entries that isolation claims.
 pub(crate) const ISOLATION: [&str; 2] = [ISOLATED, INTERNAL];
 /// The kinds of entries that a guard claims.
-pub(crate) const GUARD: [&str; 7] = [INSIDES, NO_ICC, GUARDED[0], GUARDED[1], ROUTED[0], ROUTED[1], PASSES];
+pub(crate) const GUARD: [&str; 8] =
+    [INSIDES, NO_ICC, GUARDED[0], GUARDED[1], ROUTED[0], ROUTED[1], PASSES, OUTWARD];
 /// The kinds of entries that an attachment claims with an admission.
-pub(crate) const ADMISSION: [&str; 3] = [ADMITTED, ISOLATED, NO_ICC];
+pub(crate) const ADMISSION: [&str; 4] = [ADMITTED, ISOLATED, NO_ICC, OUTWARD];
 /// The kinds of entries that say which interfaces are networks of ours.
 pub(crate) const INSIDE: [&str; 1] = [INSIDES];
 /// The kinds of entries that need other filters to let something pass.
 pub(crate) const PASSAGE: [&str; 2] = [ADMITTED, PASSES];
 /// Every kind of entry.
-pub(crate) const ALL: [&str; 14] = [
+pub(crate) const ALL: [&str; 15] = [
     SUBNETS, HAIRPINS, SOURCES, ISOLATED, INTERNAL, NO_ICC, INSIDES, GUARDED[0], GUARDED[1], ROUTED[0],
-    ROUTED[1], ADMITTED, PASSES, LOOPBACKS,
+    ROUTED[1], ADMITTED, PASSES, OUTWARD, LOOPBACKS,
 ];
 
 /// Something that one element of a set says.
@@ -75,6 +77,8 @@ pub(crate) enum Entry {
     Admitted(IpAddr),
     /// Forwarded packets that come in or leave by this interface pass other filters.
     Passing(IfName),
+    /// This bridge is nobody's network, but the way outside.
+    Outward(IfName),
 }
 
 /// IPv4 or IPv6.
@@ -116,6 +120,7 @@ impl Entry {
             Self::Admitted(_) => ADMITTED,
             Self::Loopback(_) => LOOPBACKS,
             Self::Passing(_) => PASSES,
+            Self::Outward(_) => OUTWARD,
         }
     }
 
@@ -131,7 +136,8 @@ impl Entry {
             | Self::Guarded(_, ifname)
             | Self::Routed(_, ifname)
             | Self::Loopback(ifname)
-            | Self::Passing(ifname) => ifname.to_string(),
+            | Self::Passing(ifname)
+            | Self::Outward(ifname) => ifname.to_string(),
             Self::Admitted(addr) => addr.to_string(),
         }
     }
@@ -161,6 +167,7 @@ impl Entry {
             LOOPBACKS => ifname().map(Self::Loopback),
             ADMITTED => name.parse().ok().map(Self::Admitted),
             PASSES => ifname().map(Self::Passing),
+            OUTWARD => ifname().map(Self::Outward),
             _ => None,
         }
     }
@@ -180,6 +187,7 @@ impl Entry {
             Self::Routed(family, _) => forward::routed(family.any()),
             Self::Admitted(addr) => admission::layout::admitted(*addr),
             Self::Passing(_) => admission::layout::passing(),
+            Self::Outward(_) => admission::layout::outward(),
         }
     }
 
@@ -195,7 +203,8 @@ impl Entry {
             | Self::Guarded(_, ifname)
             | Self::Routed(_, ifname)
             | Self::Loopback(ifname)
-            | Self::Passing(ifname) => Element::new(forward::interface(ifname)),
+            | Self::Passing(ifname)
+            | Self::Outward(ifname) => Element::new(forward::interface(ifname)),
             Self::Admitted(addr) => Element::new(admission::layout::key(*addr)),
         }
     }
@@ -218,7 +227,7 @@ impl Entry {
             | Self::Guarded(..)
             | Self::Routed(..) => Part::Forward,
             Self::Loopback(_) => Part::Loopback,
-            Self::Admitted(_) | Self::Passing(_) => Part::Passage,
+            Self::Admitted(_) | Self::Passing(_) | Self::Outward(_) => Part::Passage,
         }
     }
 }
@@ -239,7 +248,8 @@ impl fmt::Display for Entry {
             | Self::Guarded(_, ifname)
             | Self::Routed(_, ifname)
             | Self::Loopback(ifname)
-            | Self::Passing(ifname) => ifname.fmt(out),
+            | Self::Passing(ifname)
+            | Self::Outward(ifname) => ifname.fmt(out),
             Self::Admitted(addr) => addr.fmt(out),
         }
     }
@@ -267,7 +277,8 @@ mod tests {
             Entry::Guarded(Family::V4, bridge.clone()),
             Entry::Guarded(Family::V6, bridge.clone()),
             Entry::Routed(Family::V6, bridge.clone()),
-            Entry::Passing(bridge),
+            Entry::Passing(bridge.clone()),
+            Entry::Outward(bridge),
             Entry::Admitted("10.1.2.3".parse().unwrap()),
         ];
         for entry in &entries {

@@ -73,6 +73,9 @@ pub enum FirewallError {
     /// A link is not there.
     #[error("no interface {0}: {desc}", desc = .1.desc())]
     NoLink(IfName, Errno),
+    /// The host's links cannot be listed.
+    #[error("cannot list the interfaces of this host")]
+    Links(#[source] weft_netlink::Error),
     /// A route cannot be made or removed.
     #[error("cannot route ::1 by {link}")]
     Route {
@@ -126,9 +129,12 @@ impl FirewallError {
             }
             Self::Firewalld { .. } => Some("see what it is up to: firewall-cmd --get-active-zones".into()),
             Self::Ports(PortsError::Taken { .. }) => Some("see who publishes what: weft port ls".into()),
-            Self::Ports(_) | Self::NoLink(..) | Self::Route { .. } | Self::NoMac(_) | Self::Claim { .. } => {
-                None
-            }
+            Self::Ports(_)
+            | Self::NoLink(..)
+            | Self::Links(_)
+            | Self::Route { .. }
+            | Self::NoMac(_)
+            | Self::Claim { .. } => None,
         }
     }
 }

@@ -20,6 +20,7 @@ use std::fs;
 use std::path::Path;
 
 use weft_model::{IfName, NetworkName};
+use weft_netlink::{link, route};
 use weft_nft::{Family, Hook, Hooked, Policy, Socket, Table as NftTable};
 
 use crate::admission::layout::{AFTER_PRIORITY, BEFORE_PRIORITY, BIT};
@@ -79,12 +80,35 @@ pub(crate) fn let_pass(firewall: &mut Firewall, claims: &Path, network: &Network
     let mut open = || -> Result<(), FirewallError> {
         let others = !strangers(firewall.inet().ok())?.is_empty();
         if open(firewall, claims, Some(bridge))? || others {
-            let entries = vec![Entry::Passing(bridge.clone())];
+            let passing = Entry::Passing(bridge.clone());
+            let entries = outward().into_iter().map(Entry::Outward).chain([passing]).collect();
             weft::ensure(firewall.inet()?, &Demand { network, claims: Claims(claims), entries })?;
         }
         Ok(())
     };
     open().ok();
+}
+
+/// Lets a container's packets take the way outside, if that is a bridge.
+pub(crate) fn let_out(
+    firewall: &mut Firewall,
+    claims: &Path,
+    owner: &NetworkName,
+) -> Result<(), FirewallError> {
+    let entries: Vec<_> = outward().into_iter().map(Entry::Outward).collect();
+    if !entries.is_empty() {
+        weft::ensure(firewall.inet()?, &Demand { network: owner, claims: Claims(claims), entries })?;
+    }
+    Ok(())
+}
+
+/// Returns the bridge by which the host's default route leaves, if it is one: not what others keep their containers
+/// on.
+pub(crate) fn outward() -> Option<IfName> {
+    let index = route::default_link().ok().flatten()?;
+    let mut socket = weft_netlink::Socket::open().ok()?;
+    let found = socket.link(link::get_index(index)).ok().flatten()?;
+    found.name.parse().ok().filter(|_| found.is_bridge())
 }
 
 /// Does the same for everything that is claimed: others may have come, or have taken our rules away.

@@ -68,7 +68,7 @@ pub(crate) const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::
 pub(crate) const TRANSLATED: u32 = 1 << 5;
 
 /// The names of the chains that we make, besides the administrator's.
-const CHAINS: [&str; 28] = [
+const CHAINS: [&str; 29] = [
     masquerade::POSTROUTING,
     masquerade::HAIRPIN,
     masquerade::SAME_SUBNET,
@@ -96,11 +96,12 @@ const CHAINS: [&str; 28] = [
     "from_ranges_any6",
     admission::layout::BEFORE,
     admission::layout::AFTER,
+    admission::layout::LEAVING,
     loopback::ANSWERS,
 ];
 
 /// The names of the sets and maps that we make, up to the family.
-const SETS: [&str; 19] = [
+const SETS: [&str; 20] = [
     "masq",
     "masq_all",
     "hairpin",
@@ -119,6 +120,7 @@ const SETS: [&str; 19] = [
     "restricted_ranges",
     "admitted",
     "passing",
+    "outward",
     "loopback",
 ];
 

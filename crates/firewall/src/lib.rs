@@ -124,6 +124,15 @@ impl Firewall {
         }
     }
 
+    /// Returns what brings back what stands before [`Firewall::ensure`] replaces it. Of most fragments several stand beside
+    /// each other, and nothing is replaced.
+    pub fn present(&self, fragment: &Fragment) -> Option<Fragment> {
+        match fragment {
+            Fragment::Publish(wanted) => publish::present(wanted).map(Box::new).map(Fragment::Publish),
+            _ => None,
+        }
+    }
+
     /// Takes a fragment back.
     ///
     /// # Errors

@@ -33,6 +33,13 @@ pub(crate) fn ensure(firewall: &mut Firewall, publish: &Publish) -> Result<Chang
     Ok(if before.as_ref() == Some(&claimed.owner) { Change::AlreadyThere } else { Change::Made })
 }
 
+/// Returns what would bring back what the attachment publishes now, if it publishes anything.
+pub(crate) fn present(publish: &Publish) -> Option<Publish> {
+    let Publish { endpoint, .. } = publish;
+    let before = publish.books().owner(&endpoint.container, &endpoint.ifname)?;
+    Some(publish.again(before))
+}
+
 fn write(
     firewall: &mut Firewall,
     publish: &Publish,

@@ -57,6 +57,7 @@ pub(crate) enum Undo {
     DeleteVlans { place: Place, dev: IfName, index: u32, side: Side, vlans: Vec<Vlans> },
     AddVlans { place: Place, dev: IfName, index: u32, side: Side, vlans: Vec<Vlans> },
     RemoveFragment(Fragment),
+    RestoreFragment(Fragment),
 }
 
 /// A change that could not be taken back.
@@ -165,6 +166,7 @@ impl Undo {
                 request(kernel, place, bridge_vlan::add(index, side, &vlans))
             }
             Self::RemoveFragment(fragment) => Ok(kernel.firewall.remove(&fragment)?),
+            Self::RestoreFragment(fragment) => Ok(kernel.firewall.ensure(&fragment).map(drop)?),
         }
     }
 }
@@ -198,6 +200,7 @@ impl fmt::Display for Undo {
                 write!(out, "{place} vlans of {dev} changed")
             }
             Self::RemoveFragment(fragment) => fragment.fmt(out),
+            Self::RestoreFragment(fragment) => write!(out, "no longer {fragment}"),
         }
     }
 }

@@ -5,7 +5,8 @@
 mod lab;
 
 use lab::{inside, kernel, lab, make, name, neighbour, net, plan};
-use weft_firewall::{Backend, Fragment, Masquerade};
+use weft_firewall::{Backend, Fragment, Masquerade, Publish};
+use weft_model::port::{Protocol, Publication};
 use weft_model::{Endpoint, IfName};
 use weft_plan::{Address, Journal, Kernel, Link, Place, Plan, Resource, Route, Step, Sysctl};
 use weft_testkit::{Container, Lab};
@@ -164,6 +165,56 @@ fn masquerading_stays_for_a_container_that_came_before_the_claim() {
 
     assert!(!lab.has_link("veth7"));
     assert!(lab.ruleset().contains("10.90.0.0"), "{}", lab.ruleset());
+}
+
+/// Publishes these ports, and then something else.
+fn publishing(lab: &Lab, ports: &[&str], last: &Plan) -> Plan {
+    let endpoint =
+        Endpoint { network: "n1".parse().unwrap(), container: "red".parse().unwrap(), ifname: name("eth0") };
+    let [books, locks, claims] = ["ports", "locks", "masquerade"].map(|dir| lab.path("run/weft").join(dir));
+    let publication = |ports: &&str| Publication {
+        protocol: Protocol::Tcp,
+        host: [0, 0, 0, 0].into(),
+        host_ports: ports.parse().unwrap(),
+        target: [10, 90, 0, 7].into(),
+        target_ports: ports.parse().unwrap(),
+        from: Vec::new(),
+    };
+    let mut plan = Plan::new();
+    plan.host(Fragment::Publish(Box::new(Publish {
+        publications: ports.iter().map(publication).collect(),
+        ..Publish::nothing(endpoint, Backend::Weft, books, locks, claims)
+    })));
+    plan.extend(last.clone());
+    plan
+}
+
+#[test]
+fn ports_that_were_published_before_are_published_again() {
+    let (lab, red) = lab();
+    let fresh = lab.snapshot();
+    let mut kernel = kernel(&red);
+    let mut fail = |ports: &[&str]| {
+        let mut journal = Journal::default();
+        kernel.ensure(&publishing(&lab, ports, &impossible()[0]), &mut journal).unwrap_err();
+        let left = journal.undo(&mut kernel);
+        assert!(left.is_empty(), "{ports:?}: {left:?}");
+    };
+    let owner = lab.path("run/weft/ports/owners/red,eth0.json");
+    fail(&["9090"]);
+    lab.assert_restored(&fresh);
+    assert!(!owner.exists());
+
+    make(&red, &publishing(&lab, &["9090", "9100-9110"], &Plan::new()));
+    let (before, known) = (lab.snapshot(), std::fs::read(&owner).unwrap());
+    assert!(lab.ruleset().contains("tcp . 9090 : 10.90.0.7 . 9090"), "{}", lab.ruleset());
+    // More, fewer, others, and the same.
+    for ports in [&["9090", "9100-9110", "8080"][..], &["9090"], &["9091"], &["9100-9110", "9090"]] {
+        fail(ports);
+        assert!(lab.ruleset().contains("tcp . 9090 : 10.90.0.7 . 9090"), "{ports:?}: {}", lab.ruleset());
+        lab.assert_restored(&before);
+        assert_eq!(std::fs::read(&owner).unwrap(), known, "{ports:?}");
+    }
 }
 
 #[test]

@@ -136,9 +136,11 @@ pub(crate) fn ensure(firewall: &mut Firewall, wanted: &Admission) -> Result<Chan
         take_back(firewall, claims, endpoint, &record).and_then(|()| books.forget(endpoint)).ok();
         return Err(error);
     }
-    if record.carrier == Carrier::Weft && earlier.is_none() && !foreign::is_open(claims) {
+    if record.carrier == Carrier::Weft && earlier.is_none() {
         // What cannot be let through is told by `foreign::obstacles`.
-        foreign::open(firewall, claims, None).ok();
+        if foreign::is_open(claims) || foreign::open(firewall, claims, None).unwrap_or_default() {
+            foreign::let_out(firewall, claims, &books::owner(endpoint)).ok();
+        }
     }
     Ok(if earlier.is_some_and(|earlier| earlier == record) { Change::AlreadyThere } else { Change::Made })
 }

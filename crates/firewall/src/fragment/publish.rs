@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnetwork::IpNetwork;
 use weft_model::port::{Protocol, Publication, is_same_family};
 use weft_model::{Endpoint, GatewayMode, Gateways, IfName, NetworkName};
-use weft_state::ports::{Books, Choice, Mark, Owner};
+use weft_state::ports::{Books, Choice, Chosen, Mark, Owner};
 
 use crate::claim::Claims;
 use crate::entry::{Entry, Family};
@@ -28,6 +28,8 @@ pub struct Publish {
     pub publications: Vec<Publication>,
     /// What is published besides, at ports of our choice. What was chosen stays as long as the same is asked for.
     pub choices: Vec<Choice>,
+    /// Which of the publications were chosen some time before, where they are written as they were.
+    pub chosen: Vec<Chosen>,
     /// What a choice passes over.
     pub occupied: Vec<Occupied>,
     /// The container's subnets: connections from there get the host's address, so that the
@@ -86,6 +88,7 @@ impl Publish {
             endpoint,
             publications: Vec::new(),
             choices: Vec::new(),
+            chosen: Vec::new(),
             occupied: Vec::new(),
             subnets: Vec::new(),
             snat: false,
@@ -97,6 +100,29 @@ impl Publish {
             ports,
             locks,
             claims,
+        }
+    }
+
+    /// Returns what publishes for an attachment what it published before, down to what was chosen for it; the
+    /// books are those of `self`.
+    pub(crate) fn again(&self, before: Owner) -> Self {
+        let nothing = Self::nothing(
+            before.endpoint,
+            Backend::named(&before.backend),
+            self.ports.clone(),
+            self.locks.clone(),
+            self.claims.clone(),
+        );
+        Self {
+            publications: before.publications,
+            chosen: before.chosen,
+            subnets: before.subnets,
+            snat: before.snat,
+            masquerade_all: before.masquerade_all,
+            gateways: before.gateways,
+            conditions: Conditions { v4: before.conditions_v4, v6: before.conditions_v6 },
+            mark: before.mark,
+            ..nothing
         }
     }
 
@@ -120,6 +146,7 @@ impl Publish {
         let owner = Owner::new(self.endpoint.clone(), &self.backend.to_string())?;
         Ok(Owner {
             publications: self.publications.clone(),
+            chosen: self.chosen.clone(),
             subnets: self.subnets.clone(),
             snat: self.snat,
             masquerade_all: self.masquerade_all,

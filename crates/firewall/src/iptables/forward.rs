@@ -18,11 +18,20 @@
 //!                  -j WEFT-ROUTED                                 ports of routed networks (publish.rs)
 //!                  -o br-routed -p icmp -j RETURN
 //!                  -j DROP
-//! WEFT-PASS        -i br-blue -j ACCEPT, -o br-blue -j ACCEPT     whatever FORWARD would do afterwards
+//! WEFT-PASS        -o br-blue -j ACCEPT                           whatever FORWARD would do afterwards
+//!                  -i br-blue -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+//!                  -o docker0 -j RETURN                           somebody else's containers: theirs to judge
+//!                  -i br-blue -j ACCEPT
 //! ```
+//!
+//! A rule of iptables cannot ask whether an interface is a bridge, so other people's are listed as they are when the chains
+//! are written; those that docker will make are known by their names.
 //!
 //! All chains but the administrator's and that of routed ports are written as a whole from the claims, by one
 //! `iptables-save` and one `iptables-restore` for each family.
+
+use weft_model::IfName;
+use weft_netlink::link;
 
 use super::lock::Writer;
 use super::publish::ROUTED;
@@ -30,7 +39,7 @@ use super::tool::{Rules, Table, Tool};
 use crate::claim::Claims;
 use crate::entry::{Entry, Family, GUARD as GUARDING, INSIDE, ISOLATION};
 use crate::weft::Demand;
-use crate::{Change, FirewallError};
+use crate::{Change, FirewallError, foreign};
 
 const BUILTIN: &str = "FORWARD";
 const FORWARD: &str = "WEFT-FORWARD";
@@ -43,6 +52,8 @@ const PASS: &str = "WEFT-PASS";
 const OURS: [&str; 5] = [FORWARD, FIRST, SECOND, GUARD, PASS];
 /// The chains that others fill.
 const THEIRS: [&str; 2] = [USER, ROUTED];
+/// What docker calls its bridges.
+const DOCKERS: [&str; 2] = ["docker+", "br-+"];
 
 /// Claims what a network wants and writes the chains unless they are in place.
 pub(crate) fn ensure(demand: &Demand<'_>) -> Result<Change, FirewallError> {
@@ -55,13 +66,14 @@ pub(crate) fn ensure(demand: &Demand<'_>) -> Result<Change, FirewallError> {
 pub(crate) fn write(claims: &Claims<'_>) -> Result<Change, FirewallError> {
     let _writer = Writer::alone(claims.0)?;
     let entries = claimed(claims)?;
+    let bridges = if entries.is_empty() { Bridges::default() } else { Bridges::of_host(&entries)? };
     let mut change = Change::AlreadyThere;
     for tool in Tool::usable() {
         // Where there is nothing to write, a program that is not installed has nothing to take back.
         if entries.is_empty() && !tool.is_installed() {
             continue;
         }
-        let script = script(&entries, &tool.saved(Table::Filter)?, tool);
+        let script = script(&entries, &bridges, &tool.saved(Table::Filter)?, tool);
         if !script.is_empty() {
             tool.restore(Table::Filter, &script)?;
             change = Change::Made;
@@ -75,12 +87,13 @@ pub(crate) fn observe(demand: &Demand<'_>) -> Result<Vec<String>, FirewallError>
     let Demand { network, claims, entries } = demand;
     let mut missing = Vec::new();
     let all = claimed(claims)?;
+    let bridges = Bridges::of_host(&all)?;
     for tool in Tool::usable() {
         let there = tool.saved(Table::Filter)?;
         if jumps(&there).is_empty() {
             missing.push(format!("{} rule from {BUILTIN} to chain {FORWARD}", tool.program()));
         }
-        for (chain, rules) in chains(&all, tool) {
+        for (chain, rules) in chains(&all, &bridges, tool) {
             let lacks = |rule: &&String| !there.has(chain, rule);
             missing.extend(rules.iter().filter(lacks).map(|rule| format!("{} rule {rule}", tool.program())));
         }
@@ -116,6 +129,35 @@ struct Claimed {
     here: bool,
 }
 
+/// Bridges of the host that are not networks of ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Bridges {
+    /// The one by which the default route leaves.
+    outward: Option<IfName>,
+    /// The others.
+    strangers: Vec<IfName>,
+}
+
+impl Bridges {
+    fn of_host(claimed: &[Claimed]) -> Result<Self, FirewallError> {
+        let all = weft_netlink::Socket::open().and_then(|mut socket| link::all(&mut socket));
+        let all = all.map_err(FirewallError::Links)?;
+        let ours = |name: &IfName| claimed.iter().any(|one| one.entry == Entry::Inside(name.clone()));
+        let outward = foreign::outward().filter(|name| !ours(name));
+        let bridges = all.iter().filter(|link| link.is_bridge()).filter_map(|link| link.name.parse().ok());
+        let mut strangers: Vec<IfName> = bridges
+            .filter(|name: &IfName| !ours(name) && Some(name) != outward.as_ref() && is_plain(name.as_str()))
+            .collect();
+        strangers.sort_unstable();
+        Ok(Self { outward, strangers })
+    }
+}
+
+/// Whether a name can stand in a rule as it is, and means one interface.
+fn is_plain(name: &str) -> bool {
+    !name.starts_with('-') && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@".contains(c))
+}
+
 /// Writes the chains again if there are any: a network in the other place has come or gone.
 pub(crate) fn follow(claims: &Claims<'_>) -> Result<(), FirewallError> {
     if claims.has_networks_in_iptables()? { write(claims).map(drop) } else { Ok(()) }
@@ -131,14 +173,14 @@ fn jumps(there: &Rules) -> Vec<&String> {
 }
 
 /// Returns the lines that lead from what is there to what is claimed; none if that is the same.
-fn script(entries: &[Claimed], there: &Rules, tool: Tool) -> Vec<String> {
+fn script(entries: &[Claimed], bridges: &Bridges, there: &Rules, tool: Tool) -> Vec<String> {
     if entries.is_empty() {
         return retirement(there);
     }
     let mut lines = Vec::new();
     // Named only where they are not: that would empty them.
     lines.extend(THEIRS.iter().filter(|chain| there.chain(chain).is_none()).map(|chain| name(chain)));
-    let wanted = chains(entries, tool);
+    let wanted = chains(entries, bridges, tool);
     if wanted.iter().any(|(chain, rules)| there.chain(chain) != Some(rules)) {
         lines.extend(OURS.iter().map(|chain| name(chain)));
         lines.extend(wanted.into_iter().flat_map(|(_, rules)| rules));
@@ -164,7 +206,7 @@ fn retirement(there: &Rules) -> Vec<String> {
 }
 
 /// Returns the chains with their rules, as `iptables-save` prints them.
-fn chains(entries: &[Claimed], tool: Tool) -> [(&'static str, Vec<String>); 5] {
+fn chains(entries: &[Claimed], bridges: &Bridges, tool: Tool) -> [(&'static str, Vec<String>); 5] {
     let mut rules = Writing { tool, forward: vec![format!("-A {FORWARD} -j {USER}")], ..Writing::new(tool) };
     for entry in entries {
         if let Entry::Internal(name) = &entry.entry {
@@ -177,7 +219,7 @@ fn chains(entries: &[Claimed], tool: Tool) -> [(&'static str, Vec<String>); 5] {
     for entry in entries {
         rules.write(entry);
     }
-    rules.finish()
+    rules.finish(bridges)
 }
 
 /// The chains while they are written.
@@ -189,14 +231,26 @@ struct Writing {
     guarded: Vec<String>,
     inside: Vec<String>,
     icmp: Vec<String>,
-    pass: Vec<String>,
+    /// Networks of ours, in these chains and elsewhere.
+    here: Vec<IfName>,
+    elsewhere: Vec<IfName>,
 }
 
 impl Writing {
     fn new(tool: Tool) -> Self {
         let none = Vec::new;
         let (forward, first, second, guarded) = (none(), none(), none(), none());
-        Self { tool, forward, first, second, guarded, inside: none(), icmp: none(), pass: none() }
+        Self {
+            tool,
+            forward,
+            first,
+            second,
+            guarded,
+            inside: none(),
+            icmp: none(),
+            here: Vec::new(),
+            elsewhere: Vec::new(),
+        }
     }
 
     fn write(&mut self, claimed: &Claimed) {
@@ -209,10 +263,7 @@ impl Writing {
             Entry::NoIcc(name) => self.forward.push(format!("-A {FORWARD} -i {name} -o {name} -j DROP")),
             Entry::Inside(name) => {
                 self.inside.push(format!("-A {GUARD} -i {name} -j RETURN"));
-                if claimed.here {
-                    self.pass.push(format!("-A {PASS} -i {name} -j ACCEPT"));
-                    self.pass.push(format!("-A {PASS} -o {name} -j ACCEPT"));
-                }
+                if claimed.here { &mut self.here } else { &mut self.elsewhere }.push(name.clone());
             }
             Entry::Guarded(of, name) if *of == family => {
                 self.guarded.push(format!("-A {FORWARD} -o {name} -j {GUARD}"));
@@ -225,7 +276,23 @@ impl Writing {
         }
     }
 
-    fn finish(mut self) -> [(&'static str, Vec<String>); 5] {
+    /// What is accepted of what has come that far.
+    fn passing(&self, bridges: &Bridges) -> Vec<String> {
+        let mut rules: Vec<_> =
+            self.here.iter().map(|name| format!("-A {PASS} -o {name} -j ACCEPT")).collect();
+        for name in &self.here {
+            rules.push(format!("-A {PASS} -i {name} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"));
+            let known = self.elsewhere.iter().chain(&bridges.outward);
+            rules.extend(known.map(|other| format!("-A {PASS} -i {name} -o {other} -j ACCEPT")));
+        }
+        let others = bridges.strangers.iter().map(IfName::as_str).chain(DOCKERS);
+        rules.extend(others.map(|other| format!("-A {PASS} -o {other} -j RETURN")));
+        rules.extend(self.here.iter().map(|name| format!("-A {PASS} -i {name} -j ACCEPT")));
+        rules
+    }
+
+    fn finish(mut self, bridges: &Bridges) -> [(&'static str, Vec<String>); 5] {
+        let pass = self.passing(bridges);
         self.forward.append(&mut self.guarded);
         self.forward.push(format!("-A {FORWARD} -j {PASS}"));
         let mut guard = self.inside;
@@ -233,13 +300,7 @@ impl Writing {
         guard.push(format!("-A {GUARD} -j {ROUTED}"));
         guard.append(&mut self.icmp);
         guard.push(format!("-A {GUARD} -j DROP"));
-        [
-            (FORWARD, self.forward),
-            (FIRST, self.first),
-            (SECOND, self.second),
-            (GUARD, guard),
-            (PASS, self.pass),
-        ]
+        [(FORWARD, self.forward), (FIRST, self.first), (SECOND, self.second), (GUARD, guard), (PASS, pass)]
     }
 }
 
@@ -268,6 +329,10 @@ mod tests {
         all.map(|entry| Claimed { entry, here: true }).into()
     }
 
+    fn bridges() -> Bridges {
+        Bridges { outward: Some("lan".parse().unwrap()), strangers: vec!["virbr0".parse().unwrap()] }
+    }
+
     /// What a table would have after these lines.
     fn table(lines: &[String]) -> Rules {
         let text = lines.join("\n").replace("-I FORWARD -j", "-A FORWARD -j");
@@ -276,7 +341,8 @@ mod tests {
 
     #[test]
     fn the_administrator_is_asked_first_and_everything_ours_passes_at_the_end() {
-        let [(_, forward), (_, first), (_, second), (_, guard), (_, pass)] = chains(&entries(), Tool::V4);
+        let [(_, forward), (_, first), (_, second), (_, guard), (_, pass)] =
+            chains(&entries(), &bridges(), Tool::V4);
         assert_eq!(
             forward,
             [
@@ -301,7 +367,18 @@ mod tests {
                 "-A WEFT-GUARD -j DROP",
             ]
         );
-        assert_eq!(pass, ["-A WEFT-PASS -i br0 -j ACCEPT", "-A WEFT-PASS -o br0 -j ACCEPT"]);
+        assert_eq!(
+            pass,
+            [
+                "-A WEFT-PASS -o br0 -j ACCEPT",
+                "-A WEFT-PASS -i br0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+                "-A WEFT-PASS -i br0 -o lan -j ACCEPT",
+                "-A WEFT-PASS -o virbr0 -j RETURN",
+                "-A WEFT-PASS -o docker+ -j RETURN",
+                "-A WEFT-PASS -o br-+ -j RETURN",
+                "-A WEFT-PASS -i br0 -j ACCEPT",
+            ]
+        );
     }
 
     #[test]
@@ -310,15 +387,16 @@ mod tests {
         let other: weft_model::IfName = "br9".parse().unwrap();
         let elsewhere = [Entry::Isolated(other.clone()), Entry::Inside(other)];
         all.extend(elsewhere.map(|entry| Claimed { entry, here: false }));
-        let [_, (_, first), _, (_, guard), (_, pass)] = chains(&all, Tool::V4);
+        let [_, (_, first), _, (_, guard), (_, pass)] = chains(&all, &bridges(), Tool::V4);
         assert!(first.iter().any(|rule| rule.contains("-i br9 ")), "{first:?}");
         assert!(guard.iter().any(|rule| rule.contains("-i br9 ")), "{guard:?}");
-        assert!(!pass.iter().any(|rule| rule.contains("br9")), "{pass:?}");
+        let of_other: Vec<_> = pass.iter().filter(|rule| rule.contains("br9")).collect();
+        assert_eq!(of_other, ["-A WEFT-PASS -i br0 -o br9 -j ACCEPT"]);
     }
 
     #[test]
     fn each_family_has_its_own_guard() {
-        let [(_, forward), .., (_, guard), _] = chains(&entries(), Tool::V6);
+        let [(_, forward), .., (_, guard), _] = chains(&entries(), &bridges(), Tool::V6);
         assert!(!forward.contains(&"-A WEFT-FORWARD -o br0 -j WEFT-GUARD".to_owned()), "{forward:?}");
         assert!(guard.contains(&"-A WEFT-GUARD -o br0 -p ipv6-icmp -j RETURN".to_owned()), "{guard:?}");
     }
@@ -326,19 +404,19 @@ mod tests {
     #[test]
     fn the_chains_are_written_only_when_they_differ() {
         let entries = entries();
-        let all = script(&entries, &Rules::default(), Tool::V4);
+        let all = script(&entries, &bridges(), &Rules::default(), Tool::V4);
         assert_eq!(all[..2], [":WEFT-USER - [0:0]", ":WEFT-ROUTED - [0:0]"]);
         assert_eq!(all.last().map(String::as_str), Some("-I FORWARD -j WEFT-FORWARD"));
-        assert!(script(&entries, &table(&all), Tool::V4).is_empty());
-        let less = script(&entries[1..], &table(&all), Tool::V4);
+        assert!(script(&entries, &bridges(), &table(&all), Tool::V4).is_empty());
+        let less = script(&entries[1..], &bridges(), &table(&all), Tool::V4);
         assert!(!less.is_empty());
         assert!(!less.iter().any(|line| line.contains("WEFT-USER - ") || line.contains("WEFT-ROUTED - ")));
     }
 
     #[test]
     fn the_chains_go_with_the_last_network_but_not_the_administrators_rules() {
-        let all = script(&entries(), &Rules::default(), Tool::V4);
-        let gone = script(&[], &table(&all), Tool::V4);
+        let all = script(&entries(), &bridges(), &Rules::default(), Tool::V4);
+        let gone = script(&[], &bridges(), &table(&all), Tool::V4);
         assert_eq!(gone.first().map(String::as_str), Some("-D FORWARD -j WEFT-FORWARD"));
         assert!(
             gone.contains(&"-X WEFT-USER".to_owned()) && gone.contains(&"-X WEFT-GUARD".to_owned()),
@@ -346,7 +424,7 @@ mod tests {
         );
         let mut used = all;
         used.push("-A WEFT-USER -s 192.0.2.7/32 -j DROP".into());
-        assert!(!script(&[], &table(&used), Tool::V4).contains(&"-X WEFT-USER".to_owned()));
-        assert!(script(&[], &Rules::default(), Tool::V4).is_empty());
+        assert!(!script(&[], &bridges(), &table(&used), Tool::V4).contains(&"-X WEFT-USER".to_owned()));
+        assert!(script(&[], &bridges(), &Rules::default(), Tool::V4).is_empty());
     }
 }

@@ -11,7 +11,7 @@ use weft_model::port::Protocol::Tcp;
 use weft_netns::isolate;
 use weft_nft::{Family, Socket, Table, Transaction};
 use weft_state::Root;
-use weft_state::ports::{Books, Owner};
+use weft_state::ports::{Binding, Books, Choice, Owner};
 
 use crate::calls::{call, is_silent, reach, serve};
 use crate::lab::{Lab, SERVER, UPLINK, claims, endpoint, has, ruleset, sh};
@@ -107,6 +107,41 @@ fn the_same_one_starts_over() {
         is_silent(&lab.server, Tcp, UPLINK[0], 8080);
         gone_for_good();
     }
+}
+
+#[test]
+fn what_was_chosen_comes_back_with_the_rest() {
+    let _lab = Lab::new();
+    let binding = Binding { host: [0, 0, 0, 0].into(), target: [10, 1, 0, 2].into() };
+    let choice = |target_port| Choice {
+        protocol: Tcp,
+        among: Some("8000-8009".parse().unwrap()),
+        bindings: vec![binding],
+        target_port,
+        from: Vec::new(),
+    };
+    let books = Books::new(&root());
+    let first = Publish { choices: vec![choice(80)], ..publish("red", &["tcp 0.0.0.0:9090 -> 10.1.0.2:90"]) };
+    let mut firewall = Firewall::new();
+    assert_eq!(firewall.present(&fragment(first.clone())), None);
+    firewall.ensure(&fragment(first.clone())).unwrap();
+    let owner = books.owners();
+    // Another choice would be given the same port.
+    let second = fragment(Publish { choices: vec![choice(81)], ..publish("red", &[]) });
+    let before = firewall.present(&second).unwrap();
+    firewall.ensure(&second).unwrap();
+    assert_ne!(books.owners(), owner);
+
+    assert_eq!(firewall.ensure(&before).unwrap(), Change::Made);
+
+    assert_eq!(books.owners(), owner);
+    assert_eq!(
+        firewall.ensure(&fragment(first.clone())).unwrap(),
+        Change::AlreadyThere,
+        "it is still its own"
+    );
+    remove(&fragment(first)).unwrap();
+    gone_for_good();
 }
 
 #[test]

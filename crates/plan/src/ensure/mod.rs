@@ -127,6 +127,7 @@ impl<'a> Ensure<'a> {
 
     fn fragment(&mut self, step: &Step, fragment: &Fragment) -> Result<(), ApplyError> {
         self.flush()?;
+        let before = self.kernel.firewall.present(fragment);
         let change = self.kernel.firewall.ensure(fragment).map_err(|error| at(step)(error.into()))?;
         if change == FirewallChange::Made {
             // An attachment's fragment may have brought entries that are the network's.
@@ -134,7 +135,13 @@ impl<'a> Ensure<'a> {
                 let network = Step { lifetime: Lifetime::Network, ..step.clone() };
                 self.note(&network, Undo::RemoveFragment(shared));
             }
-            self.note(step, Undo::RemoveFragment(fragment.clone()));
+            self.note(
+                step,
+                match before {
+                    Some(before) => Undo::RestoreFragment(before),
+                    None => Undo::RemoveFragment(fragment.clone()),
+                },
+            );
         }
         Ok(())
     }
