@@ -70,6 +70,7 @@ impl Manager {
     ) -> Result<Vec<Problem>, Error> {
         let endpoint = &record.endpoint;
         debug_assert_eq!(mine.container(), &endpoint.container);
+        self.save_ports(record)?;
         // A successor of the container's namespace must not lose an interface that was never this one's.
         let netns = match Liveness::of(record) {
             Liveness::Gone => None,
@@ -88,6 +89,22 @@ impl Manager {
             }
         }
         Ok(problems)
+    }
+
+    /// Notes the ports of an attachment that goes, if the container has another one that can publish them: the
+    /// caller does that next.
+    fn save_ports(&self, record: &Record) -> Result<(), Error> {
+        let endpoint = &record.endpoint;
+        let ports = self.asked_at(endpoint);
+        if ports.is_empty() {
+            return Ok(());
+        }
+        let others = self.records.of_container(&endpoint.container);
+        let stays = |other: &Record| other.endpoint != *endpoint && Liveness::of(other) == Liveness::Up;
+        if others.iter().any(stays) {
+            self.books.set_out(&endpoint.container, &ports)?;
+        }
+        Ok(())
     }
 
     /// Returns the conflist to disconnect with.
@@ -118,6 +135,8 @@ impl Manager {
                 }
             }
         }
+        // What does not work is told by `weft doctor`; it is no reason not to do what was asked for.
+        self.finish_moving(mine, &live)?;
         Ok(live)
     }
 
@@ -171,6 +190,9 @@ impl Manager {
         }
         let problems = self.detach(&mine, &network, &record, false)?;
         drop(network);
+        let mut live = self.records.of_container(&endpoint.container);
+        live.retain(|other| Liveness::of(other) == Liveness::Up);
+        self.finish_moving(&mine, &live)?;
         self.let_go(mine)?;
         if problems.is_empty() { Ok(None) } else { Err(Error::Problems(problems)) }
     }
@@ -178,6 +200,7 @@ impl Manager {
     /// Lets go of a container, and of its lock's file if it is connected to nothing.
     pub(crate) fn let_go(&self, mine: Mine) -> Result<(), Error> {
         if self.records.of_container(mine.container()).is_empty() {
+            self.books.note_moving(mine.container(), Vec::new())?;
             mine.finish()?;
         }
         Ok(())

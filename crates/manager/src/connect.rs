@@ -145,6 +145,8 @@ impl Manager {
         let left = self.records.of_container(mine.container());
         let problems = self.detach(mine, shared, record, false);
         let live: Vec<Record> = left.into_iter().filter(|other| other.endpoint != record.endpoint).collect();
+        // The first error tells more than what becomes of the ports, which stay noted.
+        self.finish_moving(mine, &live).ok();
         self.follow(mine, &live);
         match problems {
             Ok(problems) if problems.is_empty() => error,

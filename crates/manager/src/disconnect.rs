@@ -57,13 +57,14 @@ impl Manager {
         let (leaving, staying): (Vec<Record>, Vec<Record>) =
             records.into_iter().partition(|record| record.endpoint.network == network);
         for record in leaving {
-            let ports = self.published_at(&record.endpoint);
             done.problems.extend(self.detach(&mine, &shared, &record, request.force)?);
-            if done.problems.is_empty() && !ports.is_empty() {
-                let live: Vec<Record> =
-                    staying.iter().filter(|other| Liveness::of(other) == Liveness::Up).cloned().collect();
-                done.warnings.extend(self.resettle(&mine, &live, &ports));
-            }
+        }
+        if done.problems.is_empty() || request.force {
+            let mut live = staying;
+            live.retain(|other| Liveness::of(other) == Liveness::Up);
+            done.warnings.extend(self.finish_moving(&mine, &live)?);
+            // It was told; nobody waits for them.
+            self.books.note_moving(&container, Vec::new())?;
         }
         drop(shared);
         self.let_go(mine)?;

@@ -260,6 +260,9 @@ pub enum Error {
         /// On which network.
         network: NetworkName,
     },
+    /// Ports could not be published where the container's packets go out now.
+    #[error("{0}")]
+    Stranded(String),
     /// The container does not publish the port.
     #[error("container {container} does not publish {ports}")]
     NotPublished {

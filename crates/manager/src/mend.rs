@@ -12,6 +12,7 @@ use weft_model::NetworkName;
 use weft_runtime::configuration;
 use weft_runtime::find::find;
 use weft_state::attachment::Record;
+use weft_state::ports::Moving;
 
 use crate::store::Stored;
 use crate::{Error, Liveness, Manager};
@@ -33,6 +34,12 @@ impl Manager {
             }
         };
         let mut errors = Vec::new();
+        for moving in self.stranded()? {
+            match self.mend_moving(&moving.container) {
+                Ok(warnings) => errors.extend(warnings.into_iter().map(Error::Stranded)),
+                Err(error) => errors.push(error),
+            }
+        }
         for (kind, request) in self.mended(&networks)? {
             errors.extend(self.drivers.reload(&kind, &request).err());
         }
@@ -65,6 +72,7 @@ impl Manager {
             found.extend(self.missing_plugins(stored));
         }
         found.extend(self.records.list()?.iter().filter_map(|record| self.stale(record)));
+        found.extend(self.stranded()?.iter().map(on_its_way));
         for (kind, request) in self.mended(&self.store.known()?)? {
             found.extend(self.drivers.doctor(&kind, &request)?);
         }
@@ -138,6 +146,15 @@ impl Manager {
 
 fn kind_of(plugin: &Value) -> &str {
     get(plugin, "type").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn on_its_way(moving: &Moving) -> Finding {
+    let ports: Vec<String> = moving.ports.iter().map(|one| one.publication.to_string()).collect();
+    Finding {
+        what: format!("ports of {}", moving.container),
+        why: format!("moving them to another network was begun and not finished: {}", ports.join(", ")),
+        mend: "weft network reload".into(),
+    }
 }
 
 fn unreadable(error: &Error) -> Finding {

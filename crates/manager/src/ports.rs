@@ -20,7 +20,7 @@ use weft_model::port::{Publication, PublishSpec};
 use weft_model::{ContainerId, Endpoint};
 use weft_runtime::Attachment;
 use weft_state::attachment::Record;
-use weft_state::ports::Owner;
+use weft_state::ports::{Asked, Owner};
 
 use crate::attachments::name_of;
 use crate::locks::Mine;
@@ -119,7 +119,8 @@ impl Manager {
         let (mut gone, mut found) = (Vec::new(), vec![false; request.ports.len()]);
         for record in &live {
             let Some(owner) = self.owner(&record.endpoint) else { continue };
-            let (leaving, staying): (Vec<_>, Vec<_>) = owner.publications.iter().cloned().partition(|one| {
+            let (leaving, staying): (Vec<_>, Vec<_>) = owner.asked().into_iter().partition(|asked| {
+                let one = &asked.publication;
                 let translated = owner.gateways.of(one.target).translates();
                 let meant = |(spec, found): (&PublishSpec, &mut bool)| {
                     let meant = mapping::means(spec, one, translated);
@@ -130,10 +131,11 @@ impl Manager {
             });
             if !leaving.is_empty() {
                 let _network = self.locks.shared(&record.endpoint.network)?;
-                self.have(&mine, record, mapping::of_publications(&staying))?;
-                gone.extend(leaving.iter().map(|one| Port::of(&owner, one)));
+                self.have(&mine, record, mapping::of_asked(&staying))?;
+                gone.extend(leaving.iter().map(|one| Port::of(&owner, &one.publication)));
             }
         }
+        self.forget_moving(&mine, &request.ports, &mut found)?;
         self.let_go(mine)?;
         let missing = request.ports.iter().zip(found).filter(|(_, found)| !found);
         let missing = missing.map(|(spec, _)| Error::NotPublished {
@@ -141,6 +143,21 @@ impl Manager {
             ports: spec.to_string(),
         });
         Ok((gone, missing.collect()))
+    }
+
+    /// Forgets ports that are on their way and cannot arrive.
+    fn forget_moving(&self, mine: &Mine, specs: &[PublishSpec], found: &mut [bool]) -> Result<(), Error> {
+        let mut moving = self.books.moving(mine.container())?;
+        let count = moving.len();
+        for (spec, found) in specs.iter().zip(found) {
+            let before = moving.len();
+            moving.retain(|one| !mapping::means(spec, &one.publication, true));
+            *found |= moving.len() < before;
+        }
+        if moving.len() < count {
+            self.books.note_moving(mine.container(), moving)?;
+        }
+        Ok(())
     }
 
     /// Lists published ports, in natural order of containers: all, or those of one container.
@@ -175,6 +192,11 @@ impl Manager {
     /// Returns what an attachment publishes.
     pub(crate) fn published_at(&self, endpoint: &Endpoint) -> Vec<Publication> {
         self.owner(endpoint).map(|owner| owner.publications).unwrap_or_default()
+    }
+
+    /// Returns what an attachment publishes as it would be asked for elsewhere.
+    pub(crate) fn asked_at(&self, endpoint: &Endpoint) -> Vec<Asked> {
+        self.owner(endpoint).map(|owner| owner.asked()).unwrap_or_default()
     }
 
     fn owner(&self, endpoint: &Endpoint) -> Option<Owner> {
@@ -221,8 +243,7 @@ impl Manager {
         specs: &[PublishSpec],
     ) -> Result<Vec<Port>, Error> {
         let ways = Ways::of(live);
-        let known: Vec<Vec<Publication>> =
-            live.iter().map(|record| self.published_at(&record.endpoint)).collect();
+        let known: Vec<Vec<Asked>> = live.iter().map(|record| self.asked_at(&record.endpoint)).collect();
         for spec in specs {
             ways.lead(spec).then_some(()).ok_or_else(|| unreachable_by(mine.container(), spec))?;
             self.check_free(spec, live)?;
@@ -234,17 +255,19 @@ impl Manager {
             if wanted.is_empty() {
                 continue;
             }
-            let all = mapping::of_publications(&known[index]).into_iter().chain(wanted).collect();
+            let all = mapping::of_asked(&known[index]).into_iter().chain(wanted).collect();
             if let Err(error) = self.have_new(mine, &live[index], specs, all) {
                 for index in changed.drain(..) {
                     // What it cannot take back it says itself the next time; the first error tells more.
-                    self.have(mine, &live[index], mapping::of_publications(&known[index])).ok();
+                    self.have(mine, &live[index], mapping::of_asked(&known[index])).ok();
                 }
                 return Err(error);
             }
             changed.push(index);
             let now = self.published_at(&live[index].endpoint);
-            published.extend(now.into_iter().filter(|one| !known[index].contains(one)));
+            published.extend(
+                now.into_iter().filter(|one| known[index].iter().all(|other| other.publication != *one)),
+            );
         }
         let all = live.iter().filter_map(|record| self.owner(&record.endpoint));
         let all = all.flat_map(|owner| Port::all(&owner));

@@ -9,6 +9,7 @@
 //! claims/routed-<protocol>/<container address>/...   as above, for ports that are let in untranslated
 //! claims/addresses/<container address>          who has what goes by the address alone
 //! cursor-<protocol>                             the last port that was chosen for somebody
+//! moving/<container>.json                       what is on its way from one attachment to another
 //! ```
 //!
 //! A claim is a file with its owner's container, interface and network, a line each. A port of the host is
@@ -26,6 +27,7 @@
 mod change;
 mod choice;
 mod claims;
+mod moving;
 mod owner;
 
 use std::collections::BTreeMap;
@@ -45,6 +47,7 @@ use claims::Claims;
 pub use change::{Change, Claimed, Taken};
 pub use choice::{Binding, Choice, Chosen, ephemeral_ports};
 pub use claims::Claim;
+pub use moving::{Asked, Moving};
 pub use owner::{Mark, Owner};
 
 /// How the names of an owner's files end.

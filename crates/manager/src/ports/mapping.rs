@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 use weft_model::port::{HostPorts, PortRange, Protocol, Publication, PublishSpec, is_same_family};
+use weft_state::ports::Asked;
 
 /// Returns the entries that stand for ports as a person typed them. Where a port is to be chosen and `chosen` has it
 /// for the other family, it is the same one.
@@ -32,12 +33,13 @@ pub(super) fn of_spec(spec: &PublishSpec, host: Option<IpAddr>, chosen: &[Public
 }
 
 /// Returns the entries that stand for what is published.
-pub(super) fn of_publications(publications: &[Publication]) -> Vec<Value> {
-    let entry = |one: &Publication| {
-        let (protocol, host, ports) = (one.protocol, Some(one.host), one.target_ports);
-        Entry { protocol, host, host_ports: HostPorts::These(one.host_ports), ports, from: &one.from }.value()
+pub(super) fn of_asked(asked: &[Asked]) -> Vec<Value> {
+    let entry = |one: &Asked| {
+        let Publication { protocol, host, target_ports: ports, from, .. } = &one.publication;
+        let (protocol, host, ports) = (*protocol, Some(*host), *ports);
+        Entry { protocol, host, host_ports: one.host_ports, ports, from }.value()
     };
-    publications.iter().map(entry).collect()
+    asked.iter().map(entry).collect()
 }
 
 struct Entry<'a> {
@@ -168,7 +170,7 @@ mod tests {
         let mut one = published("::", "8000-8001", "80-81");
         one.from = vec!["fd00::/8".parse().unwrap()];
         assert_eq!(
-            json!(of_publications(&[one])),
+            json!(of_asked(&[one.into()])),
             json!([{"protocol": "tcp", "hostPort": 8000, "containerPort": 80, "range": 2, "hostIP": "::", "from": ["fd00::/8"]}])
         );
     }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
 
 use super::publication::{is_same_family, masked, socket};
 use super::{PortRange, Protocol};
@@ -27,7 +28,8 @@ pub struct PublishSpec {
 }
 
 /// What a person says about the host's ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum HostPorts {
     /// Any free one of the host's ephemeral ports, for every container port.
     Any,

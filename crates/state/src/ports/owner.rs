@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use weft_model::port::Publication;
 use weft_model::{Endpoint, GatewayMode, Gateways};
 
-use super::{Chosen, Claim};
+use super::{Asked, Chosen, Claim};
 use crate::{StateError, boot, document};
 
 /// How packets that need the host's address are marked where rules cannot tell by a set: with iptables.
@@ -40,6 +40,9 @@ pub struct Owner {
     /// Which of these were chosen for it, and among what.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chosen: Vec<Chosen>,
+    /// Which of these are not translated and would have done with any port of the host's, or of some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<Asked>,
     /// The container's subnets: connections from there to the published ports get the host's address.
     #[serde(default)]
     pub subnets: Vec<IpNetwork>,
@@ -76,6 +79,7 @@ impl Owner {
             endpoint,
             publications: Vec::new(),
             chosen: Vec::new(),
+            open: Vec::new(),
             subnets: Vec::new(),
             snat: false,
             masquerade_all: false,
@@ -85,6 +89,15 @@ impl Owner {
             conditions_v6: Vec::new(),
             mark: Mark::default(),
         })
+    }
+
+    /// Returns what it publishes as it would be asked for on another network, where the host's ports may mean more.
+    pub fn asked(&self) -> Vec<Asked> {
+        let asked = |one: &Publication| {
+            let open = self.open.iter().find(|open| open.publication == *one);
+            open.cloned().unwrap_or_else(|| Asked::from(one.clone()))
+        };
+        self.publications.iter().map(asked).collect()
     }
 
     /// Returns what has to be claimed for all of it, each once.
