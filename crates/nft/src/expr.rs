@@ -68,6 +68,8 @@ pub enum Meta {
     InputName,
     /// The name of the interface it leaves by, 16 bytes.
     OutputName,
+    /// The kind of the interface it leaves by, `bridge` for example, 16 bytes.
+    OutputKind,
     /// The protocol family, one byte: 2 for IPv4, 10 for IPv6.
     Family,
     /// The transport protocol, one byte.

@@ -47,6 +47,7 @@ pub(super) fn expression(expr: &Expr) -> Expressions {
             MetaAttribute::Key(match meta {
                 Meta::InputName => MetaKey::Iifname,
                 Meta::OutputName => MetaKey::Oifname,
+                Meta::OutputKind => MetaKey::Oifkind,
                 Meta::Family => MetaKey::Nfproto,
                 Meta::Transport => MetaKey::L4Proto,
                 Meta::Protocol => MetaKey::EtherTypeProtocol,
