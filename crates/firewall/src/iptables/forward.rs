@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn a_network_in_our_table_is_apart_but_let_through_there() {
         let mut all = entries();
-        let other: weft_model::IfName = "br9".parse().unwrap();
+        let other: IfName = "br9".parse().unwrap();
         let elsewhere = [Entry::Isolated(other.clone()), Entry::Inside(other)];
         all.extend(elsewhere.map(|entry| Claimed { entry, here: false }));
         let [_, (_, first), _, (_, guard), (_, pass)] = chains(&all, &bridges(), Tool::V4);

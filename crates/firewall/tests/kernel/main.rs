@@ -14,6 +14,7 @@ mod ports;
 mod publishing;
 mod reference;
 mod spoof;
+mod strangers;
 mod traffic;
 mod upstream;
 mod weft;
