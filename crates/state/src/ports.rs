@@ -118,6 +118,11 @@ impl Books {
         read(&self.file(container, ifname, DONE)).ok().flatten()
     }
 
+    /// Tells whether there is anything about an attachment, be it half done or damaged.
+    pub fn knows(&self, container: &ContainerId, ifname: &IfName) -> bool {
+        [DONE, INTENT, GONE].iter().any(|ending| self.file(container, ifname, ending).exists())
+    }
+
     /// Returns what every attachment of this boot publishes, in order. What cannot be read is left out.
     pub fn owners(&self) -> Vec<Owner> {
         self.files(DONE).unwrap_or_default().iter().filter_map(|path| read(path).ok().flatten()).collect()
@@ -225,9 +230,15 @@ impl Books {
     /// Tells whether a claim still means something: what is in place lists it, or what somebody is putting there.
     fn is_alive(&self, holder: &Endpoint, claim: &Claim) -> bool {
         let lists = |owner: &Owner| owner.claims().contains(claim);
-        self.owner(&holder.container, &holder.ifname).is_some_and(|owner| lists(&owner))
+        self.is_confirmed(holder, claim)
             || self.interrupted(&holder.container, &holder.ifname).iter().any(lists)
                 && self.is_at_work(holder)
+    }
+
+    /// Tells whether what is in place lists a claim.
+    fn is_confirmed(&self, holder: &Endpoint, claim: &Claim) -> bool {
+        let owner = self.owner(&holder.container, &holder.ifname);
+        owner.is_some_and(|owner| owner.claims().contains(claim))
     }
 
     /// Tells whether somebody is changing what an attachment publishes.

@@ -113,13 +113,19 @@ impl Change {
     /// When a file cannot be renamed.
     pub fn withdraw(&mut self) -> Result<(), StateError> {
         let gone = self.file(GONE);
-        for ending in [INTENT, DONE] {
+        // One file by that name speaks for all of the attachment's. None is written over: whoever comes after us, if we
+        // are killed, needs the lists of them all.
+        if gone.exists() {
+            return Ok(());
+        }
+        for ending in [DONE, INTENT] {
             let path = self.file(ending);
             match fs::rename(&path, &gone) {
+                Ok(()) => break,
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(StateError::io("rename", &path)(error));
                 }
-                _ => {}
+                Err(_) => {}
             }
         }
         Ok(())
@@ -299,13 +305,23 @@ impl Change {
                     mine |= found == *claim;
                 }
                 holder => {
-                    let is_kept = |holder: &&Endpoint| claim.is_kept() && self.books.is_alive(holder, &found);
+                    let is_kept = |holder: &&Endpoint| claim.is_kept() && self.is_alive(holder, &found);
                     let keeper = holder.as_ref().filter(is_kept).cloned();
                     others.push(Judged { claim: found, holder, keeper });
                 }
             }
         }
         Ok((mine, others))
+    }
+
+    /// As [`Books::is_alive`]. Whoever has begun something at another interface of this container has been killed: the
+    /// container's lock is ours.
+    fn is_alive(&self, holder: &Endpoint, claim: &Claim) -> bool {
+        if holder.container == self.endpoint.container {
+            self.books.is_confirmed(holder, claim)
+        } else {
+            self.books.is_alive(holder, claim)
+        }
     }
 
     /// Returns what the attachment got when it asked for the same before, if it has that still.

@@ -153,6 +153,42 @@ fn what_is_being_changed_is_nobodys_to_take() {
 }
 
 #[test]
+fn another_interface_of_the_container_takes_over_what_a_killed_process_claimed() {
+    let (_dir, books) = books();
+    let second = Endpoint { ifname: "eth1".parse().unwrap(), ..endpoint("c1") };
+    let owner = || Owner { endpoint: second.clone(), ..wanted("c1", &[publication("::", "80")]) };
+    killed_while_publishing(&books, "c1", &[publication("::", "80")]);
+    let mut change = books.change(&second).unwrap();
+    let claimed = change.claim(owner(), &[], &mut |_, _, _| true).unwrap();
+    assert_eq!(claimed.taken.len(), 1);
+    change.confirm(&claimed).unwrap();
+    drop(change);
+    assert_eq!(books.holder(Protocol::Tcp, "::".parse().unwrap(), 80).unwrap(), Some(second.clone()));
+
+    // Of another container, a process at work is one that may still confirm.
+    let mut at_work = books.change(&endpoint("c2")).unwrap();
+    at_work.claim(wanted("c2", &[publication("::", "81")]), &[], &mut |_, _, _| true).unwrap();
+    assert!(publish(&books, "c3", &[publication("::", "81")]).is_err());
+}
+
+#[test]
+fn a_killed_withdrawal_forgets_no_list() {
+    let (_dir, books) = books();
+    publish(&books, "c1", &[publication("::", "80")]).unwrap();
+    killed_while_publishing(&books, "c1", &[publication("::", "81")]);
+    // Each is killed before it has forgotten anything.
+    for _ in 0..3 {
+        let mut change = books.change(&endpoint("c1")).unwrap();
+        change.withdraw().unwrap();
+        drop(change);
+        assert_eq!(books.change(&endpoint("c1")).unwrap().known_claims().len(), 2);
+        assert!(books.standing().unwrap().is_empty());
+    }
+    unpublish(&books, "c1");
+    assert_eq!(files(&books), BTreeSet::new());
+}
+
+#[test]
 fn a_change_is_settled_before_the_next() {
     let (_dir, books) = books();
     publish(&books, "c1", &[publication("::", "80")]).unwrap();
