@@ -17,13 +17,10 @@ pub(crate) fn ensure(firewall: &mut Firewall, publish: &Publish) -> Result<Chang
     let is_free = &mut |protocol, host, port| publish.is_free(protocol, host, port);
     let claimed = ledger.claim(publish.owner()?, &publish.choices, is_free)?;
     if let Err(error) = write(firewall, publish, &mut ledger, before.as_ref(), &claimed) {
-        // Whoever wrote the table anew meanwhile has taken our intent for granted.
-        if Backend::named(&claimed.owner.backend) == Backend::Weft
-            && let Ok(socket) = firewall.inet()
-        {
-            drop(ports::remove(socket, &[&claimed.owner], claimed.made()));
+        // What could not be undone stays as an intent, for the next one to settle.
+        if undo(firewall, publish, before.as_ref(), &claimed).is_ok() {
+            ledger.abandon(&claimed)?;
         }
-        ledger.abandon(&claimed)?;
         return Err(error);
     }
     // Before the claims are dropped: nobody else can have these ports meanwhile.
@@ -72,6 +69,41 @@ fn write(
         Backend::Iptables => iptables::publish::ensure(&publish.claims, after).map(drop),
         Backend::UpstreamNftables => upstream_ports::ensure(&publish.claims, before, after).map(drop),
     }
+}
+
+/// Brings the kernel back to what was there before a change that failed half-way: programs write one family after the
+/// other, and a change of backend takes back before it writes.
+fn undo(
+    firewall: &mut Firewall,
+    publish: &Publish,
+    before: Option<&Owner>,
+    claimed: &Claimed,
+) -> Result<(), FirewallError> {
+    let after = &claimed.owner;
+    let backend = Backend::named(&after.backend);
+    let stayed = before.filter(|before| before.backend == after.backend);
+    match (backend, stayed) {
+        // One transaction, which was not made. But whoever wrote the table anew meanwhile has taken our intent for granted.
+        (Backend::Weft, _) => {
+            if let Ok(socket) = firewall.inet() {
+                drop(ports::remove(socket, &[after], claimed.made()));
+            }
+        }
+        (Backend::Iptables, Some(before)) => {
+            iptables::publish::ensure(&publish.claims, before)?;
+        }
+        (Backend::UpstreamNftables, Some(before)) => {
+            upstream_ports::ensure(&publish.claims, Some(after), before)?;
+        }
+        (_, None) => take_back(firewall, publish, slice::from_ref(after), claimed.made())?,
+    }
+    let Some(before) = before.filter(|_| stayed.is_none()) else { return Ok(()) };
+    if Backend::named(&before.backend) != Backend::Weft {
+        return restore(publish, before);
+    }
+    let mut changes = Changes::default();
+    ports::add(before, &mut changes);
+    weft::commit(firewall.inet()?, &Claims(&publish.claims), &changes)
 }
 
 /// Undoes what a process that was killed has begun.

@@ -13,6 +13,7 @@ mod ownership;
 mod ports;
 mod publishing;
 mod reference;
+mod refused;
 mod spoof;
 mod strangers;
 mod traffic;
