@@ -4,7 +4,7 @@ use std::path::Path;
 
 use weft_model::{Endpoint, NetworkName};
 use weft_state::Root;
-use weft_state::ports::{Books, Owner};
+use weft_state::ports::{Books, Damaged, Owner};
 
 use crate::claim::Claims;
 use crate::entry::Entry;
@@ -47,7 +47,14 @@ pub fn reload(root: &Root) -> Result<(), FirewallError> {
         }
     };
     for interrupted in books.interrupted_changes() {
-        attempt(publish::finish(&mut firewall, &publish_of(root, &interrupted)));
+        let backend = Backend::named(&interrupted.backend);
+        attempt(publish::finish(&mut firewall, &publish_of(root, &interrupted.endpoint, backend)));
+    }
+    for damaged in books.damaged() {
+        attempt(match &damaged.endpoint {
+            Some(endpoint) => publish::finish(&mut firewall, &publish_of(root, endpoint, Backend::Weft)),
+            None => books.discard(&damaged).map_err(Into::into),
+        });
     }
     attempt(rebuild(&mut firewall, &claims));
     attempt(write_iptables(&claims));
@@ -78,6 +85,14 @@ pub fn diagnose(root: &Root) -> Result<Vec<Problem>, FirewallError> {
         problems.push(problem(interrupted.endpoint.to_string(), why));
     }
     if is_table_wanted(&claims)? && table::state(firewall.inet()?, crate::layout::INET)? != table::State::Ours
+    for Damaged { container, ifname, endpoint, error } in books.damaged() {
+        let what =
+            endpoint.map_or_else(|| format!("{ifname} of {container}"), |endpoint| endpoint.to_string());
+        problems.push(problem(
+            what,
+            &format!("{error}: what it publishes is lost, and has to be published again"),
+        ));
+    }
     {
         // What is in it need not be told one by one.
         let why = "is not there, or not as this version of weft writes it";
@@ -109,7 +124,7 @@ pub fn holders(root: &Root, network: &NetworkName) -> Vec<Endpoint> {
 }
 
 /// Writes our table again where something of ours is to be in it.
-fn rebuild(firewall: &mut Firewall, claims: &Path) -> Result<(), FirewallError> {
+pub(crate) fn rebuild(firewall: &mut Firewall, claims: &Path) -> Result<(), FirewallError> {
     if !is_table_wanted(claims)? && !weft_nft::is_usable() {
         return Ok(());
     }
@@ -192,15 +207,8 @@ fn missing_of_iptables(claims: &Path, books: &Books) -> Result<Vec<Problem>, Fir
     Ok(problems)
 }
 
-fn publish_of(root: &Root, owner: &Owner) -> Publish {
-    let backend = Backend::named(&owner.backend);
-    Publish::nothing(
-        owner.endpoint.clone(),
-        backend,
-        root.ports_dir(),
-        root.locks_dir(),
-        root.masquerade_dir(),
-    )
+fn publish_of(root: &Root, endpoint: &Endpoint, backend: Backend) -> Publish {
+    Publish::nothing(endpoint.clone(), backend, root.ports_dir(), root.locks_dir(), root.masquerade_dir())
 }
 
 fn problem(what: String, why: &str) -> Problem {

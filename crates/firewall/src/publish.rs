@@ -7,11 +7,14 @@ use weft_state::ports::{Change as Ledger, Claim, Claimed, Owner};
 use crate::claim::Claims;
 use crate::fragment::Publish;
 use crate::weft::{self, Changes, Demand, ports};
-use crate::{Backend, Change, Firewall, FirewallError, flows, iptables, upstream_ports};
+use crate::{Backend, Change, Firewall, FirewallError, flows, iptables, mend, upstream_ports};
 
 /// Brings an attachment from whatever it published to exactly what the fragment says.
 pub(crate) fn ensure(firewall: &mut Firewall, publish: &Publish) -> Result<Change, FirewallError> {
     let mut ledger = publish.books().change(&publish.endpoint)?;
+    if ledger.is_damaged() {
+        clear_away(firewall, publish, &mut ledger)?;
+    }
     settle(firewall, publish, &mut ledger)?;
     let before = ledger.confirmed().cloned();
     let is_free = &mut |protocol, host, port| publish.is_free(protocol, host, port);
@@ -109,6 +112,9 @@ fn undo(
 /// Undoes what a process that was killed has begun.
 pub(crate) fn finish(firewall: &mut Firewall, publish: &Publish) -> Result<(), FirewallError> {
     let mut ledger = publish.books().change(&publish.endpoint)?;
+    if ledger.is_damaged() {
+        return clear_away(firewall, publish, &mut ledger);
+    }
     settle(firewall, publish, &mut ledger)?;
     if ledger.confirmed().is_none() { Ok(ledger.forget().map(drop)?) } else { Ok(()) }
 }
@@ -161,6 +167,11 @@ pub(crate) fn remove(firewall: &mut Firewall, publish: &Publish) -> Result<(), F
         // The interface's name was given anew, and this is a late second DEL for its former owner.
         return Ok(());
     }
+    if ledger.is_damaged() {
+        let found = ledger.found_claims()?;
+        let is_late = found.iter().any(|(_, holder)| holder.network != publish.endpoint.network);
+        return if is_late { Ok(()) } else { clear_away(firewall, publish, &mut ledger) };
+    }
     if owners.is_empty() {
         return remove_unknown(firewall, publish);
     }
@@ -174,6 +185,23 @@ pub(crate) fn remove(firewall: &mut Firewall, publish: &Publish) -> Result<(), F
         weft::retire(firewall.inet()?, &Claims(&publish.claims))?;
     }
     Ok(())
+}
+
+/// Takes back everything that the attachment publishes where no file tells what that is: only the claims do, and not all of
+/// it. So our table is written anew, with everything but that.
+fn clear_away(firewall: &mut Firewall, publish: &Publish, ledger: &mut Ledger) -> Result<(), FirewallError> {
+    let readable: Vec<Owner> = ledger.confirmed().into_iter().chain(ledger.interrupted()).cloned().collect();
+    ledger.withdraw()?;
+    let others = readable.into_iter().filter(|owner| Backend::named(&owner.backend) != Backend::Weft);
+    take_back(firewall, publish, &others.collect::<Vec<_>>(), &[])?;
+    remove_unknown(firewall, publish)?;
+    mend::rebuild(firewall, &publish.claims)?;
+    let was_last = ledger.forget()?;
+    match firewall.inet() {
+        Ok(socket) if was_last => weft::retire(socket, &Claims(&publish.claims)),
+        Ok(_) => Ok(()),
+        Err(error) => crate::without_nftables(error),
+    }
 }
 
 /// What is not in the books may be what upstream's plugin wrote. Programs are started only where the configuration names

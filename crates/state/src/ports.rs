@@ -27,6 +27,7 @@
 mod change;
 mod choice;
 mod claims;
+mod damaged;
 mod moving;
 mod owner;
 
@@ -47,6 +48,7 @@ use claims::Claims;
 pub use change::{Change, Claimed, Taken};
 pub use choice::{Binding, Choice, Chosen, ephemeral_ports};
 pub use claims::Claim;
+pub use damaged::Damaged;
 pub use moving::{Asked, Moving};
 pub use owner::{Mark, Owner};
 
@@ -128,14 +130,21 @@ impl Books {
         self.files(DONE).unwrap_or_default().iter().filter_map(|path| read(path).ok().flatten()).collect()
     }
 
-    /// Returns the same as [`Books::owners`] for people, who would take an empty list for the truth.
+    /// Returns the same as [`Books::owners`] for people, who would take an empty list for the truth. What is left out
+    /// is in [`Books::damaged`].
     ///
     /// # Errors
     ///
-    /// When the directory or a file is there and must not or cannot be read.
+    /// When the directory or a file is there and must not be read, or a newer version wrote it.
     pub fn list(&self) -> Result<Vec<Owner>, StateError> {
-        let found: Result<Vec<_>, _> = self.files(DONE)?.iter().map(|path| read(path)).collect();
-        Ok(found?.into_iter().flatten().collect())
+        let mut owners = Vec::new();
+        for path in self.files(DONE)? {
+            match read(&path) {
+                Err(StateError::Damaged { .. }) => {}
+                found => owners.extend(found?),
+            }
+        }
+        Ok(owners)
     }
 
     /// Returns what the attachments to a network publish.
@@ -148,9 +157,9 @@ impl Books {
     /// Returns the attachments to a network that we have anything about, be it half done.
     pub fn holders(&self, network: &NetworkName) -> Vec<Endpoint> {
         let files = [DONE, INTENT, GONE].map(|ending| self.files(ending).unwrap_or_default()).concat();
-        let owners = files.iter().filter_map(|path| read(path).ok().flatten());
-        let mut endpoints: Vec<_> =
-            owners.map(|owner| owner.endpoint).filter(|one| one.network == *network).collect();
+        let owners = files.iter().filter_map(|path| read(path).ok().flatten()).map(|owner| owner.endpoint);
+        let damaged = self.damaged().into_iter().filter_map(|damaged| damaged.endpoint);
+        let mut endpoints: Vec<_> = owners.chain(damaged).filter(|one| one.network == *network).collect();
         endpoints.sort();
         endpoints.dedup();
         endpoints

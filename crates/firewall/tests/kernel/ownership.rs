@@ -145,6 +145,60 @@ fn what_was_chosen_comes_back_with_the_rest() {
 }
 
 #[test]
+fn a_damaged_file_keeps_nobody_from_giving_the_ports_back() {
+    let lab = Lab::new();
+    let _red = serve(&lab.red, Tcp, &[80]);
+    let _blue = serve(&lab.blue, Tcp, &[81]);
+    let stays = fragment(publish("blue", &["tcp 0.0.0.0:9090 -> 10.1.0.3:81"]));
+    ensure(&stays).unwrap();
+    let before = ruleset();
+    let listed = "tcp 192.0.2.1:8081 -> 10.1.0.2:80 from 192.0.2.0/24";
+    let ports = ["tcp 0.0.0.0:8080 -> 10.1.0.2:80", listed, "udp [::]:9000-9009 -> [fd00:1::2]:80-89"];
+    let red = Publish { masquerade_all: true, ..publish("red", &ports) };
+    let elsewhere = Publish { endpoint: endpoint("n2", "red", "eth0"), ..red.clone() };
+    let again = fragment(publish("red", &["tcp 0.0.0.0:8082 -> 10.1.0.2:80"]));
+    let del = || remove(&fragment(red.clone())).unwrap();
+    let add = || {
+        ensure(&again).unwrap();
+        assert_eq!(observe(&again).unwrap(), NOTHING);
+        assert_eq!(reach(&lab.server, Tcp, UPLINK[0], 8082), format!("{} at 80", SERVER[0]));
+        remove(&again).unwrap();
+    };
+    for (ending, mend) in [
+        (".json", &del as &dyn Fn()),
+        (".json", &|| reload(&root()).unwrap()),
+        (".json", &add),
+        (".intent", &del),
+        (".gone", &|| reload(&root()).unwrap()),
+    ] {
+        ensure(&fragment(red.clone())).unwrap();
+        assert_eq!(reach(&lab.server, Tcp, UPLINK[0], 8080), "10.1.0.1 at 80");
+        let file = |ending: &str| format!("/run/weft/ports/owners/red,eth0{ending}");
+        fs::rename(file(".json"), file(ending)).unwrap();
+        fs::OpenOptions::new().write(true).open(file(ending)).unwrap().set_len(40).unwrap();
+        let problems = diagnose(&root()).unwrap();
+        assert!(problems.iter().any(|one| one.what == "eth0 of red on n1"), "{problems:?}");
+        assert!(holders(&root(), &"n1".parse().unwrap()).contains(&red.endpoint));
+        // The DEL of another network's attachment of that name is late.
+        remove(&fragment(elsewhere.clone())).unwrap();
+        assert!(fs::exists(file(ending)).unwrap());
+
+        mend();
+
+        is_silent(&lab.server, Tcp, UPLINK[0], 8080);
+        assert_eq!(reach(&lab.server, Tcp, UPLINK[0], 9090), format!("{} at 81", SERVER[0]));
+        assert_eq!(diagnose(&root()).unwrap(), []);
+        assert_eq!(Books::new(&root()).owners().len(), 1);
+        assert_eq!(fs::read_dir("/run/weft/ports/claims").unwrap().count(), 1, "{ending}: only tcp");
+        assert!(!ruleset().contains("8081"), "{ending}: {}", ruleset());
+    }
+    reload(&root()).unwrap();
+    assert_eq!(ruleset(), before);
+    remove(&stays).unwrap();
+    gone_for_good();
+}
+
+#[test]
 fn reload_clears_away_what_was_begun() {
     let lab = Lab::new();
     let _red = serve(&lab.red, Tcp, &[80]);
@@ -243,7 +297,7 @@ fn the_older_layout_is_replaced_with_everything() {
 
     ensure(&fragment(publish("blue", &["udp [::]:53 -> [fd00:1::3]:53"]))).unwrap();
 
-    assert_eq!(socket.table(TABLE).unwrap().flatten().as_deref(), Some("weft layout 2"));
+    assert_eq!(socket.table(TABLE).unwrap().flatten().as_deref(), Some("weft layout 3"));
     assert_eq!(diagnose(&root()).unwrap(), []);
 }
 

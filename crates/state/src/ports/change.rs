@@ -10,7 +10,7 @@ use weft_model::Endpoint;
 use weft_model::port::{Protocol, Publication};
 
 use super::claims::{Claims, Found};
-use super::{Books, Choice, Chosen, Claim, DONE, GONE, INTENT, Owner, PortsError, choice, remove_file};
+use super::{Books, Choice, Chosen, Claim, DONE, GONE, INTENT, Owner, PortsError, choice, read, remove_file};
 use crate::atomic::Durability;
 use crate::lock::FileLock;
 use crate::{StateError, document};
@@ -24,6 +24,8 @@ pub struct Change {
     endpoint: Endpoint,
     confirmed: Option<Owner>,
     interrupted: Vec<Owner>,
+    /// Whether a file that tells more cannot be read.
+    damaged: bool,
     /// What was found to be the attachment's and nobody can take from it meanwhile.
     owned: HashSet<Claim>,
     alone: Option<FileLock>,
@@ -65,9 +67,14 @@ impl Books {
     pub fn change(&self, endpoint: &Endpoint) -> Result<Change, StateError> {
         let alone = FileLock::exclusive(&self.lock_of(endpoint))?;
         let (container, ifname) = (&endpoint.container, &endpoint.ifname);
+        let [confirmed, intent, gone] =
+            [DONE, INTENT, GONE].map(|ending| read(&self.file(container, ifname, ending)));
+        let is_damaged = |file: &Result<_, _>| matches!(file, Err(StateError::Damaged { .. }));
+        let damaged = is_damaged(&confirmed) || is_damaged(&intent) || is_damaged(&gone);
         Ok(Change {
-            confirmed: self.owner(container, ifname),
-            interrupted: self.interrupted(container, ifname),
+            damaged,
+            confirmed: confirmed.ok().flatten(),
+            interrupted: [intent, gone].into_iter().filter_map(|file| file.ok().flatten()).collect(),
             books: self.clone(),
             endpoint: endpoint.clone(),
             owned: HashSet::new(),
@@ -85,6 +92,22 @@ impl Change {
     /// Returns what processes that were killed had meant it to publish, or were taking back.
     pub fn interrupted(&self) -> &[Owner] {
         &self.interrupted
+    }
+
+    /// Tells whether there is more than the files that can be read list: [`Change::found_claims`] has it all.
+    pub const fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
+    /// Returns all that the attachment has claimed, by the claims themselves, with the attachment's network at the time.
+    ///
+    /// # Errors
+    ///
+    /// When the claims cannot be read.
+    pub fn found_claims(&self) -> Result<Vec<(Claim, Endpoint)>, StateError> {
+        let Endpoint { container, ifname, .. } = &self.endpoint;
+        let found = self.books.claims().of(container, ifname)?;
+        Ok(found.into_iter().filter_map(|found| Some((found.claim, found.holder?))).collect())
     }
 
     /// Notes that the kernel has again what is confirmed and nothing that a killed process had meant to be there.
@@ -246,7 +269,10 @@ impl Change {
     ///
     /// When a file cannot be removed.
     pub fn forget(&mut self) -> Result<bool, StateError> {
-        let gone = self.known_claims();
+        let mut gone = self.known_claims();
+        if self.damaged {
+            gone.extend(self.found_claims()?.into_iter().map(|(claim, _)| claim));
+        }
         if !gone.is_empty() {
             let _lock = self.books.lock()?;
             self.drop_own(&gone)?;
@@ -256,6 +282,7 @@ impl Change {
         }
         self.confirmed = None;
         self.interrupted.clear();
+        self.damaged = false;
         // Another owner's file keeps the directory.
         Ok(fs::remove_dir(self.books.owners_dir()).is_ok())
     }

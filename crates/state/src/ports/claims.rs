@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use weft_model::Endpoint;
 use weft_model::port::{PortRange, Protocol};
+use weft_model::{ContainerId, Endpoint, IfName};
 
 use crate::{StateError, atomic};
 
@@ -42,8 +42,8 @@ impl Claim {
     fn kind(&self) -> String {
         match self {
             Self::Host(protocol, ..) => protocol.to_string(),
-            Self::Target(protocol, ..) => format!("routed-{protocol}"),
-            Self::Address(_) => "addresses".into(),
+            Self::Target(protocol, ..) => routed(*protocol),
+            Self::Address(_) => ADDRESSES.into(),
         }
     }
 
@@ -53,7 +53,7 @@ impl Claim {
         }
     }
 
-    const fn ports(&self) -> Option<PortRange> {
+    pub(super) const fn ports(&self) -> Option<PortRange> {
         match *self {
             Self::Host(_, _, ports) | Self::Target(_, _, ports) => Some(ports),
             Self::Address(_) => None,
@@ -68,6 +68,12 @@ impl Claim {
             Self::Address(_) => Self::Address(address),
         }
     }
+}
+
+type Make = fn(Protocol, IpAddr, PortRange) -> Claim;
+
+fn routed(protocol: Protocol) -> String {
+    format!("routed-{protocol}")
 }
 
 /// A claim that somebody made.
@@ -121,6 +127,32 @@ impl Claims {
     /// Returns who has made exactly this claim.
     pub(super) fn holder(&self, claim: &Claim) -> Result<Option<Endpoint>, StateError> {
         Ok(self.found(*claim)?.and_then(|found| found.holder))
+    }
+
+    /// Returns every claim that a container has made at an interface. This reads all there are, and is for when the
+    /// list of them is lost.
+    pub(super) fn of(&self, container: &ContainerId, ifname: &IfName) -> Result<Vec<Found>, StateError> {
+        let mut claims = Vec::new();
+        for protocol in Protocol::ALL {
+            let kinds: [(String, Make); 2] =
+                [(protocol.to_string(), Claim::Host), (routed(protocol), Claim::Target)];
+            for (kind, make) in kinds {
+                let dir = self.0.join(kind);
+                for address in listed::<IpAddr>(&dir)? {
+                    let ports = all_ports(&dir.join(address.to_string()))?;
+                    claims.extend(ports.into_iter().map(|ports| make(protocol, address, ports)));
+                }
+            }
+        }
+        let addresses = listed(&self.0.join(ADDRESSES))?;
+        claims.extend(addresses.into_iter().map(Claim::Address));
+        let mut found = Vec::new();
+        for claim in claims {
+            found.extend(self.found(claim)?);
+        }
+        let has = |holder: &Endpoint| (&holder.container, &holder.ifname) == (container, ifname);
+        found.retain(|one| one.holder.as_ref().is_some_and(has));
+        Ok(found)
     }
 
     /// Drops a claim, whoever made it, with the directories that it leaves empty.
@@ -180,6 +212,9 @@ impl Claims {
     }
 }
 
+/// The directory of the claims of what goes by an address alone.
+const ADDRESSES: &str = "addresses";
+
 /// The directory of the claims of several ports at once.
 const RANGES: &str = "ranges";
 
@@ -202,6 +237,15 @@ fn single_ports(dir: &Path, ports: PortRange) -> Result<Vec<PortRange>, StateErr
         found.extend(listed::<PortRange>(&dir.join(name.to_string()))?);
     }
     found.retain(|port| port.is_single() && ports.overlaps(*port));
+    Ok(found)
+}
+
+/// Returns all ports that are claimed in an address's directory, single ones and ranges.
+fn all_ports(dir: &Path) -> Result<Vec<PortRange>, StateError> {
+    let mut found = listed::<PortRange>(&dir.join(RANGES))?;
+    for number in listed::<u16>(dir)? {
+        found.extend(listed::<PortRange>(&dir.join(number.to_string()))?);
+    }
     Ok(found)
 }
 

@@ -189,6 +189,47 @@ fn a_killed_withdrawal_forgets_no_list() {
 }
 
 #[test]
+fn what_a_damaged_file_listed_is_found_by_the_claims() {
+    let (_dir, books) = books();
+    publish(&books, "c1", &[publication("::", "80"), publication("127.0.0.1", "90-99")]).unwrap();
+    publish(&books, "c2", &[publication("::", "81")]).unwrap();
+    let stays = books.list().unwrap().remove(1);
+    let path = books.dir.join("owners/c1,eth0.json");
+    let damage = |text: &str| atomic::write(&path, text.as_bytes(), atomic::Durability::Boot, 0o600).unwrap();
+    assert!(!books.change(&endpoint("c1")).unwrap().is_damaged());
+    assert_eq!(books.damaged().len(), 0);
+    // What a newer version wrote is not ours to clear away.
+    damage("{\"schema\": 2}");
+    assert_eq!(books.damaged().len(), 0);
+    assert!(books.list().is_err());
+
+    damage("{\"schema\": 1, \"boot\"");
+
+    assert_eq!(books.list().unwrap(), [stays], "the others are listed all the same");
+    let [damaged] = books.damaged().try_into().unwrap();
+    assert_eq!(damaged.endpoint, Some(endpoint("c1")));
+    assert!(damaged.error.to_string().contains("c1,eth0.json is damaged: EOF"), "{}", damaged.error);
+    assert_eq!(books.holders(&"blue".parse().unwrap()), [endpoint("c1"), endpoint("c2")]);
+    assert_eq!(books.holders(&"red".parse().unwrap()), []);
+    books.discard(&damaged).unwrap();
+    assert!(path.exists(), "there are claims yet");
+    let mut change = books.change(&endpoint("c1")).unwrap();
+    assert!(change.is_damaged());
+    let found: Vec<_> = change.found_claims().unwrap().into_iter().map(|(claim, _)| claim.ports()).collect();
+    assert_eq!(found, [Some("90-99".parse().unwrap()), Some("80".parse().unwrap())]);
+    assert!(!change.forget().unwrap(), "c2 is left");
+    drop(change);
+    let left: Vec<_> = files(&books).into_iter().collect();
+    assert_eq!(left, ["claims/tcp/::/0/81", "owners/c2,eth0.json"]);
+
+    damage("");
+    let [damaged] = books.damaged().try_into().unwrap();
+    assert_eq!(damaged.endpoint, None);
+    books.discard(&damaged).unwrap();
+    assert_eq!(files(&books).into_iter().collect::<Vec<_>>(), left);
+}
+
+#[test]
 fn a_change_is_settled_before_the_next() {
     let (_dir, books) = books();
     publish(&books, "c1", &[publication("::", "80")]).unwrap();
