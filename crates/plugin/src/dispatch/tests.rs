@@ -386,7 +386,7 @@ fn networks_are_looked_after_without_a_runtime() {
         asked(&plugin),
         ["reload a+b below /srv/lab", "reload a+b below /srv/other", "reload  below /srv/lab"]
     );
-    let findings: weft_cni::Findings = serde_json::from_str(&with("doctor", both).stdout).unwrap();
+    let findings: Findings = serde_json::from_str(&with("doctor", both).stdout).unwrap();
     assert_eq!(findings.problems[1].to_string(), "/srv/lab: b");
     assert_eq!(with("doctor", "{}").stdout, "{\n    \"problems\": []\n}\n");
 
