@@ -68,11 +68,11 @@ pub enum PortsError {
     Taken {
         /// The protocol.
         protocol: Protocol,
-        /// The host's address that was asked for.
+        /// The host's address that is in use.
         host: IpAddr,
-        /// The ports that were asked for.
+        /// The ports that are published there, at least one of which was asked for.
         ports: PortRange,
-        /// Who publishes at least one of them.
+        /// Who publishes them.
         holder: Endpoint,
     },
     /// One request asks for a port twice.

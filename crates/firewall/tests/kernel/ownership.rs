@@ -69,7 +69,7 @@ fn the_next_one_takes_over_what_a_killed_one_left() {
             assert_eq!(call(&lab.server, Tcp, UPLINK[0], port), Some(format!("{} at 81", SERVER[0])));
         }
         let error = ensure(&fragment(dead.clone())).unwrap_err();
-        assert_eq!(error.to_string(), "port 8080/tcp of 127.0.0.1 is published by blue on n1");
+        assert_eq!(error.to_string(), "port 8080/tcp of 0.0.0.0 is published by blue on n1");
         assert_eq!(error.hint().unwrap(), "see who publishes what: weft port ls");
         // The dead one's own DEL comes now.
         remove(&fragment(dead.clone())).unwrap();

@@ -186,10 +186,10 @@ impl Change {
         let mut made = Vec::new();
         for claim in &list {
             let (mine, others) = self.judge(&claims, claim)?;
-            if let Claim::Host(protocol, host, ports) = *claim
-                && let Some(holder) = others.iter().find_map(|found| found.keeper.clone())
-            {
-                return Err(PortsError::Taken { protocol, host, ports, holder });
+            for found in &others {
+                if let (Claim::Host(protocol, host, ports), Some(holder)) = (found.claim, &found.keeper) {
+                    return Err(PortsError::Taken { protocol, host, ports, holder: holder.clone() });
+                }
             }
             taken.extend(others.into_iter().map(|found| books.taken(found.claim, found.holder)));
             if !mine {
