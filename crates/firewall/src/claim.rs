@@ -23,7 +23,7 @@ use ipnetwork::IpNetwork;
 use weft_model::NetworkName;
 use weft_state::ports::Books;
 
-use crate::entry::Entry;
+use crate::entry::{Entry, OWN_LOCALNET};
 use crate::{Change, FirewallError};
 
 /// The directory of networks whose rules are in chains of iptables.
@@ -63,11 +63,7 @@ impl Claims<'_> {
         network: &NetworkName,
         kinds: &[&str],
     ) -> Result<Vec<Entry>, FirewallError> {
-        let mut entries = Vec::new();
-        for name in listed(&self.network(network))? {
-            let Some((kind, name)) = name.split_once(':') else { continue };
-            entries.extend(Entry::parse(kind, name).filter(|_| kinds.contains(&kind)));
-        }
+        let entries = self.of_network(network, kinds)?;
         for entry in &entries {
             remove_file(&self.wish(network, entry))?;
             // Another network's wish keeps the directory, which is what refusal means here.
@@ -79,6 +75,20 @@ impl Claims<'_> {
         // Claims of other kinds keep the directory.
         if fs::remove_dir(self.network(network)).is_ok() {
             self.note_carrier(network, false)?;
+        }
+        Ok(entries)
+    }
+
+    /// Returns everything of these kinds that a network wants.
+    pub(crate) fn of_network(
+        &self,
+        network: &NetworkName,
+        kinds: &[&str],
+    ) -> Result<Vec<Entry>, FirewallError> {
+        let mut entries = Vec::new();
+        for name in listed(&self.network(network))? {
+            let Some((kind, name)) = name.split_once(':') else { continue };
+            entries.extend(Entry::parse(kind, name).filter(|_| kinds.contains(&kind)));
         }
         Ok(entries)
     }
@@ -95,19 +105,19 @@ impl Claims<'_> {
 
     /// Returns everything of these kinds that is wanted, each once, in order.
     pub(crate) fn all(&self, kinds: &[&str]) -> Result<Vec<Entry>, FirewallError> {
-        self.wanted_by(kinds, |_| true)
+        self.wanted_by(kinds, |_, _| true)
     }
 
     /// Returns what networks want whose rules are in our table.
     pub(crate) fn in_our_table(&self, kinds: &[&str]) -> Result<Vec<Entry>, FirewallError> {
         let others = listed(&self.0.join(BY_IPTABLES))?;
-        self.wanted_by(kinds, |network| !others.iter().any(|other| other == network))
+        self.wanted_by(kinds, |kind, network| is_in_our_table(kind, network, &others))
     }
 
     /// Returns what networks want whose rules are in chains of iptables.
     pub(crate) fn in_iptables(&self, kinds: &[&str]) -> Result<Vec<Entry>, FirewallError> {
-        let ours = listed(&self.0.join(BY_IPTABLES))?;
-        self.wanted_by(kinds, |network| ours.iter().any(|other| other == network))
+        let theirs = listed(&self.0.join(BY_IPTABLES))?;
+        self.wanted_by(kinds, |kind, network| !is_in_our_table(kind, network, &theirs))
     }
 
     /// Returns whether any network's rules are in chains of iptables.
@@ -132,20 +142,20 @@ impl Claims<'_> {
 
     /// Returns whether any network wants anything of these kinds. Looks no further than the first.
     pub(crate) fn any(&self, kinds: &[&str]) -> Result<bool, FirewallError> {
-        self.any_by(kinds, |_| true)
+        self.any_by(kinds, |_, _| true)
     }
 
     /// Returns the same about networks whose rules are in our table.
     pub(crate) fn any_in_our_table(&self, kinds: &[&str]) -> Result<bool, FirewallError> {
         let others = listed(&self.0.join(BY_IPTABLES))?;
-        self.any_by(kinds, |network| !others.iter().any(|other| other == network))
+        self.any_by(kinds, |kind, network| is_in_our_table(kind, network, &others))
     }
 
-    fn any_by(&self, kinds: &[&str], counts: impl Fn(&str) -> bool) -> Result<bool, FirewallError> {
+    fn any_by(&self, kinds: &[&str], counts: impl Fn(&str, &str) -> bool) -> Result<bool, FirewallError> {
         for kind in kinds {
             for name in names(&self.0.join(kind))? {
                 let Some(entry) = Entry::parse(kind, &name?) else { continue };
-                if listed(&self.wishes(&entry))?.iter().any(|network| counts(network)) {
+                if listed(&self.wishes(&entry))?.iter().any(|network| counts(kind, network)) {
                     return Ok(true);
                 }
             }
@@ -153,11 +163,15 @@ impl Claims<'_> {
         Ok(false)
     }
 
-    fn wanted_by(&self, kinds: &[&str], counts: impl Fn(&str) -> bool) -> Result<Vec<Entry>, FirewallError> {
+    fn wanted_by(
+        &self,
+        kinds: &[&str],
+        counts: impl Fn(&str, &str) -> bool,
+    ) -> Result<Vec<Entry>, FirewallError> {
         let mut entries = Vec::new();
         for kind in kinds {
             for entry in listed(&self.0.join(kind))?.iter().filter_map(|name| Entry::parse(kind, name)) {
-                if listed(&self.wishes(&entry))?.iter().any(|network| counts(network)) {
+                if listed(&self.wishes(&entry))?.iter().any(|network| counts(kind, network)) {
                     entries.push(entry);
                 }
             }
@@ -227,6 +241,11 @@ impl Claims<'_> {
     fn chain(&self, chain: &str) -> PathBuf {
         self.0.join("iptables").join(chain)
     }
+}
+
+/// Who keeps others from the host's loopback addresses is said by the entry itself, of all others by the network's note.
+fn is_in_our_table(kind: &str, network: &str, by_iptables: &[String]) -> bool {
+    kind == OWN_LOCALNET || !by_iptables.iter().any(|other| other == network)
 }
 
 /// Creates an empty file, and its directory if need be.

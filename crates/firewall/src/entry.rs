@@ -9,7 +9,7 @@ use weft_nft::{Element, Key, Set};
 
 use crate::admission;
 use crate::layout::masquerade::{self, Kind};
-use crate::layout::{ANY, forward, loopback};
+use crate::layout::{ANY, forward, loopback, published};
 use crate::part::Part;
 
 const SUBNETS: &str = "subnets";
@@ -24,6 +24,7 @@ const ROUTED: [&str; 2] = ["routed4", "routed6"];
 const ADMITTED: &str = "admitted";
 const LOOPBACKS: &str = "loopback";
 const PASSES: &str = "passing";
+const LOCALNETS: [&str; 2] = ["localnet", "localnet_iptables"];
 const OUTWARD: &str = "outward";
 /// The kinds of entries that masquerading claims.
 pub(crate) const MASQUERADING: [&str; 1] = [SUBNETS];
@@ -31,6 +32,13 @@ pub(crate) const MASQUERADING: [&str; 1] = [SUBNETS];
 pub(crate) const HAIRPIN: [&str; 1] = [HAIRPINS];
 /// The kinds of entries that answers to `::1` claim.
 pub(crate) const LOOPBACK: [&str; 1] = [LOOPBACKS];
+/// The kinds of entries that links which route loopback addresses claim: in our own table, whoever carries the network's
+/// other rules, or in chains of iptables.
+pub(crate) const LOCALNET: [&str; 2] = LOCALNETS;
+/// The first of them, which is in our own table.
+pub(crate) const OWN_LOCALNET: &str = LOCALNETS[0];
+/// The second, which is not.
+pub(crate) const IPTABLES_LOCALNET: [&str; 1] = [LOCALNETS[1]];
 /// The kinds of entries that a source address claims.
 pub(crate) const SOURCE: [&str; 1] = [SOURCES];
 /// The kinds of entries that isolation claims.
@@ -44,10 +52,24 @@ pub(crate) const ADMISSION: [&str; 4] = [ADMITTED, ISOLATED, NO_ICC, OUTWARD];
 pub(crate) const INSIDE: [&str; 1] = [INSIDES];
 /// The kinds of entries that need other filters to let something pass.
 pub(crate) const PASSAGE: [&str; 2] = [ADMITTED, PASSES];
-/// Every kind of entry.
-pub(crate) const ALL: [&str; 15] = [
-    SUBNETS, HAIRPINS, SOURCES, ISOLATED, INTERNAL, NO_ICC, INSIDES, GUARDED[0], GUARDED[1], ROUTED[0],
-    ROUTED[1], ADMITTED, PASSES, OUTWARD, LOOPBACKS,
+/// Every kind of entry that our own table can have.
+pub(crate) const ALL: [&str; 16] = [
+    SUBNETS,
+    HAIRPINS,
+    SOURCES,
+    ISOLATED,
+    INTERNAL,
+    NO_ICC,
+    INSIDES,
+    GUARDED[0],
+    GUARDED[1],
+    ROUTED[0],
+    ROUTED[1],
+    ADMITTED,
+    PASSES,
+    OUTWARD,
+    LOOPBACKS,
+    OWN_LOCALNET,
 ];
 
 /// Something that one element of a set says.
@@ -73,6 +95,10 @@ pub(crate) enum Entry {
     Routed(Family, IfName),
     /// Answers to the host's `::1` come in by this interface.
     Loopback(IfName),
+    /// This interface routes loopback addresses.
+    Localnet(IfName),
+    /// The same, and iptables keeps others from the host's.
+    LocalnetByIptables(IfName),
     /// Forwarded packets from this address, and answers to it, pass other filters.
     Admitted(IpAddr),
     /// Forwarded packets that come in or leave by this interface pass other filters.
@@ -119,6 +145,8 @@ impl Entry {
             Self::Routed(family, _) => ROUTED[*family as usize],
             Self::Admitted(_) => ADMITTED,
             Self::Loopback(_) => LOOPBACKS,
+            Self::Localnet(_) => LOCALNETS[0],
+            Self::LocalnetByIptables(_) => LOCALNETS[1],
             Self::Passing(_) => PASSES,
             Self::Outward(_) => OUTWARD,
         }
@@ -136,6 +164,8 @@ impl Entry {
             | Self::Guarded(_, ifname)
             | Self::Routed(_, ifname)
             | Self::Loopback(ifname)
+            | Self::Localnet(ifname)
+            | Self::LocalnetByIptables(ifname)
             | Self::Passing(ifname)
             | Self::Outward(ifname) => ifname.to_string(),
             Self::Admitted(addr) => addr.to_string(),
@@ -152,6 +182,9 @@ impl Entry {
         }
         if let Some(family) = of(ROUTED) {
             return ifname().map(|ifname| Self::Routed(family, ifname));
+        }
+        if let Some(by_iptables) = LOCALNETS.iter().position(|known| *known == kind) {
+            return ifname().map([Self::Localnet, Self::LocalnetByIptables][by_iptables]);
         }
         match kind {
             SUBNETS => subnet(name).map(Self::Subnet),
@@ -183,6 +216,7 @@ impl Entry {
             Self::NoIcc(_) => forward::no_icc(),
             Self::Inside(_) => forward::inside(),
             Self::Loopback(_) => loopback::links(),
+            Self::Localnet(_) | Self::LocalnetByIptables(_) => published::localnet(),
             Self::Guarded(family, _) => forward::guarded(family.any()),
             Self::Routed(family, _) => forward::routed(family.any()),
             Self::Admitted(addr) => admission::layout::admitted(*addr),
@@ -203,6 +237,8 @@ impl Entry {
             | Self::Guarded(_, ifname)
             | Self::Routed(_, ifname)
             | Self::Loopback(ifname)
+            | Self::Localnet(ifname)
+            | Self::LocalnetByIptables(ifname)
             | Self::Passing(ifname)
             | Self::Outward(ifname) => Element::new(forward::interface(ifname)),
             Self::Admitted(addr) => Element::new(admission::layout::key(*addr)),
@@ -227,6 +263,7 @@ impl Entry {
             | Self::Guarded(..)
             | Self::Routed(..) => Part::Forward,
             Self::Loopback(_) => Part::Loopback,
+            Self::Localnet(_) | Self::LocalnetByIptables(_) => Part::LocalOnly,
             Self::Admitted(_) | Self::Passing(_) | Self::Outward(_) => Part::Passage,
         }
     }
@@ -248,6 +285,8 @@ impl fmt::Display for Entry {
             | Self::Guarded(_, ifname)
             | Self::Routed(_, ifname)
             | Self::Loopback(ifname)
+            | Self::Localnet(ifname)
+            | Self::LocalnetByIptables(ifname)
             | Self::Passing(ifname)
             | Self::Outward(ifname) => ifname.fmt(out),
             Self::Admitted(addr) => addr.fmt(out),
@@ -274,6 +313,7 @@ mod tests {
             Entry::NoIcc(bridge.clone()),
             Entry::Inside(bridge.clone()),
             Entry::Loopback(bridge.clone()),
+            Entry::Localnet(bridge.clone()),
             Entry::Guarded(Family::V4, bridge.clone()),
             Entry::Guarded(Family::V6, bridge.clone()),
             Entry::Routed(Family::V6, bridge.clone()),
@@ -285,6 +325,8 @@ mod tests {
             assert!(ALL.contains(&entry.kind()), "{entry:?}");
             assert_eq!(Entry::parse(entry.kind(), &entry.name()).as_ref(), Some(entry));
         }
+        let by_iptables = Entry::LocalnetByIptables("br0".parse().unwrap());
+        assert_eq!(Entry::parse(by_iptables.kind(), "br0"), Some(by_iptables));
         assert_eq!(Entry::parse("subnets", "br0"), None);
         assert_eq!(Entry::parse("other", "br0"), None);
     }

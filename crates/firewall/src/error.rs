@@ -84,6 +84,14 @@ pub enum FirewallError {
         /// What the kernel said.
         source: weft_netlink::Error,
     },
+    /// A link's switch cannot be turned.
+    #[error("cannot set {key}")]
+    Switch {
+        /// The sysctl.
+        key: String,
+        /// Why.
+        source: io::Error,
+    },
     /// An ownership record cannot be read or written.
     #[error("cannot keep the claim {path}")]
     Claim {
@@ -133,6 +141,7 @@ impl FirewallError {
             | Self::NoLink(..)
             | Self::Links(_)
             | Self::Route { .. }
+            | Self::Switch { .. }
             | Self::NoMac(_)
             | Self::Claim { .. } => None,
         }

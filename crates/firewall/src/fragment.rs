@@ -14,7 +14,7 @@ use crate::entry::Entry;
 use crate::weft::Demand;
 use crate::{Admission, Backend};
 
-pub use loopback::Loopback;
+pub use loopback::{Localnet, Loopback};
 pub use publish::{Conditions, Guard, Hairpin, Occupied, Publish, SourceAddress};
 
 /// One thing the firewall should do for a network or an attachment.
@@ -32,6 +32,8 @@ pub enum Fragment {
     Hairpin(Hairpin),
     /// The host calls published ports by `::1`.
     Loopback(Loopback),
+    /// The host calls published ports by `127.0.0.1`.
+    Localnet(Localnet),
     /// A network is not entered from outside but by its published ports.
     Guard(Guard),
     /// Traffic leaving a network gets an address of the host's that was named.
@@ -131,6 +133,7 @@ impl fmt::Display for Fragment {
             Self::Publish(publish) => publish.fmt(out),
             Self::Hairpin(hairpin) => hairpin.fmt(out),
             Self::Loopback(loopback) => loopback.fmt(out),
+            Self::Localnet(localnet) => localnet.fmt(out),
             Self::Guard(guard) => guard.fmt(out),
             Self::SourceAddress(source) => source.fmt(out),
             Self::Admission(admission) => admission.fmt(out),

@@ -50,7 +50,7 @@ use crate::admission;
 pub(crate) use masquerade::{AT_POSTROUTING, multicast};
 
 /// The layout's version, as the table's comment carries it. A table with another one is replaced.
-pub(crate) const VERSION: &str = "weft layout 2";
+pub(crate) const VERSION: &str = "weft layout 3";
 /// The same for the table of bridges.
 pub(crate) const BRIDGE_VERSION: &str = "weft layout 1";
 /// What the comment of every version starts with.
@@ -101,7 +101,7 @@ const CHAINS: [&str; 29] = [
 ];
 
 /// The names of the sets and maps that we make, up to the family.
-const SETS: [&str; 20] = [
+const SETS: [&str; 21] = [
     "masq",
     "masq_all",
     "hairpin",
@@ -122,6 +122,7 @@ const SETS: [&str; 20] = [
     "passing",
     "outward",
     "loopback",
+    "localnet",
 ];
 
 /// Returns whether a chain of this name in our table is one of ours.

@@ -19,6 +19,7 @@ mod foreign;
 mod fragment;
 mod iptables;
 mod layout;
+mod localnet;
 mod loopback;
 mod mend;
 mod network;
@@ -39,8 +40,8 @@ pub use backend::Backend;
 pub use error::FirewallError;
 pub use firewalld::TRUSTED as FIREWALLD_ZONE;
 pub use fragment::{
-    Conditions, Fragment, Guard, Hairpin, Isolation, Loopback, Masquerade, Occupied, Publish, SourceAddress,
-    SpoofCheck,
+    Conditions, Fragment, Guard, Hairpin, Isolation, Localnet, Loopback, Masquerade, Occupied, Publish,
+    SourceAddress, SpoofCheck,
 };
 
 pub use mend::{Problem, diagnose, holders, reload};
@@ -119,6 +120,7 @@ impl Firewall {
             Fragment::Publish(publish) => publish::ensure(self, publish),
             Fragment::Hairpin(hairpin) => self.ensure_for_network(hairpin.backend, &hairpin.demand()),
             Fragment::Loopback(wanted) => loopback::ensure(self, wanted),
+            Fragment::Localnet(wanted) => localnet::ensure(self, wanted),
             Fragment::Guard(guard) => self.ensure_guard(guard),
             Fragment::SourceAddress(source) => self.ensure_for_network(source.backend, &source.demand()),
         }
@@ -153,6 +155,7 @@ impl Firewall {
                 self.drop_for_network(&hairpin.network, &hairpin.claims, &entry::HAIRPIN)
             }
             Fragment::Loopback(wanted) => loopback::remove(self, wanted),
+            Fragment::Localnet(wanted) => localnet::remove(self, wanted),
             Fragment::Guard(guard) => self.remove_guard(guard),
             Fragment::SourceAddress(source) => {
                 self.drop_for_network(&source.network, &source.claims, &entry::SOURCE)
@@ -181,6 +184,7 @@ impl Firewall {
             Fragment::Admission(admission) => admission::observe(self, admission),
             Fragment::Publish(publish) => publish::observe(self, publish),
             Fragment::Loopback(wanted) => loopback::observe(self, wanted),
+            Fragment::Localnet(wanted) => localnet::observe(self, wanted),
             Fragment::Hairpin(hairpin) => self.observe_for_network(hairpin.backend, &hairpin.demand()),
             Fragment::Guard(guard) => self.observe_fence(guard.backend, &guard.demand()),
             Fragment::SourceAddress(source) => self.observe_for_network(source.backend, &source.demand()),

@@ -11,8 +11,8 @@ use crate::entry::Entry;
 use crate::fragment::Publish;
 use crate::weft::{self, Demand, ports};
 use crate::{
-    Backend, Firewall, FirewallError, admission, entry, foreign, iptables, loopback, publish, table,
-    upstream_ports,
+    Backend, Firewall, FirewallError, admission, entry, foreign, iptables, localnet, loopback, publish,
+    table, upstream_ports,
 };
 
 /// What mends everything here.
@@ -58,6 +58,7 @@ pub fn reload(root: &Root) -> Result<(), FirewallError> {
     }
     attempt(rebuild(&mut firewall, &claims));
     attempt(write_iptables(&claims));
+    attempt(localnet::restore_iptables(&Claims(&claims)));
     for owner in books.owners() {
         attempt(match Backend::named(&owner.backend) {
             Backend::Weft => Ok(()),
@@ -102,6 +103,9 @@ pub fn diagnose(root: &Root) -> Result<Vec<Problem>, FirewallError> {
         problems.extend(missing_of_ports(&mut firewall, &books)?);
     }
     problems.extend(missing_of_iptables(&claims, &books)?);
+    for (network, why) in localnet::missing(&Claims(&claims))? {
+        push(&mut problems, problem(format!("network {network}"), &format!("lacks {why}")));
+    }
     for (endpoint, what) in admission::lacking(&claims)? {
         push(
             &mut problems,
@@ -133,6 +137,7 @@ pub(crate) fn rebuild(firewall: &mut Firewall, claims: &Path) -> Result<(), Fire
         weft::rebuild(socket, &Claims(claims))?;
         weft::retire(socket, &Claims(claims))?;
         loopback::restore(socket, &Claims(claims))?;
+        localnet::restore(&Claims(claims))?;
     }
     Ok(())
 }

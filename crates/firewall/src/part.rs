@@ -16,6 +16,8 @@ pub(crate) enum Part {
     Length(Kind, IpNetwork),
     /// What passes from one interface to another.
     Forward,
+    /// Nobody else reaches the host's loopback addresses.
+    LocalOnly,
     /// Published ports.
     Published,
     /// Published ranges of ports of one family.
@@ -44,6 +46,7 @@ impl Part {
     /// Returns the part without which this one means nothing.
     pub(crate) const fn needs(self) -> Option<Self> {
         match self {
+            Self::Published => Some(Self::LocalOnly),
             Self::Ranges(_) => Some(Self::Published),
             Self::FromLength(_) => Some(Self::From),
             _ => None,
@@ -55,6 +58,7 @@ impl Part {
         match self {
             Self::Length(kind, subnet) => masquerade::create_length(transaction, kind, subnet),
             Self::Forward => forward::create(transaction),
+            Self::LocalOnly => published::create_local_only(transaction),
             Self::Published => published::create(transaction),
             Self::Ranges(family) => published::create_ranges(transaction, family.any()),
             Self::From => from::create(transaction),
@@ -69,6 +73,7 @@ impl Part {
         let set: Set = match self {
             Self::Length(kind, subnet) => masquerade::subnet_set(kind, subnet),
             Self::Forward => return socket.has_chain(INET, forward::FORWARD),
+            Self::LocalOnly => return socket.has_chain(INET, published::LOCAL_ONLY),
             Self::Published => return socket.has_chain(INET, published::PREROUTING),
             Self::Ranges(family) => published::ports(Lookup::Target, family.any(), true),
             Self::From => published::ports(Lookup::Restricted, ANY[0], false),
@@ -84,6 +89,7 @@ impl Part {
         match self {
             Self::Length(..) => &masquerade::CHAINS,
             Self::Forward => &forward::CHAINS,
+            Self::LocalOnly => &published::LOCAL_ONLY_CHAINS,
             Self::Published => &published::CHAINS,
             Self::Ranges(family) => &published::RANGE_CHAINS[family as usize],
             Self::From | Self::FromLength(_) => &from::CHAINS,

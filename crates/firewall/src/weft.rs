@@ -58,7 +58,10 @@ pub(crate) fn ensure(socket: &mut Socket, demand: &Demand<'_>) -> Result<Change,
     if lacking.is_empty() {
         return Ok(change);
     }
-    claims.note_carrier(network, false)?;
+    // What is in our table whoever carries the rest says nothing about the network.
+    if entries.iter().any(|entry| entry.kind() != entry::OWN_LOCALNET) {
+        claims.note_carrier(network, false)?;
+    }
     install(socket, claims, &lacking)?;
     Ok(Change::Made)
 }

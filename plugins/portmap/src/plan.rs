@@ -1,23 +1,24 @@
 //! Plans: what publishing ports needs of the host.
 
-use weft_firewall::{Conditions, Fragment, Hairpin, Loopback, Publish};
+use weft_firewall::{Conditions, Fragment, Hairpin, Localnet, Loopback, Publish};
 use weft_model::{Endpoint, IfName};
-use weft_plan::{Link, Plan, Sysctl};
+use weft_plan::{Link, Plan};
 
 use crate::Settings;
 
 /// Returns what one attachment publishes.
 ///
-/// The switches come last and are not taken back: an ADD that fails must not turn them off for others.
+/// What the network shares comes last and is not taken back: an ADD that fails must not turn it off for others.
 pub(crate) fn attachment(settings: &Settings, endpoint: &Endpoint) -> Plan {
     let mut plan = Plan::new();
     if let Some(publish) = publish(settings, endpoint) {
         plan.host(Fragment::Publish(Box::new(publish)));
     }
     // KERNEL: a packet from 127.0.0.1 leaves a host only by links that route loopback addresses
-    // (ip_route_output_key_hash_rcu, fib_validate_source). Others' packets to 127.0.0.0/8 are dropped by the firewall.
+    // (ip_route_output_key_hash_rcu, fib_validate_source). Others' packets to 127.0.0.0/8 are dropped by the firewall, as
+    // long as the link does.
     if let Some(link) = &settings.loopback_link {
-        plan.network(Sysctl::set(format!("net/ipv4/conf/{link}/route_localnet"), "1"));
+        plan.network(Fragment::Localnet(localnet(settings, Some(link))));
     }
     if let Some(link) = &settings.loopback6_link {
         plan.network(Fragment::Loopback(loopback(settings, Some(link))));
@@ -38,7 +39,18 @@ pub(crate) fn network(settings: &Settings) -> Plan {
         claims: settings.folders.claims.clone(),
     }));
     plan.network(Fragment::Loopback(loopback(settings, None)));
+    plan.network(Fragment::Localnet(localnet(settings, None)));
     plan
+}
+
+/// A link by which the host calls ports from `127.0.0.1`.
+fn localnet(settings: &Settings, link: Option<&IfName>) -> Localnet {
+    Localnet {
+        network: settings.network.clone(),
+        link: link.cloned(),
+        backend: settings.rules.backend,
+        claims: settings.folders.claims.clone(),
+    }
 }
 
 /// Packets to the host's `::1` that come in by a link are answers to its own.
@@ -133,7 +145,7 @@ mod tests {
         ]}});
         insta::assert_snapshot!(plan(Verb::Check, conf), @r"
         host       publish tcp 0.0.0.0:8080 -> 10.1.0.2:80, tcp [::]:8080 -> [fd00::2]:80, udp [::1]:5000 -> [fd00::2]:53, tcp any free port on 0.0.0.0 -> 10.1.0.2 port 443 and on :: -> fd00::2 port 443 for eth0 of red on n1 by weft
-        network    sysctl net/ipv4/conf/br0/route_localnet = 1
+        network    calls from 127.0.0.1 by br0 of n1 by weft
         network    answers to ::1 by br0 of n1
         network    link veth0 master br0 hairpin
         ");
@@ -146,6 +158,7 @@ mod tests {
         host       publish for eth0 of red on n1 by iptables
         network    hairpin of n1 by iptables
         network    answers to ::1 of n1
+        network    calls from 127.0.0.1 of n1 by iptables
         ");
     }
 

@@ -33,6 +33,40 @@ impl Loopback {
     }
 }
 
+/// The host calls ports of a network by its own 127.0.0.1: a link routes loopback addresses, and nobody else reaches
+/// those of the host. It belongs to the network.
+///
+/// The rules are there before the link's switch is turned, and until it is turned back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Localnet {
+    /// The network.
+    pub network: NetworkName,
+    /// The link that leads to its containers. Removal does not need it.
+    pub link: Option<IfName>,
+    /// Who carries the rules: iptables, or else our own table.
+    pub backend: Backend,
+    /// The directory for our ownership records.
+    pub claims: PathBuf,
+}
+
+impl Localnet {
+    /// Returns what the network wants.
+    pub(crate) fn demand(&self) -> Demand<'_> {
+        let by_iptables = self.backend == Backend::Iptables;
+        let entry = if by_iptables { Entry::LocalnetByIptables } else { Entry::Localnet };
+        let entries = self.link.iter().cloned().map(entry).collect();
+        Demand { network: &self.network, claims: Claims(&self.claims), entries }
+    }
+}
+
+impl fmt::Display for Localnet {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("calls from 127.0.0.1")?;
+        self.link.iter().try_for_each(|link| write!(out, " by {link}"))?;
+        write!(out, " of {} by {}", self.network, self.backend)
+    }
+}
+
 impl fmt::Display for Loopback {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("answers to ::1")?;

@@ -27,7 +27,8 @@ use weft_state::ports::Owner;
 
 use super::lock::Writer;
 use super::tool::{Rules, Saved, Table, Tool};
-use crate::{Change, FirewallError};
+use crate::claim::Claims;
+use crate::{Change, FirewallError, entry};
 
 use rules::{Family, chain_name};
 
@@ -44,6 +45,7 @@ pub(crate) const ROUTED: &str = "WEFT-ROUTED";
 /// Brings an attachment from whatever it had to exactly what the books say.
 pub(crate) fn ensure(claims: &Path, owner: &Owner) -> Result<Change, FirewallError> {
     let _writer = Writer::alone(claims)?;
+    let keeps = keeps_localhost(claims)?;
     let mut change = Change::AlreadyThere;
     for tool in Tool::BOTH {
         let family = Family::of(owner, tool);
@@ -51,7 +53,7 @@ pub(crate) fn ensure(claims: &Path, owner: &Owner) -> Result<Change, FirewallErr
         if family.is_empty() && !tool.is_ready() {
             continue;
         }
-        let scripts = scripts(&tool.saved_all()?, owner, &family);
+        let scripts = scripts(&tool.saved_all()?, owner, &family, keeps);
         if !scripts.is_empty() {
             change = Change::Made;
             tool.restore_all(&scripts.as_tables())?;
@@ -63,10 +65,50 @@ pub(crate) fn ensure(claims: &Path, owner: &Owner) -> Result<Change, FirewallErr
 /// Takes back everything of an attachment: what we wrote, or what upstream's plugin did.
 pub(crate) fn remove(claims: &Path, endpoint: &Endpoint) -> Result<(), FirewallError> {
     let _writer = Writer::alone(claims)?;
+    let keeps = keeps_localhost(claims)?;
     for tool in Tool::usable().filter(|tool| tool.is_ready()) {
-        tool.restore_all(&retirement(&tool.saved_all()?, endpoint).as_tables())?;
+        tool.restore_all(&retirement(&tool.saved_all()?, endpoint, keeps).as_tables())?;
     }
     Ok(())
+}
+
+/// Whether a link routes loopback addresses by claim of a network, whether or not a port is published.
+fn keeps_localhost(claims: &Path) -> Result<bool, FirewallError> {
+    Claims(claims).any(&entry::IPTABLES_LOCALNET)
+}
+
+/// Keeps others from the host's loopback addresses.
+pub(crate) fn protect(claims: &Path) -> Result<(), FirewallError> {
+    let _writer = Writer::alone(claims)?;
+    let mut lines = Vec::new();
+    let raw = Tool::V4.saved(Table::Raw)?;
+    rules::LOCALHOST_ONLY.iter().for_each(|rule| jump(&mut lines, &raw, "PREROUTING", rule, false));
+    if lines.is_empty() { Ok(()) } else { Tool::V4.restore(Table::Raw, &lines) }
+}
+
+/// Takes that back with the last claim, unless ports are published: then it goes with the last of them.
+pub(crate) fn unprotect(claims: &Path) -> Result<(), FirewallError> {
+    let _writer = Writer::alone(claims)?;
+    if keeps_localhost(claims)? || !Tool::V4.is_ready() {
+        return Ok(());
+    }
+    let saved = Tool::V4.saved_all()?;
+    let is_published = saved.table(Table::Nat).chains_from(OWN).next().is_some();
+    let lines = if is_published { Vec::new() } else { unprotection(&saved) };
+    if lines.is_empty() { Ok(()) } else { Tool::V4.restore(Table::Raw, &lines) }
+}
+
+fn unprotection(saved: &Saved) -> Vec<String> {
+    let raw = saved.table(Table::Raw);
+    let there = rules::LOCALHOST_ONLY.iter().filter(|rule| raw.has("PREROUTING", rule));
+    there.map(|rule| deletion(rule)).collect()
+}
+
+/// Returns which of the rules are missing that keep others from the host's loopback addresses.
+pub(crate) fn unprotected() -> Result<Vec<String>, FirewallError> {
+    let raw = Tool::V4.saved(Table::Raw)?;
+    let missing = rules::LOCALHOST_ONLY.iter().filter(|rule| !raw.has("PREROUTING", rule));
+    Ok(missing.map(|rule| format!("{} raw rule {rule}", Tool::V4.program())).collect())
 }
 
 /// Returns whether the kernel has an attachment's chain in nf_tables, where `iptables-nft` writes. Starts nothing.
@@ -85,7 +127,7 @@ pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
             continue;
         }
         let saved = tool.saved_all()?;
-        let scripts = scripts(&saved, owner, &family);
+        let scripts = scripts(&saved, owner, &family, true);
         let additions = scripts.all().filter(|(_, line)| line.starts_with("-A ") || line.starts_with("-I "));
         for (table, line) in additions {
             let rule =
@@ -123,10 +165,10 @@ impl Scripts {
 }
 
 /// Returns the lines that lead from what is there to what the books say; none if that is the same.
-fn scripts(saved: &Saved, owner: &Owner, family: &Family<'_>) -> Scripts {
+fn scripts(saved: &Saved, owner: &Owner, family: &Family<'_>, keeps_localhost: bool) -> Scripts {
     let chain = chain_name(&owner.endpoint);
     if family.is_empty() {
-        return retirement(saved, &owner.endpoint);
+        return retirement(saved, &owner.endpoint, keeps_localhost);
     }
     let mut scripts = Scripts::default();
     if family.translates() {
@@ -141,7 +183,10 @@ fn scripts(saved: &Saved, owner: &Owner, family: &Family<'_>) -> Scripts {
         jump(&mut scripts.filter, filter, "INPUT", &format!("-A INPUT -j {INPUT}"), true);
     }
     if family.needs_localhost() {
-        jump(&mut scripts.raw, saved.table(Table::Raw), "PREROUTING", rules::LOCALHOST_ONLY, false);
+        let raw = saved.table(Table::Raw);
+        for rule in rules::LOCALHOST_ONLY {
+            jump(&mut scripts.raw, raw, "PREROUTING", rule, false);
+        }
     }
     scripts
 }
@@ -192,7 +237,7 @@ fn commented(lines: &mut Vec<String>, there: &Rules, shared: &str, chain: &str, 
 }
 
 /// Returns the lines that take back everything of an attachment, and what is there for any attachment with the last.
-fn retirement(saved: &Saved, endpoint: &Endpoint) -> Scripts {
+fn retirement(saved: &Saved, endpoint: &Endpoint, keeps_localhost: bool) -> Scripts {
     let chain = chain_name(endpoint);
     let mut scripts = Scripts {
         nat: without_chain(saved.table(Table::Nat), &chain),
@@ -200,11 +245,8 @@ fn retirement(saved: &Saved, endpoint: &Endpoint) -> Scripts {
         raw: Vec::new(),
     };
     let others = saved.table(Table::Nat).chains_from(OWN).any(|name| name != chain);
-    if !others && !scripts.nat.is_empty() {
-        let raw = saved.table(Table::Raw);
-        scripts
-            .raw
-            .extend(raw.has("PREROUTING", rules::LOCALHOST_ONLY).then(|| deletion(rules::LOCALHOST_ONLY)));
+    if !others && !keeps_localhost && !scripts.nat.is_empty() {
+        scripts.raw = unprotection(saved);
     }
     scripts
 }

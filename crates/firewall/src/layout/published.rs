@@ -9,6 +9,7 @@
 
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use weft_model::port::{PortRange, Protocol};
 use weft_nft::expr::{
     Comparison, Field, Found, Meta, Nat, NatKind, Reg, Verdict, is_family, is_for_host, is_within, octets,
@@ -29,8 +30,8 @@ pub(crate) const PUBLISHED: &str = "published";
 /// The rules for ranges of ports; empty until there is one.
 pub(crate) const PUBLISHED_RANGES: [&str; 2] = ["published_ranges4", "published_ranges6"];
 /// The chains with their numbers of rules.
-pub(crate) const CHAINS: [(&str, usize); 5] =
-    [(LOCAL_ONLY, 2), (PREROUTING, 1), (OUTPUT, 1), (ARRIVING, 2), (PUBLISHED, 6)];
+pub(crate) const LOCAL_ONLY_CHAINS: [(&str, usize); 1] = [(LOCAL_ONLY, 2)];
+pub(crate) const CHAINS: [(&str, usize); 4] = [(PREROUTING, 1), (OUTPUT, 1), (ARRIVING, 2), (PUBLISHED, 6)];
 pub(crate) const RANGE_CHAINS: [[(&str, usize); 1]; 2] =
     [[(PUBLISHED_RANGES[0], 6)], [(PUBLISHED_RANGES[1], 6)]];
 
@@ -126,25 +127,40 @@ pub(crate) fn load(family: IpAddr, any_address: bool) -> Vec<Expr> {
     exprs
 }
 
+/// Returns the set of links that route loopback addresses, as long as there is one of which the chain stays.
+pub(crate) fn localnet() -> Set {
+    Set::new(INET, "localnet", &[Type::IfName]).expiring()
+}
+
+/// Adds what keeps others from the host's loopback addresses. The chain must be new.
+pub(crate) fn create_local_only(transaction: &mut Transaction) {
+    let local_only = INET.base_chain(LOCAL_ONLY, AT_RAW);
+    transaction.new_chain(&local_only).set(&localnet());
+    for network in loopback() {
+        transaction.rule(local_only.rule(from_elsewhere(Field::destination_of(network.ip()), network)));
+    }
+}
+
+/// Returns the steps that drop packets with such an address that come in by another link than `lo`.
+fn from_elsewhere(field: Field, network: IpNetwork) -> Vec<Expr> {
+    let mut exprs = vec![
+        Expr::Meta(Meta::InputName, Reg(0)),
+        Expr::Compare(Reg(0), Comparison::NotEqual, b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()),
+    ];
+    exprs.extend(is_family(network.ip()));
+    exprs.extend(is_within(field, network, Comparison::Equal));
+    exprs.push(Expr::Verdict(Verdict::Drop));
+    exprs
+}
+
 /// Adds the maps and the chains. The chains that the kernel calls must be new.
 pub(crate) fn create(transaction: &mut Transaction) {
-    let local_only = INET.base_chain(LOCAL_ONLY, AT_RAW);
     let prerouting = INET.base_chain(PREROUTING, AT_PREROUTING);
     let output = INET.base_chain(OUTPUT, AT_OUTPUT);
     let [arriving, published] = [ARRIVING, PUBLISHED].map(|name| INET.chain(name));
-    transaction.new_chain(&local_only).new_chain(&prerouting).new_chain(&output);
+    transaction.new_chain(&prerouting).new_chain(&output);
     for name in [ARRIVING, RESTRICTED, PUBLISHED].into_iter().chain(PUBLISHED_RANGES) {
         transaction.chain(&INET.chain(name));
-    }
-    for network in loopback() {
-        let mut exprs = vec![
-            Expr::Meta(Meta::InputName, Reg(0)),
-            Expr::Compare(Reg(0), Comparison::NotEqual, b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()),
-        ];
-        exprs.extend(is_family(network.ip()));
-        exprs.extend(is_within(Field::destination_of(network.ip()), network, Comparison::Equal));
-        exprs.push(Expr::Verdict(Verdict::Drop));
-        transaction.rule(local_only.rule(exprs));
     }
     let jump = |chain: &'static str| Expr::Verdict(Verdict::Jump(chain.into()));
     for (chain, to) in [(&prerouting, ARRIVING), (&output, PUBLISHED)] {

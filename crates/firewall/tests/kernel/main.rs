@@ -8,6 +8,7 @@ mod guard;
 mod iptables;
 mod isolation;
 mod lab;
+mod localnet;
 mod loopback;
 mod ownership;
 mod ports;

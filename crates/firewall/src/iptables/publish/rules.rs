@@ -21,7 +21,9 @@ const LONGEST_COMMENT: usize = 255;
 const UPSTREAMS_INTERFACE: &str = "eth0";
 
 /// Packets from outside to this host's own addresses: a route to them is there once route_localnet is on.
-pub(super) const LOCALHOST_ONLY: &str = r#"-A PREROUTING -d 127.0.0.0/8 ! -i lo -m comment --comment "weft: published ports on localhost" -j DROP"#;
+pub(super) const LOCALHOST_ONLY: [&str; 1] = [
+    r#"-A PREROUTING -d 127.0.0.0/8 ! -i lo -m comment --comment "weft: published ports on localhost" -j DROP"#,
+];
 
 /// Returns the name of an attachment's chain: upstream's for a container's first interface. A further one
 /// has a chain of its own, where upstream's would share and lose it.

@@ -39,7 +39,7 @@ fn owner(publications: &[&str]) -> Owner {
 }
 
 fn all(owner: &Owner, tool: Tool) -> Vec<String> {
-    let scripts = scripts(&Saved::default(), owner, &Family::of(owner, tool));
+    let scripts = scripts(&Saved::default(), owner, &Family::of(owner, tool), false);
     scripts.all().map(|(table, line)| format!("{table} {line}")).collect()
 }
 
@@ -95,19 +95,23 @@ fn what_is_there_is_not_written_again() {
     let owner = owner(&["tcp [::]:8080 -> [2001:db8::2]:80", "tcp [::]:90-99 -> [2001:db8::2]:90-99"]);
     let family = Family::of(&owner, Tool::V6);
     let mut text = String::from("*nat\n:PREROUTING ACCEPT [0:0]\n");
-    for line in scripts(&Saved::default(), &owner, &family).nat {
+    for line in scripts(&Saved::default(), &owner, &family, false).nat {
         text.push_str(&line.replacen("-I POSTROUTING 1 ", "-A POSTROUTING ", 1));
         text.push('\n');
     }
     let there = Saved::parse(&text);
-    assert!(scripts(&there, &owner, &family).is_empty(), "{:?}", scripts(&there, &owner, &family));
+    assert!(
+        scripts(&there, &owner, &family, false).is_empty(),
+        "{:?}",
+        scripts(&there, &owner, &family, false)
+    );
     // One port less: its chain is written anew and the rule that leads there replaced, in one transaction.
     let less = Owner { publications: owner.publications[..1].to_vec(), ..owner.clone() };
-    let lines = scripts(&there, &less, &Family::of(&less, Tool::V6)).nat;
+    let lines = scripts(&there, &less, &Family::of(&less, Tool::V6), false).nat;
     let chain = chain_name(&owner.endpoint);
     assert_eq!(lines[0], format!(":{chain} - [0:0]"));
     assert_eq!(lines.iter().filter(|line| line.starts_with("-D CNI-HOSTPORT-DNAT ")).count(), 1, "{lines:?}");
-    let gone = retirement(&there, &owner.endpoint).nat;
+    let gone = retirement(&there, &owner.endpoint, false).nat;
     assert_eq!(gone[1..], [format!("-F {chain}"), format!("-X {chain}")]);
 }
 
@@ -218,10 +222,15 @@ fn a_routed_network_translates_nothing() {
 
 #[test]
 fn protection_of_localhost_goes_with_the_last_attachment() {
-    let raw = format!("*raw\n{}\n*nat\n:CNI-DN-67e92b96e692a494b6b85 - [0:0]\n", rules::LOCALHOST_ONLY);
+    let raw =
+        format!("*raw\n{}\n*nat\n:CNI-DN-67e92b96e692a494b6b85 - [0:0]\n", rules::LOCALHOST_ONLY.join("\n"));
     let alone = Saved::parse(&raw);
-    assert_eq!(retirement(&alone, &endpoint("test", LONG, "eth0")).raw.len(), 1);
+    assert_eq!(
+        retirement(&alone, &endpoint("test", LONG, "eth0"), false).raw.len(),
+        rules::LOCALHOST_ONLY.len()
+    );
+    assert!(retirement(&alone, &endpoint("test", LONG, "eth0"), true).raw.is_empty());
     let others = Saved::parse(&format!("{raw}:CNI-DN-000000000000000000000 - [0:0]\n"));
-    assert!(retirement(&others, &endpoint("test", LONG, "eth0")).raw.is_empty());
-    assert!(retirement(&alone, &endpoint("test", "c9", "eth0")).raw.is_empty());
+    assert!(retirement(&others, &endpoint("test", LONG, "eth0"), false).raw.is_empty());
+    assert!(retirement(&alone, &endpoint("test", "c9", "eth0"), false).raw.is_empty());
 }
