@@ -196,12 +196,12 @@ fn not_chained() -> Failure {
 }
 
 fn cannot(error: ResolveError) -> Failure {
-    Failure::new(Code::InvalidConfig, error)
+    Failure::new(Code::UNFIT, error)
 }
 
 fn in_the_way(error: HostError) -> Failure {
     let code = match error {
-        HostError::Foreign(_) => Code::InvalidConfig,
+        HostError::Foreign(_) => Code::UNFIT,
         HostError::Taken { .. } => Code::TAKEN,
         HostError::Kernel { .. } => Code::Internal,
     };
