@@ -13,7 +13,8 @@ use crate::entry::{self, Entry};
 use crate::fragment::Loopback;
 use crate::layout::loopback::{NETDEV, create_detour};
 use crate::layout::masquerade;
-use crate::{Backend, Change, Firewall, FirewallError, table, weft};
+use crate::table::{self, State};
+use crate::{Backend, Change, Firewall, FirewallError, weft};
 
 /// Behind the route of `lo` itself.
 const METRIC: u32 = 4096;
@@ -109,16 +110,17 @@ fn close(socket: &mut Socket, link: &IfName) -> Result<(), FirewallError> {
             _ => {}
         }
     }
-    let name = link.to_string();
-    // KERNEL: the chain goes with the interface (nf_tables_netdev_event).
-    if !socket.has_chain(NETDEV, &name).map_err(refused)? {
+    // KERNEL: older kernels take the chain away with the interface and leave the table (nf_tables_netdev_event).
+    if table::state(socket, NETDEV)? == State::Absent {
         return Ok(());
     }
+    let name = link.to_string();
+    let chains = socket.chains(NETDEV).map_err(refused)?;
     let mut transaction = Transaction::new();
-    if socket.chains(NETDEV).map_err(refused)?.len() > 1 {
-        transaction.flush_chain(NETDEV, name.clone()).delete_chain(NETDEV, name);
-    } else {
+    if chains.iter().all(|chain| *chain == name) {
         transaction.delete_table(NETDEV);
+    } else if chains.contains(&name) {
+        transaction.flush_chain(NETDEV, name.clone()).delete_chain(NETDEV, name);
     }
     match socket.commit(&transaction) {
         Err(Error::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
