@@ -47,6 +47,7 @@ pub use fragment::{
 pub use mend::{Problem, diagnose, holders, reload};
 
 pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;
+pub use iptables::tool::is_chain_name;
 
 use claim::Claims;
 use iptables::masquerade as iptables_masquerade;

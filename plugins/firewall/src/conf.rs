@@ -5,12 +5,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use weft_cni::{Code, Failure, NetworkResult};
-use weft_firewall::{Carrier, FIREWALLD_ZONE, IPTABLES_ADMIN_CHAIN, Ingress};
+use weft_firewall::{Carrier, FIREWALLD_ZONE, IPTABLES_ADMIN_CHAIN, Ingress, is_chain_name};
 use weft_model::IfName;
 use weft_plugin::{Call, Verb};
-
-/// The longest name of a chain (XT_EXTENSION_MAXNAMELEN, less the final zero).
-const LONGEST_CHAIN: usize = 28;
 
 /// The firewall configuration exactly as it appears in a conflist.
 #[derive(Debug, Default, Deserialize)]
@@ -126,7 +123,7 @@ impl Conf {
         Ok(Settings {
             addresses: previous.ips.iter().map(|ip| ip.address.ip()).collect(),
             carrier: self.carrier(),
-            admin_chain: or_usual(self.iptables_admin_chain_name, IPTABLES_ADMIN_CHAIN, is_chain)
+            admin_chain: or_usual(self.iptables_admin_chain_name, IPTABLES_ADMIN_CHAIN, is_chain_name)
                 .map_err(ConfError::AdminChain)?,
             zone: or_usual(self.firewalld_zone, FIREWALLD_ZONE, is_zone).map_err(ConfError::Zone)?,
             ingress,
@@ -168,11 +165,6 @@ fn or_usual(written: Option<String>, usual: &str, is_legal: impl Fn(&str) -> boo
         Some(name) if is_legal(&name) => Ok(name),
         Some(name) => Err(name),
     }
-}
-
-fn is_chain(name: &str) -> bool {
-    let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
-    name.len() <= LONGEST_CHAIN && !name.starts_with('-') && name.chars().all(ok)
 }
 
 fn is_zone(name: &str) -> bool {

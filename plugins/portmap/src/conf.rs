@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer};
 use weft_cni::address::parse_ip;
-use weft_firewall::Backend;
+use weft_firewall::{Backend, is_chain_name};
 use weft_model::Gateways;
 use weft_model::port::PublishSpec;
 use weft_state::ports::Mark;
@@ -97,6 +97,17 @@ pub enum ConfError {
     /// Two ways to mark packets.
     #[error("Cannot specify externalSetMarkChain and markMasqBit")]
     TwoMarks,
+    /// The chain that marks can have no such name.
+    #[error("externalSetMarkChain {0:?} is no name of a chain")]
+    MarkChain(String),
+    /// A condition that would end the rule it is for.
+    #[error("{option} has {word:?}, which is more than a condition")]
+    Condition {
+        /// The option.
+        option: &'static str,
+        /// The word.
+        word: String,
+    },
     /// The mark has 32 bits.
     #[error("MasqMarkBit must be between 0 and 31")]
     MarkBit,
@@ -121,6 +132,7 @@ impl Conf {
         let mark = self.mark()?;
         let snat = self.snat.unwrap_or(true);
         let backend = self.backend(usual)?;
+        self.check_conditions(backend)?;
         let default_hosts = self.default_hosts()?;
         let specs = self.runtime_config.port_mappings.into_iter().map(Mapping::settle);
         Ok(Rules {
@@ -140,7 +152,8 @@ impl Conf {
     fn mark(&self) -> Result<Mark, ConfError> {
         match (self.mark_masq_bit, &self.external_set_mark_chain) {
             (Some(_), Some(_)) => Err(ConfError::TwoMarks),
-            (None, Some(chain)) => Ok(Mark::Chain(chain.clone())),
+            (None, Some(chain)) if is_chain_name(chain) => Ok(Mark::Chain(chain.clone())),
+            (None, Some(chain)) => Err(ConfError::MarkChain(chain.clone())),
             (None, None) => Ok(Mark::default()),
             (Some(bit), None) => {
                 u8::try_from(bit).ok().filter(|bit| *bit < 32).map(Mark::Bit).ok_or(ConfError::MarkBit)
@@ -183,6 +196,18 @@ impl Conf {
         .into_iter()
         .filter_map(|(backend, option)| Some((backend?, option)))
         .collect()
+    }
+
+    /// A condition is words of one rule. In nft's language a semicolon ends the rule, and a hash sign what is read of it.
+    fn check_conditions(&self, backend: Backend) -> Result<(), ConfError> {
+        let ends = |c: char| c.is_control() || backend == Backend::UpstreamNftables && matches!(c, ';' | '#');
+        for (option, words) in [("conditionsV4", &self.conditions_v4), ("conditionsV6", &self.conditions_v6)]
+        {
+            if let Some(word) = words.iter().find(|word| word.contains(ends)) {
+                return Err(ConfError::Condition { option, word: word.clone() });
+            }
+        }
+        Ok(())
     }
 
     fn default_hosts(&self) -> Result<Vec<IpAddr>, ConfError> {
@@ -299,6 +324,19 @@ mod tests {
             (
                 json!({"markMasqBit": 5, "externalSetMarkChain": "X"}),
                 "Cannot specify externalSetMarkChain and markMasqBit",
+            ),
+            (
+                json!({"externalSetMarkChain": "KEEP\n-F VICTIM"}),
+                "externalSetMarkChain \"KEEP\\n-F VICTIM\" is no name of a chain",
+            ),
+            (json!({"externalSetMarkChain": ""}), "externalSetMarkChain \"\" is no name of a chain"),
+            (
+                json!({"conditionsV4": ["-s", "10.0.0.0/8\n-F"]}),
+                "conditionsV4 has \"10.0.0.0/8\\n-F\", which is more than a condition",
+            ),
+            (
+                json!({"conditionsV6": ["iifname", "up0; flush ruleset"]}),
+                "conditionsV6 has \"up0; flush ruleset\", which is more than a condition",
             ),
             (json!({"markMasqBit": 32}), "MasqMarkBit must be between 0 and 31"),
             (json!({"markMasqBit": -1}), "MasqMarkBit must be between 0 and 31"),

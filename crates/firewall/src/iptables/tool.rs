@@ -15,6 +15,9 @@ use crate::{FirewallError, layout};
 /// Where programs are when `PATH` does not say. A runtime may start us with next to no environment.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
 
+/// The longest name of a chain (XT_EXTENSION_MAXNAMELEN, less the final zero).
+const LONGEST_CHAIN: usize = 28;
+
 /// A table of iptables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Table {
@@ -323,6 +326,12 @@ impl Tool {
         let problem = problem.to_string();
         FirewallError::Iptables { program: program.into(), problem: problem.trim_end().into() }
     }
+}
+
+/// Returns whether a chain of iptables can have this name, and a line for `iptables-restore` nothing else by it.
+pub fn is_chain_name(name: &str) -> bool {
+    let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+    (1..=LONGEST_CHAIN).contains(&name.len()) && !name.starts_with('-') && name.chars().all(ok)
 }
 
 /// Refuses to go on without a program. Starts nothing.
