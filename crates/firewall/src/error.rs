@@ -42,12 +42,20 @@ pub enum FirewallError {
     /// The spoof check was asked for without the container's address.
     #[error("no MAC address given for the spoof check of {0}")]
     NoMac(IfName),
-    /// An iptables program is missing or failed.
+    /// An iptables program ran and did not do what it was told.
+    #[error("{program}: {problem}")]
+    Refused {
+        /// The program, `iptables-restore` for example.
+        program: String,
+        /// The first thing it said.
+        problem: String,
+    },
+    /// An iptables program is missing or cannot be started.
     #[error("{program}: {problem}")]
     Iptables {
         /// The program, `iptables-restore` for example.
         program: String,
-        /// What it said.
+        /// Why.
         problem: String,
     },
     /// Another program is missing or failed.
@@ -128,6 +136,10 @@ impl FirewallError {
             Self::Iptables { program, .. } => {
                 Some(format!("install iptables so that {program} is in PATH, or use nftables"))
             }
+            Self::Refused { program, .. } => Some(format!(
+                "see that it knows the chains and conditions that the configuration names, and what it has: {}",
+                program.replace("-restore", "-save")
+            )),
             Self::Program { program, .. } => Some(format!(
                 "see that {program} is in PATH and that it understands the conditions, or leave \"backend\" and \
                  conditions out"

@@ -69,7 +69,7 @@ impl Settings {
             // no reason to leave it.
             Err(_) if dismantles => settle(Conf::default(), || Backend::Weft)?,
             // CNI: the words are those of the reference plugin.
-            Err(failure) if call.verb == Verb::Add => {
+            Err(failure) if matches!(call.verb, Verb::Add | Verb::Check) => {
                 return Err(failure.while_doing("failed to parse config"));
             }
             rules => rules?,

@@ -118,7 +118,7 @@ pub(crate) fn is_there(socket: &mut Socket, endpoint: &Endpoint) -> bool {
     tables.into_iter().any(|table| socket.has_chain(table, &chain).unwrap_or_default())
 }
 
-/// Returns what is missing.
+/// Returns what is missing, a chain in place of its rules.
 pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
     let mut missing = Vec::new();
     for tool in Tool::BOTH {
@@ -134,11 +134,22 @@ pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
                 line.replacen("-I ", "-A ", 1).replacen(" 1 ", " ", usize::from(line.starts_with("-I ")));
             // Somebody's own conditions may be printed in other words than they were written in.
             if !tool.has_all(table, std::slice::from_ref(&rule))? {
-                missing.push(format!("{} {table} rule {rule}", tool.program()));
+                let chain = rule.split(' ').nth(1).unwrap_or_default();
+                let has_chain = saved.table(table).chain(chain).is_some();
+                missing.push(not_found(table, chain, has_chain.then_some(&rule)));
             }
         }
     }
+    missing.dedup();
     Ok(missing)
+}
+
+/// CNI: the words are those of the reference plugin, for both families.
+fn not_found(table: Table, chain: &str, rule: Option<&String>) -> String {
+    match rule {
+        None => format!("chain {chain} not found in iptables table {table}"),
+        Some(rule) => format!("rule {rule} in chain {chain} not found in table {table}"),
+    }
 }
 
 /// The lines for each table.

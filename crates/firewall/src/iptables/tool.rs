@@ -228,7 +228,7 @@ impl Tool {
 
     /// Returns the rules of a chain that is always there, as `iptables -S` prints them.
     pub(crate) fn rules(self, table: Table, chain: &str) -> Result<Vec<String>, FirewallError> {
-        self.list(table, chain)?.map_err(|problem| self.failed(self.program(), problem))
+        self.list(table, chain)?.map_err(|problem| refused(self.program(), &problem))
     }
 
     /// Returns the rules of a chain, or `None` if there is no such chain.
@@ -291,7 +291,7 @@ impl Tool {
         if output.status.success() {
             return Ok(output);
         }
-        Err(self.failed(program, String::from_utf8_lossy(&output.stderr)))
+        Err(refused(program, &String::from_utf8_lossy(&output.stderr)))
     }
 
     fn attempt(self, program: &str, args: &[&str], stdin: Option<&str>) -> Result<Output, FirewallError> {
@@ -328,6 +328,13 @@ impl Tool {
     }
 }
 
+/// Returns the first thing that a program said, without its own name and version. What follows is advice on how to call it.
+fn refused(program: &str, said: &str) -> FirewallError {
+    let own = said.find("): ").filter(|_| said.starts_with(program)).map_or(0, |end| end + "): ".len());
+    let first = said[own..].lines().map(str::trim).find(|line| !line.is_empty());
+    FirewallError::Refused { program: program.into(), problem: first.unwrap_or("no reason given").into() }
+}
+
 /// Returns whether a chain of iptables can have this name, and a line for `iptables-restore` nothing else by it.
 pub fn is_chain_name(name: &str) -> bool {
     let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
@@ -360,6 +367,29 @@ mod tests {
         assert_eq!(rules.policy("CNI-A"), None);
         assert_eq!(rules.chain("CNI-B"), None);
         assert_eq!(rules.chains_from("CNI-").collect::<Vec<_>>(), ["CNI-A"]);
+    }
+
+    #[test]
+    fn the_first_thing_that_was_said_is_kept() {
+        let table = [
+            (
+                "ip6tables-restore v1.8.9 (nf_tables): Couldn't load match `x':No such file or directory\n\nError \
+                 occurred at line: 11\nTry `ip6tables-restore -h' for more information.\n",
+                "Couldn't load match `x':No such file or directory",
+            ),
+            (
+                "ip6tables-restore v1.8.9 (nf_tables): \nline 4: RULE_APPEND failed (No such file or directory): rule in \
+                 chain X\n",
+                "line 4: RULE_APPEND failed (No such file or directory): rule in chain X",
+            ),
+            ("ip6tables-restore: line 2 failed\n", "ip6tables-restore: line 2 failed"),
+            ("", "no reason given"),
+        ];
+        for (said, kept) in table {
+            let error = refused("ip6tables-restore", said);
+            assert_eq!(error.to_string(), format!("ip6tables-restore: {kept}"));
+            assert!(error.hint().unwrap().ends_with("what it has: ip6tables-save"));
+        }
     }
 
     #[test]
