@@ -53,6 +53,9 @@ fn request(args: args::Ports) -> manager::Publish {
 fn ls(manager: &Manager, args: args::PortLs, report: &mut Report) {
     let container = args.netns.map(|netns| manager::Publish { netns, id: args.id, ports: Vec::new() });
     let Some(published) = report.take(manager.published(container.as_ref())) else { return };
+    for line in manager.unlisted_ports() {
+        report.warn(line);
+    }
     let rows: Vec<Value> = published.iter().map(row).collect();
     match LIST.print(&rows, args.format.as_deref(), args.quiet) {
         Ok(text) => report.print(&text),
