@@ -85,7 +85,6 @@ pub fn diagnose(root: &Root) -> Result<Vec<Problem>, FirewallError> {
         let why = "a process was killed while it published ports";
         problems.push(problem(interrupted.endpoint.to_string(), why));
     }
-    if is_table_wanted(&claims)? && table::state(firewall.inet()?, crate::layout::INET)? != table::State::Ours
     for Damaged { container, ifname, endpoint, error } in books.damaged() {
         let what =
             endpoint.map_or_else(|| format!("{ifname} of {container}"), |endpoint| endpoint.to_string());
@@ -94,6 +93,7 @@ pub fn diagnose(root: &Root) -> Result<Vec<Problem>, FirewallError> {
             &format!("{error}: what it publishes is lost, and has to be published again"),
         ));
     }
+    if is_table_wanted(&claims)? && table::state(firewall.inet()?, crate::layout::INET)? != table::State::Ours
     {
         // What is in it need not be told one by one.
         let why = "is not there, or not as this version of weft writes it";
