@@ -194,6 +194,18 @@ impl Manager {
         self.owner(endpoint).map(|owner| owner.publications).unwrap_or_default()
     }
 
+    /// Returns what is wrong with the files of attachments whose ports cannot be listed.
+    pub fn unlisted_ports(&self) -> Vec<String> {
+        let damaged = self.books.damaged().into_iter();
+        let lines = damaged.map(|one| {
+            format!(
+                "{}; what {} of {} publishes is not listed, and weft network reload clears it away",
+                one.error, one.ifname, one.container
+            )
+        });
+        lines.collect()
+    }
+
     /// Returns what an attachment publishes as it would be asked for elsewhere.
     pub(crate) fn asked_at(&self, endpoint: &Endpoint) -> Vec<Asked> {
         self.owner(endpoint).map(|owner| owner.asked()).unwrap_or_default()
