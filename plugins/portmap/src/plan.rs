@@ -90,11 +90,25 @@ mod tests {
     use weft_plugin::{Call, Linked, Verb};
     use weft_state::Root;
 
+    use weft_state::ports::{Books, Owner};
     use super::*;
 
     /// The plan of an ADD for a container with both families, as far as it does not depend on the host.
     fn plan(verb: Verb, portmap: Value) -> String {
         let mut conf = portmap;
+        let dir = tempfile::tempdir().unwrap();
+        plan_at(&Root::new(Some(dir.path().into())), verb, portmap)
+    }
+
+    fn red() -> Endpoint {
+        Endpoint {
+            network: "n1".parse().unwrap(),
+            container: "red".parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        }
+    }
+
+    fn plan_at(root: &Root, verb: Verb, portmap: Value) -> String {
         conf["cniVersion"] = "1.1.0".into();
         conf["name"] = "n1".into();
         conf["prevResult"] = json!({
@@ -106,21 +120,16 @@ mod tests {
             ],
         });
         let stdin = conf.to_string().into_bytes();
-        let root = tempfile::tempdir().unwrap();
         let call = Call {
             verb,
             conf: NetConf::parse(&stdin).unwrap(),
             stdin,
             paths: Vec::new(),
-            root: Root::new(Some(root.path().into())),
+            root: root.clone(),
             args: String::new(),
             linked: Linked::default(),
         };
-        let endpoint = Endpoint {
-            network: "n1".parse().unwrap(),
-            container: "red".parse().unwrap(),
-            ifname: "eth0".parse().unwrap(),
-        };
+        let endpoint = red();
         let mut settings = Settings::of(&call).unwrap();
         if verb == Verb::Check {
             settings.settle(&endpoint).unwrap();
@@ -167,3 +176,14 @@ mod tests {
         assert_eq!(plan(Verb::Check, json!({"backend": "weft"})), "");
     }
 }
+
+    #[test]
+    fn who_asks_for_nothing_undoes_what_a_killed_process_began() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(Some(dir.path().into()));
+        let mut change = Books::new(&root).change(&red()).unwrap();
+        change.claim(Owner::new(red(), "weft").unwrap(), &[], &mut |_, _, _| true).unwrap();
+        drop(change);
+        let plan = plan_at(&root, Verb::Check, json!({"backend": "weft"}));
+        assert_eq!(plan.lines().next(), Some("host       publish for eth0 of red on n1 by weft"));
+    }

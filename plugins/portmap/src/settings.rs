@@ -112,12 +112,13 @@ impl Settings {
     /// If the container lacks an address for it, or the host is in the way.
     pub fn settle(&mut self, endpoint: &Endpoint) -> Result<(), Failure> {
         let books = Books::at(&self.folders.ports, &self.folders.locks);
-        let before = books.owner(&endpoint.container, &endpoint.ifname);
-        if self.rules.specs.is_empty() && before.is_none() {
+        // What a process that was killed has begun is undone by the next one, whatever that is asked for.
+        if self.rules.specs.is_empty() && !books.knows(&endpoint.container, &endpoint.ifname) {
             self.is_idle = true;
             return Ok(());
         }
         let Some(previous) = &self.previous else { return Ok(()) };
+        let before = books.owner(&endpoint.container, &endpoint.ifname);
         let addresses = Addresses::of(previous, &endpoint.ifname);
         self.wanted = resolve(&self.rules, &addresses).map_err(cannot)?;
         self.subnets.clone_from(&addresses.subnets);
