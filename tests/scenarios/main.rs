@@ -25,6 +25,7 @@ mod masquerade;
 mod others;
 mod ownership;
 mod ports;
+mod ports_moving;
 mod ports_ownership;
 mod ports_plugin;
 mod ports_traffic;

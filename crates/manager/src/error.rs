@@ -235,6 +235,16 @@ pub enum Error {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// An address of the host where ports are not translated.
+    #[error(
+        "cannot publish {ports}: network {network} is routed: its ports are the container's own, at every address"
+    )]
+    RoutedHost {
+        /// The ports.
+        ports: String,
+        /// The network.
+        network: NetworkName,
+    },
     /// The ports lead to no address of the container.
     #[error("cannot publish {ports}: container {container} has no address of that family")]
     Unreachable {
@@ -264,12 +274,14 @@ pub enum Error {
     #[error("{0}")]
     Stranded(String),
     /// The container does not publish the port.
-    #[error("container {container} does not publish {ports}")]
+    #[error("container {container} {}", unpublished(ports, *whole))]
     NotPublished {
         /// The container.
         container: String,
         /// The ports as typed.
         ports: String,
+        /// The ports that were published as a whole, and these among them.
+        whole: Option<PortRange>,
     },
     /// A setting that no interface has.
     #[error("unrecognised network interface sysctl {0:?}")]
@@ -331,6 +343,13 @@ fn family(subnet: &IpNetwork) -> &'static str {
     if subnet.is_ipv4() { "ipv4" } else { "ipv6" }
 }
 
+fn unpublished(ports: &str, whole: Option<PortRange>) -> String {
+    match whole {
+        None => format!("does not publish {ports}"),
+        Some(whole) => format!("publishes {ports} as part of {whole}"),
+    }
+}
+
 fn joined(problems: &[Problem]) -> String {
     let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
     texts.join("; ")
@@ -364,6 +383,7 @@ impl Error {
             | Self::Subnets(_)
             | Self::OutsideSubnets(_)
             | Self::Unpublishable { .. }
+            | Self::RoutedHost { .. }
             | Self::Unreachable { .. }
             | Self::PublishedTwice(_)
             | Self::NoFamily
@@ -404,6 +424,9 @@ impl Error {
                 Some(format!("ip netns add {what}"))
             }
             Self::Unattachable { hint, .. } | Self::Unpublishable { hint, .. } => hint.clone(),
+            Self::RoutedHost { .. } => {
+                Some("leave the host's address out, or say who may come in: -p PORT,from=CIDR".into())
+            }
             Self::Unconnected(container) => Some(format!("weft network connect NETWORK {container}")),
             Self::NotPublished { container, .. } => Some(format!("weft port ls {container}")),
             Self::PortTaken { ports, .. } => {
@@ -452,7 +475,7 @@ fn damaged(path: &Path) -> Option<String> {
 /// Returns what kind of failure a plugin's error object stands for.
 fn refusal(failure: &Failure) -> Kind {
     match failure.code {
-        Code::InvalidConfig => Kind::Usage,
+        Code::InvalidConfig | Code::UNFIT => Kind::Usage,
         Code::UnknownContainer => Kind::NotFound,
         Code::TAKEN => Kind::Conflict,
         _ => Kind::Failed,

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use weft_cni::Verb;
-use weft_model::port::{Publication, PublishSpec};
+use weft_model::port::{PortRange, Publication, PublishSpec};
 use weft_model::{ContainerId, Endpoint};
 use weft_runtime::Attachment;
 use weft_state::attachment::Record;
@@ -141,8 +141,19 @@ impl Manager {
         let missing = missing.map(|(spec, _)| Error::NotPublished {
             container: request.netns.clone(),
             ports: spec.to_string(),
+            whole: self.whole_of(spec, &live),
         });
         Ok((gone, missing.collect()))
+    }
+
+    /// Returns the ports of the host that were published as a whole, and these among them.
+    fn whole_of(&self, spec: &PublishSpec, live: &[Record]) -> Option<PortRange> {
+        live.iter().filter_map(|record| self.owner(&record.endpoint)).find_map(|owner| {
+            let translates = |one: &Publication| owner.gateways.of(one.target).translates();
+            let whole =
+                owner.publications.iter().find(|one| mapping::means_part(spec, one, translates(one)))?;
+            Some(if translates(whole) { whole.host_ports } else { whole.target_ports })
+        })
     }
 
     /// Forgets ports that are on their way and cannot arrive.
@@ -183,17 +194,6 @@ impl Manager {
         Ok(owners.into_iter().flat_map(each).collect())
     }
 
-    /// Returns what every attachment publishes.
-    pub(crate) fn ports_by_endpoint(&self) -> Result<BTreeMap<Endpoint, Vec<Port>>, Error> {
-        let owners = self.books.list()?.into_iter();
-        Ok(owners.map(|owner| (owner.endpoint.clone(), Port::all(&owner))).collect())
-    }
-
-    /// Returns what an attachment publishes.
-    pub(crate) fn published_at(&self, endpoint: &Endpoint) -> Vec<Publication> {
-        self.owner(endpoint).map(|owner| owner.publications).unwrap_or_default()
-    }
-
     /// Returns what is wrong with the files of attachments whose ports cannot be listed.
     pub fn unlisted_ports(&self) -> Vec<String> {
         let damaged = self.books.damaged().into_iter();
@@ -204,6 +204,17 @@ impl Manager {
             )
         });
         lines.collect()
+    }
+
+    /// Returns what every attachment publishes.
+    pub(crate) fn ports_by_endpoint(&self) -> Result<BTreeMap<Endpoint, Vec<Port>>, Error> {
+        let owners = self.books.list()?.into_iter();
+        Ok(owners.map(|owner| (owner.endpoint.clone(), Port::all(&owner))).collect())
+    }
+
+    /// Returns what an attachment publishes.
+    pub(crate) fn published_at(&self, endpoint: &Endpoint) -> Vec<Publication> {
+        self.owner(endpoint).map(|owner| owner.publications).unwrap_or_default()
     }
 
     /// Returns what an attachment publishes as it would be asked for elsewhere.
@@ -259,6 +270,13 @@ impl Manager {
         for spec in specs {
             ways.lead(spec).then_some(()).ok_or_else(|| unreachable_by(mine.container(), spec))?;
             self.check_free(spec, live)?;
+            for index in ways.each() {
+                let here = ways.families(spec).filter(|(_, way)| *way == index).map(|(any, _)| any);
+                let here: Vec<IpAddr> = here.collect();
+                if !here.is_empty() {
+                    self.publisher_at(&live[index].endpoint)?.check_spec(spec, &here)?;
+                }
+            }
         }
         let (mut published, mut changed): (Vec<Publication>, Vec<usize>) = (Vec::new(), Vec::new());
         for index in ways.each() {
@@ -289,10 +307,17 @@ impl Manager {
     /// Refuses a port of the host that leads to this container already.
     fn check_free(&self, spec: &PublishSpec, live: &[Record]) -> Result<(), Error> {
         for owner in live.iter().filter_map(|record| self.owner(&record.endpoint)) {
-            let held =
-                |one: &&Publication| owner.gateways.of(one.target).translates() && mapping::wants(spec, one);
+            let own = |one: &Publication| {
+                !owner.gateways.of(one.target).translates() && mapping::wants_own(spec, one)
+            };
+            // An open one has no port of the host's yet.
+            let is_open = |one: &Publication| owner.open.iter().any(|open| open.publication == *one);
+            let held = |one: &&Publication| own(one) || !is_open(one) && mapping::wants(spec, one);
             if let Some(held) = owner.publications.iter().find(held) {
-                let (protocol, host, ports) = (held.protocol, held.host, held.host_ports);
+                let (protocol, host, ports) = match own(held) {
+                    true => (held.protocol, held.target, held.target_ports),
+                    false => (held.protocol, held.host, held.host_ports),
+                };
                 let Endpoint { container, network, .. } = owner.endpoint.clone();
                 return Err(Error::PortTaken { ports, protocol, host, container, network });
             }
@@ -349,6 +374,8 @@ impl Manager {
         let ways = Ways::of_network(&stored.network);
         for spec in specs {
             ways.lead(spec).then_some(()).ok_or_else(|| unreachable_by(container, spec))?;
+            let families: Vec<IpAddr> = ways.families(spec).map(|(any, _)| any).collect();
+            publisher.check_spec(spec, &families)?;
         }
         Ok(specs.iter().flat_map(|spec| ways.entries(0, spec, &[])).collect())
     }

@@ -99,7 +99,15 @@ fn portmap(options: &Options<'_>, gateways: Gateways) -> Result<Value, Failure> 
     // DOCKER: an address that is every address is none.
     let host = options.address("host_binding_ipv4", true)?.filter(|host| !host.is_unspecified());
     if let Some(host) = host {
+        if gateways.of(host) == GatewayMode::Routed {
+            let why = "ports of a routed network are the container's own, at every address";
+            let hint = "leave out either this or gateway_mode_ipv4=routed";
+            return Err(bad("host_binding_ipv4", &host.to_string(), &why).with_hint(Some(hint.into())));
+        }
         conf.insert("defaultHostIP".into(), json!(host));
+    }
+    if options.flag("allow_foreign_host_ip", false)? {
+        conf.insert("allowForeignHostIP".into(), json!(true));
     }
     Ok(Value::Object(conf))
 }

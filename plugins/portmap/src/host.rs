@@ -49,7 +49,8 @@ impl HostError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Foreign(_) => {
-                Some("name an address of this host, or set \"allowForeignHostIP\": true".into())
+                let how = "weft network create -o allow_foreign_host_ip, or \"allowForeignHostIP\": true";
+                Some(format!("name an address of this host, or allow others for the network: {how}"))
             }
             Self::Taken { .. } => Some("stop it, or publish another port of the host".into()),
             Self::Kernel { .. } => None,

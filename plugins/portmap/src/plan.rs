@@ -72,6 +72,7 @@ fn publish(settings: &Settings, endpoint: &Endpoint) -> Option<Publish> {
     Some(Publish {
         publications: settings.wanted.publications.clone(),
         choices: settings.wanted.choices.clone(),
+        open: settings.wanted.open.clone(),
         occupied: settings.occupied.clone(),
         subnets: settings.subnets.clone(),
         snat: rules.snat,

@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use weft_cni::NetworkResult;
-use weft_model::port::{HostPorts, Publication, PublishSpec, allowed_of};
+use weft_model::port::{HostPorts, PortRange, Protocol, Publication, PublishSpec, allowed_of};
 use weft_model::{GatewayMode, IfName};
-use weft_state::ports::{Binding, Choice};
+use weft_state::ports::{Asked, Binding, Choice};
 
 use crate::conf::Rules;
 
@@ -57,6 +57,8 @@ pub struct Wanted {
     pub publications: Vec<Publication>,
     /// Ports that are not.
     pub choices: Vec<Choice>,
+    /// Which of the known ones are not translated and would have done with any port of the host's, or of some.
+    pub open: Vec<Asked>,
 }
 
 impl Wanted {
@@ -87,6 +89,24 @@ pub enum ResolveError {
         /// The host's address.
         host: IpAddr,
     },
+    /// Without translation, a port is the container's at every address there is.
+    #[error("port {spec} cannot be published on {host}: the network is routed for {}: its ports are the container's own, at every address", family(*host))]
+    Untranslated {
+        /// What was asked for.
+        spec: PublishSpec,
+        /// The host's address.
+        host: IpAddr,
+    },
+    /// Without translation, two ports of the host lead to one of the container.
+    #[error("port {ports}/{protocol} of {target} is asked for twice")]
+    Twice {
+        /// The protocol.
+        protocol: Protocol,
+        /// The container's address.
+        target: IpAddr,
+        /// The container's ports.
+        ports: PortRange,
+    },
     /// The sources are of a family the container has not.
     #[error("port {spec} cannot be published: the container has no address of its sources' family")]
     NoSource {
@@ -111,7 +131,25 @@ pub fn resolve(rules: &Rules, addresses: &Addresses) -> Result<Wanted, ResolveEr
     for spec in &rules.specs {
         resolve_one(spec, rules, addresses, &mut wanted)?;
     }
+    refuse_twice(rules, &wanted.publications)?;
     Ok(wanted)
+}
+
+fn refuse_twice(rules: &Rules, publications: &[Publication]) -> Result<(), ResolveError> {
+    let mut own: Vec<_> =
+        publications.iter().filter(|one| !rules.gateways.of(one.target).translates()).collect();
+    own.sort_by_key(|one| (one.protocol, one.target, one.target_ports));
+    let twice = own.windows(2).find(|pair| {
+        (pair[0].protocol, pair[0].target) == (pair[1].protocol, pair[1].target)
+            && pair[0].target_ports.overlaps(pair[1].target_ports)
+    });
+    match twice.and_then(|pair| pair.last()) {
+        None => Ok(()),
+        Some(one) => {
+            let Publication { protocol, target, target_ports: ports, .. } = **one;
+            Err(ResolveError::Twice { protocol, target, ports })
+        }
+    }
 }
 
 fn resolve_one(
@@ -138,23 +176,25 @@ fn resolve_one(
             }
         };
         done = true;
-        let known = match spec.host_ports {
-            // Without translation the container's ports are the only ones there are.
-            _ if !rules.gateways.of(host).translates() => Some(spec.ports),
-            HostPorts::These(ports) => Some(ports),
-            HostPorts::FirstOf(_) | HostPorts::Any => None,
-        };
-        match known {
-            Some(host_ports) => wanted.publications.push(Publication {
-                protocol: spec.protocol,
-                host,
-                host_ports,
-                target,
-                target_ports: spec.ports,
-                from,
-            }),
-            None => bindings.push(Binding { host, target }),
+        let is_open = !matches!(spec.host_ports, HostPorts::These(_));
+        let translates = rules.gateways.of(host).translates();
+        if is_open && translates {
+            bindings.push(Binding { host, target });
+            continue;
         }
+        let publication = Publication {
+            protocol: spec.protocol,
+            host,
+            // Without translation it means nothing, until the port moves to a network that translates.
+            host_ports: if let HostPorts::These(ports) = spec.host_ports { ports } else { spec.ports },
+            target,
+            target_ports: spec.ports,
+            from,
+        };
+        if is_open {
+            wanted.open.push(Asked { publication: publication.clone(), host_ports: spec.host_ports });
+        }
+        wanted.publications.push(publication);
     }
     if !bindings.is_empty() {
         wanted.choices.push(choice(spec, bindings));
@@ -176,6 +216,9 @@ fn reachable(
     let target = addresses.of_family(host).ok_or_else(|| ResolveError::NoAddress { spec: spec(), host })?;
     if rules.gateways.of(host) == GatewayMode::Isolated {
         return Err(ResolveError::Isolated { spec: spec(), host });
+    }
+    if !host.is_unspecified() && !rules.gateways.of(host).translates() {
+        return Err(ResolveError::Untranslated { spec: spec(), host });
     }
     let from = allowed_of(&spec().from, host).ok_or_else(|| ResolveError::NoSource { spec: spec() })?;
     Ok((target, from))
@@ -243,7 +286,7 @@ mod tests {
                 json!({"gatewayMode": {"ipv6": "routed"}}),
                 "8080:80",
                 &BOTH,
-                &["tcp 0.0.0.0:8080 -> 10.1.0.2:80", "tcp [::]:80 -> [fd00::2]:80"],
+                &["tcp 0.0.0.0:8080 -> 10.1.0.2:80", "tcp [::]:8080 -> [fd00::2]:80"],
             ),
             (json!({"gatewayMode": {"ipv6": "isolated"}}), "1:2", &BOTH, &["tcp 0.0.0.0:1 -> 10.1.0.2:2"]),
             (
@@ -284,6 +327,16 @@ mod tests {
                 "port 8080:80/tcp,from=fd00::/8 cannot be published: the container has no address of its sources' family",
             ),
             (
+                json!({"gatewayMode": {"ipv4": "routed"}}),
+                "127.0.0.1:8080:80",
+                "port 127.0.0.1:8080:80/tcp cannot be published on 127.0.0.1: the network is routed for IPv4: its ports are the container's own, at every address",
+            ),
+            (
+                json!({"gatewayMode": {"ipv4": "routed"}, "defaultHostIP": "127.0.0.1"}),
+                "8080:80",
+                "port 8080:80/tcp cannot be published on 127.0.0.1: the network is routed for IPv4: its ports are the container's own, at every address",
+            ),
+            (
                 json!({"defaultHostIP": "::1"}),
                 "8080:80",
                 "port 8080:80/tcp cannot be published on ::1: the container has no IPv6 address",
@@ -292,6 +345,26 @@ mod tests {
         for (conf, spec, why) in table {
             assert_eq!(published(conf, &[spec], &BOTH[..1]).unwrap_err(), why);
         }
+    }
+
+    #[test]
+    fn without_translation_a_port_of_the_container_is_asked_for_once() {
+        let routed = || json!({"gatewayMode": {"ipv4": "routed", "ipv6": "routed"}});
+        let twice = published(routed(), &["8080:80", "8081:80", "9000:90"], &BOTH).unwrap_err();
+        assert_eq!(twice, "port 80/tcp of 10.1.0.2 is asked for twice");
+        assert_eq!(published(routed(), &["8080:80", "8081:81"], &BOTH).unwrap().len(), 4);
+        assert_eq!(published(json!({}), &["8080:80", "8081:80"], &BOTH).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn what_any_port_of_the_host_would_do_for_stays_open_without_translation() {
+        let mut rules = rules(json!({"gatewayMode": {"ipv4": "routed"}, "runtimeConfig": {}}));
+        rules.specs = vec!["8000-8010:80".parse().unwrap(), "81".parse().unwrap(), "82:82".parse().unwrap()];
+        let wanted = resolve(&rules, &addresses(&BOTH[..1])).unwrap();
+        let open: Vec<_> =
+            wanted.open.iter().map(|one| (one.publication.target_ports.first(), one.host_ports)).collect();
+        assert_eq!(open, [(80, HostPorts::FirstOf("8000-8010".parse().unwrap())), (81, HostPorts::Any)]);
+        assert_eq!((wanted.publications.len(), wanted.choices.len()), (3, 0));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnetwork::IpNetwork;
 use weft_model::port::{Protocol, Publication, is_same_family};
 use weft_model::{Endpoint, GatewayMode, Gateways, IfName, NetworkName};
-use weft_state::ports::{Books, Choice, Chosen, Mark, Owner};
+use weft_state::ports::{Asked, Books, Choice, Chosen, Mark, Owner};
 
 use crate::claim::Claims;
 use crate::entry::{Entry, Family};
@@ -30,6 +30,8 @@ pub struct Publish {
     pub choices: Vec<Choice>,
     /// Which of the publications were chosen some time before, where they are written as they were.
     pub chosen: Vec<Chosen>,
+    /// Which of the publications are not translated and would have done with other ports of the host: for the books.
+    pub open: Vec<Asked>,
     /// What a choice passes over.
     pub occupied: Vec<Occupied>,
     /// The container's subnets: connections from there get the host's address, so that the
@@ -88,6 +90,7 @@ impl Publish {
             endpoint,
             publications: Vec::new(),
             choices: Vec::new(),
+            open: Vec::new(),
             chosen: Vec::new(),
             occupied: Vec::new(),
             subnets: Vec::new(),
@@ -114,8 +117,9 @@ impl Publish {
             self.claims.clone(),
         );
         Self {
-            publications: before.publications,
+            publications: [before.publications, before.elsewhere].concat(),
             chosen: before.chosen,
+            open: before.open,
             subnets: before.subnets,
             snat: before.snat,
             masquerade_all: before.masquerade_all,
@@ -146,6 +150,7 @@ impl Publish {
         let owner = Owner::new(self.endpoint.clone(), &self.backend.to_string())?;
         Ok(Owner {
             publications: self.publications.clone(),
+            open: self.open.clone(),
             chosen: self.chosen.clone(),
             subnets: self.subnets.clone(),
             snat: self.snat,

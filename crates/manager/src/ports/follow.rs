@@ -29,14 +29,19 @@ impl Manager {
                 let belongs = |one: &&Asked| {
                     ways.of_publication(&one.publication).is_some_and(|way| live[way].endpoint == to.endpoint)
                 };
-                let moving: Vec<_> = known.iter().filter(belongs).cloned().collect();
-                if moving.is_empty() {
+                let belonging: Vec<_> = known.iter().filter(belongs).cloned().collect();
+                if belonging.is_empty() {
                     continue;
                 }
                 let stay = |error| {
                     let (container, network) = (mine.container(), &from.endpoint.network);
                     format!("{error}; ports of {container} stay on network {network}")
                 };
+                let (moving, refused) = self.welcome(to, belonging);
+                warnings.extend(refused.into_iter().map(stay));
+                if moving.is_empty() {
+                    continue;
+                }
                 warnings.extend(self.move_ports(mine, from, to, &moving).err().map(stay));
             }
         }
@@ -44,7 +49,6 @@ impl Manager {
     }
 
     fn move_ports(&self, mine: &Mine, from: &Record, to: &Record, moving: &[Asked]) -> Result<(), Error> {
-        self.publisher_at(&to.endpoint)?;
         let _network = self.locks.shared(&from.endpoint.network)?;
         let known = self.asked_at(&from.endpoint);
         let staying: Vec<_> = known.iter().filter(|one| !moving.contains(one)).cloned().collect();
@@ -97,9 +101,10 @@ impl Manager {
         for way in ways.each() {
             let own = ports.iter().filter(|one| ways.of_publication(&one.publication) == Some(way));
             let own: Vec<_> = own.cloned().collect();
+            let gone = |error| format!("{error}; ports of {} are not published any more", mine.container());
+            let (own, refused) = self.welcome(&live[way], own);
+            warnings.extend(refused.into_iter().map(gone));
             if !own.is_empty() {
-                let gone =
-                    |error| format!("{error}; ports of {} are not published any more", mine.container());
                 warnings.extend(self.settle(mine, &live[way], &own).err().map(gone));
             }
         }
@@ -109,6 +114,21 @@ impl Manager {
             |one| format!("{one} is not published any more: {} has no other way out", mine.container());
         warnings.extend(stranded.map(gone));
         warnings
+    }
+
+    /// Returns which ports an attachment's network can publish as they were asked for, and why not the others.
+    fn welcome(&self, to: &Record, ports: Vec<Asked>) -> (Vec<Asked>, Vec<Error>) {
+        let publisher = match self.publisher_at(&to.endpoint) {
+            Ok(publisher) => publisher,
+            Err(error) => return (Vec::new(), vec![error]),
+        };
+        let mut refused = Vec::new();
+        let mut can = |one: &Asked| {
+            let outcome = publisher.check_reach(one.publication.host, &one.publication);
+            outcome.map_err(|error| refused.push(error)).is_ok()
+        };
+        let ports = ports.into_iter().filter(|one| can(one)).collect();
+        (ports, refused)
     }
 
     /// Adds ports to what an attachment publishes.

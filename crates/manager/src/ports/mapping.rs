@@ -6,7 +6,9 @@
 use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
-use weft_model::port::{HostPorts, PortRange, Protocol, Publication, PublishSpec, is_same_family};
+use weft_model::port::{
+    HostPorts, PortRange, Protocol, Publication, PublishSpec, allowed_of, is_same_family,
+};
 use weft_state::ports::Asked;
 
 /// Returns the entries that stand for ports as a person typed them. Where a port is to be chosen and `chosen` has it
@@ -95,10 +97,35 @@ pub(super) fn means(spec: &PublishSpec, one: &Publication, translated: bool) -> 
     spec.protocol == one.protocol && spec.host.is_none_or(|host| host == one.host) && of_container && of_host
 }
 
+/// Tells whether a person who types this means some ports of a range that was published as a whole.
+pub(super) fn means_part(spec: &PublishSpec, one: &Publication, translated: bool) -> bool {
+    let inside =
+        |whole: PortRange, part: PortRange| whole.contains(part.first()) && whole.contains(part.last());
+    let of_host = match spec.host_ports {
+        HostPorts::These(ports) if translated => {
+            inside(one.host_ports, ports)
+                && ports.first() - one.host_ports.first() == spec.ports.first() - one.target_ports.first()
+        }
+        _ => true,
+    };
+    spec.protocol == one.protocol
+        && spec.host.is_none_or(|host| host == one.host)
+        && inside(one.target_ports, spec.ports)
+        && of_host
+}
+
 /// Tells whether ports as typed need a port of the host that is published already.
 pub(super) fn wants(spec: &PublishSpec, one: &Publication) -> bool {
     let HostPorts::These(ports) = spec.host_ports else { return false };
     spec.protocol == one.protocol && ports.overlaps(one.host_ports) && share(spec.host, Some(one.host))
+}
+
+/// Tells whether ports as typed need a port of the container that is published already, untranslated.
+pub(super) fn wants_own(spec: &PublishSpec, one: &Publication) -> bool {
+    spec.protocol == one.protocol
+        && spec.ports.overlaps(one.target_ports)
+        && allowed_of(&spec.from, one.host).is_some()
+        && spec.host.is_none_or(|host| is_same_family(host, one.host))
 }
 
 /// Tells whether two wishes need the same port of the host.
@@ -198,6 +225,40 @@ mod tests {
             assert_eq!(means(&spec(text), &one, true), expected, "{text} {host_ports}");
         }
         assert!(means(&spec("8080:80"), &published("::", "80", "80"), false));
+    }
+
+    #[test]
+    fn part_of_a_range_is_told_from_what_is_not_published() {
+        let range = published("0.0.0.0", "8000-8009", "80-89");
+        let table = [
+            ("8001:81", true),
+            ("8008-8009:88-89", true),
+            ("81", true),
+            ("0.0.0.0:8001:81", true),
+            ("8001:82", false),
+            ("7999:80", false),
+            ("8001:81/udp", false),
+            ("127.0.0.1:8001:81", false),
+            ("90", false),
+        ];
+        for (text, expected) in table {
+            assert_eq!(means_part(&spec(text), &range, true), expected, "{text}");
+        }
+        assert!(means_part(&spec("7999:80"), &range, false));
+    }
+
+    #[test]
+    fn a_port_of_a_container_is_wanted_once_without_translation() {
+        let one = published("0.0.0.0", "8080", "80");
+        for (text, expected) in [
+            ("8081:80", true),
+            ("80", true),
+            ("8080:81", false),
+            ("8080:80/udp", false),
+            ("[::]:80:80", false),
+        ] {
+            assert_eq!(wants_own(&spec(text), &one), expected, "{text}");
+        }
     }
 
     #[test]

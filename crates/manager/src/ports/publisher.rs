@@ -1,10 +1,13 @@
 //! The plugin of a network that publishes ports.
 
+use std::fmt::Display;
+use std::net::IpAddr;
+
 use serde_json::Value;
 use weft_cni::Conflist;
 use weft_cni::json::get;
 use weft_model::port::{HostPorts, PublishSpec};
-use weft_model::{Endpoint, NetworkName};
+use weft_model::{Endpoint, GatewayMode, Gateways, NetworkName};
 
 use super::CAPABILITY;
 use crate::store::Stored;
@@ -14,6 +17,41 @@ use crate::{Error, Manager};
 pub(super) struct Publisher {
     pub(super) list: Conflist,
     pub(super) plugin: Value,
+}
+
+impl Publisher {
+    /// Returns the network's gateway modes, as the plugin is told.
+    fn gateways(&self) -> Gateways {
+        let told = get(&self.plugin, "gatewayMode").cloned();
+        told.and_then(|told| serde_json::from_value(told).ok()).unwrap_or_default()
+    }
+
+    /// Refuses an address of the host where it means nothing: the port would be open at every address.
+    pub(super) fn check_reach(&self, host: IpAddr, ports: &dyn Display) -> Result<(), Error> {
+        let network = self.list.name.clone();
+        match self.gateways().of(host) {
+            GatewayMode::Routed if !host.is_unspecified() => {
+                Err(Error::RoutedHost { ports: ports.to_string(), network })
+            }
+            GatewayMode::Isolated => {
+                let family = if host.is_ipv4() { "IPv4" } else { "IPv6" };
+                let why = format!(
+                    "its gateway mode for {family} is isolated, so nothing from outside reaches its containers"
+                );
+                Err(Error::Unpublishable { network, why, hint: None })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses ports as typed that the network would publish nowhere, or elsewhere than they say. `families` has
+    /// an unspecified address for each family that is theirs.
+    pub(super) fn check_spec(&self, spec: &PublishSpec, families: &[IpAddr]) -> Result<(), Error> {
+        let reach = |any: &IpAddr| self.check_reach(spec.host.unwrap_or(*any), spec);
+        let mut outcomes = families.iter().map(reach);
+        let first = outcomes.next().unwrap_or(Ok(()));
+        first.or_else(|error| if outcomes.any(|outcome| outcome.is_ok()) { Ok(()) } else { Err(error) })
+    }
 }
 
 impl Manager {

@@ -61,7 +61,7 @@ impl Ways {
     }
 
     /// Returns the families that ports as typed are for, each with its attachment.
-    fn families(self, spec: &PublishSpec) -> impl Iterator<Item = (IpAddr, usize)> {
+    pub(super) fn families(self, spec: &PublishSpec) -> impl Iterator<Item = (IpAddr, usize)> {
         let ways = [(ANY_V4, self.v4), (ANY_V6, self.v6)].into_iter();
         let meant = |any: IpAddr| {
             spec.host.is_none_or(|host| is_same_family(host, any)) && allowed_of(&spec.from, any).is_some()

@@ -86,6 +86,13 @@ pub(crate) const OPTIONS: &[OptionAbout] = &[
         help: "the host's address that ports are published on when none is named",
     },
     OptionAbout {
+        name: "allow_foreign_host_ip",
+        aliases: &[],
+        value: "BOOL",
+        default: "false",
+        help: "whether ports can be published on addresses that the host does not have (yet)",
+    },
+    OptionAbout {
         name: "hairpin",
         aliases: &[],
         value: "BOOL",
