@@ -261,7 +261,7 @@ fn a_port_of_127_0_0_1_is_not_reached_by_forged_packets() {
     }
 
     // Without the rule it does: the forged packets are good ones.
-    let rules = lab.sh("nft -a list table inet weft | grep 127.0.0.0/8 | grep drop").stdout;
+    let rules = lab.sh("nft -a list table inet weft | grep 'ip daddr 127.0.0.0/8 drop'").stdout;
     let chain = lab
         .sh("nft -a list table inet weft | grep -B9 'ip daddr 127.0.0.0/8 drop' | grep 'chain ' | tail -1")
         .stdout;

@@ -218,7 +218,10 @@ impl Family {
         let jumps = listing.lines().filter(|line| line.contains(&format!(" jump {ALL} "))).count();
         let both = [BY_HOST, PORTS].iter().all(|chain| listing.contains(&format!("jump {chain} ")));
         let masquerading = listing.contains("hook postrouting");
-        let closed = self == Self::V6 || listing.contains("ip daddr 127.0.0.0/8 drop");
+        let closed = self == Self::V6
+            || ["daddr", "saddr"]
+                .iter()
+                .all(|address| listing.contains(&format!("ip {address} 127.0.0.0/8 drop")));
         jumps == 2 && both && (!masquerades(owner) || masquerading && closed)
     }
 
@@ -255,7 +258,8 @@ impl Family {
                 script,
                 "add chain {family} {TABLE} {LOCALHOST} {{ type filter hook prerouting priority -300 ; }}\n\
                  flush chain {family} {TABLE} {LOCALHOST}\n\
-                 add rule {family} {TABLE} {LOCALHOST} iifname != \"lo\" ip daddr 127.0.0.0/8 drop"
+                 add rule {family} {TABLE} {LOCALHOST} iifname != \"lo\" ip daddr 127.0.0.0/8 drop\n\
+                 add rule {family} {TABLE} {LOCALHOST} iifname != \"lo\" ip saddr 127.0.0.0/8 drop"
             )
             .ok();
         }

@@ -11,7 +11,7 @@
 //!         POSTROUTING -j CNI-HOSTPORT-MASQ, which masquerades what SETMARK has marked
 //! filter  INPUT -j WEFT-INPUT: who is not on a port's list of sources
 //!         WEFT-FORWARD ... -j WEFT-ROUTED: ports of networks that are routed
-//! raw     PREROUTING ! -i lo -d 127.0.0.0/8 -j DROP, since route_localnet lets them in
+//! raw     PREROUTING ! -i lo -d 127.0.0.0/8 -j DROP, and the same for -s, since route_localnet lets them in
 //! ```
 //!
 //! An attachment's rules are one chain in `nat`, which is written as a whole, and rules elsewhere that carry

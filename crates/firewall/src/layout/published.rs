@@ -30,7 +30,7 @@ pub(crate) const PUBLISHED: &str = "published";
 /// The rules for ranges of ports; empty until there is one.
 pub(crate) const PUBLISHED_RANGES: [&str; 2] = ["published_ranges4", "published_ranges6"];
 /// The chains with their numbers of rules.
-pub(crate) const LOCAL_ONLY_CHAINS: [(&str, usize); 1] = [(LOCAL_ONLY, 2)];
+pub(crate) const LOCAL_ONLY_CHAINS: [(&str, usize); 1] = [(LOCAL_ONLY, 3)];
 pub(crate) const CHAINS: [(&str, usize); 4] = [(PREROUTING, 1), (OUTPUT, 1), (ARRIVING, 2), (PUBLISHED, 6)];
 pub(crate) const RANGE_CHAINS: [[(&str, usize); 1]; 2] =
     [[(PUBLISHED_RANGES[0], 6)], [(PUBLISHED_RANGES[1], 6)]];
@@ -139,6 +139,9 @@ pub(crate) fn create_local_only(transaction: &mut Transaction) {
     for network in loopback() {
         transaction.rule(local_only.rule(from_elsewhere(Field::destination_of(network.ip()), network)));
     }
+    // KERNEL: of IPv6 it drops these itself (ip6_rcv_core).
+    let [v4, _] = loopback();
+    transaction.rule(local_only.rule(from_elsewhere(Field::source_of(v4.ip()), v4)));
 }
 
 /// Returns the steps that drop packets with such an address that come in by another link than `lo`.

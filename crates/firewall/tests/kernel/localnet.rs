@@ -67,7 +67,7 @@ fn arrives(lab: &Lab, from: &str, to: &str) -> bool {
 }
 
 /// Packets to the host's loopback address, and packets that claim to be from there.
-const FORGED: [(&str, &str); 1] = [(RED[0], "127.0.0.1")];
+const FORGED: [(&str, &str); 2] = [(RED[0], "127.0.0.1"), ("127.0.0.2", GATEWAY)];
 
 fn nothing_forged_arrives(lab: &Lab, when: &str) {
     for (from, to) in FORGED {

@@ -20,9 +20,10 @@ const LONGEST_COMMENT: usize = 255;
 /// The interface that upstream's chains are about, since their names do not know of any.
 const UPSTREAMS_INTERFACE: &str = "eth0";
 
-/// Packets from outside to this host's own addresses: a route to them is there once route_localnet is on.
-pub(super) const LOCALHOST_ONLY: [&str; 1] = [
+/// Packets from outside to this host's own addresses, or as if from them: a route to them is there once route_localnet is on.
+pub(super) const LOCALHOST_ONLY: [&str; 2] = [
     r#"-A PREROUTING -d 127.0.0.0/8 ! -i lo -m comment --comment "weft: published ports on localhost" -j DROP"#,
+    r#"-A PREROUTING -s 127.0.0.0/8 ! -i lo -m comment --comment "weft: published ports on localhost" -j DROP"#,
 ];
 
 /// Returns the name of an attachment's chain: upstream's for a container's first interface. A further one

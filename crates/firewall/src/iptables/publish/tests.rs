@@ -62,6 +62,7 @@ fn a_first_attachment_brings_upstreams_rules() {
         lines,
         [
             r#"raw -A PREROUTING -d 127.0.0.0/8 ! -i lo -m comment --comment "weft: published ports on localhost" -j DROP"#,
+            r#"raw -A PREROUTING -s 127.0.0.0/8 ! -i lo -m comment --comment "weft: published ports on localhost" -j DROP"#,
             "nat :CNI-HOSTPORT-DNAT - [0:0]",
             "nat :CNI-HOSTPORT-SETMARK - [0:0]",
             r#"nat -A CNI-HOSTPORT-SETMARK -m comment --comment "CNI portfwd masquerade mark" -j MARK --set-xmark 0x2000/0x2000"#,
