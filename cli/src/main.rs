@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Err(error)
             if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
         {
-            report.misuse(&error.to_string());
+            report.misuse(&error);
             return report.exit();
         }
         Err(help) => help.exit(),

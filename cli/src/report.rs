@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ErrorKind};
 use weft_manager::{Error, Kind};
+use weft_model::port::PublishSpec;
 
 /// Collects failures: each on a line of its own, the first one's kind as the exit code.
 #[derive(Debug, Default)]
@@ -30,14 +32,16 @@ impl Report {
         self.fail(2);
     }
 
-    /// Says what is wrong with the command line, in one line and a hint: `text` is what clap says of it, which
+    /// Says what is wrong with the command line, in one line and a hint: what clap says of it
     /// is a paragraph and a usage.
-    pub(crate) fn misuse(&mut self, text: &str) {
-        let (what, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    pub(crate) fn misuse(&mut self, error: &clap::Error) {
+        let text = error.to_string();
+        let (what, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
         let words: Vec<&str> = what.trim_start_matches("error: ").split_whitespace().collect();
         self.usage(words.join(" "));
         let usage = rest.lines().find_map(|line| line.strip_prefix("Usage: "));
-        say(&format!("hint: {}", usage.unwrap_or("weft --help, or --help after any command")));
+        let general = usage.unwrap_or("weft --help, or --help after any command");
+        say(&format!("hint: {}", grammar(error).unwrap_or(general)));
     }
 
     /// Says something that does not make the command fail.
@@ -73,6 +77,13 @@ impl Report {
     pub(crate) fn exit(self) -> ExitCode {
         self.code.into()
     }
+}
+
+/// Returns how the argument is written that could not be read, where that is not plain.
+fn grammar(error: &clap::Error) -> Option<&'static str> {
+    let argument = error.get(ContextKind::InvalidArg)?.to_string();
+    (error.kind() == ErrorKind::ValueValidation && argument.contains("PUBLISH"))
+        .then_some(PublishSpec::GRAMMAR)
 }
 
 /// Prints a line for people in one write, so that those of several processes do not mix. Where nobody listens,

@@ -265,10 +265,10 @@ fn what_cannot_be_published_leaves_nothing() {
         lab.weft(all).expect_failure(code, words);
         lab.assert_restored(&before);
     };
-    refused("red", &["8080:0"], 2, &["invalid containerPort: 0"]);
+    refused("red", &["8080:0"], 2, &["invalid containerPort: 0: port 0 cannot be published\nhint: [[IP:][HOSTPORT"]);
     refused("red", &["0"], 2, &["invalid containerPort: 0"]);
-    refused("red", &["8080:90-80"], 2, &["invalid containerPort: 90-80"]);
-    refused("red", &["90-80:80-90"], 2, &["invalid hostPort: 90-80"]);
+    refused("red", &["8080:90-80"], 2, &["invalid containerPort: 90-80: the range 90-80 is reversed"]);
+    refused("red", &["90-80:80-90"], 2, &["invalid hostPort: 90-80: the range 90-80 is reversed"]);
     refused("red", &["65530-65540:1-11"], 2, &["invalid hostPort: 65530-65540"]);
     refused("red", &["70000:80"], 2, &["invalid hostPort: 70000"]);
     refused("red", &["8000-8001:90-92"], 2, &["invalid ranges", "90-92 and 8000-8001"]);

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use super::publication::{is_same_family, masked, socket};
-use super::{PortRange, Protocol};
+use super::{PortRange, PortRangeError, Protocol};
 
 /// `[[IP:][HOSTPORT[-END]]:]PORT[-END][/PROTOCOL][,from=CIDR]...`
 ///
@@ -46,16 +46,16 @@ pub enum PublishError {
     #[error("no port specified: {0}<empty>")]
     NoPort(String),
     /// The host port is none.
-    #[error("invalid hostPort: {0}")]
-    HostPort(String),
+    #[error("invalid hostPort: {0}: {1}")]
+    HostPort(String, PortRangeError),
     /// The container port is none.
-    #[error("invalid containerPort: {0}")]
-    ContainerPort(String),
+    #[error("invalid containerPort: {0}: {1}")]
+    ContainerPort(String, PortRangeError),
     /// The host address is none.
-    #[error("invalid IP address: {0}")]
+    #[error("invalid IP address: {0}: it is neither an IPv4 nor an IPv6 address of the host")]
     Address(String),
     /// The protocol is none.
-    #[error("invalid proto: {0}")]
+    #[error("invalid proto: {0}: it is tcp, udp or sctp")]
     Protocol(String),
     /// Two ranges of different lengths.
     #[error("invalid ranges specified for container and host Ports: {ports} and {host_ports}")]
@@ -82,6 +82,9 @@ pub enum PublishError {
 }
 
 impl PublishSpec {
+    /// What people type, for hints.
+    pub const GRAMMAR: &str = "[[IP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp|sctp][,from=CIDR]...";
+
     /// Reads docker's short form.
     fn short(text: &str) -> Result<Self, PublishError> {
         let (front, ports) = text.rsplit_once(':').unwrap_or(("", text));
@@ -94,7 +97,7 @@ impl PublishSpec {
             "" => Protocol::Tcp,
             name => name.parse().map_err(|_| PublishError::Protocol(name.into()))?,
         };
-        let ports: PortRange = ports.parse().map_err(|_| PublishError::ContainerPort(ports.into()))?;
+        let ports: PortRange = ports.parse().map_err(|why| PublishError::ContainerPort(ports.into(), why))?;
         // ":8080:80" has an empty address, "[]:8080:80" a wrong one.
         let host = if host.is_empty() { None } else { Some(address(host)?) };
         Ok(Self { host, host_ports: host_ports_of(host_ports, ports)?, ports, protocol, from: Vec::new() })
@@ -135,7 +138,7 @@ fn host_ports_of(text: &str, ports: PortRange) -> Result<HostPorts, PublishError
     if matches!(text, "" | "0") {
         return Ok(HostPorts::Any);
     }
-    let host_ports: PortRange = text.parse().map_err(|_| PublishError::HostPort(text.into()))?;
+    let host_ports: PortRange = text.parse().map_err(|why| PublishError::HostPort(text.into(), why))?;
     match (host_ports.len(), ports.len()) {
         (host, container) if host == container => Ok(HostPorts::These(host_ports)),
         (_, 1) => Ok(HostPorts::FirstOf(host_ports)),
