@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use weft_model::{Endpoint, NetworkName};
 
 /// What a plugin reads when it is started with `reload` or `doctor`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,33 @@ pub struct Finding {
 pub struct Findings {
     /// What is out of step; nothing when all is well.
     pub problems: Vec<Finding>,
+}
+
+impl Finding {
+    /// Returns what only connecting anew mends. The manager, which knows how the container was connected, says the
+    /// same with all it takes.
+    pub fn renewed(endpoint: &Endpoint, why: String) -> Self {
+        let Endpoint { network, container, .. } = endpoint;
+        let mend = format!(
+            "weft network disconnect {network} {container}, then weft network connect {network} {container}"
+        );
+        Self { what: endpoint.to_string(), why, mend }
+    }
+
+    /// Returns what is wrong with a network's configuration. The manager, which knows where that is, names the file.
+    pub fn misconfigured(network: &NetworkName, why: String) -> Self {
+        Self { what: format!("network {network}"), why, mend: format!("mend the file of network {network}") }
+    }
+
+    /// Tells whether this is what only connecting that attachment anew mends.
+    pub fn is_renewed(&self, endpoint: &Endpoint) -> bool {
+        *self == Self::renewed(endpoint, self.why.clone())
+    }
+
+    /// Tells whether this is wrong with the configuration of that network.
+    pub fn is_misconfigured(&self, network: &NetworkName) -> bool {
+        *self == Self::misconfigured(network, self.why.clone())
+    }
 }
 
 impl fmt::Display for Finding {

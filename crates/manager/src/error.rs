@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
-use weft_cni::{Code, Failure};
+use weft_cni::{Code, Failure, Finding};
 use weft_model::port::{PortRange, Protocol};
 use weft_model::{ContainerId, NetworkName};
 use weft_runtime::exec::ExecError;
@@ -314,6 +314,9 @@ pub enum Error {
     /// A chain of plugins failed.
     #[error(transparent)]
     Chain(#[from] ChainError),
+    /// What could not be put back.
+    #[error("{0}")]
+    Unmended(Finding),
     /// Several things did not work; the rest was done.
     #[error("{}", joined(.0))]
     Problems(Vec<Problem>),
@@ -434,6 +437,7 @@ impl Error {
             }
             Self::Connected { .. } | Self::NotConnected { .. } => Some("weft ps".into()),
             Self::Refused { failure, .. } => failure.details.clone(),
+            Self::Unmended(finding) => Some(finding.mend.clone()),
             Self::InterfaceTaken { .. } => Some(OTHER_INTERFACE.into()),
             Self::Chain(ChainError::Plugin { problem, .. }) if is_missing(problem) => {
                 Some("weft plugin ls".into())

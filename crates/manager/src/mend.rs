@@ -3,6 +3,9 @@
 //! The manager asks each plugin that is one of weft's about all its networks at once. What the networks share, and
 //! what was published by other runtimes, is known to the plugins by their own books.
 
+mod again;
+mod told;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;
@@ -16,6 +19,7 @@ use weft_state::ports::Moving;
 
 use crate::store::Stored;
 use crate::{Error, Liveness, Manager};
+use told::Failed;
 
 impl Manager {
     /// Writes the rules and settings of every network again, or of one and of what all share. Connections stay
@@ -40,18 +44,22 @@ impl Manager {
                 Err(error) => errors.push(error),
             }
         }
-        for (kind, request) in self.mended(&networks)? {
-            errors.extend(self.drivers.reload(&kind, &request).err());
+        let (asked, mut failed) = self.mended(&networks);
+        for (kind, request) in &asked {
+            let each = told::each(kind, request, |request| self.drivers.reload(kind, request));
+            failed.extend(each.into_iter().filter_map(Result::err));
         }
+        let failures = told::findings(failed).into_iter();
+        errors.extend(failures.map(|finding| Error::Unmended(self.name_file(finding, &networks))));
         Ok(errors)
     }
 
     /// Says what is out of step, why, and the command that mends it. With `fix` it is mended first, as far as that
-    /// takes no decision.
+    /// takes no decision. What a plugin does not tell is a finding, too.
     ///
     /// # Errors
     ///
-    /// When a plugin cannot be asked.
+    /// When the records or the networks cannot be read.
     pub fn doctor(&self, fix: bool) -> Result<Vec<Finding>, Error> {
         let found = self.examine()?;
         if !fix || found.is_empty() {
@@ -71,10 +79,16 @@ impl Manager {
         for stored in &stored {
             found.extend(self.missing_plugins(stored));
         }
-        found.extend(self.records.list()?.iter().filter_map(|record| self.stale(record)));
+        let records = self.records.list()?;
+        found.extend(records.iter().filter_map(|record| self.stale(record)));
         found.extend(self.stranded()?.iter().map(on_its_way));
-        for (kind, request) in self.mended(&self.store.known()?)? {
-            found.extend(self.drivers.doctor(&kind, &request)?);
+        let networks = self.store.known()?;
+        for finding in self.told(&networks) {
+            let finding = self.name_file(finding, &networks);
+            found.push(match records.iter().find(|record| finding.is_renewed(&record.endpoint)) {
+                Some(record) => Finding { mend: self.again(record), ..finding },
+                None => finding,
+            });
         }
         // Plugins that share something name it twice.
         let mut once: Vec<Finding> = Vec::new();
@@ -86,8 +100,37 @@ impl Manager {
         Ok(once)
     }
 
-    /// Returns what to tell each plugin that is one of weft's.
-    fn mended(&self, networks: &[Stored]) -> Result<Vec<(String, MendRequest)>, Error> {
+    /// Returns what the plugins find, and which of them could not be asked.
+    fn told(&self, networks: &[Stored]) -> Vec<Finding> {
+        let (asked, mut failed) = self.mended(networks);
+        let mut found = Vec::new();
+        for (kind, request) in &asked {
+            for outcome in told::each(kind, request, |request| self.drivers.doctor(kind, request)) {
+                match outcome {
+                    Ok(findings) => found.extend(findings),
+                    Err(failure) => failed.push(failure),
+                }
+            }
+        }
+        found.extend(told::findings(failed));
+        found
+    }
+
+    /// Puts the file's name into what is said of a network's configuration.
+    fn name_file(&self, finding: Finding, networks: &[Stored]) -> Finding {
+        let names = networks.iter().map(|stored| &stored.network.name);
+        match names.into_iter().find(|name| finding.is_misconfigured(name)) {
+            Some(name) => {
+                let file = self.store.path(name);
+                let mend = format!("mend {}, then weft network reload {name}", file.display());
+                Finding { mend, ..finding }
+            }
+            None => finding,
+        }
+    }
+
+    /// Returns what to tell each plugin that is one of weft's, and which plugins do not say whether they are.
+    fn mended(&self, networks: &[Stored]) -> (Vec<(String, MendRequest)>, Vec<Failed>) {
         let mut requests: BTreeMap<String, MendRequest> = BTreeMap::new();
         for stored in networks {
             for plugin in &stored.list.plugins {
@@ -97,17 +140,17 @@ impl Manager {
         }
         // What networks share may be there without any: a file was removed, or another runtime has them.
         requests.entry(self.config.driver.clone()).or_default();
-        let mut ours = Vec::new();
+        let (mut ours, mut failed) = (Vec::new(), Vec::new());
         for (kind, mut request) in requests {
             request.root = Some(self.root.path().into());
             match self.drivers.describe(&kind) {
                 Ok(Some(_)) => ours.push((kind, request)),
                 // Nobody else's knows the question, and one that is missing is told where networks are looked at.
                 Ok(None) | Err(Error::NoDriver { .. }) => {}
-                Err(error) => return Err(error),
+                Err(error) => failed.push(Failed { kind, network: None, error }),
             }
         }
-        Ok(ours)
+        (ours, failed)
     }
 
     fn missing_plugins(&self, stored: &Stored) -> Vec<Finding> {

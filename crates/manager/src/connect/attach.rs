@@ -45,6 +45,7 @@ impl<'a> Plan<'a> {
         let attach = json!({
             "name": job.asked.name,
             "aliases": request.aliases,
+            "mac": request.mac,
             "gatewayPriority": request.priority,
             "gatewayMetric": metric(request.priority, job.others)?,
             "sysctl": sysctls,

@@ -7,7 +7,7 @@ use serde_json::json;
 use weft_cni::{Code, Failure, Finding, NetworkResult};
 use weft_firewall::Problem;
 use weft_netns::Netns;
-use weft_plan::{Journal, Kernel, Place, Plan, Resource, Step};
+use weft_plan::{Journal, Kernel, Lifetime, Link, LinkKind, Place, Plan, Resource, Step};
 use weft_state::Root;
 use weft_state::attachment::{Record, Records, State};
 
@@ -45,11 +45,12 @@ pub fn examine_firewall(root: &Root) -> Result<Vec<Finding>, Failure> {
 
 /// Says what is missing of every recorded attachment.
 pub(super) fn doctor<D: Driver>(driver: &D, root: &Root, networks: &[Call]) -> Result<Vec<Finding>, Failure> {
-    let mut findings = driver.diagnose(root)?;
+    // A firewall that does not tell what it has hides no other ill.
+    let mut findings = driver.diagnose(root).unwrap_or_else(|failure| vec![silent(failure)]);
     let shared = findings.len();
     for (call, record) in attached(driver, root, networks) {
         let found = in_turn(call, &record, || examine(driver, call, &record));
-        let unknown = |failure: Failure| vec![finding(&record, failure.msg, &renew(&record))];
+        let unknown = |failure: Failure| vec![unexamined(&record, failure)];
         let mut found = found.map(Option::unwrap_or_default).unwrap_or_else(unknown);
         // What attachments share is missing once, and not once for each.
         found.retain(|one| !findings[..shared].iter().any(|told| is_of(&told.what, &told.why, &one.why)));
@@ -99,8 +100,12 @@ fn in_turn<T>(
 }
 
 fn restore<D: Driver>(driver: &D, call: &Call, record: &Record) -> Result<(), Failure> {
-    let plan = only(plan_of(driver, call, record)?, is_restored);
+    let plan = plan_of(driver, call, record)?;
     let mut kernel = Kernel::open(None).map_err(super::kernel_says)?;
+    if let Some(up) = raised(&mut kernel, &plan)? {
+        kernel.ensure(&up, &mut Journal::default()).map_err(super::refused)?;
+    }
+    let plan = only(plan, is_restored);
     // Where a step fails, those before it stay: they were there before somebody took them.
     kernel.ensure(&plan, &mut Journal::default()).map_err(super::refused)
 }
@@ -121,10 +126,63 @@ fn examine<D: Driver>(driver: &D, call: &Call, record: &Record) -> Result<Vec<Fi
     for setting in look(is_setting)? {
         findings.push(Finding { what: network.clone(), why: setting.to_string(), mend: reload.clone() });
     }
-    for built in look(is_built)? {
-        findings.push(finding(record, built.to_string(), &renew(record)));
-    }
+    let lost = match look(is_lowered)? {
+        down if down.is_empty() || raised(&mut kernel, &plan)?.is_none() => {
+            kernel.observe(&only(plan, is_built))
+        }
+        down => {
+            let told = down.into_iter().map(|down| down.to_string());
+            findings.extend(told.map(|why| Finding { what: network.clone(), why, mend: reload.clone() }));
+            kernel.observe(&only(plan, |step| is_built(step) && !is_lowered(step)))
+        }
+    };
+    let lost = lost.map_err(super::kernel_says)?.into_iter();
+    findings.extend(lost.map(|lost| Finding::renewed(&record.endpoint, lost.to_string())));
     Ok(findings)
+}
+
+/// Returns what raises the network's bridge and gives it its addresses again, which go with it when it is taken
+/// down; nothing if it is up, or not there.
+fn raised(kernel: &mut Kernel, plan: &Plan) -> Result<Option<Plan>, Failure> {
+    let mut up = Plan::new();
+    for step in plan.steps().iter().filter(|step| is_lowered(step)) {
+        match &step.resource {
+            Resource::Link(link) => up.network(Link::existing(&link.name).up(true)),
+            other => up.network(other.clone()),
+        };
+    }
+    let links = only(up.clone(), |step| matches!(step.resource, Resource::Link(_)));
+    let found = kernel.observe(&links).map_err(super::kernel_says)?;
+    let down = found.iter().any(|found| found.to_string().ends_with("is down"));
+    Ok(down.then_some(up))
+}
+
+/// What a bridge that is taken down loses: its being up, and addresses.
+fn is_lowered(step: &Step) -> bool {
+    step.place == Place::Host
+        && step.lifetime == Lifetime::Network
+        && match &step.resource {
+            Resource::Link(link) => link.up && matches!(link.kind, LinkKind::Bridge(_)),
+            Resource::Address(_) => true,
+            _ => false,
+        }
+}
+
+/// Says why an attachment could not be looked at.
+fn unexamined(record: &Record, failure: Failure) -> Finding {
+    match failure.code {
+        Code::InvalidConfig => Finding::misconfigured(&record.endpoint.network, failure.msg),
+        _ => {
+            let renewed = Finding::renewed(&record.endpoint, failure.msg);
+            Finding { mend: failure.details.unwrap_or(renewed.mend), ..renewed }
+        }
+    }
+}
+
+/// Says why what networks share could not be looked at.
+fn silent(failure: Failure) -> Finding {
+    let mend = failure.details.unwrap_or_else(|| "mend the cause, then weft doctor".into());
+    Finding { what: "the host's firewall".into(), why: failure.msg, mend }
 }
 
 /// What ADD wanted, as far as the record tells.
@@ -187,9 +245,4 @@ fn is_built(step: &Step) -> bool {
 
 fn finding(record: &Record, why: String, mend: &str) -> Finding {
     Finding { what: record.endpoint.to_string(), why, mend: mend.into() }
-}
-
-fn renew(record: &Record) -> String {
-    let (network, container) = (&record.endpoint.network, &record.endpoint.container);
-    format!("weft network disconnect {network} {container}, then weft network connect {network} {container}")
 }
