@@ -91,9 +91,13 @@ impl Manager {
         let identity = container.require(&request.netns)?;
 
         let mine = self.locks.container(&container.id)?;
-        let outcome = self.connect_mine(&mine, &Asked { request, container, identity, network, name });
-        if outcome.is_err() {
+        let asked = Asked { request, container, identity, network, name };
+        let outcome = self.connect_mine(&mine, &asked);
+        if let Err(error) = &outcome {
             self.let_go(mine)?;
+            if matches!(error, Error::Chain(_) | Error::Problems(_)) {
+                self.clear_unused(&asked.network)?;
+            }
         }
         outcome
     }

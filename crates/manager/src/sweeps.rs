@@ -68,6 +68,22 @@ impl Manager {
         Ok(())
     }
 
+    /// Removes what a connection that failed has left of a network that nobody uses: the bridge and rules that the
+    /// first connection brings come back with the next one.
+    pub(crate) fn clear_unused(&self, network: &NetworkName) -> Result<(), Error> {
+        if !self.records.of_network(network).is_empty() {
+            return Ok(());
+        }
+        let alone = self.locks.alone(network)?;
+        if self.records.of_network(network).is_empty()
+            && let Some(stored) = self.store.load(network)?
+        {
+            // Why there is no connection tells more than what could not be removed, which `weft network rm` does.
+            drop(self.collect_garbage(&alone, &stored));
+        }
+        Ok(())
+    }
+
     /// Asks a network's plugins to remove what belongs to no attachment of this boot.
     pub(crate) fn collect_garbage(&self, alone: &Alone, stored: &Stored) -> Vec<Problem> {
         if !stored.is_ours() {

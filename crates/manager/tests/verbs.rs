@@ -35,6 +35,9 @@ case "$CNI_COMMAND:$1" in
     if [ -e "$dir/fail" ] && grep -q "^$1" "$dir/fail"; then
         echo '{"code":999,"msg":"told to fail"}'; exit 1
     fi
+    if [ -e "$dir/refuse" ] && grep -qF "\"name\":\"$(cat "$dir/refuse")\"" "$dir/$1"; then
+        echo '{"code":7,"msg":"told to refuse"}'; exit 1
+    fi
     [ "$1" = reload ] || cat "$dir/findings" 2> /dev/null || echo '{"problems":[]}'
     exit ;;
 esac
@@ -125,6 +128,11 @@ impl Host {
 
     fn fail(&self, verbs: &str) {
         atomic::write(&self.path("fail"), verbs.as_bytes(), Durability::Boot, 0o644).unwrap();
+    }
+
+    /// Has `reload` and `doctor` refuse what a network is configured to be.
+    fn refuse(&self, network: &str) {
+        atomic::write(&self.path("refuse"), network.as_bytes(), Durability::Boot, 0o644).unwrap();
     }
 
     /// Returns every file of the host's state but lock files.
@@ -439,9 +447,16 @@ fn a_connection_that_fails_leaves_nothing() {
     let error = host.manager.connect(&request).unwrap_err();
     assert_eq!(error.to_string(), "plugin fake on network n1: told to fail");
     assert_eq!(error.hint().as_deref(), Some("stop telling it"));
-    assert_eq!(host.log().last().unwrap(), "DEL n1 c1 /proc/self/ns/net eth0");
+    let log = host.log();
+    assert_eq!(log[log.len() - 2..], ["DEL n1 c1 /proc/self/ns/net eth0", "GC n1"], "nobody uses the network");
     assert_eq!(host.state(), before);
     assert!(!host.path("root/run/weft/locks/container-c1").exists());
+
+    host.fail("");
+    host.connect("n1", "c2").unwrap();
+    host.fail("ADD");
+    host.connect("n1", "c1").unwrap_err();
+    assert_eq!(host.log().last().unwrap(), "DEL n1 c1 /proc/self/ns/net eth0", "c2 needs what is there");
 }
 
 #[test]
@@ -1046,7 +1061,56 @@ fn reload_asks_each_plugin_of_ours_once() {
 
     host.fail("reload");
     let errors = host.manager.reload(None).unwrap();
-    assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), ["driver fake: told to fail"]);
+    let told: Vec<_> = errors.iter().map(|error| (error.to_string(), error.kind(), error.hint())).collect();
+    let hint = Some("mend the cause, then weft network reload".into());
+    assert_eq!(told, [("plugin fake: told to fail".into(), Kind::Failed, hint)]);
+}
+
+#[test]
+fn a_network_that_its_plugin_refuses_is_named_and_the_others_are_looked_at() {
+    let host = Host::new();
+    host.network("n1", 1);
+    host.network("n2", 2);
+    host.refuse("n2");
+    let findings = r#"{"problems":[{"what":"a","why":"b","mend":"c"}]}"#;
+    atomic::write(&host.path("findings"), findings.as_bytes(), Durability::Boot, 0o644).unwrap();
+    let found = host.manager.doctor(false).unwrap();
+    let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(found, ["a: b", "network n2: told to refuse"]);
+    let errors = host.manager.reload(None).unwrap();
+    let told: Vec<_> = errors.iter().map(|error| (error.to_string(), error.kind())).collect();
+    assert_eq!(told, [("network n2: told to refuse".into(), Kind::Failed)]);
+    let hint = errors[0].hint().unwrap();
+    assert!(hint.contains("/n2.conflist, then weft network reload n2"), "{hint}");
+}
+
+#[test]
+fn the_doctor_tells_the_whole_connection_that_has_to_be_made_again() {
+    let host = Host::new();
+    host.network("n1", 1);
+    let request = Connect {
+        name: Some("red".into()),
+        aliases: vec!["crimson".into()],
+        addresses: vec!["198.18.1.7".parse().unwrap()],
+        mac: Some("02:00:00:00:00:07".parse().unwrap()),
+        interface: Some("lan0".parse().unwrap()),
+        priority: -2,
+        sysctls: vec![("net.ipv4.conf.IFNAME.log_martians".into(), "1".into())],
+        ..to("n1", "c1")
+    };
+    let record = host.manager.connect(&request).unwrap().record;
+    let finding = weft_cni::Finding::renewed(&record.endpoint, "host interface x does not exist".into());
+    let findings = json!({"problems": [finding]}).to_string();
+    atomic::write(&host.path("findings"), findings.as_bytes(), Durability::Boot, 0o644).unwrap();
+    let found = host.manager.doctor(false).unwrap();
+    assert_eq!(
+        found[0].mend,
+        format!(
+            "weft network disconnect n1 c1, then weft network connect --ip 198.18.1.7 --interface lan0 --name red \
+             --mac 02:00:00:00:00:07 --alias crimson --gw-priority -2 --sysctl net.ipv4.conf.lan0.log_martians=1 \
+             --id c1 n1 {OWN}"
+        )
+    );
 }
 
 #[test]
@@ -1063,5 +1127,7 @@ fn the_doctor_passes_on_what_plugins_find_and_mends_it() {
     assert!(host.path("reload").exists());
 
     host.fail("doctor");
-    assert_eq!(text(host.manager.doctor(false)), "driver fake: told to fail");
+    let found = host.manager.doctor(false).unwrap();
+    let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(found, ["plugin fake: told to fail"], "one that fails does not blind the others");
 }
