@@ -5,8 +5,9 @@ use std::path::Path;
 use weft_model::NetworkName;
 
 use crate::claim::Claims;
-use crate::entry;
+use crate::entry::{self, Entry};
 use crate::iptables::forward;
+use crate::part::Part;
 use crate::weft::{self, Demand};
 use crate::{Backend, Change, Firewall, FirewallError, Guard, foreign};
 
@@ -18,13 +19,23 @@ impl Firewall {
         demand: &Demand<'_>,
     ) -> Result<Change, FirewallError> {
         if backend == Backend::Iptables {
-            return forward::ensure(demand);
+            let change = forward::ensure(demand)?;
+            if change == Change::Made {
+                self.introduce(&demand.claims)?;
+            }
+            return Ok(change);
         }
         let change = weft::ensure(self.inet()?, demand)?;
         if change == Change::Made {
             forward::follow(&demand.claims)?;
+            self.introduce(&demand.claims)?;
         }
         Ok(change)
+    }
+
+    /// Where there are no nf_tables, there is no guard of ours in them.
+    fn introduce(&mut self, claims: &Claims<'_>) -> Result<(), FirewallError> {
+        self.inet().map_or(Ok(()), |socket| weft::introduce(socket, claims))
     }
 
     /// Other filters are looked at when the network's first rule is written: that takes too long for every ADD.
@@ -91,7 +102,18 @@ impl Firewall {
         }
         let fences = entries.iter().any(|entry| kinds_of_fences().any(|kind| kind == entry.kind()));
         if by_iptables {
-            return if fences { forward::write(&claims).map(drop) } else { Ok(()) };
+            if fences {
+                forward::write(&claims)?;
+            }
+            let inside: Vec<_> =
+                entries.into_iter().filter(|entry| matches!(entry, Entry::Inside(_))).collect();
+            if !inside.is_empty()
+                && let Ok(socket) = self.inet()
+                && Part::Forward.is_there(socket).unwrap_or_default()
+            {
+                weft::remove(socket, &claims, &inside)?;
+            }
+            return Ok(());
         }
         weft::remove(self.inet()?, &claims, &entries)?;
         if fences { forward::follow(&claims) } else { Ok(()) }

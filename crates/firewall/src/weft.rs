@@ -66,6 +66,20 @@ pub(crate) fn ensure(socket: &mut Socket, demand: &Demand<'_>) -> Result<Change,
     Ok(Change::Made)
 }
 
+/// Tells the guard in our table, if there is one, which networks have their rules in chains of iptables: they are ours, too.
+pub(crate) fn introduce(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), FirewallError> {
+    if !claims.has_networks_in_iptables()? || !Part::Forward.is_there(socket).map_err(wrap)? {
+        return Ok(());
+    }
+    let mut lacking = Vec::new();
+    for entry in claims.in_iptables(&entry::INSIDE)? {
+        if !has(socket, &entry)? {
+            lacking.push(entry);
+        }
+    }
+    if lacking.is_empty() { Ok(()) } else { install(socket, claims, &lacking) }
+}
+
 /// Removes the elements of what nobody claims any more.
 pub(crate) fn remove(
     socket: &mut Socket,

@@ -73,6 +73,9 @@ fn wanted(claims: &Claims<'_>) -> Result<Changes, FirewallError> {
     for entry in claims.in_our_table(&entry::ALL)? {
         changes.entry(&entry);
     }
+    if claims.any_in_our_table(&[entry::ISOLATION.as_slice(), &entry::GUARD].concat())? {
+        claims.in_iptables(&entry::INSIDE)?.iter().for_each(|entry| changes.entry(entry));
+    }
     ports::add_all(&claims.books(), &mut changes)?;
     Ok(changes)
 }
