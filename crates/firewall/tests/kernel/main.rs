@@ -10,6 +10,7 @@ mod isolation;
 mod lab;
 mod localnet;
 mod loopback;
+mod neighbours;
 mod ownership;
 mod ports;
 mod publishing;
