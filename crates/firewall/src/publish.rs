@@ -256,7 +256,15 @@ pub(crate) fn observe(firewall: &mut Firewall, publish: &Publish) -> Result<Vec<
         return Ok(vec![format!("claims of {}", publish.endpoint)]);
     };
     let not_there = publish.publications.iter().filter(|one| !owner.publications.contains(one));
-    let mut missing: Vec<_> = not_there.map(|one| format!("publication {one}")).collect();
+    let mut missing = Vec::new();
+    for one in not_there {
+        // What another interface of the container was first to publish counts as long as it does.
+        let holder = publish.books().holder(one.protocol, one.host, one.host_ports.first())?;
+        let is_here = holder.is_some_and(|holder| holder.container == owner.endpoint.container);
+        if !is_here || !owner.elsewhere.contains(one) {
+            missing.push(format!("publication {one}"));
+        }
+    }
     missing.extend(match Backend::named(&owner.backend) {
         Backend::Weft => observe_ours(firewall, publish, &mut ledger, &owner)?,
         Backend::Iptables => iptables::publish::observe(&owner)?,

@@ -199,6 +199,49 @@ fn a_damaged_file_keeps_nobody_from_giving_the_ports_back() {
 }
 
 #[test]
+fn a_container_on_two_networks_publishes_at_the_first() {
+    let lab = Lab::new();
+    let _red = serve(&lab.red, Tcp, &[80]);
+    let _blue = serve(&lab.blue, Tcp, &[80]);
+    let ports = ["tcp 0.0.0.0:8080 -> 10.1.0.2:80", "tcp 0.0.0.0:9000-9009 -> 10.1.0.2:80-89"];
+    let first = fragment(publish("red", &ports));
+    let theirs = ports.map(|one| one.replace("10.1.0.2", "10.1.0.3"));
+    let on = |endpoint, ports: &[&str]| fragment(publish_on(&endpoint, ports));
+    let second = on(endpoint("n2", "red", "eth1"), &[&theirs[0], &theirs[1]]);
+    ensure(&first).unwrap();
+
+    assert_eq!(ensure(&second).unwrap(), Change::Made);
+    assert_eq!(ensure(&second).unwrap(), Change::AlreadyThere);
+
+    let answer = format!("{} at 80", SERVER[0]);
+    assert_eq!(reach(&lab.server, Tcp, UPLINK[0], 8080), answer);
+    assert_eq!((observe(&first).unwrap(), observe(&second).unwrap()), (vec![], vec![]));
+    assert!(!ruleset().contains("10.1.0.3"), "{}", ruleset());
+    reload(&root()).unwrap();
+    assert_eq!(diagnose(&root()).unwrap(), []);
+    // Not what leads elsewhere, not for part of a range, and not to another container.
+    for (who, ports) in [
+        (endpoint("n2", "red", "eth2"), "tcp 0.0.0.0:8080 -> 10.1.0.3:81"),
+        (endpoint("n2", "red", "eth2"), "tcp 0.0.0.0:9000-9004 -> 10.1.0.3:80-84"),
+        (endpoint("n2", "blue", "eth1"), &theirs[0]),
+    ] {
+        let error = ensure(&on(who, &[ports])).unwrap_err().to_string();
+        assert!(error.ends_with(" is published by red on n1"), "{error}");
+    }
+
+    remove(&first).unwrap();
+
+    is_silent(&lab.server, Tcp, UPLINK[0], 8080);
+    assert_eq!(observe(&second).unwrap().len(), 2, "it is not handed over, and CHECK says so");
+    ensure(&second).unwrap();
+    assert_eq!(observe(&second).unwrap(), NOTHING);
+    assert_eq!(reach(&lab.server, Tcp, UPLINK[0], 8080), answer);
+    remove(&second).unwrap();
+    remove(&hairpin("n2")).unwrap();
+    gone_for_good();
+}
+
+#[test]
 fn reload_clears_away_what_was_begun() {
     let lab = Lab::new();
     let _red = serve(&lab.red, Tcp, &[80]);

@@ -183,18 +183,31 @@ impl Change {
         refuse_twice(&wanted.publications)?;
         let list = wanted.claims();
         let mut taken = Vec::new();
-        let mut made = Vec::new();
+        let (mut made, mut aside) = (Vec::new(), HashSet::new());
         for claim in &list {
             let (mine, others) = self.judge(&claims, claim)?;
             for found in &others {
                 if let (Claim::Host(protocol, host, ports), Some(holder)) = (found.claim, &found.keeper) {
+                    if found.claim == *claim && self.is_done_by(holder, claim, &wanted) {
+                        aside.insert(*claim);
+                        break;
+                    }
                     return Err(PortsError::Taken { protocol, host, ports, holder: holder.clone() });
                 }
+            }
+            if aside.contains(claim) {
+                continue;
             }
             taken.extend(others.into_iter().map(|found| books.taken(found.claim, found.holder)));
             if !mine {
                 made.push(*claim);
             }
+        }
+        if !aside.is_empty() {
+            let is_aside = |one: &Publication| aside.contains(&host_claim(one));
+            (wanted.elsewhere, wanted.publications) = wanted.publications.into_iter().partition(is_aside);
+            let list: HashSet<_> = wanted.claims().into_iter().collect();
+            made.retain(|claim| list.contains(claim));
         }
         // Nothing was written up to here.
         document::write(&self.file(INTENT), &wanted, Durability::Boot)?;
@@ -341,6 +354,23 @@ impl Change {
         Ok((mine, others))
     }
 
+    /// Tells whether another interface of the container publishes just what is wanted.
+    ///
+    /// CNI: runtimes ask every network of a container for the same ports (libcni passes `portMappings` to each), and with
+    /// the reference plugin the first one gets them.
+    fn is_done_by(&self, holder: &Endpoint, claim: &Claim, wanted: &Owner) -> bool {
+        if holder.container != self.endpoint.container {
+            return false;
+        }
+        let Some(sibling) = self.books.owner(&holder.container, &holder.ifname) else { return false };
+        let of_claim = |one: &&Publication| host_claim(one) == *claim;
+        let theirs = sibling.publications.iter().find(of_claim);
+        let ours = wanted.publications.iter().find(of_claim);
+        theirs.zip(ours).is_some_and(|(theirs, ours)| {
+            (theirs.target_ports, &theirs.from) == (ours.target_ports, &ours.from)
+        })
+    }
+
     /// As [`Books::is_alive`]. Whoever has begun something at another interface of this container has been killed: the
     /// container's lock is ours.
     fn is_alive(&self, holder: &Endpoint, claim: &Claim) -> bool {
@@ -438,6 +468,10 @@ struct Judged {
     claim: Claim,
     holder: Option<Endpoint>,
     keeper: Option<Endpoint>,
+}
+
+fn host_claim(one: &Publication) -> Claim {
+    Claim::Host(one.protocol, one.host, one.host_ports)
 }
 
 fn refuse_twice(publications: &[Publication]) -> Result<(), PortsError> {

@@ -43,6 +43,9 @@ pub struct Owner {
     /// Which of these are not translated and would have done with any port of the host's, or of some.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<Asked>,
+    /// What was asked for as well and stands at another interface of the container's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<Publication>,
     /// The container's subnets: connections from there to the published ports get the host's address.
     #[serde(default)]
     pub subnets: Vec<IpNetwork>,
@@ -79,6 +82,7 @@ impl Owner {
             endpoint,
             publications: Vec::new(),
             chosen: Vec::new(),
+            elsewhere: Vec::new(),
             open: Vec::new(),
             subnets: Vec::new(),
             snat: false,
