@@ -105,6 +105,9 @@ impl Publication {
         self.from = self.from.iter().map(masked).collect();
         self.from.sort_unstable();
         self.from.dedup();
+        // Who is in a network of the list need not be named again; the kernel refuses ranges that overlap.
+        let all = self.from.clone();
+        self.from.retain(|one| !all.iter().any(|wider| wider != one && contains(wider, one)));
         Ok(self)
     }
 
@@ -128,6 +131,13 @@ pub const fn is_same_family(a: IpAddr, b: IpAddr) -> bool {
 pub fn allowed_of(from: &[IpNetwork], host: IpAddr) -> Option<Vec<IpNetwork>> {
     let own: Vec<IpNetwork> = from.iter().filter(|from| is_same_family(from.ip(), host)).copied().collect();
     (from.is_empty() || !own.is_empty()).then_some(own)
+}
+
+/// Tells whether all addresses of the other network are in this one.
+fn contains(network: &IpNetwork, other: &IpNetwork) -> bool {
+    is_same_family(network.ip(), other.ip())
+        && network.prefix() <= other.prefix()
+        && network.contains(other.network())
 }
 
 /// Returns the network without host bits.
@@ -262,6 +272,17 @@ mod tests {
         assert!(!base.collides(&Publication { protocol: Protocol::Udp, ..base.clone() }));
         let specific = |host: &str| publication(host, "80", "10.1.0.2", "80", &[]);
         assert!(!specific("192.0.2.1").collides(&specific("192.0.2.2")));
+    }
+
+    #[test]
+    fn who_is_on_the_list_already_is_not_named_again() {
+        let listed =
+            ["10.0.0.0/8", "192.0.2.7/24", "10.1.0.0/16", "192.0.2.9/32", "198.51.100.0/25", "10.1.0.0/16"];
+        let checked = publication("0.0.0.0", "80-89", "10.1.0.2", "80-89", &listed).checked().unwrap();
+        let from: Vec<_> = checked.from.iter().map(ToString::to_string).collect();
+        assert_eq!(from, ["10.0.0.0/8", "192.0.2.0/24", "198.51.100.0/25"]);
+        let all = publication("::", "80", "fd00::2", "80", &["2001:db8::/64", "::/0"]).checked().unwrap();
+        assert_eq!(all.from, ["::/0".parse::<IpNetwork>().unwrap()]);
     }
 
     #[test]
