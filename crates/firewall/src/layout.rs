@@ -14,7 +14,7 @@
 //!               to a published port?  accept
 //!               isolated?             -> from_isolated
 //!               into a guarded one?   -> guard
-//! prerouting    for the host?         -> arriving -> restricted, published      dnat
+//! prerouting    for the host?         -> arriving -> restricted, restricted_any, published      dnat
 //! output        for the host?         -> published
 //! local_only    nobody sends to the host's loopback from outside
 //! ```
@@ -68,7 +68,7 @@ pub(crate) const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::
 pub(crate) const TRANSLATED: u32 = 1 << 5;
 
 /// The names of the chains that we make, besides the administrator's.
-const CHAINS: [&str; 29] = [
+const CHAINS: [&str; 30] = [
     masquerade::POSTROUTING,
     masquerade::HAIRPIN,
     masquerade::SAME_SUBNET,
@@ -83,6 +83,7 @@ const CHAINS: [&str; 29] = [
     published::OUTPUT,
     published::ARRIVING,
     published::RESTRICTED,
+    published::RESTRICTED_ANY,
     published::PUBLISHED,
     published::PUBLISHED_RANGES[0],
     published::PUBLISHED_RANGES[1],

@@ -3,8 +3,11 @@
 //! ```text
 //! chain restricted {
 //!     ip daddr . meta l4proto . th dport @restricted4 jump from4
-//!     ip daddr & 0.0.0.0 . meta l4proto . th dport @restricted4 jump from_any4
 //!     ip daddr . meta l4proto . th dport @restricted_ranges4 jump from_ranges4
+//!     ...
+//! }
+//! chain restricted_any {
+//!     ip daddr & 0.0.0.0 . meta l4proto . th dport @restricted4 jump from_any4
 //!     ...
 //! }
 //! chain from4 {
@@ -23,12 +26,13 @@ use weft_model::port::{PortRange, Protocol};
 use weft_nft::expr::{Expr, Field, Found, Reg, Verdict, octets};
 use weft_nft::{Element, Set, Transaction, Type};
 
-use super::published::{self, Lookup, RESTRICTED};
+use super::published::{self, Lookup, RESTRICTED, RESTRICTED_ANY};
 use super::{ANY, INET, masquerade};
 
 /// The chains with their numbers of rules, not counting those for a prefix length.
-pub(crate) const CHAINS: [(&str, usize); 5] = [
-    (RESTRICTED, 8),
+pub(crate) const CHAINS: [(&str, usize); 6] = [
+    (RESTRICTED, 4),
+    (RESTRICTED_ANY, 4),
     ("from_ranges4", 2),
     ("from_ranges_any4", 2),
     ("from_ranges6", 2),
@@ -96,11 +100,13 @@ fn last_of(network: IpNetwork) -> IpAddr {
     }
 }
 
-/// Adds the sets and the chains that do not depend on a prefix length, and the rules of the empty chain that others
+/// Adds the sets and the chains that do not depend on a prefix length, and the rules of the empty chains that others
 /// jump to. The sets of ports must be new.
 pub(crate) fn create(transaction: &mut Transaction) {
-    let restricted = INET.chain(RESTRICTED);
-    transaction.chain(&restricted);
+    let restricted = [RESTRICTED, RESTRICTED_ANY].map(|name| INET.chain(name));
+    for chain in &restricted {
+        transaction.chain(chain);
+    }
     for family in ANY {
         for ranges in [false, true] {
             let set = published::ports(Lookup::Restricted, family, ranges);
@@ -121,7 +127,7 @@ pub(crate) fn create(transaction: &mut Transaction) {
                 let mut exprs = published::load(family, any_address);
                 exprs.push(Expr::Lookup(set.name.clone(), Reg(0), Found::Match));
                 exprs.push(Expr::Verdict(Verdict::Jump(checks.name.clone())));
-                transaction.rule(restricted.rule(exprs));
+                transaction.rule(restricted[usize::from(any_address)].rule(exprs));
             }
         }
     }

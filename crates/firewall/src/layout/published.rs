@@ -24,14 +24,16 @@ pub(crate) const LOCAL_ONLY: &str = "local_only";
 pub(crate) const PREROUTING: &str = "prerouting";
 pub(crate) const OUTPUT: &str = "output";
 pub(crate) const ARRIVING: &str = "arriving";
-/// The rules for ports that are not for everybody; empty until there is one.
+/// The rules for ports of one address that are not for everybody; empty until there is one.
 pub(crate) const RESTRICTED: &str = "restricted";
+/// The same for ports of any address of the host. What is only forwarded has nothing to do with these.
+pub(crate) const RESTRICTED_ANY: &str = "restricted_any";
 pub(crate) const PUBLISHED: &str = "published";
 /// The rules for ranges of ports; empty until there is one.
 pub(crate) const PUBLISHED_RANGES: [&str; 2] = ["published_ranges4", "published_ranges6"];
 /// The chains with their numbers of rules.
 pub(crate) const LOCAL_ONLY_CHAINS: [(&str, usize); 1] = [(LOCAL_ONLY, 3)];
-pub(crate) const CHAINS: [(&str, usize); 4] = [(PREROUTING, 1), (OUTPUT, 1), (ARRIVING, 2), (PUBLISHED, 6)];
+pub(crate) const CHAINS: [(&str, usize); 4] = [(PREROUTING, 1), (OUTPUT, 1), (ARRIVING, 3), (PUBLISHED, 6)];
 pub(crate) const RANGE_CHAINS: [[(&str, usize); 1]; 2] =
     [[(PUBLISHED_RANGES[0], 6)], [(PUBLISHED_RANGES[1], 6)]];
 
@@ -162,14 +164,16 @@ pub(crate) fn create(transaction: &mut Transaction) {
     let output = INET.base_chain(OUTPUT, AT_OUTPUT);
     let [arriving, published] = [ARRIVING, PUBLISHED].map(|name| INET.chain(name));
     transaction.new_chain(&prerouting).new_chain(&output);
-    for name in [ARRIVING, RESTRICTED, PUBLISHED].into_iter().chain(PUBLISHED_RANGES) {
+    for name in [ARRIVING, RESTRICTED, RESTRICTED_ANY, PUBLISHED].into_iter().chain(PUBLISHED_RANGES) {
         transaction.chain(&INET.chain(name));
     }
     let jump = |chain: &'static str| Expr::Verdict(Verdict::Jump(chain.into()));
     for (chain, to) in [(&prerouting, ARRIVING), (&output, PUBLISHED)] {
         transaction.rule(chain.rule(is_for_host().into_iter().chain([jump(to)])));
     }
-    transaction.rule(arriving.rule([jump(RESTRICTED)])).rule(arriving.rule([jump(PUBLISHED)]));
+    for to in [RESTRICTED, RESTRICTED_ANY, PUBLISHED] {
+        transaction.rule(arriving.rule([jump(to)]));
+    }
     for family in ANY {
         let set = ports(Lookup::Target, family, false);
         transaction.set(&set);

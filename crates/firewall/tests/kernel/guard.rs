@@ -15,7 +15,7 @@ use crate::lab::{
     BLUE, Lab, OWN, RED, SERVER, UPLINK, attachment, claims, endpoint, has, is_documented, loads, ruleset,
     run, seen_source, sh,
 };
-use crate::publishing::{fragment, guard, publish};
+use crate::publishing::{fragment, guard, publish, publish_on};
 
 const TABLE: Table = Table::new(Family::Inet, "weft");
 const NOTHING: [String; 0] = [];
@@ -121,6 +121,42 @@ fn a_routed_network_is_entered_at_its_published_ports() {
     remove(&ports).unwrap();
     for family in [0, 1] {
         is_silent(&lab.server, Tcp, RED[family], 80);
+    }
+}
+
+#[test]
+fn a_list_of_one_container_is_no_list_of_anothers() {
+    let lab = Lab::new();
+    let _red = serve(&lab.red, Tcp, &[8443, 9443]);
+    let _blue = serve(&lab.blue, Tcp, &[443]);
+    let routed = GatewayMode::Routed;
+    ensure(&guard("n1", "wire-red", routed)).unwrap();
+    let everybody = [
+        "tcp 0.0.0.0:8443 -> 10.1.0.2:8443",
+        "tcp [::]:8443 -> [fd00:1::2]:8443",
+        "tcp 0.0.0.0:9440-9449 -> 10.1.0.2:9440-9449",
+    ];
+    let gateways = Gateways { ipv4: routed, ipv6: routed };
+    ensure(&fragment(Publish { gateways, ..publish("red", &everybody) })).unwrap();
+    let listed = [
+        "tcp 0.0.0.0:8443 -> 10.1.0.3:443 from 198.51.100.0/24",
+        "tcp [::]:8443 -> [fd00:1::3]:443 from 2001:db8:7::/48",
+        "tcp 0.0.0.0:9440-9449 -> 10.1.0.3:440-449 from 198.51.100.0/24",
+    ];
+    let blue = endpoint("n2", "blue", "eth0");
+
+    ensure(&fragment(publish_on(&blue, &listed))).unwrap();
+
+    for family in [0, 1] {
+        assert_eq!(reach(&lab.server, Tcp, RED[family], 8443), format!("{} at 8443", SERVER[family]));
+        assert_eq!(call(&lab.server, Tcp, UPLINK[family], 8443), None, "the list is blue's");
+    }
+    assert_eq!(reach(&lab.server, Tcp, RED[0], 9443), format!("{} at 9443", SERVER[0]));
+    assert_eq!(call(&lab.server, Tcp, UPLINK[0], 9443), None);
+    let to_all = ["tcp 0.0.0.0:8443 -> 10.1.0.3:443", "tcp [::]:8443 -> [fd00:1::3]:443"];
+    ensure(&fragment(publish_on(&blue, &to_all))).unwrap();
+    for family in [0, 1] {
+        assert_eq!(reach(&lab.server, Tcp, UPLINK[family], 8443), format!("{} at 443", SERVER[family]));
     }
 }
 

@@ -175,7 +175,7 @@ fn only_those_on_a_ports_list_come_in() {
             "tcp [::]:8080 -> [fd00:1::2]:80 from 2001:db8::/64",
             "udp 192.0.2.1:8080 -> 10.1.0.2:80 from 192.0.0.0/16",
             "tcp 0.0.0.0:8081 -> 10.1.0.2:81",
-            "tcp 0.0.0.0:9080-9089 -> 10.1.0.2:80-89 from 192.0.2.2/32",
+            "tcp 0.0.0.0:9080-9089 -> 10.1.0.2:80-89 from 192.0.2.0/24,192.0.2.2/32,192.0.0.0/16",
             "tcp [2001:db8::1]:9080-9089 -> [fd00:1::2]:80-89 from 2001:db8::/126",
         ],
     );
@@ -329,6 +329,7 @@ fn lists_of_sources_read_as_documented() {
         "set inet weft restricted4",
         "set inet weft from4_24",
         "chain inet weft restricted",
+        "chain inet weft restricted_any",
         "chain inet weft from_any4",
     ];
     let listing = chains.map(|name| inner(&sh(&format!("nft list {name}")))).join("\n");
