@@ -142,15 +142,30 @@ fn nobody_outside_reaches_loopback_by_it() {
     {
         sh(&format!("ip netns exec red {command}"));
     }
+    if !has("nft") {
+        return;
+    }
+    for command in [
+        "add table netdev counting",
+        "add chain netdev counting port { type filter hook ingress device port priority -9 ; }",
+        "add rule netdev counting port ip6 daddr ::1 udp dport 99 counter",
+    ] {
+        sh(&format!("nft {command}"));
+    }
+    let counted = || {
+        let listing = sh("nft list chain netdev counting port");
+        let mut words = listing.split_whitespace().skip_while(|word| *word != "packets");
+        words.nth(1).unwrap().parse::<u32>().unwrap()
+    };
     for switch in ["0", "1"] {
         if fs::metadata(SWITCH).is_ok() {
             sh(&format!("sysctl -q -w net.bridge.bridge-nf-call-ip6tables={switch}"));
         }
         reach(&red, Udp, "fd00:1::1", 99);
-        let counted = || sh("nstat -az -s Ip6InReceives");
         let before = counted();
         assert_eq!(call(&red, Udp, "::1", 99), None, "switch {switch}");
-        assert_ne!(counted(), before, "what the container sends does arrive");
+        // Where bridged frames pass IP's hooks, IP itself does not get to see and count it.
+        assert_eq!(counted() - before, 1, "what the container sends does arrive");
     }
 }
 
