@@ -228,7 +228,7 @@ pub(crate) struct Ps {
 pub(crate) enum Port {
     /// Publish ports of a connected container, and print what was chosen
     Publish(Ports),
-    /// Publish ports no more
+    /// Publish ports no more; a container port alone means every port of the host that leads to it
     Unpublish(Ports),
     /// List published ports
     Ls(PortLs),

@@ -3,10 +3,11 @@
 //! It is chained: it works on the interfaces and addresses that the plugins before it made, and
 //! passes their result on.
 
+mod about;
 mod conf;
 mod plan;
 
-use weft_cni::{Failure, Finding, Version};
+use weft_cni::{Failure, Finding};
 use weft_model::Endpoint;
 use weft_plan::Plan;
 use weft_plugin::{About, Call, Driven, Driver, Leases, examine_firewall, restore_firewall};
@@ -20,19 +21,11 @@ pub struct Firewall;
 /// The plugin.
 pub static PLUGIN: Driven<Firewall> = Driven(Firewall);
 
-static ABOUT: About = About {
-    kind: "firewall",
-    summary: "lets containers through the host's firewall, and keeps their bridges apart",
-    versions: &Version::ALL,
-    options: &[],
-    driver: None,
-};
-
 impl Driver for Firewall {
     type Settings = Settings;
 
     fn about(&self) -> &'static About {
-        &ABOUT
+        &about::ABOUT
     }
 
     fn settings(&self, call: &Call) -> Result<Settings, Failure> {

@@ -1,5 +1,6 @@
 //! The `portmap` CNI plugin: ports of the host that lead to a container which other plugins have connected.
 
+mod about;
 mod conf;
 mod host;
 mod mapping;
@@ -7,7 +8,7 @@ mod plan;
 mod resolve;
 mod settings;
 
-use weft_cni::{Failure, Finding, Version};
+use weft_cni::{Failure, Finding};
 use weft_model::Endpoint;
 use weft_plan::Plan;
 use weft_plugin::{About, Call, Driven, Driver, Leases, examine_firewall, restore_firewall};
@@ -26,19 +27,11 @@ pub struct Portmap;
 /// The plugin.
 pub static PLUGIN: Driven<Portmap> = Driven(Portmap);
 
-static ABOUT: About = About {
-    kind: "portmap",
-    summary: "ports of the host that lead to a container",
-    versions: &Version::ALL,
-    options: &[],
-    driver: None,
-};
-
 impl Driver for Portmap {
     type Settings = Settings;
 
     fn about(&self) -> &'static About {
-        &ABOUT
+        &about::ABOUT
     }
 
     fn settings(&self, call: &Call) -> Result<Settings, Failure> {
