@@ -31,6 +31,18 @@ fn bridge_two_containers() {
 }
 
 #[test]
+fn published_ports() {
+    up_and_down("published-ports.sh", |lab, said| {
+        assert!(said.contains("--down") && said.contains("weft port ls"), "it says what to look at: {said}");
+        let listed = lab.weft(["port", "ls"]);
+        assert!(listed.expect_ok().contains("0.0.0.0:8080->80/tcp"), "{listed}");
+        let elements = lab.sh("nft list map inet weft publish4");
+        assert!(elements.expect_ok().contains("0.0.0.0 . tcp . 8080 : 10.90.0.2 . 80"), "{elements}");
+        lab.sh("ip netns exec green ping -n -c 1 -W 2 10.90.0.2").expect_ok();
+    });
+}
+
+#[test]
 fn two_networks_isolated() {
     up_and_down("two-networks-isolated.sh", |lab, said| {
         assert!(said.contains("green ping -c1 -W1 10.91.0.3"), "it says what to try: {said}");
