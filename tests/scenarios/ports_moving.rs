@@ -152,9 +152,9 @@ fn a_routed_network_opens_no_port_of_one_address_to_everybody() {
     for word in words.into_iter().chain(["ports of red stay on network blue"]) {
         assert!(moved.stderr.contains(word), "{moved}");
     }
-    assert_eq!(listed(&lab), ["blue 127.0.0.1:8081->81/tcp", "pink 10.91.0.2:80/tcp"]);
-    assert_eq!(outside.ask_tcp("10.91.0.2".parse().unwrap(), 80).unwrap().by, "red");
-    assert!(outside.ask_tcp("10.91.0.2".parse().unwrap(), 81).is_err());
+    assert_eq!(listed(&lab), ["blue 127.0.0.1:8081->81/tcp", "pink 10.91.0.3:80/tcp"]);
+    assert_eq!(outside.ask_tcp("10.91.0.3".parse().unwrap(), 80).unwrap().by, "red");
+    assert!(outside.ask_tcp("10.91.0.3".parse().unwrap(), 81).is_err());
 
     let binding = ["network", "create", "-o", "host_binding_ipv4=127.0.0.1"];
     lab.weft(binding.into_iter().chain(ROUTED).chain(["mint"]))

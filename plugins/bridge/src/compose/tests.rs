@@ -44,6 +44,8 @@ fn ports_are_published_by_a_plugin_of_their_own() {
     assert_eq!(plugins[1..], [portmap(json!({"gatewayMode": modes, "defaultHostIP": "127.0.0.1"}))]);
 
     assert_eq!(composed(false, &[("host_binding_ipv4", "0.0.0.0")])[1], portmap(json!({})));
+    let foreign = composed(false, &[("allow_foreign_host_ip", "true")]);
+    assert_eq!(foreign[1], portmap(json!({"allowForeignHostIP": true})));
     let plugins = composed(false, &[("masquerade-backend", "iptables")]);
     assert_eq!(plugins[1], portmap(json!({"backend": "iptables"})));
     assert_eq!(composed(false, &[("masquerade-backend", "nftables")])[1], portmap(json!({})));
@@ -86,6 +88,10 @@ fn what_makes_no_sense_is_refused() {
         (
             &[("host_ipv4", "192.0.2.7"), ("masquerade-backend", "nftables")],
             "option masquerade-backend=nftables: the reference plugins' layout has no room for it",
+        ),
+        (
+            &[("host_binding_ipv4", "127.0.0.1"), ("gateway_mode_ipv4", "routed")],
+            "option host_binding_ipv4=127.0.0.1: ports of a routed network are the container's own, at every address",
         ),
         (&[("host_binding_ipv4", "::")], "option host_binding_ipv4=::: an IPv4 address is expected"),
     ];
