@@ -57,7 +57,7 @@ impl Books {
                 remove_file(&path)?;
             }
         }
-        alone.unlink();
+        drop(alone.unlink());
         Ok(())
     }
 }
