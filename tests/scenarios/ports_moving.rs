@@ -71,7 +71,12 @@ fn crash(words: &[&str]) {
                 let left = listed(&lab);
                 if left.len() < on_blue.len() {
                     on_their_way += 1;
-                    lab.weft(["doctor"]).expect_failure(1, &["ports of red", "8080", "weft network reload"]);
+                    let told = lab.weft(["doctor"]);
+                    let told_of = ["ports of red", "8080", "weft network reload"];
+                    assert!(
+                        told.code == 1 && told_of.iter().all(|word| told.stdout.contains(word)),
+                        "{told}"
+                    );
                 }
                 match nth % 3 {
                     0 => drop(lab.weft(["network", "reload"]).expect_ok()),
