@@ -1,6 +1,6 @@
 //! Writing the whole table anew, from the books.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use nix::errno::Errno;
 use weft_nft::{Element, Error, Set, Socket, Transaction};
@@ -34,10 +34,29 @@ pub(crate) fn rebuild(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), Fi
             transaction.elements(&set, elements);
         }
         match socket.commit(&transaction) {
+            Ok(()) if withdraw(socket, claims, &wanted)? || attempts == ATTEMPTS => return Ok(()),
+            Ok(()) => {}
             Err(Error::Refused { errno: Errno::ERESTART, .. }) if attempts < ATTEMPTS => {}
             outcome => return outcome.map_err(wrap),
         }
     }
+}
+
+/// Takes back what was written and has been given up meanwhile: whoever did that may have found nothing to remove. Returns
+/// whether none of it is wanted again by now.
+fn withdraw(socket: &mut Socket, claims: &Claims<'_>, written: &Changes) -> Result<bool, FirewallError> {
+    let gone = lacking(&wanted(claims)?, written.added());
+    if gone.is_empty() {
+        return Ok(true);
+    }
+    socket.expire_all(&gone).map_err(wrap)?;
+    Ok(lacking(&wanted(claims)?, &gone).len() == gone.len())
+}
+
+/// Returns those of the elements that are not wanted.
+fn lacking(wanted: &Changes, elements: &[(Set, Element)]) -> Vec<(Set, Element)> {
+    let wanted: HashSet<_> = wanted.added().iter().map(|(set, element)| (&set.name, element.key())).collect();
+    elements.iter().filter(|(set, element)| !wanted.contains(&(&set.name, element.key()))).cloned().collect()
 }
 
 /// Takes everything of ours away, but for the administrator's chain if it has rules.

@@ -165,3 +165,26 @@ fn a_link_that_is_gone_has_nothing_to_be_taken_back() {
     assert_eq!(error, "cannot set net/ipv4/conf/wire-red/route_localnet");
     remove(&localnet("n1", Backend::Weft)).unwrap();
 }
+
+#[test]
+fn a_port_given_up_beside_a_reload_stays_given_up() {
+    if !has("nft") {
+        return;
+    }
+    weft_netns::isolate().unwrap();
+    let stays = fragment(publish("blue", &["tcp 0.0.0.0:9090 -> 10.1.0.3:90"]));
+    let goes = fragment(publish("red", &["tcp 0.0.0.0:8080 -> 10.1.0.2:80"]));
+    ensure(&stays).unwrap();
+    for round in 0..60 {
+        ensure(&goes).unwrap();
+        sh("nft flush ruleset");
+        std::thread::scope(|scope| {
+            scope.spawn(|| reload(&Root::new(None)).unwrap());
+            remove(&goes).unwrap();
+        });
+        // An element that is about to leave is listed with its end.
+        let ports = sh("nft list map inet weft publish4");
+        assert!(!ports.contains(". 8080 :") || ports.contains("expires"), "round {round}: {ports}");
+        assert!(ports.contains(". 9090 "), "round {round}: {ports}");
+    }
+}
