@@ -275,7 +275,7 @@ fn what_cannot_be_published_leaves_nothing() {
     refused("red", &["80/icmp"], 2, &["invalid proto: icmp"]);
     refused("red", &["8080:80", "8080:80"], 2, &["8080:80/tcp", "twice"]);
     refused("red", &["8080:80", "8000-9000:1000-2000"], 2, &["twice"]);
-    refused("red", &["203.0.113.9:8080:80"], 1, &["203.0.113.9", "host"]);
+    refused("red", &["203.0.113.9:8080:80"], 2, &["203.0.113.9", "host"]);
     refused("green", &["[::1]:8080:80"], 2, &["green", "[::1]:8080:80", "no address of that family"]);
     refused("green", &["8080:80,from=fd00::/8"], 2, &["green", "no address of that family"]);
     refused("brown", &["8080:80"], 2, &["inner", "internal"]);
@@ -290,7 +290,7 @@ fn what_cannot_be_published_leaves_nothing() {
     connect(&["-p", "8080:80"], "inner", 2, &["inner", "internal"]);
     connect(&["-p", "8080:80", "-p", "8080:81"], "blue", 2, &["8080:81/tcp", "twice"]);
     connect(&["-p", "[::1]:8080:80"], "four", 2, &["grey", "no address of that family"]);
-    connect(&["-p", "203.0.113.9:8080:80"], "blue", 1, &["203.0.113.9"]);
+    connect(&["-p", "203.0.113.9:8080:80"], "blue", 2, &["203.0.113.9"]);
     connect(&["-p", "80/"], "nowhere", 3, &["nowhere"]);
     // Whoever asks for the network `none` makes its file.
     lab.weft(["network", "connect", "-p", "8080:80", "none", "grey"])
