@@ -10,6 +10,7 @@ use nix::mount::{MsFlags, mount};
 use weft_firewall::{Backend, Fragment, Masquerade};
 use weft_model::Endpoint;
 use weft_netns::{Netns, create, isolate};
+use weft_nft::{Element, Family, Key, Set, Socket, Table, Transaction, Type};
 
 /// How long to wait for a datagram that must come.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -61,6 +62,22 @@ pub(crate) fn loads() {
         std::fs::write("/run/listing", sh("nft list ruleset")).unwrap();
         sh("nft -c -f /run/listing");
     }
+}
+
+/// Returns whether elements expire when they are told to, as they do since Linux 6.12. Older kernels need another
+/// transaction, which deletes them.
+pub(crate) fn elements_expire() -> bool {
+    let table = Table::new(Family::Inet, "probe");
+    let set = Set::new(table, "ports", &[Type::InetService]).expiring();
+    let element = Element::new(Key::new().port(1));
+    let mut socket = Socket::open().unwrap();
+    socket
+        .commit(Transaction::new().table(table, None).set(&set).elements(&set, vec![element.clone()]))
+        .unwrap();
+    socket.commit(Transaction::new().expire(&set, vec![element.clone()])).unwrap();
+    let found = socket.element(&set, element.key()).unwrap();
+    socket.commit(Transaction::new().delete_table(table)).unwrap();
+    found.is_none_or(|found| found.expires.is_some())
 }
 
 /// Covers a file with another one, for this test alone.
