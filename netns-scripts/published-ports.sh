@@ -28,10 +28,10 @@ ip netns add red
 ip netns add green
 weft network connect -p 8080:80 blue red
 weft network connect blue green
-free=$(weft port publish green 80)
+weft port publish green 8081:80 >/dev/null
 
 cat <<TEXT
-Network blue is up. Port 8080 of the host leads to port 80 of red; green got a free port: $free. Look at:
+Network blue is up. Port 8080 of the host leads to port 80 of red, 8081 to that of green. Look at:
 
   weft port ls                                       which port leads where
   ip netns exec red python3 -m http.server 80 &      something that answers
@@ -39,6 +39,7 @@ Network blue is up. Port 8080 of the host leads to port 80 of red; green got a f
   ip netns exec green curl http://10.90.0.1:8080/    green reaches red by the host's address, and comes back the same way
   nft list map inet weft publish4                    one element for each port
   weft port unpublish red 8080:80                    the port is closed, red stays
+  weft port publish red 80                           any free port of the host, which is printed
   nft flush ruleset; weft doctor                     what is missing when somebody takes the rules away
   weft network reload                                and how it comes back
   $0 --down                       take it all down

@@ -108,23 +108,85 @@ fn a_container_that_is_gone_is_named() {
 }
 
 #[test]
-fn what_needs_a_decision_is_only_told() {
-    let lab = town();
+fn what_needs_a_decision_is_only_told_with_all_the_connection_had() {
+    let lab = Lab::new();
+    lab.weft(["network", "create", "--subnet", "10.90.0.0/24", "-o", "bridge=br-blue", "blue"]).expect_ok();
+    let red = lab.container("red");
+    let more = [
+        "--name",
+        "web",
+        "--ip",
+        "10.90.0.7",
+        "-p",
+        "8080:80",
+        "--sysctl",
+        "net.ipv4.conf.IFNAME.log_martians=1",
+    ];
+    lab.weft(["network", "connect"].into_iter().chain(more).chain(["blue", "red"])).expect_ok();
+    well(&lab);
+    red.ip("link delete eth0");
+    let found = ill(&lab);
+    let again = "weft network disconnect blue red, then weft network connect -p 0.0.0.0:8080:80/tcp --ip 10.90.0.7 \
+                 --name web --sysctl net.ipv4.conf.eth0.log_martians=1 blue red";
+    let told = |[what, _, mend]: &[String; 3]| what == "eth0 of red on blue" && mend == again;
+    assert!(found.iter().any(told), "{found:?}");
+    let left = lab.weft(["doctor", "--fix", "--format", "json"]);
+    assert_eq!((left.code, findings(&left).iter().any(told)), (1, true), "{left}");
+    for command in again.split(", then ") {
+        lab.weft(command.split(' ').skip(1)).expect_ok();
+    }
+    well(&lab);
+}
+
+#[test]
+fn a_bridge_that_was_taken_down_comes_up_again() {
+    let lab = Lab::new();
+    let subnets = ["--subnet", "10.90.0.0/24", "--ipv6", "--subnet", "fd00:90::/64"];
+    lab.weft(["network", "create", "-o", "bridge=br-blue"].into_iter().chain(subnets).chain(["blue"]))
+        .expect_ok();
+    let red = lab.container("red");
+    lab.weft(["network", "connect", "blue", "red"]).expect_ok();
     lab.ip("link set br-blue down");
+    assert!(!red.ping("10.90.0.1"));
+    let found = ill(&lab);
+    let down =
+        ["network blue", "host interface br-blue is down", "weft network reload blue"].map(String::from);
+    assert!(found.contains(&down), "{found:?}");
+    lab.weft(["network", "reload", "blue"]).expect_ok();
+    well(&lab);
+    // What red knows of its neighbour has to time out.
+    assert!((0..5).any(|_| red.ping("10.90.0.1")), "{}", lab.ip("address show br-blue"));
+}
+
+#[test]
+fn a_table_of_somebody_else_under_our_name_hides_nothing_else() {
+    let lab = town();
+    lab.sh("nft delete table inet weft; nft add table inet weft '{ comment \"mine\"; }'").expect_ok();
+    lab.write(
+        "/etc/weft/networks.d/other.conflist",
+        r#"{"cniVersion": "1.1.0", "name": "other", "plugins": [{"type": "nosuchplugin"}]}"#,
+    );
+    let found = ill(&lab);
+    assert!(found.iter().any(|[_, why, _]| why.contains("nosuchplugin")), "{found:?}");
+    let about: Vec<_> = found.iter().filter(|[_, why, _]| why.contains("inet weft")).collect();
+    assert_eq!(about.len(), 1, "told once: {found:?}");
+    let reload = lab.weft(["network", "reload"]);
+    assert_eq!((reload.code, reload.stderr.matches("is not ours").count()), (1, 1), "{reload}");
+}
+
+#[test]
+fn a_network_whose_file_is_wrong_is_named_with_its_file() {
+    let lab = town();
+    let mistake = r#"sed -i 's/"type": "bridge"/"type": "bridge", "mtu": "many"/' $WEFT_ROOT/etc/weft/networks.d/blue.conflist"#;
+    lab.sh(mistake).expect_ok();
+    let reload = lab.weft(["network", "reload"]);
+    assert_eq!(reload.code, 1, "{reload}");
+    assert!(reload.stderr.contains("network blue") && reload.stderr.contains("blue.conflist"), "{reload}");
     let found = ill(&lab);
     assert!(
-        found.iter().any(|[what, why, mend]| {
-            what == "eth0 of red on blue"
-                && why.contains("br-blue is down")
-                && mend.starts_with("weft network disconnect blue red")
-        }),
+        found.iter().any(|[what, _, mend]| what == "network blue" && mend.contains("blue.conflist")),
         "{found:?}"
     );
-    let left = lab.weft(["doctor", "--fix", "--format", "json"]);
-    assert_eq!(left.code, 1, "{left}");
-    assert_eq!(findings(&left), found);
-    lab.ip("link set br-blue up");
-    well(&lab);
 }
 
 #[test]

@@ -440,3 +440,18 @@ fn the_usual_host_address_is_the_networks() {
     silent(&outside, HOST[0], 8080);
     answers(&outside, HOST[0], 8081, "red", OUTSIDE[0]);
 }
+
+#[test]
+fn a_first_connection_whose_port_is_taken_leaves_nothing() {
+    let lab = Lab::new();
+    create(&lab, 90, "blue", &[]);
+    connected(&lab, "blue", "red", &["-p", "8080:80"]);
+    lab.weft(["network", "create", "--subnet", "10.91.0.0/24", "-o", "bridge=br-pink", "pink"]).expect_ok();
+    lab.container("green");
+    let before = (lab.ruleset(), lab.ip("-brief link"));
+    lab.weft(["network", "connect", "-p", "8080:80", "pink", "green"]).expect_failure(4, &["8080", "red"]);
+    assert_eq!((lab.ruleset(), lab.ip("-brief link")), before, "nothing is left of the try");
+
+    lab.weft(["network", "connect", "-p", "8081:80", "pink", "green"]).expect_ok();
+    assert!(lab.ip("-brief link").contains("br-pink"), "it would have been seen");
+}
