@@ -18,7 +18,9 @@ use crate::Call;
 pub(super) fn reload<D: Driver>(driver: &D, root: &Root, networks: &[Call]) -> Result<(), Failure> {
     let mut problems: Vec<Failure> = driver.restore(root).err().into_iter().collect();
     for (call, record) in attached(driver, root, networks) {
-        problems.extend(in_turn(call, &record, || restore(driver, call, &record)).err());
+        let failure = in_turn(call, &record, || restore(driver, call, &record)).err();
+        // What attachments share fails once, and not once for each.
+        problems.extend(failure.filter(|failure| !problems.contains(failure)));
     }
     Failure::all(problems)
 }
