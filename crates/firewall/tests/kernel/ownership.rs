@@ -61,7 +61,7 @@ fn the_next_one_takes_over_what_a_killed_one_left() {
     for kill in [killed_before_the_rule, killed_after_the_rule] {
         kill(&dead);
         assert!(diagnose(&root()).unwrap().iter().any(|one| one.what == "eth0 of red on n1"));
-        assert_eq!(holders(&root(), &"n1".parse().unwrap()), [dead.endpoint.clone()]);
+        assert_eq!(holders(&root(), &"n1".parse().unwrap()), std::slice::from_ref(&dead.endpoint));
 
         assert_eq!(ensure(&next).unwrap(), Change::Made);
 
