@@ -172,7 +172,9 @@ fn a_port_given_up_beside_a_reload_stays_given_up() {
         return;
     }
     weft_netns::isolate().unwrap();
-    let stays = fragment(publish("blue", &["tcp 0.0.0.0:9090 -> 10.1.0.3:90"]));
+    // Many, so that a reload takes its time.
+    let many: Vec<_> = (9000..9400).map(|port| format!("tcp 0.0.0.0:{port} -> 10.1.0.3:90")).collect();
+    let stays = fragment(publish("blue", &many.iter().map(String::as_str).collect::<Vec<_>>()));
     let goes = fragment(publish("red", &["tcp 0.0.0.0:8080 -> 10.1.0.2:80"]));
     ensure(&stays).unwrap();
     for round in 0..60 {
@@ -180,6 +182,8 @@ fn a_port_given_up_beside_a_reload_stays_given_up() {
         sh("nft flush ruleset");
         std::thread::scope(|scope| {
             scope.spawn(|| reload(&Root::new(None)).unwrap());
+            // At another moment of the reload each time.
+            std::thread::sleep(Duration::from_micros(round * 150));
             remove(&goes).unwrap();
         });
         // An element that is about to leave is listed with its end.
