@@ -147,7 +147,7 @@ impl Manager {
                 Ok(Some(_)) => ours.push((kind, request)),
                 // Nobody else's knows the question, and one that is missing is told where networks are looked at.
                 Ok(None) | Err(Error::NoDriver { .. }) => {}
-                Err(error) => failed.push(Failed { kind, network: None, error }),
+                Err(error) => failed.push(Failed { kind, network: None, error: Box::new(error) }),
             }
         }
         (ours, failed)

@@ -13,7 +13,7 @@ use crate::Error;
 pub(super) struct Failed {
     pub(super) kind: String,
     pub(super) network: Option<NetworkName>,
-    pub(super) error: Error,
+    pub(super) error: Box<Error>,
 }
 
 /// Asks a plugin about its networks at once; about each by itself where one is wrong, as the others may be well.
@@ -22,7 +22,7 @@ pub(super) fn each<T>(
     request: &MendRequest,
     ask: impl Fn(&MendRequest) -> Result<T, Error>,
 ) -> Vec<Result<T, Failed>> {
-    let failed = |network| move |error| Failed { kind: kind.into(), network, error };
+    let failed = |network| move |error| Failed { kind: kind.into(), network, error: Box::new(error) };
     match ask(request) {
         Err(error) if is_about_one(&error) && !request.networks.is_empty() => {
             let alone = |conf: &Value| {
@@ -68,7 +68,7 @@ pub(super) fn findings(failures: Vec<Failed>) -> Vec<Finding> {
 
 /// Returns what is to be said of one failure. Where it is about no network, the plugins are filled in later.
 fn finding(Failed { network, error, .. }: &Failed) -> Finding {
-    match (network, error) {
+    match (network, &**error) {
         (Some(network), Error::Refused { failure, .. }) if is_about_one(error) => {
             Finding::misconfigured(network, failure.msg.clone())
         }
