@@ -12,8 +12,10 @@
 pub mod conntrack;
 mod encode;
 mod error;
+mod expire;
 pub mod expr;
 mod hooked;
+mod message;
 mod monitor;
 mod object;
 mod read;

@@ -3,7 +3,7 @@
 use std::io;
 
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage,
 };
 use netlink_packet_netfilter::nftables::{ChainAttribute, ChainMessage, GenMessage, NfTablesMessage};
 use netlink_packet_netfilter::none::ControlMessage;
@@ -16,18 +16,14 @@ use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 
 use crate::encode::{self, Encoded};
 use crate::error::Error;
-use crate::{Element, FoundElement, Key, RuleInfo, Set, Table, Transaction, read};
+use crate::message::{Messages, NLMSG_DONE, NLMSG_ERROR, error_code};
+use crate::{FoundElement, Key, RuleInfo, Set, Table, Transaction, read};
 
 /// The subsystem a batch is for, in its header's res_id (NFNL_SUBSYS_NFTABLES).
 const NFTABLES: u16 = 10;
 /// NFNL_MSG_BATCH_BEGIN and its attribute NFNL_BATCH_GENID (linux/netfilter/nfnetlink.h).
 const BATCH_BEGIN: u8 = 16;
 const BATCH_GENID: u16 = 1;
-/// The type of an answer that is an error or an acknowledgement, and of the end of a list.
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-/// Netlink's header and netfilter's.
-const HEADERS: usize = 16 + 4;
 /// The kernel fills an answer up to this size when it lists (NLMSG_GOODSIZE and what it grows to).
 const ANSWER: usize = 32 * 1024;
 /// What fits into a socket's send buffer whatever the sysctls say.
@@ -250,73 +246,6 @@ impl Socket {
         Err(Error::Answer(object.into()))
     }
 
-    /// Removes elements of an expiring set without the wait that follows a deletion.
-    ///
-    /// They run out at once where the kernel can do that, and are deleted otherwise. Elements that
-    /// do not exist are no error.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, for another reason than the element's absence.
-    pub fn expire(&mut self, set: &Set, element: &Element) -> Result<(), Error> {
-        match self.element(set, &element.key)? {
-            None => return Ok(()),
-            Some(found) if found.expires.is_some() => return Ok(()),
-            Some(_) => {}
-        }
-        // The set may have gone in between, with its table.
-        absent_is_fine(self.commit(Transaction::new().expire(set, vec![element.clone()])))?;
-        // KERNEL: before Linux 6.12 the update is accepted and ignored.
-        match self.element(set, &element.key)? {
-            Some(found) if found.expires.is_none() => {
-                absent_is_fine(self.commit(Transaction::new().delete_elements(set, vec![element.clone()])))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Removes elements of expiring sets, as [`Socket::expire`] does, in one transaction. What they lead to has to
-    /// be told, too; elements of these keys that lead elsewhere are removed all the same.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, for another reason than an element's absence.
-    pub fn expire_all(&mut self, elements: &[(Set, Element)]) -> Result<(), Error> {
-        let Some((set, first)) = elements.first() else { return Ok(()) };
-        let mut transaction = Transaction::new();
-        for (set, element) in elements {
-            transaction.expire(set, vec![element.clone()]);
-        }
-        match self.commit(&transaction) {
-            // KERNEL: before Linux 6.12 the update is accepted and ignored, for all of them.
-            Ok(()) => match self.element(set, &first.key)? {
-                Some(found) if found.expires.is_none() => self.delete_all(elements),
-                _ => Ok(()),
-            },
-            Err(Error::Refused { errno: Errno::ENOENT | Errno::EEXIST | Errno::EBUSY, .. }) => {
-                self.delete_all(elements)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Deletes those of the elements that exist, whatever they lead to. One that expires meanwhile is gone, too.
-    fn delete_all(&mut self, elements: &[(Set, Element)]) -> Result<(), Error> {
-        for attempt in 1.. {
-            let mut transaction = Transaction::new();
-            for (set, element) in elements {
-                if self.element(set, &element.key)?.is_some_and(|found| found.expires.is_none()) {
-                    transaction.delete_elements(set, vec![element.clone()]);
-                }
-            }
-            match self.commit(&transaction) {
-                Err(Error::Refused { errno: Errno::ENOENT, .. }) if attempt < ATTEMPTS => {}
-                outcome => return outcome,
-            }
-        }
-        Ok(())
-    }
-
     /// Sends a question with one answer and returns what `pick` finds in its attributes, or `None`
     /// if the kernel says that there is no such object.
     pub(crate) fn ask<T>(
@@ -460,44 +389,4 @@ fn begin(generation: Option<u32>) -> ControlMessage {
 
 fn errno(cause: &io::Error) -> Errno {
     Errno::from_raw(cause.raw_os_error().unwrap_or_default())
-}
-
-fn absent_is_fine(outcome: Result<(), Error>) -> Result<(), Error> {
-    match outcome {
-        Err(Error::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
-        outcome => outcome,
-    }
-}
-
-/// Returns the error number of an error message, 0 for an acknowledgement.
-fn error_code(body: &[u8]) -> i32 {
-    // An error message has no netfilter header: the four bytes before the attributes are the code.
-    body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code).saturating_neg())
-}
-
-/// What we use of a netlink header.
-struct Header {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-}
-
-/// The messages in a buffer, each as its header and its attributes; `None` for a broken one.
-struct Messages<'a>(&'a [u8]);
-
-impl<'a> Iterator for Messages<'a> {
-    type Item = Option<(Header, &'a [u8])>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let bytes = std::mem::take(&mut self.0);
-        let Ok(message) = NetlinkBuffer::new_checked(bytes) else { return Some(None) };
-        let (kind, len) = (message.message_type(), message.length() as usize);
-        let start = if kind == NLMSG_ERROR { HEADERS - 4 } else { HEADERS };
-        let header = Header { kind, flags: message.flags(), sequence: message.sequence_number() };
-        self.0 = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some(bytes.get(start.min(len)..len).map(|body| (header, body)))
-    }
 }

@@ -28,6 +28,7 @@ mod change;
 mod choice;
 mod claims;
 mod damaged;
+mod judge;
 mod moving;
 mod owner;
 
