@@ -244,7 +244,10 @@ fn of_more_refusals_than_fit_the_first_is_told() {
     }
     let refused = socket.commit(&transaction).unwrap_err();
     assert!(matches!(&refused, Error::Refused { errno: Errno::ENOENT, .. }), "{refused}");
-    assert!(socket.element(&numbers(), number(1).key()).unwrap().is_none(), "an old answer to a new question");
+    assert!(
+        socket.element(&numbers(), number(1).key()).unwrap().is_none(),
+        "an old answer to a new question"
+    );
     socket.commit(Transaction::new().elements(&numbers(), vec![number(1)])).unwrap();
 }
 

@@ -90,13 +90,12 @@ mod tests {
     use weft_cni::NetConf;
     use weft_plugin::{Call, Linked, Verb};
     use weft_state::Root;
-
     use weft_state::ports::{Books, Owner};
+
     use super::*;
 
     /// The plan of an ADD for a container with both families, as far as it does not depend on the host.
     fn plan(verb: Verb, portmap: Value) -> String {
-        let mut conf = portmap;
         let dir = tempfile::tempdir().unwrap();
         plan_at(&Root::new(Some(dir.path().into())), verb, portmap)
     }
@@ -110,6 +109,7 @@ mod tests {
     }
 
     fn plan_at(root: &Root, verb: Verb, portmap: Value) -> String {
+        let mut conf = portmap;
         conf["cniVersion"] = "1.1.0".into();
         conf["name"] = "n1".into();
         conf["prevResult"] = json!({
@@ -176,7 +176,6 @@ mod tests {
     fn who_asks_for_nothing_and_had_nothing_gets_nothing() {
         assert_eq!(plan(Verb::Check, json!({"backend": "weft"})), "");
     }
-}
 
     #[test]
     fn who_asks_for_nothing_undoes_what_a_killed_process_began() {
@@ -188,3 +187,4 @@ mod tests {
         let plan = plan_at(&root, Verb::Check, json!({"backend": "weft"}));
         assert_eq!(plan.lines().next(), Some("host       publish for eth0 of red on n1 by weft"));
     }
+}
