@@ -195,9 +195,13 @@ fn by_place(owner: Option<&Owner>) -> HashMap<Place, Element> {
     pieces.into_iter().map(|piece| (piece.place(), piece.element)).collect()
 }
 
-/// Returns everything that an attachment publishes.
+/// Returns everything that an attachment publishes, each element once: what goes by the container's address is
+/// the same for all of its ports.
 fn pieces(owner: &Owner) -> Vec<Piece> {
-    owner.publications.iter().flat_map(|one| pieces_of(owner, one)).collect()
+    let mut places = HashSet::new();
+    let mut pieces: Vec<_> = owner.publications.iter().flat_map(|one| pieces_of(owner, one)).collect();
+    pieces.retain(|piece| places.insert(piece.place()));
+    pieces
 }
 
 fn pieces_of(owner: &Owner, one: &Publication) -> Vec<Piece> {

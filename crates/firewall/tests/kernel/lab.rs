@@ -68,8 +68,8 @@ pub(crate) fn loads() {
 /// transaction, which deletes them.
 pub(crate) fn elements_expire() -> bool {
     let table = Table::new(Family::Inet, "probe");
-    let set = Set::new(table, "ports", &[Type::InetService]).expiring();
-    let element = Element::new(Key::new().port(1));
+    let set = Set::new(table, "links", &[Type::IfName]).expiring();
+    let element = Element::new(Key::new().ifname("lo"));
     let mut socket = Socket::open().unwrap();
     socket
         .commit(Transaction::new().table(table, None).set(&set).elements(&set, vec![element.clone()]))

@@ -242,6 +242,25 @@ fn a_container_on_two_networks_publishes_at_the_first() {
 }
 
 #[test]
+fn what_several_ports_share_is_taken_over_once() {
+    isolate().unwrap();
+    let of = |container: &str| Publish {
+        masquerade_all: true,
+        ..publish(container, &["tcp 0.0.0.0:53 -> 10.1.0.2:53", "udp 0.0.0.0:53 -> 10.1.0.2:53"])
+    };
+    killed_after_the_rule(&of("red"));
+    ensure(&fragment(of("blue"))).unwrap();
+    assert_eq!(observe(&fragment(of("blue"))).unwrap(), NOTHING);
+    killed_after_the_rule(&of("blue"));
+    let plain = fragment(Publish { masquerade_all: false, ..of("blue") });
+    ensure(&plain).unwrap();
+    assert_eq!(observe(&plain).unwrap(), NOTHING);
+    if has("nft") {
+        assert!(!sh("nft list set inet weft masq_all4").contains("10.1.0.2"), "whoever is gone hides nobody");
+    }
+}
+
+#[test]
 fn reload_clears_away_what_was_begun() {
     let lab = Lab::new();
     let _red = serve(&lab.red, Tcp, &[80]);
