@@ -25,7 +25,8 @@ use weft_nft::{Base, ChainKind, Expr, Hook, Key, Policy, Set, Transaction, Type}
 
 use crate::layout::{ANY, INET};
 
-/// The bit of the mark that says so. It is set in the forward hook only.
+/// The bit of the mark that says so. It is set in the forward hook, and on answers to the host's `::1`
+/// ([`crate::layout::loopback`]), which nobody forwards.
 ///
 /// Others known to use marks: Kubernetes 0x4000 and 0x8000, the CNI reference plugins 0x2000, netavark 0x1000 and
 /// 0x2000, Tailscale 0xff0000, Weave 0x20000, Cilium 0x0f00, Istio 0x539, wg-quick 0xca6c.
