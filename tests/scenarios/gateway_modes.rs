@@ -139,7 +139,8 @@ fn isolated_gives_a_family_no_gateway() {
     lab.ip(&format!("route add 10.90.0.0/24 dev {}", bridge(&lab)));
     red.ip("route add default via 10.90.0.77 dev eth0 onlink");
     assert_eq!(reached(&outside, HOST[0], "10.90.0.2"), [false; 4]);
-    lab.weft(["port", "publish", "red", "127.0.0.1:8081:80"]).expect_failure(2, &["blue", "IPv4 is isolated"]);
+    lab.weft(["port", "publish", "red", "127.0.0.1:8081:80"])
+        .expect_failure(2, &["blue", "IPv4 is isolated"]);
 }
 
 fn bridge(lab: &Lab) -> String {

@@ -385,7 +385,9 @@ fn a_port_of_127_0_0_1_is_not_reached_by_forged_packets() {
 
         // Without the rule it does: the forged packets are good ones.
         match host.layout {
-            Layout::Nftables => host.lab.sh("nft flush chain ip cni_hostport localhost_only"),
+            Layout::Nftables => host
+                .lab
+                .sh("nft flush chain ip cni_hostport localhost_only; nft flush chain inet weft local_only"),
             _ => host.iptables("iptables", "-t raw -F PREROUTING"),
         }
         .expect_ok();

@@ -265,7 +265,12 @@ fn what_cannot_be_published_leaves_nothing() {
         lab.weft(all).expect_failure(code, words);
         lab.assert_restored(&before);
     };
-    refused("red", &["8080:0"], 2, &["invalid containerPort: 0: port 0 cannot be published\nhint: [[IP:][HOSTPORT"]);
+    refused(
+        "red",
+        &["8080:0"],
+        2,
+        &["invalid containerPort: 0: port 0 cannot be published\nhint: [[IP:][HOSTPORT"],
+    );
     refused("red", &["0"], 2, &["invalid containerPort: 0"]);
     refused("red", &["8080:90-80"], 2, &["invalid containerPort: 90-80: the range 90-80 is reversed"]);
     refused("red", &["90-80:80-90"], 2, &["invalid hostPort: 90-80: the range 90-80 is reversed"]);

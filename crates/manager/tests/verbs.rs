@@ -448,7 +448,11 @@ fn a_connection_that_fails_leaves_nothing() {
     assert_eq!(error.to_string(), "plugin fake on network n1: told to fail");
     assert_eq!(error.hint().as_deref(), Some("stop telling it"));
     let log = host.log();
-    assert_eq!(log[log.len() - 2..], ["DEL n1 c1 /proc/self/ns/net eth0", "GC n1"], "nobody uses the network");
+    assert_eq!(
+        log[log.len() - 2..],
+        ["DEL n1 c1 /proc/self/ns/net eth0", "GC n1"],
+        "nobody uses the network"
+    );
     assert_eq!(host.state(), before);
     assert!(!host.path("root/run/weft/locks/container-c1").exists());
 
