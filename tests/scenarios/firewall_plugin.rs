@@ -110,11 +110,12 @@ fn reaches(from: &Container, to: impl IntoIterator<Item = impl AsRef<str>>) {
 }
 
 #[track_caller]
+/// KERNEL: an element of a set that is told to expire matches until the next jiffy, 10 ms at most.
 fn does_not_reach(from: &Container, to: impl IntoIterator<Item = impl AsRef<str>>) {
     for address in to {
         let address = address.as_ref();
-        let answer = from.run("ping", &format!("-n -c 1 -W 0.3 {address}"));
-        assert_ne!(answer.code, 0, "{} reaches {address}", from.name());
+        let answers = || from.run("ping", &format!("-n -c 1 -W 0.3 {address}")).code == 0;
+        assert!((0..20).any(|_| !answers()), "{} reaches {address}", from.name());
     }
 }
 
