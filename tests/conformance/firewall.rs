@@ -1,7 +1,7 @@
 //! `firewall`: what it refuses, the rules it writes by iptables, and what they do to traffic.
 
 use serde_json::{Value, json};
-use weft_testkit::{Container, Output, Program};
+use weft_testkit::{Container, Output, Program, does_not_reach, reaches};
 
 use crate::portmap::connect;
 use crate::suite::{Done, Host, Lack, versions};
@@ -33,23 +33,6 @@ fn both(words: &str) -> Result<String, Lack> {
         return Err(Lack("iptables of both families to work here"));
     }
     Ok(outputs.map(|output| output.expect_ok().to_string()).concat())
-}
-
-#[track_caller]
-fn reaches(from: &Container, to: impl IntoIterator<Item = impl AsRef<str>>) {
-    for address in to {
-        let address = address.as_ref();
-        assert!((0..5).any(|_| from.ping(address)), "{} does not reach {address}", from.name());
-    }
-}
-
-#[track_caller]
-fn does_not_reach(from: &Container, to: impl IntoIterator<Item = impl AsRef<str>>) {
-    for address in to {
-        let address = address.as_ref();
-        let answer = from.run("ping", &format!("-n -c 1 -W 0.3 {address}"));
-        assert_ne!(answer.code, 0, "{} reaches {address}", from.name());
-    }
 }
 
 pub(crate) fn without_a_previous_result_it_is_refused(host: &Host) -> Done {

@@ -5,7 +5,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use weft_testkit::{Container, Lab, Output, PluginCall, Program, skip_unless};
+use weft_testkit::{
+    Container, Lab, Output, PluginCall, Program, does_not_reach, reaches, skip_unless, stops_reaching,
+};
 
 use crate::others::Firewalld;
 
@@ -94,28 +96,6 @@ fn on_each(story: impl Fn(Host) + Sync) {
             });
             told.join().unwrap_or_else(|_| panic!("with {program}"));
         });
-    }
-}
-
-/// A new bridge probes its link-local address for a second or two, and without that the host asks for no
-/// IPv6 neighbour: the first packets may be lost.
-const TRIES: usize = 5;
-
-#[track_caller]
-fn reaches(from: &Container, to: impl IntoIterator<Item = impl AsRef<str>>) {
-    for address in to {
-        let address = address.as_ref();
-        assert!((0..TRIES).any(|_| from.ping(address)), "{} does not reach {address}", from.name());
-    }
-}
-
-#[track_caller]
-/// KERNEL: an element of a set that is told to expire matches until the next jiffy, 10 ms at most.
-fn does_not_reach(from: &Container, to: impl IntoIterator<Item = impl AsRef<str>>) {
-    for address in to {
-        let address = address.as_ref();
-        let answers = || from.run("ping", &format!("-n -c 1 -W 0.3 {address}")).code == 0;
-        assert!((0..20).any(|_| !answers()), "{} reaches {address}", from.name());
     }
 }
 
@@ -310,10 +290,10 @@ fn gc_takes_what_is_not_valid() {
             }
             let conf = json!({"cniVersion": "1.1.0", "name": "net", "type": "firewall", "backend": backend});
             host.call("firewall").json(&conf).gc(&[("blue", "eth0")]).expect_ok();
-            does_not_reach(&red, OUTSIDE);
+            stops_reaching(&red, OUTSIDE);
             reaches(&blue, OUTSIDE);
             host.call("firewall").json(&conf).gc(&[]).expect_ok();
-            does_not_reach(&blue, OUTSIDE);
+            stops_reaching(&blue, OUTSIDE);
         });
     }
 }

@@ -11,16 +11,9 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A host with the outside. Its link is new, and its link-local addresses are probed for a second or two.
-fn uplink(lab: &Lab) -> Container {
-    let outside = lab.uplink();
-    assert!((0..5).any(|_| outside.ping(HOST[1])), "the uplink is not up");
-    outside
-}
-
 /// The same, where the outside has routes to all containers.
 fn routed_to(lab: &Lab) -> Container {
-    let outside = uplink(lab);
+    let outside = lab.uplink_that_answers();
     outside.ip("route add 10.0.0.0/8 via 192.0.2.1");
     outside.ip("route add fd00::/16 via 2001:db8:ffff::1");
     outside
@@ -151,7 +144,7 @@ fn bridge(lab: &Lab) -> String {
 #[test]
 fn packets_leave_with_the_address_that_was_named() {
     let lab = Lab::new();
-    let outside = uplink(&lab);
+    let outside = lab.uplink_that_answers();
     lab.ip("address add 192.0.2.77/24 dev uplink0");
     lab.ip("address add 2001:db8:ffff::77/64 dev uplink0 nodad");
     let options = ["host_ipv4=192.0.2.77", "com.docker.network.host_ipv6=2001:db8:ffff::77"];

@@ -1,7 +1,7 @@
 //! Networks are apart: what is routed between them, and in and out of internal ones, is dropped.
 
 use serde_json::{Value, json};
-use weft_testkit::{Container, Lab};
+use weft_testkit::{Container, Lab, does_not_reach, reaches};
 
 /// The outside, as the host knows it.
 const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:ffff::2"];
@@ -25,27 +25,6 @@ fn addresses(container: &Container, ifname: &str) -> [String; 2] {
     all.retain(|address| !address.starts_with("fe80"));
     let mut all = all.into_iter().map(|address| address.split('/').next().unwrap().to_string());
     [all.next().unwrap(), all.next().unwrap()]
-}
-
-/// A new bridge probes its link-local address for a second or two, and without that the host asks for no
-/// IPv6 neighbour: the first packets may be lost.
-const TRIES: usize = 5;
-
-#[track_caller]
-fn reaches(from: &Container, to: impl IntoIterator<Item = impl AsRef<str>>) {
-    for address in to {
-        let address = address.as_ref();
-        assert!((0..TRIES).any(|_| from.ping(address)), "{} does not reach {address}", from.name());
-    }
-}
-
-#[track_caller]
-fn does_not_reach(from: &Container, to: impl IntoIterator<Item = impl AsRef<str>>) {
-    for address in to {
-        let address = address.as_ref();
-        let answer = from.run("ping", &format!("-n -c 1 -W 0.3 {address}"));
-        assert_ne!(answer.code, 0, "{} reaches {address}", from.name());
-    }
 }
 
 #[test]

@@ -14,13 +14,6 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// The outside. Its link is new, and its link-local addresses are probed for a second or two.
-fn uplink(lab: &Lab) -> Container {
-    let outside = lab.uplink();
-    assert!((0..5).any(|_| outside.ping(HOST[1])), "the uplink is not up");
-    outside
-}
-
 /// Creates a network of both families, `10.<number>.0.0/24` and `fd00:<number>::/64`.
 fn create(lab: &Lab, number: u8, name: &str, more: &[&str]) {
     let (v4, v6) = (format!("10.{number}.0.0/24"), format!("fd00:{number}::/64"));
@@ -69,7 +62,7 @@ fn listed(lab: &Lab, words: &[&str]) -> Vec<String> {
 #[test]
 fn a_live_container_gets_a_port_and_loses_it() {
     let lab = Lab::new();
-    let outside = uplink(&lab);
+    let outside = lab.uplink_that_answers();
     create(&lab, 90, "blue", &[]);
     let red = connected(&lab, "blue", "red", &[]);
     let _service = red.serve_tcp(80);
@@ -120,7 +113,7 @@ fn a_live_container_gets_a_port_and_loses_it() {
 #[test]
 fn ports_come_with_the_connection_and_go_with_it() {
     let lab = Lab::new();
-    let outside = uplink(&lab);
+    let outside = lab.uplink_that_answers();
     lab.weft(["network", "ls"]).expect_ok();
     for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         lab.set_sysctl(key, "1");
@@ -150,7 +143,7 @@ fn ports_come_with_the_connection_and_go_with_it() {
 #[test]
 fn free_ports_are_found_and_told() {
     let lab = Lab::new();
-    let outside = uplink(&lab);
+    let outside = lab.uplink_that_answers();
     create(&lab, 90, "blue", &[]);
     let red = connected(&lab, "blue", "red", &["-p", "8000:80"]);
     let _service = red.serve_tcp(80);
@@ -176,7 +169,7 @@ fn free_ports_are_found_and_told() {
 #[test]
 fn a_range_is_one_publication() {
     let lab = Lab::new();
-    let outside = uplink(&lab);
+    let outside = lab.uplink_that_answers();
     create(&lab, 90, "blue", &[]);
     let red = connected(&lab, "blue", "red", &["-p", "9000-9999:9000-9999", "-p", "7000-7009:80-89"]);
     let _services = [9000, 9123, 9999, 80, 85, 89].map(|port| red.serve_tcp(port));
@@ -197,7 +190,7 @@ fn a_range_is_one_publication() {
 #[test]
 fn a_port_has_one_holder_and_the_refusal_names_it() {
     let lab = Lab::new();
-    let outside = uplink(&lab);
+    let outside = lab.uplink_that_answers();
     create(&lab, 90, "blue", &[]);
     let red = connected(&lab, "blue", "red", &["-p", "8080:80"]);
     let _service = red.serve_tcp(80);
@@ -225,7 +218,7 @@ fn a_port_has_one_holder_and_the_refusal_names_it() {
 #[test]
 fn only_those_who_may_come_in_do() {
     let lab = Lab::new();
-    let outside = uplink(&lab);
+    let outside = lab.uplink_that_answers();
     outside.ip("address add 192.0.2.3/24 dev eth0");
     create(&lab, 90, "blue", &[]);
     let red = connected(&lab, "blue", "red", &["-p", "8080:80,from=192.0.2.3", "-p", "8081:80"]);
@@ -306,7 +299,7 @@ fn what_cannot_be_published_leaves_nothing() {
 #[test]
 fn networks_are_apart_but_for_their_published_ports() {
     let lab = Lab::new();
-    uplink(&lab);
+    lab.uplink_that_answers();
     create(&lab, 90, "blue", &[]);
     create(&lab, 91, "pink", &[]);
     let red = connected(&lab, "blue", "red", &["-p", "8080:80"]);
@@ -329,7 +322,7 @@ fn networks_are_apart_but_for_their_published_ports() {
 #[test]
 fn containers_of_a_network_can_be_kept_apart() {
     let lab = Lab::new();
-    let outside = uplink(&lab);
+    let outside = lab.uplink_that_answers();
     create(&lab, 90, "blue", &["-o", "icc=false"]);
     create(&lab, 91, "pink", &[]);
     let apart = ["red", "green"].map(|name| connected(&lab, "blue", name, &[]));
@@ -355,7 +348,7 @@ fn containers_of_a_network_can_be_kept_apart() {
 #[test]
 fn ports_follow_the_default_route() {
     let lab = Lab::new();
-    let outside = uplink(&lab);
+    let outside = lab.uplink_that_answers();
     create(&lab, 90, "blue", &[]);
     create(&lab, 91, "pink", &[]);
     let red = connected(&lab, "blue", "red", &["-p", "8080:80,from=192.0.2.0/24", "-p", "80"]);
@@ -436,7 +429,7 @@ fn a_network_without_a_port_plugin_says_what_is_missing() {
 #[test]
 fn the_usual_host_address_is_the_networks() {
     let lab = Lab::new();
-    let outside = uplink(&lab);
+    let outside = lab.uplink_that_answers();
     create(&lab, 90, "blue", &["-o", "com.docker.network.bridge.host_binding_ipv4=127.0.0.1"]);
     let red = connected(&lab, "blue", "red", &["-p", "8080:80", "-p", "192.0.2.1:8081:80"]);
     let _service = red.serve_tcp(80);

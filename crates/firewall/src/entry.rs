@@ -278,18 +278,8 @@ impl fmt::Display for Entry {
         match self {
             Self::Subnet(subnet) | Self::Hairpin(subnet) => subnet.fmt(out),
             Self::Source(subnet, address) => write!(out, "{subnet} as {address}"),
-            Self::Isolated(ifname)
-            | Self::Internal(ifname)
-            | Self::NoIcc(ifname)
-            | Self::Inside(ifname)
-            | Self::Guarded(_, ifname)
-            | Self::Routed(_, ifname)
-            | Self::Loopback(ifname)
-            | Self::Localnet(ifname)
-            | Self::LocalnetByIptables(ifname)
-            | Self::Passing(ifname)
-            | Self::Outward(ifname) => ifname.fmt(out),
-            Self::Admitted(addr) => addr.fmt(out),
+            // Only a subnet cannot be the name of a file as it is.
+            other => out.write_str(&other.name()),
         }
     }
 }

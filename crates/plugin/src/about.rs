@@ -35,6 +35,18 @@ pub struct OptionAbout {
     pub help: &'static str,
 }
 
+impl OptionAbout {
+    /// Returns an option that is known by one name.
+    pub const fn new(
+        name: &'static str,
+        value: &'static str,
+        default: &'static str,
+        help: &'static str,
+    ) -> Self {
+        Self { name, aliases: &[], value, default, help }
+    }
+}
+
 /// What the manager must know of a network driver.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct DriverAbout {

@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Container, Output, PluginCall, Program, Snapshot, staged, staged_folder};
+use crate::{Container, Output, PluginCall, Program, Snapshot, reaches, staged, staged_folder};
 
 /// A host of its own: the calling thread's network and mount namespaces are private from here on.
 #[derive(Debug)]
@@ -94,6 +94,14 @@ impl Lab {
         outside.ip("link set eth0 up");
         self.ip(&format!("route add default via {v4}.2"));
         self.ip(&format!("route add default via {v6}::2"));
+        outside
+    }
+
+    /// As [`Lab::uplink`], and waits until it carries packets of both families: a new link's link-local addresses are
+    /// probed for a second or two.
+    pub fn uplink_that_answers(&self) -> Container {
+        let outside = self.uplink();
+        reaches(&outside, [format!("{}::1", self.addresses.1)]);
         outside
     }
 

@@ -12,27 +12,23 @@ pub(crate) static ABOUT: About = About {
 };
 
 const OPTIONS: &[OptionAbout] = &[
-    option(
+    OptionAbout::new(
         "backend",
         "weft, iptables, firewalld",
         "whichever the host has",
         "who lets the containers through",
     ),
-    option("iptablesAdminChainName", "CHAIN", "CNI-ADMIN", "iptables: the chain that is asked first"),
-    option("firewalldZone", "ZONE", "trusted", "firewalld: the zone the addresses join"),
-    option(
+    OptionAbout::new(
+        "iptablesAdminChainName",
+        "CHAIN",
+        "CNI-ADMIN",
+        "iptables: the chain that is asked first",
+    ),
+    OptionAbout::new("firewalldZone", "ZONE", "trusted", "firewalld: the zone the addresses join"),
+    OptionAbout::new(
         "ingressPolicy",
         "open, same-bridge, isolated",
         "open",
         "from which other bridges the container is reachable",
     ),
 ];
-
-const fn option(
-    name: &'static str,
-    value: &'static str,
-    default: &'static str,
-    help: &'static str,
-) -> OptionAbout {
-    OptionAbout { name, aliases: &[], value, default, help }
-}

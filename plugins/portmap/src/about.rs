@@ -12,48 +12,54 @@ pub(crate) static ABOUT: About = About {
 };
 
 const OPTIONS: &[OptionAbout] = &[
-    option(
+    OptionAbout::new(
         "backend",
         "weft, nftables, iptables",
         "weft, or whose language the conditions are in",
         "who carries the rules",
     ),
-    option(
+    OptionAbout::new(
         "snat",
         "BOOL",
         "true",
         "whether connections from the container's own subnets and from loopback addresses get the host's address",
     ),
-    option("masqAll", "BOOL", "false", "whether all connections to published ports get the host's address"),
-    option("markMasqBit", "NUMBER", "13", "iptables: the bit of the packet mark that asks for masquerading"),
-    option(
+    OptionAbout::new(
+        "masqAll",
+        "BOOL",
+        "false",
+        "whether all connections to published ports get the host's address",
+    ),
+    OptionAbout::new(
+        "markMasqBit",
+        "NUMBER",
+        "13",
+        "iptables: the bit of the packet mark that asks for masquerading",
+    ),
+    OptionAbout::new(
         "externalSetMarkChain",
         "CHAIN",
         "none",
         "iptables: a chain of somebody else that sets the mark instead",
     ),
-    option("conditionsV4", "[WORD]", "none", "further matches for IPv4, in the backend's language"),
-    option("conditionsV6", "[WORD]", "none", "the same for IPv6"),
-    option("gatewayMode", "{ipv4, ipv6}", "nat", "for each family: nat, nat-unprotected, routed or isolated"),
-    option(
+    OptionAbout::new("conditionsV4", "[WORD]", "none", "further matches for IPv4, in the backend's language"),
+    OptionAbout::new("conditionsV6", "[WORD]", "none", "the same for IPv6"),
+    OptionAbout::new(
+        "gatewayMode",
+        "{ipv4, ipv6}",
+        "nat",
+        "for each family: nat, nat-unprotected, routed or isolated",
+    ),
+    OptionAbout::new(
         "defaultHostIP",
         "IP or [IP]",
         "every address of the host",
         "where ports are published for which no address is named",
     ),
-    option(
+    OptionAbout::new(
         "allowForeignHostIP",
         "BOOL",
         "false",
         "whether an address may be named that the host does not have",
     ),
 ];
-
-const fn option(
-    name: &'static str,
-    value: &'static str,
-    default: &'static str,
-    help: &'static str,
-) -> OptionAbout {
-    OptionAbout { name, aliases: &[], value, default, help }
-}
