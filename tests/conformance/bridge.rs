@@ -483,3 +483,53 @@ pub(crate) fn a_full_range_leaves_no_link(host: &Host) -> Done {
             json!([[{"subnet": "10.1.2.0/24", "rangeStart": "10.1.2.1", "rangeEnd": "10.1.2.1"}]]);
     })
 }
+
+crate::suite::stories! { bridge:
+    an_existing_bridge_is_used_as_it_is
+    a_link_that_is_no_bridge_is_left_alone
+    three_subnets_give_three_addresses
+    the_ipv6_gateway_answers_at_once
+    containers_reach_each_other_with_the_first_packet
+    the_bridge_keeps_its_mac_as_ports_come_and_go
+    forwarding_is_on_when_it_is_the_gateway
+    a_conflicting_bridge_address_is_refused
+    a_conflicting_bridge_address_is_replaced_by_force
+    gateways_of_ipv6_subnets_live_together
+    a_mac_can_be_asked_for_in_three_ways
+    the_mtu_is_set_on_both_ends
+    the_mtu_is_reported
+    hairpin_is_on_when_asked_for
+    hairpin_is_off_otherwise
+    ports_are_isolated_when_asked_for
+    isolated_ports_do_not_reach_each_other
+    the_bridge_is_promiscuous_when_asked_for
+    hairpin_and_promiscuous_exclude_each_other
+    an_interface_that_stays_down_has_no_addresses
+    the_container_interface_stays_down_when_asked_for
+    vlan_ids_have_a_range
+    trunks_have_rules
+    a_vlan_is_the_ports_own
+    the_dns_of_the_network_wins
+    an_empty_list_of_servers_is_a_choice
+    routes_of_the_address_plugin_are_set
+    the_mtu_of_a_route_is_honoured
+    a_failed_add_frees_the_address
+    a_route_out_of_reach_leaves_no_link
+    a_conflicting_address_leaves_no_link
+    a_missing_address_plugin_leaves_no_link
+    a_full_range_leaves_no_link
+    l3_0_1_0
+    l3_0_2_0
+    l3_0_3_0
+    l3_0_3_1
+    l3_0_4_0
+    l3_1_0_0
+    l3_1_1_0
+    l2_0_1_0
+    l2_0_2_0
+    l2_0_3_0
+    l2_0_3_1
+    l2_0_4_0
+    l2_1_0_0
+    l2_1_1_0
+}

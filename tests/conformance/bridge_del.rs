@@ -180,3 +180,25 @@ pub(crate) fn status_fails_when_the_address_plugin_is_missing(host: &Host) -> Do
     assert_ne!(host.plugin("bridge").json(&bad).status().code, 0);
     Ok(())
 }
+
+crate::suite::stories! { bridge_del:
+    del_of_what_never_was_succeeds
+    del_twice_succeeds
+    del_frees_everything_when_the_namespace_is_gone
+    del_frees_everything_when_no_namespace_is_given
+    del_frees_everything_when_no_namespace_is_given_though_it_exists
+    del_frees_everything_when_a_plain_file_is_left
+    del_frees_everything_when_the_link_was_deleted_by_hand
+    del_of_one_interface_leaves_the_other
+    check_needs_a_previous_result
+    check_sees_a_lost_interface
+    check_sees_a_lost_bridge
+    check_sees_a_lost_address
+    check_sees_a_lost_default_route
+    check_sees_a_lost_port
+    check_sees_a_lost_reservation
+    check_of_layer_2_needs_no_address_plugin
+    gc_removes_what_is_not_valid
+    gc_without_a_list_refuses
+    status_fails_when_the_address_plugin_is_missing
+}

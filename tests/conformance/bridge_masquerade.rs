@@ -121,3 +121,14 @@ pub(crate) fn the_spoof_check_goes_with_a_vanished_namespace(host: &Host) -> Don
     assert!(!rules.contains("red-eth0"), "{rules}");
     Ok(())
 }
+
+crate::suite::stories! { bridge_masquerade:
+    by_default
+    by_iptables
+    by_nftables
+    the_iptables_chain_is_the_upstream_name
+    an_unknown_backend_is_refused
+    multicast_is_not_masqueraded
+    a_spoofed_sender_is_dropped
+    the_spoof_check_goes_with_a_vanished_namespace
+}

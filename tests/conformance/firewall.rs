@@ -289,3 +289,27 @@ versions! { round_trip:
     round_trip_1_0_0 "1.0.0"
     round_trip_1_1_0 "1.1.0"
 }
+
+crate::suite::stories! { firewall:
+    without_a_previous_result_it_is_refused
+    an_unknown_policy_is_refused
+    a_policy_needs_an_interface
+    the_rules_are_those_of_the_reference
+    the_administrators_chain_has_the_name_asked_for
+    del_takes_the_rules_and_leaves_the_chains
+    del_without_a_previous_result_succeeds
+    del_without_a_previous_result_takes_the_rules
+    check_misses_a_lost_rule
+    check_needs_a_previous_result
+    a_container_passes_a_filter_that_drops
+    bridges_with_a_policy_are_apart
+    an_isolated_bridge_keeps_its_containers_apart
+    ipv4_alone_needs_no_ip6tables
+    gc_takes_what_is_not_valid
+    status_is_ready
+    round_trip_0_3_0
+    round_trip_0_3_1
+    round_trip_0_4_0
+    round_trip_1_0_0
+    round_trip_1_1_0
+}

@@ -329,3 +329,40 @@ pub(crate) fn an_old_version_takes_one_address_per_family(host: &Host) -> Done {
     let ipam = json!({"ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "10.1.3.0/24"}]]});
     refused(host, "0.2.0", ipam, "CNI version 0.2.0 does not support more than 1 address per family")
 }
+
+crate::suite::stories! { host_local:
+    the_old_single_range_is_understood
+    a_second_interface_gets_the_next_address
+    the_same_interface_twice_is_refused
+    addresses_go_round
+    a_full_range_says_so
+    a_failure_in_the_second_range_frees_the_first
+    an_address_can_be_asked_for_in_three_ways
+    a_request_outside_every_range_is_refused
+    the_gateway_is_never_given_away
+    a_taken_address_is_refused
+    the_runtime_can_give_the_ranges
+    resolv_conf_becomes_dns
+    del_of_what_never_was_succeeds
+    del_frees_a_reservation_of_the_oldest_format
+    del_ignores_white_space_in_a_reservation
+    what_another_made_is_not_given_twice
+    check_misses_a_lost_reservation
+    gc_frees_what_is_not_valid
+    status_says_when_a_range_is_full
+    no_ranges_are_refused
+    a_network_too_small_is_refused
+    host_bits_are_refused
+    a_start_outside_is_refused
+    an_end_outside_is_refused
+    overlapping_ranges_are_refused
+    families_do_not_mix_in_a_set
+    an_old_version_takes_one_address_per_family
+    round_trip_0_1_0
+    round_trip_0_2_0
+    round_trip_0_3_0
+    round_trip_0_3_1
+    round_trip_0_4_0
+    round_trip_1_0_0
+    round_trip_1_1_0
+}

@@ -93,3 +93,19 @@ pub(crate) fn del_succeeds_without_a_namespace(host: &Host) -> Done {
     host.plugin("loopback").json(&conf("1.0.0")).ifname("lo").netns("").del(&red).expect_ok();
     Ok(())
 }
+
+crate::suite::stories! { loopback:
+    the_result_names_lo_and_its_addresses
+    an_old_result_has_the_old_shape
+    a_previous_result_is_passed_on
+    check_sees_it_down
+    a_foreign_address_is_refused
+    del_succeeds_without_a_namespace
+    round_trip_0_1_0
+    round_trip_0_2_0
+    round_trip_0_3_0
+    round_trip_0_3_1
+    round_trip_0_4_0
+    round_trip_1_0_0
+    round_trip_1_1_0
+}

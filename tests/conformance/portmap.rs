@@ -510,3 +510,55 @@ versions! {
         round_trip_1_0_0 "1.0.0"
         round_trip_1_1_0 "1.1.0"
 }
+
+crate::suite::stories! { portmap:
+    the_previous_result_is_passed_on
+    without_a_previous_result_it_is_refused
+    without_mappings_it_only_passes_on
+    a_container_port_that_is_none_is_refused
+    a_host_port_that_is_none_is_refused
+    a_host_port_beyond_the_last_is_refused
+    a_mark_has_32_bits
+    two_marks_are_refused
+    an_unknown_backend_is_refused
+    iptables_does_not_speak_nft
+    nftables_does_not_speak_iptables
+    an_unknown_protocol_is_refused
+    ports_lead_to_the_container_by_ipv4
+    ports_lead_to_the_container_by_ipv6
+    the_container_reaches_itself_by_ipv4
+    the_container_reaches_itself_by_ipv6
+    the_host_calls_127_0_0_1
+    the_host_calls_colon_colon_1
+    with_masq_all_every_caller_is_the_host
+    without_snat_only_others_call
+    a_host_ip_is_the_only_one
+    what_only_passes_through_is_left_alone
+    a_host_ip_of_a_family_the_container_lacks_is_refused
+    a_host_ip_of_another_host_is_refused
+    a_port_asked_for_twice_is_refused
+    a_port_of_another_container_is_refused
+    a_port_the_host_listens_on_is_refused
+    conditions_of_iptables_apply
+    a_chain_of_others_marks
+    the_iptables_chain_is_the_upstream_name
+    a_udp_flow_follows_its_port
+    a_udp_flow_ends_with_its_port
+    del_takes_its_ports
+    del_needs_no_previous_result
+    del_needs_no_mappings
+    del_needs_no_sound_configuration
+    del_of_what_never_was_succeeds
+    check_sees_lost_rules
+    check_needs_a_previous_result
+    gc_takes_what_is_not_valid
+    gc_without_a_list_refuses
+    status_is_ready
+    round_trip_0_1_0
+    round_trip_0_2_0
+    round_trip_0_3_0
+    round_trip_0_3_1
+    round_trip_0_4_0
+    round_trip_1_0_0
+    round_trip_1_1_0
+}

@@ -297,3 +297,35 @@ pub(crate) fn a_missing_address_plugin_is_named(host: &Host) -> Done {
     assert!(refused.stdout.contains(r#"failed to find plugin \"nobody\" in path ["#), "{refused}");
     Ok(())
 }
+
+crate::suite::stories! { protocol:
+    version_lists_every_version_up_to_1_0_0
+    version_lists_1_1_0
+    without_a_command_it_says_what_it_is
+    all_missing_variables_are_named_at_once
+    gc_needs_the_path
+    an_empty_variable_is_a_missing_one
+    an_unknown_command_is_refused
+    a_bad_container_id_is_refused
+    a_bad_interface_name_is_refused
+    what_is_no_json_is_refused
+    what_is_no_object_is_refused
+    a_network_needs_a_name
+    a_bad_network_name_is_refused
+    an_unknown_version_is_refused
+    check_needs_0_4_0
+    gc_and_status_need_1_1_0
+    an_error_names_its_version
+    its_own_namespace_is_refused_before_anything_is_done
+    its_own_namespace_is_accepted_when_told_so
+    keys_match_whatever_their_case
+    null_means_absent
+    a_number_in_quotes_is_no_number
+    what_follows_the_object_is_an_error
+    a_result_is_indented_by_four_and_ends_without_a_newline
+    only_add_and_version_print
+    unknown_args_are_refused
+    unknown_args_are_ignored_on_request
+    a_pair_without_a_sign_is_refused
+    a_missing_address_plugin_is_named
+}

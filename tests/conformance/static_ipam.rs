@@ -130,3 +130,21 @@ pub(crate) fn check_compares_the_gateway(host: &Host) -> Done {
     assert!(refused.stdout.contains("static: Failed to match addr"), "{refused}");
     Ok(())
 }
+
+crate::suite::stories! { static_ipam:
+    del_of_what_never_was_succeeds
+    args_add_addresses_and_gateways
+    args_of_the_network_replace_the_addresses
+    the_runtime_replaces_the_addresses
+    an_address_without_a_length_is_refused
+    a_missing_section_is_refused
+    an_old_version_takes_one_address_per_family
+    check_compares_the_gateway
+    round_trip_0_1_0
+    round_trip_0_2_0
+    round_trip_0_3_0
+    round_trip_0_3_1
+    round_trip_0_4_0
+    round_trip_1_0_0
+    round_trip_1_1_0
+}

@@ -2,8 +2,11 @@
 //!
 //! A story is a function from a host to an outcome. Each becomes two tests: one on our staged
 //! binaries (or on the folder `WEFT_CONFORMANCE_BIN`), one on Debian's reference plugins. Where the
-//! reference plugins are known to differ, `differences.txt` says so with the reason, and the test
-//! then demands that they still do.
+//! reference plugins are known to differ, the section's file under `differences/` says so with the
+//! reason, and the test then demands that they still do.
+//!
+//! A section is a file with stories and the list of them ([`stories`]), its file of differences and its
+//! line in `main.rs`.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,7 +16,6 @@ use serde_json::{Value, json};
 use weft_testkit::{Lab, PluginCall, skipped};
 
 const DEBIAN: &str = "/usr/lib/cni";
-const DIFFERENCES: &str = include_str!("differences.txt");
 
 /// What a story needed and did not find on this machine.
 #[derive(Debug)]
@@ -61,15 +63,15 @@ pub(crate) fn on_ours(story: fn(&Host) -> Done) {
     report(story(&Host::new(&folder)));
 }
 
-/// Runs a story on Debian's plugins and compares with the list of differences.
-pub(crate) fn on_debian(name: &str, story: fn(&Host) -> Done) {
+/// Runs a story on Debian's plugins and compares with its section's list of differences.
+pub(crate) fn on_debian(differences: &'static str, name: &str, story: fn(&Host) -> Done) {
     let folder = Path::new(DEBIAN);
     if !folder.join("bridge").exists() {
         return skipped("Debian's package containernetworking-plugins");
     }
     // A lab that cannot be made is no difference.
     let host = Host::new(folder);
-    let Some(Difference { says, reason, .. }) = listed().find(|listed| listed.name == name) else {
+    let Some(Difference { says, reason, .. }) = listed(differences).find(|listed| listed.name == name) else {
         return report(story(&host));
     };
     match catch_unwind(AssertUnwindSafe(|| story(&host))) {
@@ -80,7 +82,7 @@ pub(crate) fn on_debian(name: &str, story: fn(&Host) -> Done) {
         }
         Ok(Err(Lack(what))) => skipped(what),
         Ok(Ok(())) => {
-            panic!("{name} is listed in differences.txt ({reason}) but does not differ: take it off the list")
+            panic!("{name} is listed as a difference ({reason}) but does not differ: take it off the list")
         }
     }
 }
@@ -105,51 +107,50 @@ struct Difference {
     reason: &'static str,
 }
 
-/// Returns the lines of `differences.txt`.
-fn listed() -> impl Iterator<Item = Difference> {
-    let lines = DIFFERENCES.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+/// Returns the lines of a section's file under `differences/`.
+fn listed(differences: &'static str) -> impl Iterator<Item = Difference> {
+    let lines = differences.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(|line| {
         let parts: Vec<&str> = line.split(" | ").map(str::trim).collect();
-        let [name, says, reason] = parts[..] else { panic!("differences.txt: not three parts: {line}") };
+        let [name, says, reason] = parts[..] else { panic!("not three parts: {line}") };
         Difference { name, says, reason }
     })
 }
 
 /// Asserts that every listed difference names a story, what it says and a reason.
-pub(crate) fn assert_list_is_sound(stories: &[&str]) {
-    for Difference { name, says, reason } in listed() {
-        assert!(stories.contains(&name), "differences.txt lists {name}, which is no story");
-        assert!(says.len() > 5, "differences.txt does not tell what {name} says");
-        assert!(reason.len() > 10, "differences.txt gives no reason for {name}");
+pub(crate) fn assert_list_is_sound(differences: &'static str, stories: &[&str]) {
+    for Difference { name, says, reason } in listed(differences) {
+        assert!(stories.contains(&name), "{name} is no story");
+        assert!(says.len() > 5, "the list does not tell what {name} says");
+        assert!(reason.len() > 10, "the list gives no reason for {name}");
     }
 }
 
-/// Makes both tests of every story.
+/// Makes both tests of every story of a section: the last thing in its file, after the section's own name, by which
+/// `differences/` has its list.
 macro_rules! stories {
-    ($($module:ident: $($story:ident)*;)*) => {
+    ($section:ident: $($story:ident)*) => {
+        const DIFFERENCES: &str = include_str!(concat!("differences/", stringify!($section), ".txt"));
+
         /// On our plugins.
         mod ours {
-            $(mod $module {
-                $(#[test]
-                fn $story() {
-                    crate::suite::on_ours(crate::$module::$story);
-                })*
+            $(#[test]
+            fn $story() {
+                crate::suite::on_ours(super::$story);
             })*
         }
 
         /// On Debian's plugins.
         mod debian {
-            $(mod $module {
-                $(#[test]
-                fn $story() {
-                    crate::suite::on_debian(concat!(stringify!($module), "::", stringify!($story)), crate::$module::$story);
-                })*
+            $(#[test]
+            fn $story() {
+                crate::suite::on_debian(super::DIFFERENCES, stringify!($story), super::$story);
             })*
         }
 
         #[test]
         fn the_list_of_differences_is_sound() {
-            suite::assert_list_is_sound(&[$($(concat!(stringify!($module), "::", stringify!($story)),)*)*]);
+            crate::suite::assert_list_is_sound(DIFFERENCES, &[$(stringify!($story)),*]);
         }
     };
 }
