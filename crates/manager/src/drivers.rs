@@ -62,6 +62,8 @@ pub struct DriverAbout {
     pub addressing: bool,
     /// Whether containers can be connected while they run.
     pub attachable: bool,
+    /// Whether its networks are those of all hosts of a cluster, on a host that has joined one.
+    pub clustered: bool,
     /// How many networks of it there can be.
     pub instances: Option<usize>,
     /// Why containers cannot be connected.

@@ -54,6 +54,8 @@ pub struct DriverAbout {
     pub addressing: bool,
     /// Whether containers can be connected and disconnected while they run.
     pub attachable: bool,
+    /// Whether its networks are those of all hosts of a cluster, on a host that has joined one.
+    pub clustered: bool,
     /// How many networks of its kind there may be. `None` for any number.
     pub instances: Option<u32>,
     /// Why the manager refuses to connect a container, if it does.

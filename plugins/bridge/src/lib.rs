@@ -29,6 +29,7 @@ static ABOUT: About = About {
     driver: Some(DriverAbout {
         addressing: true,
         attachable: true,
+        clustered: false,
         instances: None,
         refusal: None,
         hint: None,

@@ -34,6 +34,7 @@ static ABOUT: About = About {
     driver: Some(DriverAbout {
         addressing: false,
         attachable: false,
+        clustered: false,
         instances: Some(1),
         refusal: Some(REFUSAL),
         hint: Some("a namespace cannot be turned into the host's: start the process in the host's namespace"),

@@ -29,6 +29,7 @@ static ABOUT: About = About {
     driver: Some(DriverAbout {
         addressing: false,
         attachable: true,
+        clustered: false,
         instances: Some(1),
         refusal: None,
         hint: None,

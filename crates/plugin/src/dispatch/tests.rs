@@ -28,6 +28,7 @@ const ABOUT: About = About {
     driver: Some(DriverAbout {
         addressing: true,
         attachable: true,
+        clustered: false,
         instances: Some(1),
         refusal: None,
         hint: None,
@@ -330,6 +331,7 @@ fn the_manager_gets_a_description() {
         "driver": {
             "addressing": true,
             "attachable": true,
+            "clustered": false,
             "instances": 1,
             "refusal": null,
             "hint": null
