@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use clap::builder::OsStringValueParser;
 use clap::{Args, Parser, Subcommand};
@@ -40,6 +41,9 @@ pub(crate) enum Command {
     /// Show drivers and their options
     #[command(subcommand)]
     Plugin(Plugin),
+    /// Join hosts, so that containers on them share networks
+    #[command(subcommand)]
+    Overlay(Overlay),
     /// Print a completion script for a shell
     Completion {
         /// The shell
@@ -290,6 +294,98 @@ pub(crate) enum Plugin {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Overlay {
+    /// Make this host one of a cluster; the first one to join makes the cluster
+    ///
+    /// The hosts meet in etcd, which is told what each host has and never what its containers do. `weftd agent`
+    /// must run on this host. What is given here is kept for its next starts.
+    Join(Box<Join>),
+    /// Make this host leave its cluster
+    Leave {
+        /// Leave although containers are connected, or etcd cannot be told
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Show how the agent, the cluster and its networks are
+    Status {
+        /// Show what Prometheus reads
+        #[arg(long, conflicts_with = "format")]
+        metrics: bool,
+        /// `json`, or a template
+        #[arg(long)]
+        format: Option<String>,
+    },
+    /// List the other hosts
+    Peers {
+        /// Compare with the kernel, and fail if something is missing or left over
+        #[arg(long)]
+        verify: bool,
+        /// `table`, `json`, or a template
+        #[arg(long)]
+        format: Option<String>,
+    },
+    /// Give up what a host has that will not come back; its blocks can be claimed after a quarantine
+    Forget {
+        /// Id, the start of it, or name
+        #[arg(value_name = "HOST")]
+        host: String,
+        /// Forget it although it is alive
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Walk the way to a container's address, and name the link that is broken and the command that mends it
+    Diag {
+        /// An address on an overlay network
+        #[arg(value_parser = ip)]
+        address: IpAddr,
+        /// The network, where several have the address
+        #[arg(long)]
+        network: Option<String>,
+        /// `table`, `json`, or a template
+        #[arg(long)]
+        format: Option<String>,
+    },
+    /// Bring the kernel in step now, also without an agent
+    Apply,
+    /// Replace this host's keys while traffic flows
+    Rotate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// Where etcd is, such as https://192.0.2.250:2379
+    #[arg(long, value_name = "URL", value_delimiter = ',', required = true)]
+    pub(crate) etcd: Vec<String>,
+    /// Certificate of the authority that signed etcd's certificate
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// This host's certificate
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The certificate's key
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
+    /// The interface with the addresses that other hosts reach this one under
+    #[arg(long, value_name = "INTERFACE", conflicts_with = "underlay_ip")]
+    pub(crate) underlay_if: Option<String>,
+    /// These addresses themselves, at most one for each family
+    #[arg(long, value_name = "IP", value_delimiter = ',', value_parser = ip)]
+    pub(crate) underlay_ip: Vec<IpAddr>,
+    /// This host's name; what `hostname` says otherwise
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A file with the secret that all hosts of the cluster have and etcd never gets
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret: Option<PathBuf>,
+    /// Where the subnets of new networks come from; only the first host of a cluster decides
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = cidr)]
+    pub(crate) pool: Vec<IpNetwork>,
+    /// Take over the underlay address of a host that is dead
+    #[arg(long)]
+    pub(crate) takeover: bool,
+}
+
 fn cidr(text: &str) -> Result<IpNetwork, String> {
     if text.is_empty() {
         return Err("a subnet is expected, such as 10.1.0.0/16".into());
@@ -361,6 +457,10 @@ mod tests {
                 .is_ok()
         );
         assert!(parse(&["port", "publish", "red", "8080:80", "90-99"]).is_ok());
+        assert!(
+            parse(&["overlay", "join", "--etcd", "https://a:2379,https://b:2379", "--underlay-if", "eth0"])
+                .is_ok()
+        );
         for bad in [
             &["network", "create", "--subnet", "10.1.0.0", "n1"][..],
             &["network", "create", "--subnet", "10.1.0.0/33", "n1"],
@@ -377,6 +477,10 @@ mod tests {
             &["port", "publish", "red", "80/icmp"],
             &["port", "unpublish", "red", "90-80"],
             &["port", "ls", "--id", "x"],
+            &["overlay", "join"],
+            &["overlay", "join", "--etcd", "https://h:2379", "--cert", "c"],
+            &["overlay", "diag", "10.1.0.2/16"],
+            &["overlay", "status", "--metrics", "--format", "json"],
         ] {
             assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }

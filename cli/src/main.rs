@@ -3,6 +3,7 @@
 mod args;
 mod doctor;
 mod network;
+mod overlay;
 mod plugin;
 mod port;
 mod ps;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
             Command::Port(command) => port::run(&manager, command, &mut report),
             Command::Doctor(command) => doctor::run(&manager, &command, &mut report),
             Command::Ps(command) => ps::run(&manager, &command, &mut report),
+            Command::Overlay(command) => overlay::run(&manager, command, &mut report),
             Command::Plugin(command) => plugin::run(&manager, command, &mut report),
             Command::Completion { .. } => {}
         }

@@ -65,7 +65,9 @@ fn create(manager: &Manager, args: args::Create, report: &mut Report) {
         options: args.opt.into_iter().collect(),
         dns: args.dns.iter().map(IpAddr::to_string).collect(),
     };
-    if let Some(network) = report.take(manager.create(&request)) {
+    if let Some(network) =
+        report.take(manager.create_telling(&request, &mut |what| say(&format!("weft: {what}"))))
+    {
         report.print(&format!("{}\n", network.about.id));
     }
 }
@@ -90,7 +92,7 @@ fn row(network: &Network, whole: bool) -> Value {
         "ID": if whole { about.id.to_string() } else { about.id.short() },
         "Name": network.name,
         "Driver": shown_driver(&about.driver),
-        "Scope": "local",
+        "Scope": network.scope(),
         "IPv4": network.has_family(true).to_string(),
         "IPv6": network.has_family(false).to_string(),
         "Internal": about.internal.to_string(),

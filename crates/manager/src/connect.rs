@@ -92,7 +92,10 @@ impl Manager {
 
         let mine = self.locks.container(&container.id)?;
         let asked = Asked { request, container, identity, network, name };
-        let outcome = self.connect_mine(&mine, &asked);
+        let mut outcome = self.connect_mine(&mine, &asked);
+        if outcome.as_ref().is_err_and(|error| self.got_a_block(&asked.network, error)) {
+            outcome = self.connect_mine(&mine, &asked);
+        }
         if let Err(error) = &outcome {
             self.let_go(mine)?;
             if matches!(error, Error::Chain(_) | Error::Problems(_)) {
@@ -108,6 +111,7 @@ impl Manager {
         check_company(network, others)?;
         self.materialize(network)?;
         self.sweep_once(network)?;
+        self.borrow_addresses(network, mine.container().as_str(), &asked.request.addresses)?;
         let shared = self.locks.shared(network)?;
         let stored =
             &self.store.load(network)?.ok_or_else(|| Error::NoNetwork(asked.request.network.clone()))?;

@@ -58,8 +58,20 @@ impl Manager {
     ///
     /// When the name is taken, the driver refuses, or the subnets do not fit.
     pub fn create(&self, request: &Create) -> Result<Network, Error> {
+        self.create_telling(request, &mut |_| ())
+    }
+
+    /// Does what [`create`](Self::create) does, and tells what it waits for where that is other hosts.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn create_telling(&self, request: &Create, said: &mut dyn FnMut(&str)) -> Result<Network, Error> {
         let name = new_name(&request.name)?;
         let driver = plugin_of(request.driver.as_deref().unwrap_or(&self.config.driver));
+        if let Some(shared) = self.create_shared(request, driver, said)? {
+            return Ok(shared);
+        }
         let subnets = request.wanted.matched()?;
         let families = Families::of(request)?;
         let pools = self.locks.pools()?;
@@ -84,7 +96,7 @@ impl Manager {
     }
 
     /// Makes a network with its lock held. Where that fails, the lock's file goes, too.
-    fn alone_to_make<T>(
+    pub(crate) fn alone_to_make<T>(
         &self,
         name: &NetworkName,
         make: impl FnOnce() -> Result<T, Error>,
@@ -123,13 +135,14 @@ impl Manager {
         Ok(())
     }
 
-    fn about(&self, request: &Create, driver: &str) -> Result<About, Error> {
+    pub(crate) fn about(&self, request: &Create, driver: &str) -> Result<About, Error> {
         Ok(About {
             schema: SCHEMA,
             id: random_id()?,
             created: time::now(),
             driver: driver.into(),
             internal: request.internal,
+            clustered: false,
             labels: request.labels.clone(),
             options: request.options.clone(),
             ipam: Ipam::default(),
@@ -160,7 +173,8 @@ impl Manager {
     ) -> Result<Vec<ComposedSubnet>, Error> {
         let surroundings = self.surroundings(pools)?;
         for subnet in &given {
-            surroundings.check(&subnet.subnet, network)?;
+            // An existing interface the network is to use has its subnet already.
+            surroundings.check(&subnet.subnet, |route| is_named(network, route))?;
         }
         let mut subnets = given;
         for (v4, wanted) in [(true, families.v4), (false, families.v6)] {
@@ -210,11 +224,11 @@ impl Manager {
         predefined::NAMES[0].parse().is_ok_and(|bridge| self.store.path(&bridge).exists())
     }
 
-    fn surroundings(&self, _: &Pools) -> Result<Surroundings, Error> {
+    pub(crate) fn surroundings(&self, _: &Pools) -> Result<Surroundings, Error> {
         self.survey()
     }
 
-    fn survey(&self) -> Result<Surroundings, Error> {
+    pub(crate) fn survey(&self) -> Result<Surroundings, Error> {
         let subnets = |network: Network| {
             let name = network.name.clone();
             network.subnets().map(|subnet| (name.clone(), subnet)).collect::<Vec<_>>()
@@ -224,7 +238,7 @@ impl Manager {
     }
 
     /// Asks the driver for a network's plugins.
-    fn compose(&self, network: &Network, about: &drivers::About) -> Result<Vec<Value>, Error> {
+    pub(crate) fn compose(&self, network: &Network, about: &drivers::About) -> Result<Vec<Value>, Error> {
         let mut options = about.canonical(&network.about.options);
         if let Some(backend) = self.config.firewall.as_ref().filter(|_| about.has_option(BACKEND)) {
             options.entry(BACKEND.into()).or_insert_with(|| backend.clone());
@@ -271,7 +285,7 @@ impl Manager {
         })
     }
 
-    fn write_new(&self, network: &Network, plugins: &[Value]) -> Result<(), Error> {
+    pub(crate) fn write_new(&self, network: &Network, plugins: &[Value]) -> Result<(), Error> {
         self.store.write(network, plugins)?;
         // Without the mark the first connection looks for leftovers in vain, that is all.
         self.sweeps.mark(&network.name).ok();
@@ -294,16 +308,16 @@ impl Manager {
 
 /// Which addresses containers get.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Families {
-    v4: bool,
-    v6: bool,
+pub(crate) struct Families {
+    pub(crate) v4: bool,
+    pub(crate) v6: bool,
 }
 
 impl Families {
     /// IPv4 unless it was refused or only IPv6 subnets were given; IPv6 if it was asked for.
     ///
     /// A subnet of a family that was refused is a contradiction.
-    fn of(request: &Create) -> Result<Self, Error> {
+    pub(crate) fn of(request: &Create) -> Result<Self, Error> {
         let given = &request.wanted.subnets;
         let refused = |subnet: &&IpNetwork| {
             let asked = if subnet.is_ipv4() { request.ipv4 } else { request.ipv6 };
@@ -321,7 +335,7 @@ impl Families {
 }
 
 impl Surroundings {
-    fn taken(&self) -> impl Iterator<Item = IpNetwork> {
+    pub(crate) fn taken(&self) -> impl Iterator<Item = IpNetwork> {
         let networks = self.networks.iter().map(|(_, subnet)| *subnet);
         networks.chain(self.routes.iter().map(|route| route.to))
     }
@@ -337,14 +351,13 @@ impl Surroundings {
         self.routes.iter().filter(of_bridge).map(|route| route.to).find(free)
     }
 
-    /// Refuses a subnet that is not free, and says who has it.
-    fn check(&self, subnet: &IpNetwork, network: &Network) -> Result<(), Error> {
+    /// Refuses a subnet that is not free, and says who has it. Routes that are `own` are in nobody's way.
+    pub(crate) fn check(&self, subnet: &IpNetwork, own: impl Fn(&Route) -> bool) -> Result<(), Error> {
         if let Some((owner, existing)) = self.networks.iter().find(|(_, other)| overlap(other, subnet)) {
             let (subnet, network, existing) = (*subnet, owner.clone(), *existing);
             return Err(Error::Overlap { subnet, network, existing });
         }
-        // An existing interface the network is to use has its subnet already.
-        let in_the_way = |route: &&Route| overlap(&route.to, subnet) && !is_named(network, route);
+        let in_the_way = |route: &&Route| overlap(&route.to, subnet) && !own(route);
         match self.routes.iter().find(in_the_way) {
             Some(route) => Err(Error::Routed { subnet: *subnet, route: route.clone() }),
             None => Ok(()),
@@ -357,7 +370,7 @@ fn is_named(network: &Network, route: &Route) -> bool {
     network.about.options.values().any(|value| *value == route.dev)
 }
 
-fn new_name(text: &str) -> Result<NetworkName, Error> {
+pub(crate) fn new_name(text: &str) -> Result<NetworkName, Error> {
     if predefined::RESERVED.contains(&text) {
         return Err(Error::Reserved(text.into()));
     }
@@ -403,21 +416,21 @@ mod tests {
         let surroundings =
             Surroundings { networks: vec![("n1".parse().unwrap(), net("10.1.0.0/16"))], routes: vec![route] };
         let mut network = predefined::network(&"bridge".parse().unwrap());
-        let error = surroundings.check(&net("10.1.2.0/24"), &network).unwrap_err();
+        let error = surroundings.check(&net("10.1.2.0/24"), |route| is_named(&network, route)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "invalid pool request: Pool overlaps with other one on this address space: \
              10.1.2.0/24 conflicts with network n1 (10.1.0.0/16)"
         );
         assert_eq!(error.kind(), crate::Kind::Conflict);
-        let error = surroundings.check(&net("10.2.0.0/24"), &network).unwrap_err();
+        let error = surroundings.check(&net("10.2.0.0/24"), |route| is_named(&network, route)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "subnet 10.2.0.0/24 overlaps the host's route 10.0.0.0/8 via 10.8.0.1 dev tun0"
         );
         network.about.options.insert("bridge".into(), "tun0".into());
-        assert!(surroundings.check(&net("10.2.0.0/24"), &network).is_ok());
-        assert!(surroundings.check(&net("192.168.0.0/24"), &network).is_ok());
+        assert!(surroundings.check(&net("10.2.0.0/24"), |route| is_named(&network, route)).is_ok());
+        assert!(surroundings.check(&net("192.168.0.0/24"), |route| is_named(&network, route)).is_ok());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use weft_runtime::load::LoadError;
 use weft_runtime::{CallError, ChainError, Problem};
 use weft_state::StateError;
 
+use crate::overlay::AgentError;
 use crate::predefined;
 use crate::routes::Route;
 use crate::subnets::SubnetErrors;
@@ -20,7 +21,8 @@ use crate::subnets::SubnetErrors;
 const OTHER_INTERFACE: &str = "give another name with --interface";
 
 /// The kinds of failure a script can tell apart by the exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The request was understood and could not be carried out.
     Failed,
@@ -120,6 +122,11 @@ pub enum Error {
         /// The route in the way.
         route: Route,
     },
+    /// A part of a subnet, or an address of it, was set aside on a network whose hosts have blocks of it.
+    #[error(
+        "network {0}: each host of the cluster has its own part of the subnet, with a gateway of its own: --gateway, --ip-range and --aux-address have no place"
+    )]
+    SharedRange(NetworkName),
     /// Both families were refused.
     #[error("IPv4 or IPv6 must be enabled")]
     NoFamily,
@@ -320,6 +327,9 @@ pub enum Error {
     /// Several things did not work; the rest was done.
     #[error("{}", joined(.0))]
     Problems(Vec<Problem>),
+    /// The agent of the cluster did not do it.
+    #[error(transparent)]
+    Agent(#[from] Box<AgentError>),
     /// A file could not be used.
     #[error(transparent)]
     State(#[from] StateError),
@@ -390,11 +400,13 @@ impl Error {
             | Self::Unreachable { .. }
             | Self::PublishedTwice(_)
             | Self::NoFamily
+            | Self::SharedRange(_)
             | Self::RefusedFamily(_)
             | Self::Sysctl(_)
             | Self::Priority(_)
             | Self::Filter(_) => Kind::Usage,
             Self::Refused { failure, .. } => refusal(failure),
+            Self::Agent(error) => error.kind(),
             Self::Chain(ChainError::Plugin { problem, .. }) if is_missing(problem) => Kind::NotFound,
             Self::Chain(ChainError::Plugin { problem, .. }) => match problem.cause.failure() {
                 // The network's configuration may be wrong: what was typed was right.
@@ -437,6 +449,7 @@ impl Error {
             }
             Self::Connected { .. } | Self::NotConnected { .. } => Some("weft ps".into()),
             Self::Refused { failure, .. } => failure.details.clone(),
+            Self::Agent(error) => error.hint(),
             Self::Unmended(finding) => Some(finding.mend.clone()),
             Self::InterfaceTaken { .. } => Some(OTHER_INTERFACE.into()),
             Self::Chain(ChainError::Plugin { problem, .. }) if is_missing(problem) => {

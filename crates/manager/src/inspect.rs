@@ -11,6 +11,7 @@ use weft_state::attachment::Record;
 use crate::attachments::name_of;
 use crate::filter::shown_driver;
 use crate::network::{Network, hash};
+use crate::overlay::protocol::BlockUsage;
 use crate::{Error, Manager, Port};
 
 /// A network in docker's words.
@@ -38,6 +39,22 @@ pub struct Inspected {
     containers: BTreeMap<String, Container>,
     options: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
+    /// Who has which part of the subnets, where hosts share them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    blocks: Vec<Block>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Block {
+    block: String,
+    state: String,
+    host: String,
+    #[serde(rename = "HostID")]
+    host_id: String,
+    /// Unknown of hosts that have not told yet.
+    used: Option<u64>,
+    size: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -109,7 +126,8 @@ impl Manager {
         };
         let mut records = self.records.list()?;
         records.retain(|record| record.endpoint.network == name);
-        Ok(Inspected::of(&network, &records, &self.ports_by_endpoint()?))
+        let blocks = self.blocks(&network).into_iter().map(Block::of).collect();
+        Ok(Inspected { blocks, ..Inspected::of(&network, &records, &self.ports_by_endpoint()?) })
     }
 }
 
@@ -125,7 +143,7 @@ impl Inspected {
             name: network.name.to_string(),
             id: about.id.to_string(),
             created: about.created.clone(),
-            scope: "local",
+            scope: network.scope(),
             driver: shown_driver(&about.driver).into(),
             enable_ipv4: network.has_family(true),
             enable_ipv6: network.has_family(false),
@@ -142,6 +160,20 @@ impl Inspected {
             containers: records.iter().map(container).collect(),
             options: about.options.clone(),
             labels: about.labels.clone(),
+            blocks: Vec::new(),
+        }
+    }
+}
+
+impl Block {
+    fn of(usage: BlockUsage) -> Self {
+        Self {
+            block: usage.block.to_string(),
+            state: usage.state,
+            host: usage.host_name,
+            host_id: usage.host,
+            used: usage.used,
+            size: usage.size,
         }
     }
 }

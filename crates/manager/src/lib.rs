@@ -23,6 +23,7 @@ mod mend;
 pub mod namespace;
 pub mod network;
 pub mod order;
+pub mod overlay;
 mod plugins;
 pub mod pools;
 mod ports;

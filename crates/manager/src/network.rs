@@ -41,6 +41,9 @@ pub struct About {
     /// Whether it is cut off from the outside.
     #[serde(default)]
     pub internal: bool,
+    /// Whether it is a network of all hosts of a cluster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub clustered: bool,
     /// The user's labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -96,6 +99,11 @@ impl Network {
         weft_cni::json::pretty(&list) + "\n"
     }
 
+    /// Returns how far the network reaches, in docker's words.
+    pub fn scope(&self) -> &'static str {
+        if self.about.clustered { "global" } else { "local" }
+    }
+
     /// Returns the subnets.
     pub fn subnets(&self) -> impl Iterator<Item = IpNetwork> {
         self.about.ipam.subnets.iter().map(|subnet| subnet.subnet)
@@ -118,6 +126,7 @@ fn foreign(list: &Conflist, path: &Path) -> About {
         created: created.map_or_else(|| NEVER.into(), crate::filter::time::rfc3339),
         driver: driver.unwrap_or_default().into(),
         internal: false,
+        clustered: false,
         labels: BTreeMap::new(),
         options: BTreeMap::new(),
         ipam: Ipam { subnets: list.plugins.first().map(ranges).unwrap_or_default() },
@@ -174,6 +183,7 @@ mod tests {
             created: "2026-01-02T03:04:05Z".into(),
             driver: "bridge".into(),
             internal: true,
+            clustered: false,
             labels: [("k".to_string(), "v".to_string())].into(),
             options: [("mtu".to_string(), "1400".to_string())].into(),
             ipam: Ipam { subnets: vec![subnet] },

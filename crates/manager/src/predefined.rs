@@ -52,6 +52,7 @@ pub fn network(name: &NetworkName) -> Network {
         created: NEVER.into(),
         driver: name.as_str().into(),
         internal: false,
+        clustered: false,
         labels: BTreeMap::new(),
         options,
         ipam: Ipam::default(),

@@ -37,7 +37,11 @@ impl Manager {
             if force {
                 left.extend(self.disconnect_all(&name)?);
             }
-            match self.rm_unused(&name, force) {
+            let removed = match self.is_shared(&name) {
+                true => self.remove_shared(&name, force),
+                false => self.rm_unused(&name, force),
+            };
+            match removed {
                 Err(Error::InUse { .. }) if force => {}
                 Err(Error::NoNetwork(_)) if force => return Ok(None),
                 outcome => {
@@ -53,6 +57,12 @@ impl Manager {
     /// Returns the name of a network whose file somebody removed, but not what belongs to it.
     fn lost(&self, reference: &str) -> Option<NetworkName> {
         reference.parse().ok().filter(|name| self.store.recall(name).is_some())
+    }
+
+    /// Returns whether a network is one of the cluster that this host is in.
+    fn is_shared(&self, name: &NetworkName) -> bool {
+        let stored = self.store.load(name).ok().flatten().or_else(|| self.store.recall(name));
+        stored.is_some_and(|stored| stored.network.about.clustered) && self.agent().has_joined()
     }
 
     fn disconnect_all(&self, name: &NetworkName) -> Result<Vec<Error>, Error> {
