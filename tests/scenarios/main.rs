@@ -31,5 +31,6 @@ mod ports_plugin;
 mod ports_traffic;
 mod publish;
 mod two_networks;
+mod underlay;
 mod vanished;
 mod watch;

@@ -35,13 +35,8 @@ impl Lab {
             panic!("the lab cannot leave the machine's namespaces ({error}): be root")
         });
         let root = folder.path().join("root");
-        // As on a real host: what is true for this boot alone is in memory.
-        make(&root.join("run"));
-        in_memory(&root.join("run"), "mode=755");
-        // Plugins of others know no root: the machine's own leases must not be what they find. Ours are kept as
-        // theirs are, so that the two can be compared.
-        make(&root.join("var/lib/cni"));
-        in_memory(&root.join("var/lib/cni"), "mode=755");
+        make_root(&root);
+        // Plugins of others know no root: the machine's own leases must not be what they find.
         let leases = Path::new("/var/lib/cni");
         if leases.is_dir() {
             in_memory(leases, "mode=755");
@@ -62,15 +57,12 @@ impl Lab {
 
     /// Writes a file under [`Lab::root`], making its folders.
     pub fn write(&self, below: &str, bytes: impl AsRef<[u8]>) {
-        let path = self.path(below);
-        make(path.parent().unwrap_or(&path));
-        std::fs::write(&path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        write(&self.path(below), bytes);
     }
 
     /// Reads a file under [`Lab::root`].
     pub fn read(&self, below: &str) -> String {
-        let path = self.path(below);
-        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        read(&self.path(below))
     }
 
     /// Makes a container: a namespace pinned at `/run/netns/NAME`.
@@ -107,12 +99,12 @@ impl Lab {
 
     /// Prepares a call of a staged plugin.
     pub fn plugin(&self, kind: &str) -> PluginCall<'_> {
-        PluginCall::new(self, kind, staged_folder())
+        PluginCall::new(&self.root, kind, staged_folder())
     }
 
     /// Prepares a call of a plugin in some other folder.
     pub fn plugin_in(&self, folder: &Path, kind: &str) -> PluginCall<'_> {
-        PluginCall::new(self, kind, folder.to_path_buf())
+        PluginCall::new(&self.root, kind, folder.to_path_buf())
     }
 
     /// Runs the staged `weft` in this lab.
@@ -220,6 +212,28 @@ pub(crate) fn json_of_ip(words: &str) -> Value {
         return Value::Array(Vec::new());
     }
     serde_json::from_str(text).unwrap_or_else(|error| panic!("no JSON ({error}): {output}"))
+}
+
+/// Makes the folder that stands for `/` of a host.
+///
+/// As on a real one, what is true for this boot alone is in memory. Leases are kept there too, as those of plugins of
+/// others are in a lab, so that the two can be compared.
+pub(crate) fn make_root(root: &Path) {
+    for below in ["run", "var/lib/cni"] {
+        make(&root.join(below));
+        in_memory(&root.join(below), "mode=755");
+    }
+}
+
+/// Writes a file, making its folders.
+pub(crate) fn write(path: &Path, bytes: impl AsRef<[u8]>) {
+    make(path.parent().unwrap_or(path));
+    std::fs::write(path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+/// Reads a file.
+pub(crate) fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 pub(crate) fn make(folder: &Path) {

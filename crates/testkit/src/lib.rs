@@ -22,6 +22,7 @@
     reason = "a test's lab starts programs, enters namespaces and breaks files"
 )]
 
+mod capture;
 mod container;
 mod lab;
 mod packets;
@@ -31,7 +32,9 @@ mod reach;
 mod skip;
 mod snapshot;
 mod traffic;
+mod underlay;
 
+pub use capture::Capture;
 pub use container::Container;
 pub use lab::Lab;
 pub use packets::{Ear, Heard};
@@ -41,3 +44,4 @@ pub use reach::{does_not_reach, reaches, stops_reaching};
 pub use skip::{SKIPS, skipped};
 pub use snapshot::Snapshot;
 pub use traffic::{Answer, Load, TcpServer, UdpClient, UdpServer};
+pub use underlay::{Host, Underlay};

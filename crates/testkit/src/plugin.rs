@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::{Container, Lab, Output, Program};
+use crate::{Container, Output, Program};
 
 /// A call of one plugin, about to be made.
 #[derive(Debug)]
 pub struct PluginCall<'lab> {
-    lab: &'lab Lab,
+    root: &'lab Path,
+    /// The host that the plugin runs on, if it is not the calling thread's.
+    host: Option<&'lab Container>,
     kind: String,
     folder: PathBuf,
     stdin: String,
@@ -17,8 +19,12 @@ pub struct PluginCall<'lab> {
 }
 
 impl<'lab> PluginCall<'lab> {
-    pub(crate) fn new(lab: &'lab Lab, kind: &str, folder: PathBuf) -> Self {
-        Self { lab, kind: kind.into(), folder, stdin: String::new(), env: Vec::new() }
+    pub(crate) fn new(root: &'lab Path, kind: &str, folder: PathBuf) -> Self {
+        Self { root, host: None, kind: kind.into(), folder, stdin: String::new(), env: Vec::new() }
+    }
+
+    pub(crate) fn on(self, host: &'lab Container) -> Self {
+        Self { host: Some(host), ..self }
     }
 
     /// Gives the configuration as text, which may be as bad as the test likes.
@@ -122,8 +128,7 @@ impl<'lab> PluginCall<'lab> {
     }
 
     fn call(&self, verb: &str, env: &[(&str, &str)], stdin: &str) -> Output {
-        let mut program = Program::new(self.path()).env_clear().env("WEFT_ROOT", self.lab.root());
-        program = program.env("CNI_COMMAND", verb).env("CNI_PATH", &self.folder);
+        let mut program = self.start().env("CNI_COMMAND", verb).env("CNI_PATH", &self.folder);
         for (key, value) in env {
             program = program.env(key, value);
         }
@@ -134,11 +139,19 @@ impl<'lab> PluginCall<'lab> {
     }
 
     fn program(&self) -> Program {
-        let mut program = Program::new(self.path()).env_clear().env("WEFT_ROOT", self.lab.root());
+        let mut program = self.start();
         for (key, value) in &self.env {
             program = program.env(key, value);
         }
         program
+    }
+
+    fn start(&self) -> Program {
+        let program = Program::new(self.path()).env_clear().env("WEFT_ROOT", self.root);
+        match self.host {
+            Some(host) => program.inside(host),
+            None => program,
+        }
     }
 
     fn path(&self) -> PathBuf {

@@ -12,6 +12,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use weft_netns::Netns;
+
+use crate::Container;
 
 /// The folder that holds the binaries under test: `WEFT_BIN_DIR`, or where `cargo xtask stage` puts them.
 pub fn staged_folder() -> PathBuf {
@@ -41,6 +44,7 @@ pub struct Program {
     cleared: bool,
     stdin: Vec<u8>,
     limit: Duration,
+    netns: Option<PathBuf>,
 }
 
 impl Program {
@@ -48,7 +52,15 @@ impl Program {
     pub fn new(path: impl AsRef<Path>) -> Self {
         let limit = Duration::from_secs(60);
         let path = path.as_ref().to_path_buf();
-        Self { path, args: Vec::new(), env: Vec::new(), cleared: false, stdin: Vec::new(), limit }
+        Self {
+            path,
+            args: Vec::new(),
+            env: Vec::new(),
+            cleared: false,
+            stdin: Vec::new(),
+            limit,
+            netns: None,
+        }
     }
 
     /// Adds arguments.
@@ -78,6 +90,12 @@ impl Program {
     /// Changes the time limit, which is a minute.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// Starts the program in the network namespace of a container or of another host.
+    pub fn inside(mut self, netns: &Container) -> Self {
+        self.netns = Some(netns.netns());
         self
     }
 
@@ -118,7 +136,15 @@ impl Program {
         command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin"));
         command.args(&self.args).envs(self.env.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().unwrap_or_else(|error| panic!("{}: cannot start: {error}", self.line()))
+        let mut spawn = || command.spawn();
+        let spawned = match &self.netns {
+            Some(path) => {
+                let entered = Netns::open(path).and_then(|netns| netns.run(spawn));
+                entered.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+            }
+            None => spawn(),
+        };
+        spawned.unwrap_or_else(|error| panic!("{}: cannot start: {error}", self.line()))
     }
 
     fn line(&self) -> String {
