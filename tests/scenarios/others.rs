@@ -1,45 +1,8 @@
 //! The other masters of a host's firewall, each of the lab's own: docker and firewalld.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
-use weft_testkit::{Background, Lab, Output, Program, skipped};
-
-/// Where `cargo xtask setup` unpacks what is not installed.
-fn unpacked() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers")
-}
-
-/// Returns where a program is, given its place in an installed system; says so if it is nowhere.
-fn find(program: &str) -> Option<PathBuf> {
-    let places = [PathBuf::from(program), unpacked().join(program.trim_start_matches('/'))];
-    let found = places.into_iter().find(|path| path.is_file());
-    if found.is_none() {
-        skipped(program);
-    }
-    found
-}
-
-/// A program that finds its libraries and companions where it was unpacked.
-fn program(path: &Path) -> Program {
-    let top = unpacked().display().to_string();
-    let libraries = format!("{top}/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
-    Program::new(path)
-        .env("PATH", format!("/usr/sbin:/usr/bin:/sbin:/bin:{top}/usr/sbin:{top}/usr/bin"))
-        .env("LD_LIBRARY_PATH", &libraries)
-        .env("GI_TYPELIB_PATH", format!("{libraries}/girepository-1.0"))
-        .env("PYTHONPATH", format!("{top}/usr/lib/python3/dist-packages"))
-}
-
-/// Waits for what another program does in its own time.
-#[track_caller]
-fn until(what: &str, there: impl Fn() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(60);
-    while !there() {
-        assert!(Instant::now() < limit, "{what} takes more than a minute");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
+use weft_testkit::{Background, Lab, Output, Program, peer, peer_program, skipped, unpacked, until};
 
 /// A docker daemon whose data, sockets and rules are the lab's.
 pub(crate) struct Docker {
@@ -52,7 +15,7 @@ pub(crate) struct Docker {
 impl Docker {
     /// Starts it, or says what is lacking.
     pub(crate) fn start(lab: &Lab) -> Option<Self> {
-        let (server, client) = (find("/usr/sbin/dockerd")?, find("/usr/bin/docker")?);
+        let (server, client) = (peer("/usr/sbin/dockerd")?, peer("/usr/bin/docker")?);
         let folder = lab.path("run/docker");
         lab.write("run/docker/daemon.json", "{}");
         // Control groups to see, and an /opt that is nobody's.
@@ -74,7 +37,7 @@ impl Docker {
             .map(String::from);
         let more = ["--config-file", &path("daemon.json"), "--host", &socket, "--storage-driver", "vfs"]
             .map(String::from);
-        self.daemon = Some(program(&self.server).args(words).args(more).background());
+        self.daemon = Some(peer_program(&self.server).args(words).args(more).background());
         until("dockerd", || self.run("version").code == 0);
     }
 
@@ -93,7 +56,7 @@ impl Docker {
 
     pub(crate) fn run(&self, words: &str) -> Output {
         let socket = format!("unix://{}", self.folder.join("socket").display());
-        program(&self.client)
+        peer_program(&self.client)
             .env("DOCKER_HOST", socket)
             .env("HOME", "/nonexistent")
             .args(words.split(' '))
@@ -119,8 +82,8 @@ pub(crate) struct Firewalld {
 impl Firewalld {
     /// Starts it, or says what is lacking.
     pub(crate) fn start(lab: &Lab) -> Option<Self> {
-        let bus = find("/usr/bin/dbus-daemon")?;
-        let (server, client) = (find("/usr/sbin/firewalld")?, find("/usr/bin/firewall-cmd")?);
+        let bus = peer("/usr/bin/dbus-daemon")?;
+        let (server, client) = (peer("/usr/sbin/firewalld")?, peer("/usr/bin/firewall-cmd")?);
         let folder = lab.path("run/dbus");
         let address = format!("unix:path={}/bus", folder.display());
         let config = format!(
@@ -136,7 +99,7 @@ impl Firewalld {
         until("the bus", || folder.join("bus").exists());
         let places = [PathBuf::from("/usr/lib/firewalld"), unpacked().join("usr/lib/firewalld")];
         let defaults = places.into_iter().find(|path| path.is_dir()).unwrap_or_default();
-        let daemon = program(&server)
+        let daemon = peer_program(&server)
             .args(["--nofork", "--nopid", "--log-target", "console"])
             .args(["--system-config", &lab.path("etc/firewalld").display().to_string()])
             .args(["--default-config", &defaults.display().to_string()])
@@ -148,7 +111,7 @@ impl Firewalld {
     }
 
     pub(crate) fn command(&self, words: &str) -> Output {
-        let client = program(&self.client).env("DBUS_SYSTEM_BUS_ADDRESS", &self.address);
+        let client = peer_program(&self.client).env("DBUS_SYSTEM_BUS_ADDRESS", &self.address);
         client.args(words.split(' ')).run()
     }
 }

@@ -11,10 +11,17 @@ use crate::setup;
 use crate::shell::{entries, have, output, program, top, write};
 
 /// What must be there, and the Debian package that brings it.
-const PEERS: [(&str, &str); 3] = [
+const PEERS: [(&str, &str); 9] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/lib/podman/netavark", "netavark"),
     ("/usr/sbin/firewalld", "firewalld"),
+    ("/usr/bin/containerd", "containerd"),
+    ("/usr/bin/podman", "podman"),
+    ("/usr/bin/buildah", "buildah"),
+    // What they start, and what is in the image that they start it from.
+    ("/usr/bin/conmon", "conmon"),
+    ("/usr/sbin/runc", "runc"),
+    ("/usr/share/doc/busybox-static/copyright", "busybox-static"),
 ];
 
 /// Unpacks those that are missing. A machine that cannot have them measures and tests without, and says so.

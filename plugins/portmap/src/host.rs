@@ -91,12 +91,16 @@ pub(crate) fn refuse_foreign(wanted: &Wanted) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Refuses ports at which a process of the host waits: from the moment they are published it would hear nothing.
+/// Refuses ports at which a process of the host waits: from the moment they are published it would hear nothing. At a
+/// port that `is_deaf` names, it hears nothing already.
 ///
 /// # Errors
 ///
 /// When there is one, or the kernel cannot be asked.
-pub(crate) fn refuse_listeners(publications: &[&Publication]) -> Result<(), HostError> {
+pub(crate) fn refuse_listeners(
+    publications: &[&Publication],
+    is_deaf: impl Fn(&Publication, u16) -> bool,
+) -> Result<(), HostError> {
     for protocol in Protocol::ALL {
         let ours: Vec<_> = publications.iter().filter(|one| one.protocol == protocol).collect();
         let Some(ports) = hull(ours.iter().map(|one| one.host_ports)) else { continue };
@@ -105,7 +109,8 @@ pub(crate) fn refuse_listeners(publications: &[&Publication]) -> Result<(), Host
             one.host_ports.contains(listener.port) && listener.is_in_the_way_of(one.host)
         };
         for listener in listening {
-            if let Some(one) = ours.iter().find(|one| in_the_way(one, &listener)) {
+            let found = ours.iter().find(|one| in_the_way(one, &listener));
+            if let Some(one) = found.filter(|one| !is_deaf(one, listener.port)) {
                 let holder = match listener.process() {
                     Some((name, id)) => format!("{name} (process {id})"),
                     None => "a process of the host".into(),

@@ -124,7 +124,7 @@ impl Settings {
         self.subnets.clone_from(&addresses.subnets);
         if self.adds {
             let known = before.map(|owner| owner.publications).unwrap_or_default();
-            self.look_around(&known).map_err(in_the_way)?;
+            self.look_around(&known, &books, endpoint).map_err(in_the_way)?;
             self.occupied = host::occupied(&self.wanted.choices).map_err(in_the_way)?;
         }
         if self.rules.snat {
@@ -136,13 +136,25 @@ impl Settings {
     }
 
     /// Refuses what the host is in the way of. What is published already need not ask again.
-    fn look_around(&self, known: &[Publication]) -> Result<(), HostError> {
+    ///
+    /// Nor what the container publishes at another interface: podman has a process of its own listen at a container's
+    /// ports, so that nobody else takes them, and asks for the same ports at every network.
+    fn look_around(
+        &self,
+        known: &[Publication],
+        books: &Books,
+        endpoint: &Endpoint,
+    ) -> Result<(), HostError> {
         let translated = |one: &&Publication| self.rules.gateways.of(one.target).translates();
         if !self.rules.foreign_hosts {
             host::refuse_foreign(&self.wanted)?;
         }
         let new = self.wanted.publications.iter().filter(translated).filter(|one| !known.contains(one));
-        host::refuse_listeners(&new.collect::<Vec<_>>())
+        let is_its_own = |one: &Publication, port| {
+            let holder = books.holder(one.protocol, one.host, port).ok().flatten();
+            holder.is_some_and(|holder| holder.container == endpoint.container)
+        };
+        host::refuse_listeners(&new.collect::<Vec<_>>(), is_its_own)
     }
 
     /// Returns the container's address that a port leads to which is called from `127.0.0.1` or, the other family's,
