@@ -15,6 +15,7 @@ static PLUGINS: &[&dyn Plugin] = &[
     &loopback::PLUGIN,
     &none::PLUGIN,
     &portmap::PLUGIN,
+    &ptp::PLUGIN,
     &static_ipam::PLUGIN,
 ];
 

@@ -3,6 +3,7 @@
 //! `WEFT_CONFORMANCE_BIN=/some/folder cargo xtask test ours::` tests the plugins there instead of ours.
 #![expect(clippy::unwrap_used, reason = "a story that finds something else than it looks for ends there")]
 
+mod attached;
 mod bridge;
 mod bridge_del;
 mod bridge_masquerade;
@@ -11,5 +12,6 @@ mod host_local;
 mod loopback;
 mod portmap;
 mod protocol;
+mod ptp;
 mod static_ipam;
 mod suite;

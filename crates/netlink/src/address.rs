@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use nix::libc;
 use rtnetlink::AddressMessageBuilder;
 
@@ -48,6 +48,19 @@ pub fn add(index: u32, address: IpNetwork, dad: bool) -> Request {
     if address.is_ipv6() && !dad {
         message.header.flags |= AddressHeaderFlags::Nodad;
     }
+    Request::new(RouteNetlinkMessage::NewAddress(message), libc::NLM_F_CREATE | libc::NLM_F_EXCL)
+}
+
+/// Adds an address whose network is not on the link: the route that comes with an address is left out. Without
+/// `dad`, an IPv6 address is usable at once.
+pub fn add_alone(index: u32, address: IpNetwork, dad: bool) -> Request {
+    let mut message = message(index, address);
+    let mut flags = AddressFlags::Noprefixroute;
+    if address.is_ipv6() && !dad {
+        flags |= AddressFlags::Nodad;
+    }
+    // KERNEL: the flag does not fit into the header's eight bits (IFA_FLAGS, include/uapi/linux/if_addr.h).
+    message.attributes.push(AddressAttribute::Flags(flags));
     Request::new(RouteNetlinkMessage::NewAddress(message), libc::NLM_F_CREATE | libc::NLM_F_EXCL)
 }
 

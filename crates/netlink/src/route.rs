@@ -31,6 +31,8 @@ pub struct RouteInfo {
     pub dst: IpNetwork,
     /// The next hop.
     pub gateway: Option<IpAddr>,
+    /// The address packets leave with, unless they have one.
+    pub src: Option<IpAddr>,
     /// The index of the link packets leave by.
     pub index: u32,
     /// The metric.
@@ -49,6 +51,12 @@ pub struct RouteInfo {
 pub fn add(route: &RouteInfo, append: bool) -> Request {
     let flags = if append { libc::NLM_F_APPEND } else { libc::NLM_F_EXCL };
     Request::new(RouteNetlinkMessage::NewRoute(message(route)), libc::NLM_F_CREATE | flags)
+}
+
+/// Adds a route in the place of another one to the same destination with the same metric.
+pub fn replace(route: &RouteInfo) -> Request {
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
+    Request::new(RouteNetlinkMessage::NewRoute(message(route)), flags)
 }
 
 /// Removes a route.
@@ -81,6 +89,7 @@ fn local(address: IpNetwork, index: u32, metric: u32) -> RouteMessage {
     let route = RouteInfo {
         dst: address,
         gateway: None,
+        src: None,
         index,
         metric: Some(metric),
         table: LOCAL,
@@ -119,6 +128,7 @@ fn message(route: &RouteInfo) -> RouteMessage {
     if !metrics.is_empty() {
         message.attributes.push(RouteAttribute::Metrics(metrics));
     }
+    message.attributes.extend(route.src.map(|src| RouteAttribute::PrefSource(src.into())));
     message
 }
 
@@ -257,6 +267,7 @@ mod rta {
     pub(super) const OIF: u16 = 4;
     pub(super) const GATEWAY: u16 = 5;
     pub(super) const PRIORITY: u16 = 6;
+    pub(super) const PREFSRC: u16 = 7;
     pub(super) const METRICS: u16 = 8;
     pub(super) const MULTIPATH: u16 = 9;
     pub(super) const TABLE: u16 = 15;
@@ -285,6 +296,7 @@ impl RouteInfo {
         let mut route = Self {
             dst: IpNetwork::new(any, prefix).ok()?,
             gateway: None,
+            src: None,
             index: 0,
             metric: None,
             table: u32::from(*payload.get(4)?),
@@ -298,6 +310,7 @@ impl RouteInfo {
                 rta::DST => route.dst = IpNetwork::new(ip(value)?, prefix).ok()?,
                 rta::OIF => route.index = u32_at(value, 0)?,
                 rta::GATEWAY | rta::VIA => route.gateway = gateway(kind, value),
+                rta::PREFSRC => route.src = ip(value),
                 rta::PRIORITY => route.metric = u32_at(value, 0),
                 rta::TABLE => route.table = u32_at(value, 0)?,
                 rta::METRICS => route.read_metrics(value),
@@ -331,21 +344,33 @@ impl RouteInfo {
         hops
     }
 
-    /// Returns whether `found`, read from the kernel, is this route. What this route leaves open may be anything.
-    pub fn is_met_by(&self, found: &Self) -> bool {
-        let metric = |route: &Self| match (route.metric.unwrap_or(0), route.dst) {
+    /// Returns whether `other`, read from the kernel, is another route to the same destination that leaves no room
+    /// for this one.
+    pub fn is_rival_of(&self, other: &Self) -> bool {
+        let same = |route: &Self| (route.dst.network(), route.dst.prefix(), route.table, route.priority());
+        same(self) == same(other) && !self.is_met_by(other)
+    }
+
+    /// The metric as the kernel keeps it.
+    fn priority(&self) -> u32 {
+        match (self.metric.unwrap_or(0), self.dst) {
             // KERNEL: IPv6 has no metric 0 (ip6_route_info_create, net/ipv6/route.c).
             (0, IpNetwork::V6(_)) => IPV6_METRIC,
             (metric, _) => metric,
-        };
+        }
+    }
+
+    /// Returns whether `found`, read from the kernel, is this route. What this route leaves open may be anything.
+    pub fn is_met_by(&self, found: &Self) -> bool {
         self.dst.network() == found.dst.network()
             && self.dst.prefix() == found.dst.prefix()
             && self.gateway == found.gateway
             && self.index == found.index
             && self.table == found.table
-            && metric(self) == metric(found)
+            && self.priority() == found.priority()
             // IPv6 routes have no scope: the kernel says 0 whatever was asked for.
             && (self.dst.is_ipv6() || self.scope == found.scope)
+            && self.src.is_none_or(|src| found.src == Some(src))
             && self.mtu.is_none_or(|mtu| found.mtu == Some(mtu))
             && self.advmss.is_none_or(|advmss| found.advmss == Some(advmss))
     }

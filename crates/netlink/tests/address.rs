@@ -48,6 +48,7 @@ fn route(dst: &str, index: u32) -> RouteInfo {
     RouteInfo {
         dst: net(dst),
         gateway: None,
+        src: None,
         index,
         metric: None,
         table: route::MAIN,

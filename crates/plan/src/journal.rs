@@ -53,6 +53,7 @@ pub(crate) enum Undo {
     DeleteAddress { place: Place, dev: IfName, index: u32, address: IpNetwork },
     AddAddresses { place: Place, dev: IfName, index: u32, addresses: Vec<IpNetwork> },
     DeleteRoute { place: Place, route: RouteInfo },
+    AddRoute { place: Place, route: RouteInfo },
     RestoreSysctl { place: Place, key: String, value: String },
     DeleteVlans { place: Place, dev: IfName, index: u32, side: Side, vlans: Vec<Vlans> },
     AddVlans { place: Place, dev: IfName, index: u32, side: Side, vlans: Vec<Vlans> },
@@ -156,6 +157,7 @@ impl Undo {
                 .into_iter()
                 .try_for_each(|address| request(kernel, place, address::add(index, address, false))),
             Self::DeleteRoute { place, route } => request(kernel, place, route::delete(&route)),
+            Self::AddRoute { place, route } => request(kernel, place, route::add(&route, false)),
             Self::RestoreSysctl { place, key, value } => {
                 kernel.run(place, || sysctl::restore(&key, &value))?
             }
@@ -193,6 +195,7 @@ impl fmt::Display for Undo {
                 addresses.iter().try_for_each(|address| write!(out, " {address}"))
             }
             Self::DeleteRoute { place, route } => write!(out, "{place} route {}", route.dst),
+            Self::AddRoute { place, route, .. } => write!(out, "{place} no route {}", route.dst),
             Self::RestoreSysctl { place, key, value } => {
                 write!(out, "{place} sysctl {key} no longer {value}")
             }

@@ -26,4 +26,4 @@ pub use kernel::{Kernel, LinkFacts};
 pub use link::{BridgeOptions, Link, LinkKind, Peer, Port};
 pub use plan::{Lifetime, Place, Plan, Resource, Step};
 pub use remove::Removal;
-pub use resource::{Address, BridgeVlan, Conflict, Route, Sysctl, VlanRange, VlanSide};
+pub use resource::{Address, BridgeVlan, Conflict, Rivals, Route, Sysctl, VlanRange, VlanSide};

@@ -8,7 +8,7 @@ use weft_netlink::{address, bridge_vlan, route};
 use crate::ensure::{route_info, vlans_of};
 use crate::{
     Address, BridgeOptions, BridgeVlan, Cause, Difference, Kernel, Link, LinkKind, Peer, Place, Plan, Port,
-    Resource, Route, Step, Sysctl, sysctl,
+    Resource, Rivals, Route, Step, Sysctl, sysctl,
 };
 
 impl Kernel {
@@ -176,7 +176,7 @@ impl Kernel {
         let routes = route::of_link(self.socket(place)?, info.table, link.index)?;
         if !routes.iter().any(|one| info.is_met_by(one)) && !self.is_served(place, &info)? {
             // How it was made says nothing about what is missing.
-            let wanted = Route { append: false, ..wanted.clone() };
+            let wanted = wanted.clone().rivals(Rivals::Refuse);
             found.push(format!("{place} {wanted} does not exist"));
         }
         Ok(())

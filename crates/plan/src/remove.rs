@@ -115,24 +115,31 @@ impl Kernel {
         Ok(ports.iter().any(|port| port.index != pair.index && (!port.is_veth() || port.leads_away())))
     }
 
-    /// Returns the host's end of the pair whose other end is `ifname` in the container, if it is a port of `bridge`.
+    /// Returns the host's end of the pair whose other end is `ifname` in the container, if it is a port of `bridge`,
+    /// or of none where there is none.
     ///
     /// # Errors
     ///
     /// When the kernel cannot be asked.
-    pub fn port_of(&mut self, ifname: &IfName, bridge: &IfName) -> Result<Option<IfName>, Cause> {
+    pub fn host_end(&mut self, ifname: &IfName, bridge: Option<&IfName>) -> Result<Option<IfName>, Cause> {
         if !self.has_container() {
             return Ok(None);
         }
-        let inside = self.look(Place::Container, ifname)?.filter(LinkInfo::is_veth);
-        let (Some(index), Some(bridge)) =
-            (inside.and_then(|link| link.peer), self.look(Place::Host, bridge)?.filter(LinkInfo::is_bridge))
-        else {
+        let Some(inside) = self.look(Place::Container, ifname)?.filter(LinkInfo::is_veth) else {
             return Ok(None);
         };
-        let port = self.socket(Place::Host)?.link(link::get_index(index))?;
-        let ours = port.filter(|port| port.is_veth() && port.master == Some(bridge.index));
-        Ok(ours.and_then(|port| port.name.parse().ok()))
+        let master = match bridge {
+            Some(bridge) => match self.look(Place::Host, bridge)?.filter(LinkInfo::is_bridge) {
+                Some(bridge) => Some(bridge.index),
+                None => return Ok(None),
+            },
+            None => None,
+        };
+        let Some(index) = inside.peer else { return Ok(None) };
+        let end = self.socket(Place::Host)?.link(link::get_index(index))?;
+        // Indexes are a namespace's own: another link of the host may have the number.
+        let ours = end.filter(|end| end.is_veth() && end.master == master && end.peer == Some(inside.index));
+        Ok(ours.and_then(|end| end.name.parse().ok()))
     }
 
     /// Returns whether a link of the host is a port of `bridge`.

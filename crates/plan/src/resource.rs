@@ -17,6 +17,8 @@ pub struct Address {
     pub conflict: Conflict,
     /// Whether an IPv6 address is probed for duplicates, which takes a second or two.
     pub dad: bool,
+    /// Whether the address's network is on the link, which is a route of its own.
+    pub prefix_route: bool,
 }
 
 /// What to do when a link has an address that conflicts with the one it should have.
@@ -37,7 +39,7 @@ pub enum Conflict {
 impl Address {
     /// Returns an address of `dev` that tolerates others and is usable at once.
     pub fn on(dev: &IfName, address: IpNetwork) -> Self {
-        Self { dev: dev.clone(), address, conflict: Conflict::Allow, dad: false }
+        Self { dev: dev.clone(), address, conflict: Conflict::Allow, dad: false, prefix_route: true }
     }
 
     /// Sets what to do about other addresses of the link.
@@ -51,6 +53,12 @@ impl Address {
     pub fn dad(self, dad: bool) -> Self {
         Self { dad, ..self }
     }
+
+    /// Keeps the address's network from being taken for one that is on the link.
+    #[must_use]
+    pub fn without_prefix_route(self) -> Self {
+        Self { prefix_route: false, ..self }
+    }
 }
 
 impl fmt::Display for Address {
@@ -60,6 +68,9 @@ impl fmt::Display for Address {
             Conflict::Allow => {}
             Conflict::Refuse => out.write_str(" alone")?,
             Conflict::Replace => out.write_str(" replacing others")?,
+        }
+        if !self.prefix_route {
+            out.write_str(" noprefixroute")?;
         }
         if self.dad { out.write_str(" dad") } else { Ok(()) }
     }
@@ -84,8 +95,22 @@ pub struct Route {
     pub mtu: Option<u32>,
     /// The largest TCP segment advertised.
     pub advmss: Option<u32>,
-    /// Whether the route joins others to the same destination instead of clashing with them.
-    pub append: bool,
+    /// The address packets leave with, unless they have one.
+    pub src: Option<IpAddr>,
+    /// What to do about another route to the same destination.
+    pub rivals: Rivals,
+}
+
+/// What to do when there is another route to the same destination with the same metric.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rivals {
+    /// The step fails.
+    #[default]
+    Refuse,
+    /// They stand side by side.
+    Join,
+    /// The other one goes: whom it led to cannot be there any more.
+    Replace,
 }
 
 impl Route {
@@ -100,7 +125,8 @@ impl Route {
             scope: None,
             mtu: None,
             advmss: None,
-            append: false,
+            src: None,
+            rivals: Rivals::Refuse,
         }
     }
 
@@ -140,10 +166,16 @@ impl Route {
         Self { advmss, ..self }
     }
 
-    /// Sets whether the route joins others to the same destination.
+    /// Sets the address packets leave with.
     #[must_use]
-    pub fn append(self, append: bool) -> Self {
-        Self { append, ..self }
+    pub fn src(self, src: Option<IpAddr>) -> Self {
+        Self { src, ..self }
+    }
+
+    /// Sets what to do about another route to the same destination.
+    #[must_use]
+    pub fn rivals(self, rivals: Rivals) -> Self {
+        Self { rivals, ..self }
     }
 }
 
@@ -155,6 +187,9 @@ impl fmt::Display for Route {
             (_, None) => write!(out, "route {}", self.dst)?,
         }
         write!(out, " dev {}", self.dev)?;
+        if let Some(src) = self.src {
+            write!(out, " src {src}")?;
+        }
         let numbers = [
             ("table", self.table),
             ("metric", self.metric),
@@ -167,7 +202,11 @@ impl fmt::Display for Route {
                 write!(out, " {word} {number}")?;
             }
         }
-        if self.append { out.write_str(" append") } else { Ok(()) }
+        out.write_str(match self.rivals {
+            Rivals::Refuse => "",
+            Rivals::Join => " append",
+            Rivals::Replace => " replacing others",
+        })
     }
 }
 

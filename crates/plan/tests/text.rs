@@ -8,7 +8,7 @@ use lab::{MAC, name, net, plan};
 use weft_firewall::{Fragment, SpoofCheck};
 use weft_model::{Endpoint, VlanId};
 use weft_plan::{
-    Address, BridgeVlan, Conflict, Lifetime, Link, Peer, Place, Plan, Port, Route, Sysctl, VlanRange,
+    Address, BridgeVlan, Conflict, Lifetime, Link, Peer, Place, Plan, Port, Rivals, Route, Sysctl, VlanRange,
 };
 
 fn vlan(number: i64) -> VlanId {
@@ -63,7 +63,7 @@ fn every_attribute_shows() {
     plan.container(Address::on(&eth0, net("fd00::7/64")).dad(true));
     let mut route = Route::to(net("10.9.0.0/16"), &eth0).metric(Some(7)).table(Some(1000)).scope(Some(253));
     plan.container(route.clone());
-    route = route.via("10.0.0.2".parse().ok()).mtu(Some(1300)).advmss(Some(1260)).append(true);
+    route = route.via("10.0.0.2".parse().ok()).mtu(Some(1300)).advmss(Some(1260)).rivals(Rivals::Join);
     plan.container(route);
     plan.container(Sysctl::attempt("net/ipv6/conf/eth0/accept_dad", "0"));
     plan.host(Fragment::SpoofCheck(SpoofCheck { host_ifname: port, mac: Some(MAC), endpoint }));

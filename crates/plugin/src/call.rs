@@ -61,6 +61,23 @@ impl Attachment {
 }
 
 impl Call {
+    /// Returns a call with a configuration and nothing around it, as a driver's own tests make it.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading the configuration.
+    pub fn read(verb: Verb, stdin: &[u8]) -> Result<Self, Failure> {
+        Ok(Self {
+            verb,
+            conf: NetConf::parse(stdin)?,
+            stdin: stdin.to_vec(),
+            paths: Vec::new(),
+            root: Root::new(None),
+            args: String::new(),
+            linked: Linked::default(),
+        })
+    }
+
     /// Returns what the plugins before this one made, for verbs that cannot do without.
     ///
     /// # Errors
@@ -117,15 +134,7 @@ mod tests {
 
     fn call(conf: &str, args: &str) -> Call {
         let stdin = format!(r#"{{"name":"n","x":1{conf}}}"#).into_bytes();
-        Call {
-            verb: Verb::Add,
-            conf: NetConf::parse(&stdin).unwrap(),
-            stdin,
-            paths: Vec::new(),
-            root: Root::new(None),
-            args: args.into(),
-            linked: Linked::default(),
-        }
+        Call { args: args.into(), ..Call::read(Verb::Add, &stdin).unwrap() }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use weft_cni::{Code, Failure};
 use weft_firewall::Backend;
 use weft_model::{Gateways, IfName, Mac, Mtu, NetworkName, VlanId};
-use weft_plugin::{Call, Verb};
+use weft_plugin::{Call, Verb, dismantles, masquerade_backend};
 
 /// The bridge configuration exactly as it appears in a conflist.
 #[derive(Debug, Default, Deserialize)]
@@ -209,7 +209,7 @@ impl Surroundings {
             addressed: call.conf.ipam_type().is_some(),
             mac,
             claims: call.root.masquerade_dir(),
-            dismantles: matches!(call.verb, Verb::Del | Verb::Gc),
+            dismantles: dismantles(call),
         }
     }
 }
@@ -280,18 +280,9 @@ impl Conf {
     }
 
     fn masquerade(&self, around: &Surroundings) -> Result<Option<Backend>, ConfError> {
-        let asked = self.ip_masq_backend.as_deref().filter(|name| !name.is_empty());
-        let wanted = around.addressed && (self.ip_masq || around.dismantles);
-        if asked.is_none() && !wanted {
-            return Ok(None);
-        }
-        let backend = match Backend::choose(asked) {
-            Err(_) if around.dismantles => Backend::usual(),
-            chosen => chosen.map_err(ConfError::Backend)?,
-        };
-        // Where there are no nf_tables, only a configuration that says `ipMasq` is worth starting iptables for.
-        let idle = !self.ip_masq && asked.is_none() && backend == Backend::Iptables;
-        Ok(Some(backend).filter(|_| wanted && !idle))
+        let asked = self.ip_masq_backend.as_deref();
+        masquerade_backend(asked, self.ip_masq, around.addressed, around.dismantles)
+            .map_err(ConfError::Backend)
     }
 
     /// Returns who keeps others out. Where things are taken apart, the network may have had that when it was built.

@@ -47,10 +47,11 @@ impl Driver for Bridge {
         Settings::of(call)
     }
 
-    fn survey(&self, settings: &mut Settings, kernel: &mut Kernel) {
+    fn survey(&self, settings: &mut Settings, kernel: &mut Kernel) -> Result<(), Failure> {
         // Links of one bridge that differ in MTU lose each other's long packets without a word.
         let of_ours = |kernel: &mut Kernel| kernel.mtu_of_ours(&settings.bridge);
         settings.mtu = settings.mtu.or_else(|| of_ours(kernel)).or_else(|| kernel.uplink_mtu());
+        Ok(())
     }
 
     fn links(&self, settings: &Settings, endpoint: &Endpoint) -> Plan {

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use weft_cni::{Code, Failure, IpConfig, Route};
-use weft_firewall::{Backend, Fragment, Guard, Isolation, Masquerade, SourceAddress, SpoofCheck};
+use weft_cni::{Failure, IpConfig, Route};
+use weft_firewall::{Backend, Fragment, Guard, Isolation, SourceAddress, SpoofCheck};
 use weft_model::{Endpoint, GatewayMode, IfName, VlanId};
 use weft_plan::{Address, BridgeVlan, Conflict, Link, Peer, Plan, Port, Sysctl, VlanRange};
-use weft_plugin::Leases;
+use weft_plugin::{Leases, Masqueraded};
 
 use crate::conf::{Gateway, Settings, Vlans};
 
@@ -45,8 +45,8 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
 
 /// Completes what the IPAM plugin returned.
 pub(crate) fn resolve(settings: &Settings, mut leases: Leases) -> Result<Leases, Failure> {
-    if settings.addressed && leases.ips.is_empty() {
-        return Err(Failure::text(Code::Internal, "IPAM plugin returned missing IP config"));
+    if settings.addressed {
+        leases.required()?;
     }
     if settings.gateway != Gateway::None {
         for ip in &mut leases.ips {
@@ -163,14 +163,7 @@ fn masquerade(
     of: Option<&Endpoint>,
     addresses: &[IpNetwork],
 ) -> Fragment {
-    Fragment::Masquerade(Masquerade {
-        network: settings.network.clone(),
-        subnets: addresses.iter().map(subnet).collect(),
-        endpoint: of.cloned(),
-        addresses: addresses.to_vec(),
-        backend,
-        claims: settings.claims.clone(),
-    })
+    Masqueraded { network: &settings.network, claims: &settings.claims, backend }.fragment(of, addresses)
 }
 
 /// The gateway's addresses on the bridge, or on a link of its own inside the containers' VLAN.

@@ -46,7 +46,10 @@ impl<'a> Ensure<'a> {
         } else {
             None
         };
-        let request = address::add(index, address.address, address.dad);
+        let request = match address.prefix_route {
+            true => address::add(index, address.address, address.dad),
+            false => address::add_alone(index, address.address, address.dad),
+        };
         self.queue(step, request, Meaning::Address(Wanted { address, index }))?;
         if let Some(Pin { request, undo }) = pin {
             self.queue(step, request, Meaning::Made(undo))?;

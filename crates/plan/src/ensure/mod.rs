@@ -79,7 +79,7 @@ enum Meaning<'a> {
     /// The new address is there.
     Address(address::Wanted<'a>),
     /// The new route is there.
-    Route(weft_netlink::route::RouteInfo),
+    Route { wanted: weft_netlink::route::RouteInfo, rivals: crate::Rivals },
     /// The new pair of links is there.
     Veth(Box<Pair<'a>>),
     /// The link is as it should be; `look` tells how it was.
@@ -229,7 +229,9 @@ impl<'a> Ensure<'a> {
                 Ok(())
             }
             (Meaning::Address(wanted), reply) => self.settle_address(step, wanted, reply.err()),
-            (Meaning::Route(route), reply) => self.settle_route(step, &route, reply.err()),
+            (Meaning::Route { wanted, rivals }, reply) => {
+                self.settle_route(step, &wanted, rivals, reply.err())
+            }
         }
     }
 

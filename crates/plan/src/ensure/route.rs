@@ -5,19 +5,21 @@ use weft_netlink::route::{self, RouteInfo};
 
 use super::{Ensure, Meaning};
 use crate::journal::Undo;
-use crate::{ApplyError, Cause, Route, Step};
+use crate::{ApplyError, Cause, Rivals, Route, Step};
 
 impl<'a> Ensure<'a> {
     pub(super) fn route(&mut self, step: &'a Step, route: &'a Route) -> Result<(), ApplyError> {
         let index = self.index(step, step.place, &route.dev)?;
         let wanted = info(route, index);
-        self.queue(step, route::add(&wanted, route.append), Meaning::Route(wanted))
+        let request = route::add(&wanted, route.rivals == Rivals::Join);
+        self.queue(step, request, Meaning::Route { wanted, rivals: route.rivals })
     }
 
     pub(super) fn settle_route(
         &mut self,
         step: &Step,
         wanted: &RouteInfo,
+        rivals: Rivals,
         refused: Option<Error>,
     ) -> Result<(), Cause> {
         match refused {
@@ -27,10 +29,26 @@ impl<'a> Ensure<'a> {
             }
             Some(error) if error.is_exists() => {
                 let found = route::of_link(self.kernel.socket(step.place)?, wanted.table, wanted.index)?;
-                if found.iter().any(|one| wanted.is_met_by(one)) { Ok(()) } else { Err(error.into()) }
+                match rivals {
+                    _ if found.iter().any(|one| wanted.is_met_by(one)) => Ok(()),
+                    Rivals::Replace => self.replace_route(step, wanted),
+                    _ => Err(error.into()),
+                }
             }
             Some(error) => Err(error.into()),
         }
+    }
+
+    /// Takes the place of another route. It comes back if this is undone.
+    fn replace_route(&mut self, step: &Step, wanted: &RouteInfo) -> Result<(), Cause> {
+        let socket = self.kernel.socket(step.place)?;
+        let others = route::of_table(socket, wanted.table)?;
+        socket.request(route::replace(wanted))?;
+        for other in others.into_iter().filter(|other| wanted.is_rival_of(other)) {
+            self.note(step, Undo::AddRoute { place: step.place, route: other });
+        }
+        self.note(step, Undo::DeleteRoute { place: step.place, route: *wanted });
+        Ok(())
     }
 }
 
@@ -41,6 +59,7 @@ pub(crate) fn info(route: &Route, index: u32) -> RouteInfo {
     RouteInfo {
         dst: route.dst,
         gateway: route.gateway,
+        src: route.src,
         index,
         metric: route.metric,
         // CNI: 0 is what a Go program prints for a table that nobody chose; the kernel reads it so, too.

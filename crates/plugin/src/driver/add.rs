@@ -27,7 +27,7 @@ pub(super) fn add<D: Driver>(driver: &D, attachment: &Attachment) -> Result<Netw
     let records = driver.keeps_records();
     let _alone = records.then(|| Alone::with(attachment, &attachment.endpoint.container)).transpose()?;
     if records {
-        change.heal(driver, &netns, &mut kernel)?;
+        change.heal(driver, &netns)?;
         change.record = Some(intent(driver, attachment, attach)?);
     }
     let outcome =
@@ -57,10 +57,11 @@ fn connect<D: Driver>(
 
     // Addresses are looked for while the kernel builds the links.
     ipam.as_mut().map_or(Ok(()), delegate::begin)?;
-    driver.survey(&mut settings, kernel);
+    let surveyed = driver.survey(&mut settings, kernel);
     let links = driver.links(&settings, endpoint);
-    let built =
-        change.announce().and_then(|()| kernel.ensure(&links, &mut change.journal).map_err(super::refused));
+    let built = surveyed
+        .and_then(|()| change.announce())
+        .and_then(|()| kernel.ensure(&links, &mut change.journal).map_err(super::refused));
     let mut lease = Lease::await_of(ipam);
     change.leased = lease.held;
     built?;
@@ -113,10 +114,11 @@ impl<'call> Change<'call> {
 
     /// Refuses if the interface is connected already. Takes away what an ADD that was killed, or an
     /// attachment whose namespace went without DEL, has left.
-    fn heal<D: Driver>(&self, driver: &D, netns: &Netns, kernel: &mut Kernel) -> Result<(), Failure> {
+    fn heal<D: Driver>(&self, driver: &D, netns: &Netns) -> Result<(), Failure> {
         let endpoint = &self.attachment.endpoint;
         let Some(earlier) = self.records.get(&endpoint.container, &endpoint.ifname) else { return Ok(()) };
-        let there = kernel.exists(Place::Host, &endpoint.host_ifname()).map_err(super::kernel_says)?;
+        let then = earlier.same_netns().and_then(|path| Netns::open(path).ok());
+        let there = super::is_connected(endpoint, then.as_ref()).map_err(super::kernel_says)?;
         if earlier.state == State::Done && there {
             let network = &earlier.endpoint.network;
             let text =

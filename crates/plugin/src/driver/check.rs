@@ -85,13 +85,15 @@ fn interface_differences(
 
 /// Says whether this plugin could serve an ADD now.
 pub(super) fn status<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> {
-    let settings = driver.settings(call)?;
+    let mut settings = driver.settings(call)?;
     if !may_administer() {
         let text = "this process has no CAP_NET_ADMIN, so no link can be made";
         return Err(Failure::text(Code::NotAvailable, text).with_hint(Some("run the runtime as root".into())));
     }
     let mut kernel = Kernel::open(None).map_err(super::kernel_says)?;
     kernel.allows(&driver.network(&settings)).map_err(super::kernel_says)?;
+    let unavailable = |failure: Failure| Failure { code: Code::NotAvailable, ..failure };
+    driver.survey(&mut settings, &mut kernel).map_err(unavailable)?;
     if let Some(kind) = call.conf.ipam_type() {
         find(kind, &call.paths).map_err(|error| Failure::new(Code::NotAvailable, error))?;
         delegate::run(call, Verb::Status)?;

@@ -3,7 +3,7 @@
 use weft_cni::{Code, Failure};
 use weft_model::Endpoint;
 use weft_netns::Netns;
-use weft_plan::{Kernel, Lifetime, Link, Peer, Place, Plan, Removal, Step};
+use weft_plan::{Kernel, Lifetime, Link, LinkKind, Peer, Plan, Removal, Resource, Step};
 use weft_state::attachment::{Record, Records};
 
 use super::{Alone, Driver, Leases};
@@ -33,11 +33,15 @@ pub(super) fn del<D: Driver>(driver: &D, attachment: &Attachment) -> Result<(), 
 }
 
 fn disconnect<D: Driver>(driver: &D, attachment: &Attachment, record: Option<&Record>) -> Vec<Failure> {
-    let netns = attachment.netns.as_deref().and_then(|path| Netns::open(path).ok());
+    // A runtime that does not name the namespace may have it all the same.
+    let known = || record.and_then(Record::same_netns);
+    let netns = attachment.netns.as_deref().or_else(known).and_then(|path| Netns::open(path).ok());
     // The IPAM plugin gets ready meanwhile, but gives an address free only when nobody has it any more.
     let ipam = attachment.conf.ipam_type().map(|_| delegate::prepare(attachment, Verb::Del));
     let mut problems = remove_links(driver, attachment, &attachment.endpoint, record, netns.as_ref());
-    if problems.is_empty() || !is_connected(&attachment.endpoint) {
+    let still = || super::is_connected(&attachment.endpoint, netns.as_ref()).unwrap_or(true);
+    // An address stays taken while its interface is there.
+    if problems.is_empty() || !still() {
         problems.extend(ipam.and_then(|ipam| ipam.and_then(delegate::finish).err()));
     }
     problems
@@ -47,12 +51,6 @@ fn disconnect<D: Driver>(driver: &D, attachment: &Attachment, record: Option<&Re
 fn release(attachment: &Attachment) -> Vec<Failure> {
     let ipam = attachment.conf.ipam_type().map(|_| delegate::run(attachment, Verb::Del));
     ipam.and_then(Result::err).into_iter().collect()
-}
-
-/// Returns whether the container's interface is still there: its address is then still in use.
-fn is_connected(endpoint: &Endpoint) -> bool {
-    let exists = |mut kernel: Kernel| kernel.exists(Place::Host, &endpoint.host_ifname());
-    Kernel::open(None).and_then(exists).unwrap_or(true)
 }
 
 /// Takes apart what the plan of this endpoint would have built.
@@ -91,9 +89,17 @@ pub(super) fn remove_links<D: Driver>(
 }
 
 /// The pair that another implementation made for this attachment, under a name of its own choice: one end is the
-/// container's interface, the other a port of our bridge. Anything else in the container is not ours to take.
+/// container's interface, the other a port of our bridge, or of none where we use none. Anything else in the
+/// container is not ours to take.
 fn adopted(kernel: &mut Kernel, plan: &Plan, endpoint: &Endpoint) -> Option<Step> {
-    let name = kernel.port_of(&endpoint.ifname, plan.bridge_joined()?).ok().flatten()?;
+    let port = plan.steps().iter().find_map(|step| match &step.resource {
+        Resource::Link(Link { kind: LinkKind::Veth(peer), port, .. }) if peer.name == endpoint.ifname => {
+            Some(port)
+        }
+        _ => None,
+    })?;
+    let bridge = port.as_ref().map(|port| &port.bridge);
+    let name = kernel.host_end(&endpoint.ifname, bridge).ok().flatten()?;
     let mut plan = Plan::new();
     plan.host(Link::veth(&name, Peer::container(&endpoint.ifname)));
     plan.steps.pop()

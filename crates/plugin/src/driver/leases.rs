@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use weft_cni::{Dns, IpConfig, NetworkResult, Route};
+use weft_cni::{Code, Dns, Failure, IpConfig, NetworkResult, Route};
 use weft_model::IfName;
-use weft_plan::{Address, Plan, Sysctl};
+use weft_plan::{Address, Plan, Rivals, Sysctl};
 
 /// What the IPAM plugin gave, completed by the driver.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,9 +51,26 @@ impl Leases {
         self.ips.iter().filter(|ip| ip.address.is_ipv4() == of.is_ipv4()).find_map(|ip| ip.gateway)
     }
 
-    /// Adds the container's addresses and routes to a plan. Several routes to one destination stand side by side, as
-    /// the reference plugins have it; `dad` has IPv6 addresses probed for duplicates.
+    /// Refuses leases without addresses.
+    ///
+    /// # Errors
+    ///
+    /// Code 999 with the reference plugins' words.
+    pub fn required(&self) -> Result<(), Failure> {
+        if self.ips.is_empty() {
+            return Err(Failure::text(Code::Internal, "IPAM plugin returned missing IP config"));
+        }
+        Ok(())
+    }
+
+    /// Adds the container's addresses and routes to a plan; `dad` has IPv6 addresses probed for duplicates.
     pub fn configure(&self, plan: &mut Plan, ifname: &IfName, dad: bool) {
+        self.configure_addresses(plan, ifname, |address| address.dad(dad));
+        self.configure_routes(plan, ifname);
+    }
+
+    /// Adds the container's addresses to a plan, after what they need.
+    pub fn configure_addresses(&self, plan: &mut Plan, ifname: &IfName, how: impl Fn(Address) -> Address) {
         if self.ips.iter().any(|ip| ip.address.is_ipv6()) {
             // A host may have IPv6 off by default and still want it where somebody asked for an address.
             for dev in ["lo", ifname.as_str()] {
@@ -63,8 +80,13 @@ impl Leases {
             plan.container(Sysctl::attempt(format!("net/ipv6/conf/{ifname}/keep_addr_on_down"), "1"));
         }
         for ip in &self.ips {
-            plan.container(Address::on(ifname, ip.address).dad(dad));
+            plan.container(how(Address::on(ifname, ip.address)));
         }
+    }
+
+    /// Adds the container's routes to a plan. Several routes to one destination stand side by side, as the reference
+    /// plugins have it.
+    pub fn configure_routes(&self, plan: &mut Plan, ifname: &IfName) {
         for route in &self.routes {
             let step = weft_plan::Route::to(route.dst, ifname)
                 .via(route.gw.or_else(|| self.gateway(&route.dst)))
@@ -73,7 +95,7 @@ impl Leases {
                 .scope(route.scope)
                 .mtu(route.mtu)
                 .advmss(route.advmss)
-                .append(true);
+                .rivals(Rivals::Join);
             plan.container(step);
         }
     }

@@ -12,6 +12,7 @@ mod gc;
 mod lease;
 mod leases;
 mod loopback;
+mod masquerade;
 mod mend;
 mod result;
 
@@ -24,7 +25,7 @@ use weft_cni::{Code, Failure, Finding, NetworkResult};
 use weft_firewall::FirewallError;
 use weft_model::{ContainerId, Endpoint};
 use weft_netns::{Netns, NetnsError};
-use weft_plan::{ApplyError, Cause, Kernel, Plan};
+use weft_plan::{ApplyError, Cause, Kernel, Place, Plan};
 use weft_state::Root;
 use weft_state::lock::FileLock;
 use weft_state::ports::PortsError;
@@ -33,6 +34,7 @@ pub use attach::ContainerRequest;
 pub use compose::host_local;
 pub use leases::Leases;
 pub use loopback::loopback_addresses;
+pub use masquerade::{Masqueraded, dismantles, masquerade_backend};
 pub use mend::{examine_firewall, restore_firewall};
 
 use crate::{About, Attachment, Call, ComposeRequest, Plugin};
@@ -67,8 +69,15 @@ pub trait Driver: Sync {
     }
 
     /// Fills in what an ADD takes from the host as it is now, such as the uplink's MTU. The IPAM plugin runs
-    /// meanwhile. Most drivers take nothing.
-    fn survey(&self, _settings: &mut Self::Settings, _kernel: &mut Kernel) {}
+    /// meanwhile. STATUS asks, too, to say whether an ADD could work; there is no container then. Most drivers take
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the host lacks what an ADD needs.
+    fn survey(&self, _settings: &mut Self::Settings, _kernel: &mut Kernel) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// Returns what can be built before addresses are known.
     fn links(&self, settings: &Self::Settings, endpoint: &Endpoint) -> Plan;
@@ -232,6 +241,13 @@ fn open(path: &Path) -> Result<Netns, Failure> {
         };
         failure.while_doing(format!("failed to open netns {path:?}"))
     })
+}
+
+/// Returns whether an attachment's interface is there: the host's end of it, or itself in the container.
+fn is_connected(endpoint: &Endpoint, netns: Option<&Netns>) -> Result<bool, Cause> {
+    let mut kernel = Kernel::open(netns)?;
+    Ok(kernel.exists(Place::Host, &endpoint.host_ifname())?
+        || netns.is_some() && kernel.exists(Place::Container, &endpoint.ifname)?)
 }
 
 /// A step that the kernel refused, as CNI error.

@@ -1,0 +1,57 @@
+//! The `ptp` plugin against the kernel: what it leaves, what it undoes.
+
+use serde_json::{Value, json};
+use weft_testkit::Lab;
+
+use crate::main_plugins::{Subject, del_stories};
+
+const PTP: Subject = Subject { plugin: "ptp", prepare: |_| (), conf };
+
+fn conf() -> Value {
+    json!({
+        "cniVersion": "1.1.0", "name": "n1", "type": "ptp", "ipMasq": true,
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "2001:db8:1::/64"}]],
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]},
+    })
+}
+
+del_stories!(PTP);
+
+#[test]
+fn gc_with_an_empty_list_takes_the_network() {
+    let lab = Lab::new();
+    let red = lab.container("red");
+    lab.plugin("ptp").json(&conf()).add(&red).expect_ok();
+    assert!(lab.ruleset().contains("10.1.2.0"), "{}", lab.ruleset());
+    lab.plugin("ptp").json(&conf()).gc(&[]).expect_ok();
+    assert!(!lab.ruleset().contains("10.1.2.0"), "{}", lab.ruleset());
+    assert!(!lab.ip("-brief link").contains("veth"));
+}
+
+#[test]
+fn a_failed_add_gives_a_stale_route_back() {
+    let lab = Lab::new();
+    let red = lab.container("red");
+    lab.ip("link add stale0 type veth peer name stale1");
+    lab.ip("link set stale0 up");
+    lab.ip("route add 10.1.2.2/32 dev stale0 scope host");
+    let mut bad = conf();
+    // Behind the route there is only the firewall: a backend that is not installed stops it there.
+    bad["ipMasqBackend"] = json!("iptables");
+    let empty = lab.path("empty");
+    std::fs::create_dir_all(&empty).unwrap();
+    let refused = lab.plugin("ptp").json(&bad).env("PATH", empty.to_str().unwrap()).add(&red);
+    assert_ne!(refused.code, 0, "{refused}");
+    let routes = lab.ip("route show 10.1.2.2");
+    assert!(routes.contains("dev stale0"), "the stale route is gone: {routes:?}\n{refused}");
+}
+
+#[test]
+fn status_says_what_is_missing() {
+    let lab = Lab::new();
+    lab.plugin("ptp").json(&conf()).status().expect_ok();
+    let mut bad = conf();
+    bad["ipam"] = json!({});
+    let refused = lab.plugin("ptp").json(&bad).status();
+    assert!(refused.stdout.contains("no plugin name provided"), "{refused}");
+}
