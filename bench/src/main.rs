@@ -1,8 +1,8 @@
 //! Measures weft against Debian's CNI plugins, docker and netavark, side by side in one run.
 //!
 //! Whole processes, started as a runtime starts them, each side on a host of its own (network and
-//! mount namespaces), one after the other. `--quick` prints a rough picture; without it docs/performance.md
-//! is written.
+//! mount namespaces), one after the other. `--quick` prints a rough picture, `--traffic` only what passes
+//! through a published port; without either docs/performance.md is written.
 #![expect(clippy::print_stdout, reason = "a tool for people: its stdout is a screen, not a protocol")]
 
 mod bare;
@@ -38,7 +38,11 @@ fn run() -> Result<()> {
     let quick = match words.as_slice() {
         [] => false,
         [word] if word == "--quick" => true,
-        _ => bail!("takes --quick or nothing"),
+        [word] if word == "--traffic" => {
+            print!("{}", published::traffic_alone(&rounds::Size::TRAFFIC)?);
+            return Ok(());
+        }
+        _ => bail!("takes --quick, --traffic or nothing"),
     };
     let size = if quick { rounds::Size::QUICK } else { rounds::Size::FULL };
     let figures = rounds::measure(&size)?;

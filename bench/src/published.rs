@@ -38,10 +38,13 @@ enum Work {
 /// Whose work, and whether thousands of ports are published on that host already.
 type Row = (Work, Side, bool);
 
+/// What passes, by whose host it is and whether thousands of ports are published there.
+type Flows = BTreeMap<(Side, bool), Flow>;
+
 /// What was measured.
 pub(crate) struct Published {
     costs: BTreeMap<Row, Cost>,
-    flows: BTreeMap<(Side, bool), Flow>,
+    flows: Flows,
     /// The processes that our plugin's publishing starts, itself included: one port, and a range.
     processes: [u64; 2],
     /// The elements that a range is to our firewall.
@@ -96,6 +99,17 @@ pub(crate) fn measure(size: &Size) -> Result<Published> {
         absent,
         crowd: size.ports,
     })
+}
+
+/// Measures what passes through published ports and nothing else. Returns the table.
+pub(crate) fn traffic_alone(size: &Size) -> Result<String> {
+    let (sides, _) = sides(size);
+    let pairs = sides.into_iter().filter(|side| *side != Side::Command);
+    let pairs = pairs.map(|side| Pair::start(side, size)).collect::<Result<Vec<_>>>()?;
+    let mut run = Run::default();
+    traffic::measure(&pairs, size, &mut run)?;
+    let flows = run.flows.into_iter().map(|(whose, samples)| (whose, traffic::median(samples))).collect();
+    Ok(page::traffic(&flows, size.ports))
 }
 
 /// Returns who is measured, and who is not, with the reason.

@@ -37,8 +37,8 @@ impl Size {
         peers: 10,
         ports: 10_000,
         crowded: 3,
-        windows: 5,
-        window: Duration::from_millis(300),
+        windows: 15,
+        window: Duration::from_millis(100),
     };
     pub(crate) const QUICK: Self = Self {
         containers: 10,
@@ -50,6 +50,8 @@ impl Size {
         windows: 3,
         window: Duration::from_millis(100),
     };
+    /// For traffic through published ports alone.
+    pub(crate) const TRAFFIC: Self = Self { containers: 1, runs: 1, peers: 1, windows: 30, ..Self::FULL };
 }
 
 /// What was measured: the medians, by the name of the operation.

@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::shell::{cargo, output, program, run as execute, top};
 use crate::{peers, setup, stage};
 
-/// Measures; with `--quick` fewer rounds and no page written.
+/// Measures; with `--quick` fewer rounds, with `--traffic` only what passes through a port, and no page written.
 pub(crate) fn run(words: &[String]) -> Result<()> {
     setup::run()?;
     peers::ensure();

@@ -21,7 +21,7 @@ cargo xtask test [FILTER]...      every test, after installing and staging what 
 cargo xtask test --unit           the tests of the libraries alone: no root, nothing staged
 cargo xtask check                 what a change must pass besides its tests: fmt, clippy, spelling, licences, shell, links, house rules
 
-cargo xtask bench [--quick]       measures against Debian's CNI plugins, docker and netavark; writes docs/performance.md (--quick: prints only)
+cargo xtask bench [--quick]       measures against Debian's CNI plugins, docker and netavark; writes docs/performance.md (--quick, --traffic: prints only)
 cargo xtask docs                  rewrites the generated pages under docs/
 cargo xtask new-driver NAME       copies plugins/none to plugins/NAME
 cargo xtask setup                 installs or unpacks the programs that tests, demo and bench call, when one is missing

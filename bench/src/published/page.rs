@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result};
 
 use super::traffic::Flow;
-use super::{Published, Row, Work};
+use super::{Flows, Published, Row, Work};
 use crate::host::Side;
 use crate::process::Cost;
 use crate::report::{Comparison, ms};
@@ -35,7 +35,7 @@ pub(crate) fn section(page: &mut String, published: &Published) -> Result<()> {
     goals(page, published)?;
     page.push_str(METHOD);
     growth(page, published);
-    traffic(page, published);
+    page.push_str(&traffic(&published.flows, published.crowd));
     Ok(())
 }
 
@@ -226,15 +226,14 @@ fn growth(page: &mut String, published: &Published) {
     }
 }
 
-fn traffic(page: &mut String, published: &Published) {
-    let _ = writeln!(
-        page,
-        "\n| through a published port | connections | with {0} published | throughput | with {0} published |\n\
-         |---|--:|--:|--:|--:|",
-        published.crowd
+/// Returns the table of what passes.
+pub(super) fn traffic(flows: &Flows, crowd: u16) -> String {
+    let mut page = format!(
+        "\n| through a published port | connections | with {crowd} published | throughput | with {crowd} published |\n\
+         |---|--:|--:|--:|--:|\n"
     );
     for side in [Side::Weft, Side::Debian, Side::Docker, Side::Netavark] {
-        let flow = |crowded| published.flows.get(&(side, crowded));
+        let flow = |crowded| flows.get(&(side, crowded));
         let (Some(alone), Some(crowded)) = (flow(false), flow(true)) else { continue };
         let _ = writeln!(
             page,
@@ -245,6 +244,7 @@ fn traffic(page: &mut String, published: &Published) {
             gigabits(crowded.bytes)
         );
     }
+    page
 }
 
 fn per_second(rate: f64) -> String {
