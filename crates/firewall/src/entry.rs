@@ -256,12 +256,9 @@ impl Entry {
             Self::Subnet(subnet) => Part::length(Kind::Masquerade, *subnet),
             Self::Hairpin(subnet) => Part::length(Kind::Hairpin, *subnet),
             Self::Source(subnet, _) => Part::length(Kind::Source, *subnet),
-            Self::Isolated(_)
-            | Self::Internal(_)
-            | Self::NoIcc(_)
-            | Self::Inside(_)
-            | Self::Guarded(..)
-            | Self::Routed(..) => Part::Forward,
+            Self::Isolated(_) | Self::Inside(_) | Self::Guarded(..) | Self::Routed(..) => Part::Forward,
+            Self::Internal(_) => Part::Internal,
+            Self::NoIcc(_) => Part::NoIcc,
             Self::Loopback(_) => Part::Loopback,
             Self::Localnet(_) | Self::LocalnetByIptables(_) => Part::LocalOnly,
             Self::Admitted(_) | Self::Passing(_) | Self::Outward(_) => Part::Passage,

@@ -10,11 +10,12 @@
 //!               -> to_address         snat: subnets with an address of their own
 //!               -> other_subnet       masquerade
 //! forward       -> user               the administrator's own
-//!               internal?             -> only_inside
+//!               -> internal           internal? -> only_inside
 //!               to a published port?  accept
 //!               isolated?             -> from_isolated
+//!               -> no_icc             from a network to itself? drop
 //!               into a guarded one?   -> guard
-//! prerouting    for the host?         -> arriving -> restricted, restricted_any, published      dnat
+//! prerouting    for the host?         -> arriving -> restricted_any -> restricted, published    dnat
 //! output        for the host?         -> published
 //! local_only    nobody sends to the host's loopback from outside
 //! ```
@@ -50,7 +51,7 @@ use crate::admission;
 pub(crate) use masquerade::{AT_POSTROUTING, multicast};
 
 /// The layout's version, as the table's comment carries it. A table with another one is replaced.
-pub(crate) const VERSION: &str = "weft layout 3";
+pub(crate) const VERSION: &str = "weft layout 4";
 /// The same for the table of bridges.
 pub(crate) const BRIDGE_VERSION: &str = "weft layout 1";
 /// What the comment of every version starts with.
@@ -68,7 +69,7 @@ pub(crate) const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::
 pub(crate) const TRANSLATED: u32 = 1 << 5;
 
 /// The names of the chains that we make, besides the administrator's.
-const CHAINS: [&str; 30] = [
+const CHAINS: [&str; 32] = [
     masquerade::POSTROUTING,
     masquerade::HAIRPIN,
     masquerade::SAME_SUBNET,
@@ -78,6 +79,8 @@ const CHAINS: [&str; 30] = [
     forward::FROM_ISOLATED,
     forward::ONLY_INSIDE,
     forward::GUARD,
+    forward::INTERNAL,
+    forward::NO_ICC,
     published::LOCAL_ONLY,
     published::PREROUTING,
     published::OUTPUT,

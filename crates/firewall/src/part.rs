@@ -16,6 +16,10 @@ pub(crate) enum Part {
     Length(Kind, IpNetwork),
     /// What passes from one interface to another.
     Forward,
+    /// What passes to and from internal networks.
+    Internal,
+    /// What passes from a network to itself.
+    NoIcc,
     /// Nobody else reaches the host's loopback addresses.
     LocalOnly,
     /// Published ports.
@@ -46,6 +50,7 @@ impl Part {
     /// Returns the part without which this one means nothing.
     pub(crate) const fn needs(self) -> Option<Self> {
         match self {
+            Self::Internal | Self::NoIcc => Some(Self::Forward),
             Self::Published => Some(Self::LocalOnly),
             Self::Ranges(_) => Some(Self::Published),
             Self::FromLength(_) => Some(Self::From),
@@ -58,6 +63,8 @@ impl Part {
         match self {
             Self::Length(kind, subnet) => masquerade::create_length(transaction, kind, subnet),
             Self::Forward => forward::create(transaction),
+            Self::Internal => forward::create_internal(transaction),
+            Self::NoIcc => forward::create_no_icc(transaction),
             Self::LocalOnly => published::create_local_only(transaction),
             Self::Published => published::create(transaction),
             Self::Ranges(family) => published::create_ranges(transaction, family.any()),
@@ -73,6 +80,8 @@ impl Part {
         let set: Set = match self {
             Self::Length(kind, subnet) => masquerade::subnet_set(kind, subnet),
             Self::Forward => return socket.has_chain(INET, forward::FORWARD),
+            Self::Internal => forward::internal(),
+            Self::NoIcc => forward::no_icc(),
             Self::LocalOnly => return socket.has_chain(INET, published::LOCAL_ONLY),
             Self::Published => return socket.has_chain(INET, published::PREROUTING),
             Self::Ranges(family) => published::ports(Lookup::Target, family.any(), true),
@@ -89,6 +98,8 @@ impl Part {
         match self {
             Self::Length(..) => &masquerade::CHAINS,
             Self::Forward => &forward::CHAINS,
+            Self::Internal => &forward::INTERNAL_CHAINS,
+            Self::NoIcc => &forward::NO_ICC_CHAINS,
             Self::LocalOnly => &published::LOCAL_ONLY_CHAINS,
             Self::Published => &published::CHAINS,
             Self::Ranges(family) => &published::RANGE_CHAINS[family as usize],

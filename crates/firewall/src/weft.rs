@@ -130,9 +130,11 @@ pub(crate) fn observe(socket: &mut Socket, demand: &Demand<'_>) -> Result<Vec<St
     }
     let mut missing = Vec::new();
     for entry in entries {
-        for problem in missing_rules(socket, entry.part())? {
-            if !missing.contains(&problem) {
-                missing.push(problem);
+        for part in entry.part().needs().into_iter().chain([entry.part()]) {
+            for problem in missing_rules(socket, part)? {
+                if !missing.contains(&problem) {
+                    missing.push(problem);
+                }
             }
         }
         if !has(socket, entry)? {

@@ -15,9 +15,14 @@ pub(crate) const USER: &str = "user";
 pub(crate) const FROM_ISOLATED: &str = "from_isolated";
 pub(crate) const ONLY_INSIDE: &str = "only_inside";
 pub(crate) const GUARD: &str = "guard";
+/// The rules for internal networks; empty until there is one.
+pub(crate) const INTERNAL: &str = "internal";
+/// The rules for networks whose containers do not reach each other; empty until there is one.
+pub(crate) const NO_ICC: &str = "no_icc";
 /// The chains with their numbers of rules.
-pub(crate) const CHAINS: [(&str, usize); 4] =
-    [(FORWARD, 8), (FROM_ISOLATED, 2), (ONLY_INSIDE, 2), (GUARD, 10)];
+pub(crate) const CHAINS: [(&str, usize); 3] = [(FORWARD, 7), (FROM_ISOLATED, 2), (GUARD, 10)];
+pub(crate) const INTERNAL_CHAINS: [(&str, usize); 2] = [(INTERNAL, 2), (ONLY_INSIDE, 2)];
+pub(crate) const NO_ICC_CHAINS: [(&str, usize); 1] = [(NO_ICC, 1)];
 
 /// A way through the host: an interface's name twice, or that of the way in and that of the way out.
 const INTERFACES: &[Type] = &[Type::IfName, Type::IfName];
@@ -77,13 +82,12 @@ pub(crate) fn interface_twice(ifname: &IfName) -> Key {
 /// Adds the sets and the chains. The chain that the kernel calls must be new; the administrator's may be there.
 pub(crate) fn create(transaction: &mut Transaction) {
     let forward = INET.base_chain(FORWARD, AT_FORWARD);
-    let [from_isolated, only_inside, guard] =
-        [FROM_ISOLATED, ONLY_INSIDE, GUARD].map(|name| INET.chain(name));
+    let [from_isolated, guard] = [FROM_ISOLATED, GUARD].map(|name| INET.chain(name));
     transaction.new_chain(&forward);
-    for name in [USER, FROM_ISOLATED, ONLY_INSIDE, GUARD, published::RESTRICTED] {
+    for name in [USER, INTERNAL, FROM_ISOLATED, NO_ICC, GUARD, published::RESTRICTED] {
         transaction.chain(&INET.chain(name));
     }
-    for set in [isolated(), internal(), no_icc(), inside()] {
+    for set in [isolated(), inside()] {
         transaction.set(&set);
     }
     for family in ANY {
@@ -91,39 +95,65 @@ pub(crate) fn create(transaction: &mut Transaction) {
         transaction.set(&published::ports(Lookup::Routed, family, false));
         transaction.set(&published::ports(Lookup::Routed, family, true));
     }
-    let jump = |chain: &'static str| Expr::Verdict(Verdict::Jump(chain.into()));
     let (input, output) = (Meta::InputName, Meta::OutputName);
     transaction
         .rule(forward.rule([jump(USER)]))
-        .rule(way(&forward, [input, input], internal(), jump(ONLY_INSIDE)))
-        .rule(way(&forward, [output, output], internal(), jump(ONLY_INSIDE)))
+        .rule(forward.rule([jump(INTERNAL)]))
         .rule(forward.rule(
             has_bits(Conntrack::Status, TRANSLATED).into_iter().chain([Expr::Verdict(Verdict::Accept)]),
         ))
         .rule(way(&forward, [input, input], isolated(), jump(FROM_ISOLATED)))
-        .rule(way(&forward, [input, output], no_icc(), Expr::Verdict(Verdict::Drop)));
+        .rule(forward.rule([jump(NO_ICC)]));
     for family in ANY {
         transaction.rule(forward.rule(leaves_by(family, guarded(family), jump(GUARD))));
     }
     transaction
         .rule(way(&from_isolated, [input, output], isolated(), Expr::Verdict(Verdict::Return)))
-        .rule(way(&from_isolated, [output, output], isolated(), Expr::Verdict(Verdict::Drop)))
+        .rule(way(&from_isolated, [output, output], isolated(), Expr::Verdict(Verdict::Drop)));
+    create_guard(transaction, &guard);
+}
+
+/// Adds the set of internal networks and the rules for them. The set must be new.
+pub(crate) fn create_internal(transaction: &mut Transaction) {
+    let [chain, only_inside] = [INTERNAL, ONLY_INSIDE].map(|name| INET.chain(name));
+    let (input, output) = (Meta::InputName, Meta::OutputName);
+    transaction
+        .chain(&chain)
+        .chain(&only_inside)
+        .new_set(&internal())
+        .rule(way(&chain, [input, input], internal(), jump(ONLY_INSIDE)))
+        .rule(way(&chain, [output, output], internal(), jump(ONLY_INSIDE)))
         .rule(way(&only_inside, [input, output], internal(), Expr::Verdict(Verdict::Return)))
         .rule(only_inside.rule([Expr::Verdict(Verdict::Drop)]));
-    create_guard(transaction, &guard);
+}
+
+/// Adds the set of networks whose containers do not reach each other, and the rule for them. The set must be new.
+pub(crate) fn create_no_icc(transaction: &mut Transaction) {
+    let chain = INET.chain(NO_ICC);
+    let ways = [Meta::InputName, Meta::OutputName];
+    transaction.chain(&chain).new_set(&no_icc()).rule(way(
+        &chain,
+        ways,
+        no_icc(),
+        Expr::Verdict(Verdict::Drop),
+    ));
+}
+
+fn jump(chain: &'static str) -> Expr {
+    Expr::Verdict(Verdict::Jump(chain.into()))
 }
 
 /// A packet on its way into a guarded network that no address translation has let in.
 fn create_guard(transaction: &mut Transaction, guard: &Chain) {
     let pass = || Expr::Verdict(Verdict::Return);
     transaction
+        .rule(guard.rule(has_bits(Conntrack::State, KNOWN).into_iter().chain([pass()])))
         .rule(guard.rule([
             Expr::Meta(Meta::InputName, Reg(0)),
             Expr::Lookup(inside().name, Reg(0), Found::Match),
             pass(),
         ]))
-        .rule(guard.rule(has_bits(Conntrack::State, KNOWN).into_iter().chain([pass()])))
-        .rule(guard.rule([Expr::Verdict(Verdict::Jump(published::RESTRICTED.into()))]));
+        .rule(guard.rule([jump(published::RESTRICTED)]));
     for family in ANY {
         for range in [false, true] {
             let set = published::ports(Lookup::Routed, family, range);

@@ -7,6 +7,7 @@
 //!     ...
 //! }
 //! chain restricted_any {
+//!     jump restricted
 //!     ip daddr & 0.0.0.0 . meta l4proto . th dport @restricted4 jump from_any4
 //!     ...
 //! }
@@ -32,7 +33,7 @@ use super::{ANY, INET, masquerade};
 /// The chains with their numbers of rules, not counting those for a prefix length.
 pub(crate) const CHAINS: [(&str, usize); 6] = [
     (RESTRICTED, 4),
-    (RESTRICTED_ANY, 4),
+    (RESTRICTED_ANY, 5),
     ("from_ranges4", 2),
     ("from_ranges_any4", 2),
     ("from_ranges6", 2),
@@ -107,6 +108,7 @@ pub(crate) fn create(transaction: &mut Transaction) {
     for chain in &restricted {
         transaction.chain(chain);
     }
+    transaction.rule(restricted[1].rule([Expr::Verdict(Verdict::Jump(RESTRICTED.into()))]));
     for family in ANY {
         for ranges in [false, true] {
             let set = published::ports(Lookup::Restricted, family, ranges);

@@ -1,8 +1,8 @@
 //! Ports of the host that lead to containers.
 //!
-//! A port is one element of a hash map: host address, protocol and port lead to container address and port. A port
-//! of any address is looked up a second time, with the address masked away. So what a connection pays is the same
-//! whether one port is published or ten thousand, and so is what a publication costs.
+//! A port is one element of a hash map: host address, protocol and port lead to container address and port. It is looked
+//! up with the address masked away, as most ports are of any address, and then with the address: a port has one or the other. So what
+//! a connection pays is the same whether one port is published or ten thousand, and so is what a publication costs.
 //!
 //! A range of ports is one element of an interval map. The kernel chooses the new port by remainder ([`Window`]), which moves
 //! a whole range by a distance.
@@ -26,14 +26,14 @@ pub(crate) const OUTPUT: &str = "output";
 pub(crate) const ARRIVING: &str = "arriving";
 /// The rules for ports of one address that are not for everybody; empty until there is one.
 pub(crate) const RESTRICTED: &str = "restricted";
-/// The same for ports of any address of the host. What is only forwarded has nothing to do with these.
+/// These and those for ports of any address of the host. What is only forwarded has nothing to do with the latter.
 pub(crate) const RESTRICTED_ANY: &str = "restricted_any";
 pub(crate) const PUBLISHED: &str = "published";
 /// The rules for ranges of ports; empty until there is one.
 pub(crate) const PUBLISHED_RANGES: [&str; 2] = ["published_ranges4", "published_ranges6"];
 /// The chains with their numbers of rules.
 pub(crate) const LOCAL_ONLY_CHAINS: [(&str, usize); 1] = [(LOCAL_ONLY, 3)];
-pub(crate) const CHAINS: [(&str, usize); 4] = [(PREROUTING, 1), (OUTPUT, 1), (ARRIVING, 3), (PUBLISHED, 6)];
+pub(crate) const CHAINS: [(&str, usize); 4] = [(PREROUTING, 1), (OUTPUT, 1), (ARRIVING, 2), (PUBLISHED, 6)];
 pub(crate) const RANGE_CHAINS: [[(&str, usize); 1]; 2] =
     [[(PUBLISHED_RANGES[0], 6)], [(PUBLISHED_RANGES[1], 6)]];
 
@@ -146,14 +146,13 @@ pub(crate) fn create_local_only(transaction: &mut Transaction) {
     transaction.rule(local_only.rule(from_elsewhere(Field::source_of(v4.ip()), v4)));
 }
 
-/// Returns the steps that drop packets with such an address that come in by another link than `lo`.
+/// Returns the steps that drop packets with such an address that come in by another link than `lo`. Every packet passes
+/// here, and hardly any has such an address: that is what is asked first.
 fn from_elsewhere(field: Field, network: IpNetwork) -> Vec<Expr> {
-    let mut exprs = vec![
-        Expr::Meta(Meta::InputName, Reg(0)),
-        Expr::Compare(Reg(0), Comparison::NotEqual, b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()),
-    ];
-    exprs.extend(is_family(network.ip()));
+    let mut exprs = Vec::from(is_family(network.ip()));
     exprs.extend(is_within(field, network, Comparison::Equal));
+    exprs.push(Expr::Meta(Meta::InputName, Reg(0)));
+    exprs.push(Expr::Compare(Reg(0), Comparison::NotEqual, b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()));
     exprs.push(Expr::Verdict(Verdict::Drop));
     exprs
 }
@@ -168,16 +167,15 @@ pub(crate) fn create(transaction: &mut Transaction) {
         transaction.chain(&INET.chain(name));
     }
     let jump = |chain: &'static str| Expr::Verdict(Verdict::Jump(chain.into()));
+    let goto = |chain: &'static str| Expr::Verdict(Verdict::Goto(chain.into()));
     for (chain, to) in [(&prerouting, ARRIVING), (&output, PUBLISHED)] {
-        transaction.rule(chain.rule(is_for_host().into_iter().chain([jump(to)])));
+        transaction.rule(chain.rule(is_for_host().into_iter().chain([goto(to)])));
     }
-    for to in [RESTRICTED, RESTRICTED_ANY, PUBLISHED] {
-        transaction.rule(arriving.rule([jump(to)]));
-    }
+    transaction.rule(arriving.rule([jump(RESTRICTED_ANY)])).rule(arriving.rule([goto(PUBLISHED)]));
     for family in ANY {
         let set = ports(Lookup::Target, family, false);
         transaction.set(&set);
-        for any_address in [false, true] {
+        for any_address in [true, false] {
             transaction.rule(published.rule(lead(load(family, any_address), &set, family)));
         }
     }
@@ -195,7 +193,7 @@ pub(crate) fn create_ranges(transaction: &mut Transaction, family: IpAddr) {
     let set = ports(Lookup::Target, family, true);
     transaction.chain(&chain).new_set(&set);
     for protocol in Protocol::ALL {
-        for any_address in [false, true] {
+        for any_address in [true, false] {
             let is_of = Expr::Compare(Reg(0), Comparison::Equal, vec![protocol.number()]);
             let mut exprs = vec![Expr::Meta(Meta::Transport, Reg(0)), is_of];
             exprs.extend(load(family, any_address));
