@@ -141,7 +141,8 @@ pub(crate) fn create_local_only(transaction: &mut Transaction) {
     for network in loopback() {
         transaction.rule(local_only.rule(from_elsewhere(Field::destination_of(network.ip()), network)));
     }
-    // KERNEL: of IPv6 it drops these itself (ip6_rcv_core).
+    // KERNEL: of IPv6 it drops these itself (ip6_rcv_core), and those that are sent there as well, but not before br_netfilter
+    // has had them translated.
     let [v4, _] = loopback();
     transaction.rule(local_only.rule(from_elsewhere(Field::source_of(v4.ip()), v4)));
 }

@@ -134,8 +134,11 @@ fn a_port_is_called_from_loopback_where_frames_pass_ip() {
 fn nobody_outside_reaches_loopback_by_it() {
     let (host, red) = bridged();
     let _own = serve(&host, Tcp, &[99]);
-    ensure(&fragment(publish("red", &["tcp [::]:8080 -> [fd00:1::2]:80"]))).unwrap();
+    let _red = serve(&red, Tcp, &[80]);
+    ensure(&fragment(publish("red", &["tcp [::]:8080 -> [fd00:1::2]:80", "tcp [::1]:98 -> [fd00:1::2]:80"])))
+        .unwrap();
     ensure(&answers("n1", "br0")).unwrap();
+    assert_eq!(reach(&host, Tcp, "::1", 98), "fd00:1::1 at 80");
     // An address of the host's that the container reaches by its gateway.
     const FAR: &str = "2001:db8::1";
     sh("ip addr add 2001:db8::1/128 dev lo");
@@ -146,7 +149,7 @@ fn nobody_outside_reaches_loopback_by_it() {
     for command in [
         "nft add table inet forge",
         "nft add chain inet forge out { type filter hook postrouting priority 300 ; }",
-        "nft add rule inet forge out tcp dport 99 ip6 daddr set ::1",
+        "nft add rule inet forge out tcp dport 98-99 ip6 daddr set ::1",
     ] {
         sh(&format!("ip netns exec red {command}"));
     }
@@ -161,6 +164,7 @@ fn nobody_outside_reaches_loopback_by_it() {
         sh("nft add rule netdev probe wire ip6 daddr ::1 counter");
         assert_eq!(call(&red, Tcp, FAR, 99), None, "switch {switch}");
         assert!(!silent(), "it does arrive");
+        assert_eq!(call(&red, Tcp, FAR, 98), None, "what is published at ::1 alone, switch {switch}");
     }
     sh("ip netns exec red nft delete table inet forge");
     assert_eq!(reach(&red, Tcp, FAR, 99), "fd00:1::2 at 99", "the twin");
