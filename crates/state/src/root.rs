@@ -76,6 +76,21 @@ impl Root {
         self.0.join("var/lib/weft/reservations")
     }
 
+    /// Returns the directory of what the administrator says of overlays: this host, static peers, their networks.
+    pub fn overlay_config_dir(&self) -> PathBuf {
+        self.0.join("etc/weft/overlay")
+    }
+
+    /// Returns the directory of what a host keeps of its overlays over a reboot.
+    pub fn overlay_dir(&self) -> PathBuf {
+        self.0.join("var/lib/weft/overlay")
+    }
+
+    /// Returns the directory of what an ADD to an overlay reads, and of the agent's socket.
+    pub fn overlay_run_dir(&self) -> PathBuf {
+        self.0.join("run/weft/overlay")
+    }
+
     /// Returns libcni's result cache.
     pub fn cni_results_dir(&self) -> PathBuf {
         self.0.join("var/lib/cni/results")

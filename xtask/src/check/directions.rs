@@ -8,7 +8,7 @@ use crate::stage;
 
 /// What each library may use of ours, besides itself. `plan` reaches the firewall because a
 /// firewall fragment is a step of a plan; a plugin reaches the runtime to call its IPAM plugin.
-const LIBRARIES: [(&str, &[&str]); 14] = [
+const LIBRARIES: [(&str, &[&str]); 16] = [
     ("weft-model", &[]),
     ("weft-cni", &["weft-model"]),
     ("weft-ipam", &["weft-model"]),
@@ -18,6 +18,8 @@ const LIBRARIES: [(&str, &[&str]); 14] = [
     ("weft-nft", &["weft-model", "weft-netns", "weft-netlink"]),
     ("weft-firewall", &["weft-model", "weft-netlink", "weft-nft", "weft-netns", "weft-state"]),
     ("weft-plan", &["weft-model", "weft-netlink", "weft-netns", "weft-nft", "weft-firewall"]),
+    ("weft-overlay", &["weft-model", "weft-state"]),
+    ("weft-store", &["weft-model", "weft-netlink", "weft-overlay", "weft-state"]),
     ("weft-runtime", &["weft-cni", "weft-model", "weft-state"]),
     (
         "weft-plugin",
@@ -38,7 +40,7 @@ const LIBRARIES: [(&str, &[&str]); 14] = [
 ];
 
 /// What a plugin may use of ours: everything below it, never the manager and never a neighbour.
-const PLUGIN: [&str; 10] = [
+const PLUGIN: [&str; 11] = [
     "weft-plugin",
     "weft-cni",
     "weft-plan",
@@ -48,6 +50,7 @@ const PLUGIN: [&str; 10] = [
     "weft-model",
     "weft-firewall",
     "weft-ipam",
+    "weft-overlay",
     "weft-state",
 ];
 

@@ -1,0 +1,117 @@
+//! Everything below a prefix, and from then on each change: whatever happens to the store in between.
+
+use std::time::Duration;
+
+use weft_overlay::ids::random_bytes;
+use weft_overlay::{Event, Listing};
+
+use crate::{SharedStore, Watch, WatchEvent};
+
+/// The first wait before trying again, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What a follower tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// This is everything: what is not in it may be gone, or never have been. The text says why all was listed.
+    Listed(Listing, String),
+    /// Changes since.
+    Changes(Vec<Event>),
+    /// Nothing has changed up to this revision.
+    Progress(i64),
+    /// The store does not answer at present, and why.
+    Lost(String),
+    /// It answers again.
+    Back,
+}
+
+/// Lists, watches, and lists again when a watch cannot go on.
+pub struct Follower {
+    store: SharedStore,
+    prefix: String,
+    watch: Option<Watch>,
+    why: String,
+    lost: bool,
+    wait: Duration,
+}
+
+impl Follower {
+    /// Follows what begins with `prefix`.
+    pub fn new(store: SharedStore, prefix: &str) -> Self {
+        let why = "start".into();
+        Self { store, prefix: prefix.into(), watch: None, why, lost: false, wait: BACKOFF.0 }
+    }
+
+    /// Lists everything again with the next call, for whoever wants to be sure.
+    pub fn again(&mut self, why: &str) {
+        self.watch = None;
+        self.why = why.into();
+    }
+
+    /// Waits for the next update. It never ends, and may be dropped and called again without losing one.
+    pub async fn next(&mut self) -> Update {
+        loop {
+            let Some(watch) = &mut self.watch else {
+                if let Some(update) = self.list().await {
+                    return update;
+                }
+                continue;
+            };
+            match watch.next().await {
+                Some(WatchEvent::Changes(events)) => return Update::Changes(events),
+                Some(WatchEvent::Progress(revision)) => return Update::Progress(revision),
+                Some(WatchEvent::Lost(why)) => {
+                    self.lost = true;
+                    return Update::Lost(why);
+                }
+                Some(WatchEvent::Back) => {
+                    self.lost = false;
+                    return Update::Back;
+                }
+                Some(WatchEvent::Compacted(revision)) => {
+                    self.again(&format!("revisions up to {revision} were compacted away"));
+                }
+                Some(WatchEvent::Reset(why)) => self.again(&why),
+                None => self.again("the watch ended"),
+            }
+        }
+    }
+
+    /// Tries once; `None` when it has to be tried again.
+    async fn list(&mut self) -> Option<Update> {
+        if self.wait > BACKOFF.0 {
+            tokio::time::sleep(jittered(self.wait)).await;
+        }
+        // The next wait is longer, unless this goes well.
+        self.wait = (self.wait * 2).min(BACKOFF.1);
+        let begun = match self.store.list(&self.prefix).await {
+            Ok(listing) => {
+                let watch = self.store.watch(&self.prefix, listing.revision + 1).await;
+                watch.map(|watch| (listing, watch))
+            }
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok((listing, watch)) => {
+                self.watch = Some(watch);
+                self.wait = BACKOFF.0;
+                self.lost = false;
+                Some(Update::Listed(listing, std::mem::take(&mut self.why)))
+            }
+            Err(error) if self.lost => {
+                drop(error);
+                None
+            }
+            Err(error) => {
+                self.lost = true;
+                Some(Update::Lost(error.to_string()))
+            }
+        }
+    }
+}
+
+/// Returns between three quarters and five quarters of a time, so that hosts that lost a store together do not come back together.
+pub(crate) fn jittered(time: Duration) -> Duration {
+    let [random, ..] = random_bytes();
+    time.mul_f64(0.75 + f64::from(random) / 512.0)
+}
