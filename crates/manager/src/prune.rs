@@ -28,8 +28,9 @@ impl Manager {
         pruned.errors.extend(errors);
         for stored in stored {
             let network = &stored.network;
+            // Whether nobody on any host uses a network of a cluster cannot be seen from here.
             let removable =
-                stored.is_ours() && !predefined::is(&network.name) && filters.matches(network, false);
+                stored.is_ours() && !network.about.clustered && !predefined::is(&network.name) && filters.matches(network, false);
             let outcome = match removable {
                 true => self.rm_unused(&network.name, false).map(|_| true),
                 false => self.collect(&network.name).map(|()| false),

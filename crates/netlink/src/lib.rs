@@ -19,6 +19,7 @@ mod batch;
 mod error;
 mod monitor;
 mod socket;
+mod watch;
 mod wire;
 
 pub use announced::{Removed, delete_announced};
@@ -26,3 +27,4 @@ pub use batch::{Batch, Replies, Reply, Request, Ticket};
 pub use error::Error;
 pub use monitor::wait_operational;
 pub use socket::Socket;
+pub use watch::{Interest, Watch};

@@ -71,6 +71,11 @@ impl Socket {
         self.raw.bind(&address).map_err(Error::socket("subscribe"))
     }
 
+    /// Lets nobody wait for announcements: where there are none, reading fails with EAGAIN.
+    pub(crate) fn set_non_blocking(&self) -> Result<(), Error> {
+        self.raw.set_non_blocking(true).map_err(Error::socket("set up"))
+    }
+
     /// Sends the requests and returns the kernel's answers.
     ///
     /// # Errors
