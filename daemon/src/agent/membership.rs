@@ -13,6 +13,8 @@ use weft_state::{Root, document};
 /// How this host joined, and as whom.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Membership {
+    /// The form of the file.
+    pub(crate) schema: u64,
     /// The cluster.
     pub(crate) cluster: ClusterId,
     /// This host.
