@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{have, is_root, output, program};
 
 /// What must be there, and the Debian package that brings it.
-const NEEDS: [(&str, &str); 11] = [
+const NEEDS: [(&str, &str); 12] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
@@ -14,6 +14,7 @@ const NEEDS: [(&str, &str); 11] = [
     ("unshare", "util-linux"),
     ("cc", "build-essential"),
     ("git", "git"),
+    ("openssl", "openssl"),
     ("strace", "strace"),
     ("shellcheck", "shellcheck"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),

@@ -10,7 +10,7 @@ use crate::lab::{aside, json_of_ip};
 use crate::{Output, Program};
 
 /// A namespace pinned at `/run/netns/NAME`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Container {
     name: String,
 }

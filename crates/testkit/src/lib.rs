@@ -24,6 +24,7 @@
 
 mod capture;
 mod container;
+mod etcd;
 mod lab;
 mod packets;
 mod peer;
@@ -38,6 +39,7 @@ mod underlay;
 
 pub use capture::Capture;
 pub use container::Container;
+pub use etcd::{Authority, Certificate, Etcd};
 pub use lab::Lab;
 pub use packets::{Ear, Heard};
 pub use peer::{peer, peer_program, unpacked, until};

@@ -1,0 +1,203 @@
+//! A real etcd, with or without certificates, for tests of what goes by it.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::{Background, Container, Output, Program};
+
+/// How long etcd may take until it answers.
+const LIMIT: Duration = Duration::from_secs(30);
+const PORT: u16 = 2379;
+
+/// An etcd in a namespace, which keeps its data while it is stopped.
+#[derive(Debug)]
+pub struct Etcd {
+    netns: Container,
+    address: IpAddr,
+    dir: PathBuf,
+    authority: Option<Authority>,
+    running: Option<Background>,
+}
+
+impl Etcd {
+    /// Starts an etcd that asks for no certificate. `dir` is for its data, and empty.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer.
+    pub fn start(netns: &Container, address: IpAddr, dir: &Path) -> Self {
+        Self::of(netns, address, dir, None)
+    }
+
+    /// Starts an etcd that takes only clients with a certificate of `authority`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer.
+    pub fn start_with_tls(netns: &Container, address: IpAddr, dir: &Path, authority: &Authority) -> Self {
+        Self::of(netns, address, dir, Some(authority.clone()))
+    }
+
+    fn of(netns: &Container, address: IpAddr, dir: &Path, authority: Option<Authority>) -> Self {
+        fs::create_dir_all(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+        let mut etcd = Self { netns: netns.clone(), address, dir: dir.into(), authority, running: None };
+        etcd.go_on();
+        etcd
+    }
+
+    /// Returns where clients find it.
+    pub fn url(&self) -> String {
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", std::net::SocketAddr::new(self.address, PORT))
+    }
+
+    /// Starts it again with the data it has, and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn go_on(&mut self) {
+        let url = self.url();
+        let (data, log) = (self.dir.join("data"), self.dir.join("log"));
+        let mut program = Program::new("etcd").inside(&self.netns).args([
+            "--name=etcd",
+            "--logger=zap",
+            "--listen-peer-urls=http://127.0.0.1:2380",
+            "--unsafe-no-fsync",
+        ]);
+        program = program.args(["--data-dir".as_ref(), data.as_os_str()]);
+        // What is not read from a pipe would stop it some day.
+        program = program.args(["--log-outputs".as_ref(), log.as_os_str()]);
+        program = program.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+        if let Some(authority) = &self.authority {
+            let own = authority.certificate("etcd", &[self.address]);
+            program = program.args(["--client-cert-auth".as_ref(), "--trusted-ca-file".as_ref(), authority.file().as_os_str()]);
+            program = program.args(["--cert-file".as_ref(), own.file.as_os_str()]);
+            program = program.args(["--key-file".as_ref(), own.key.as_os_str()]);
+        }
+        self.running = Some(program.background());
+        let start = Instant::now();
+        while self.ctl(["endpoint", "health"]).code != 0 {
+            let log = || fs::read_to_string(&log).unwrap_or_default();
+            assert!(start.elapsed() < LIMIT, "etcd does not answer: {}", log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Stops it. Its data stays.
+    pub fn stop(&mut self) {
+        self.running = None;
+    }
+
+    /// Stops it and takes its data away.
+    ///
+    /// # Panics
+    ///
+    /// When the data cannot be removed.
+    pub fn wipe(&mut self) {
+        self.stop();
+        fs::remove_dir_all(self.dir.join("data")).expect("etcd's data");
+    }
+
+    /// Runs `etcdctl` with these words.
+    pub fn ctl<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Output {
+        let mut program = Program::new("etcdctl").inside(&self.netns).env("ETCDCTL_API", "3");
+        program = program.args(["--endpoints", &self.url(), "--command-timeout=2s", "--dial-timeout=1s"]);
+        if let Some(authority) = &self.authority {
+            let own = authority.certificate("root", &[]);
+            program = program.args(["--cacert".as_ref(), authority.file().as_os_str()]);
+            program = program.args(["--cert".as_ref(), own.file.as_os_str()]);
+            program = program.args(["--key".as_ref(), own.key.as_os_str()]);
+        }
+        program.args(words).run()
+    }
+
+    /// Returns the keys below `/weft/v1/`, and their values, one after another.
+    pub fn records(&self) -> String {
+        self.ctl(["get", "--prefix", "/weft/v1/"]).expect_ok().to_owned()
+    }
+
+    /// Returns the store's revision.
+    ///
+    /// # Panics
+    ///
+    /// When etcdctl says something unheard of.
+    pub fn revision(&self) -> i64 {
+        let status = self.ctl(["get", "/", "--limit=1", "-w", "json"]).expect_json();
+        status["header"]["revision"].as_i64().expect("etcd's revision")
+    }
+}
+
+/// Whoever signs certificates for a test, in a folder of its own.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    dir: PathBuf,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The certificate.
+    pub file: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+impl Authority {
+    /// Makes an authority, with its files in `dir`.
+    ///
+    /// # Panics
+    ///
+    /// When openssl does not.
+    pub fn new(dir: &Path) -> Self {
+        fs::create_dir_all(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+        let authority = Self { dir: dir.into() };
+        let make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=authority \
+                    -keyout ca.key -out ca.crt";
+        authority.openssl(make);
+        authority
+    }
+
+    /// Returns its own certificate.
+    pub fn file(&self) -> PathBuf {
+        self.dir.join("ca.crt")
+    }
+
+    /// Returns the certificate of a name, made when it is first asked for.
+    pub fn certificate(&self, name: &str, addresses: &[IpAddr]) -> Certificate {
+        self.signed(name, addresses, 2)
+    }
+
+    /// Returns a certificate that was valid once.
+    pub fn expired(&self, name: &str) -> Certificate {
+        self.signed(name, &[], -1)
+    }
+
+    fn signed(&self, name: &str, addresses: &[IpAddr], days: i32) -> Certificate {
+        let path = |suffix: &str| self.dir.join(format!("{name}.{suffix}"));
+        let made = Certificate { file: path("crt"), key: path("key") };
+        if made.file.exists() {
+            return made;
+        }
+        let names: Vec<String> = std::iter::once(format!("DNS:{name}"))
+            .chain(addresses.iter().map(|address| format!("IP:{address}")))
+            .collect();
+        let extensions = format!("subjectAltName={}\nextendedKeyUsage=serverAuth,clientAuth\n", names.join(","));
+        fs::write(path("ext"), extensions).expect("a certificate's extensions");
+        self.openssl(&format!(
+            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
+        ));
+        self.openssl(&format!(
+            "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days {days} -extfile {name}.ext \
+             -out {name}.crt"
+        ));
+        made
+    }
+
+    fn openssl(&self, words: &str) {
+        let line = format!("cd '{}' && openssl {words}", self.dir.display());
+        Program::new("sh").args(["-c", &line]).run().expect_ok();
+    }
+}
