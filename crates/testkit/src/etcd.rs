@@ -73,7 +73,11 @@ impl Etcd {
         program = program.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
         if let Some(authority) = &self.authority {
             let own = authority.certificate("etcd", &[self.address]);
-            program = program.args(["--client-cert-auth".as_ref(), "--trusted-ca-file".as_ref(), authority.file().as_os_str()]);
+            program = program.args([
+                "--client-cert-auth".as_ref(),
+                "--trusted-ca-file".as_ref(),
+                authority.file().as_os_str(),
+            ]);
             program = program.args(["--cert-file".as_ref(), own.file.as_os_str()]);
             program = program.args(["--key-file".as_ref(), own.key.as_os_str()]);
         }
@@ -98,7 +102,8 @@ impl Etcd {
     /// When the data cannot be removed.
     pub fn wipe(&mut self) {
         self.stop();
-        fs::remove_dir_all(self.dir.join("data")).expect("etcd's data");
+        let data = self.dir.join("data");
+        fs::remove_dir_all(&data).unwrap_or_else(|error| panic!("{}: {error}", data.display()));
     }
 
     /// Runs `etcdctl` with these words.
@@ -126,7 +131,7 @@ impl Etcd {
     /// When etcdctl says something unheard of.
     pub fn revision(&self) -> i64 {
         let status = self.ctl(["get", "/", "--limit=1", "-w", "json"]).expect_json();
-        status["header"]["revision"].as_i64().expect("etcd's revision")
+        status["header"]["revision"].as_i64().unwrap_or_else(|| panic!("no revision: {status}"))
     }
 }
 
@@ -184,8 +189,10 @@ impl Authority {
         let names: Vec<String> = std::iter::once(format!("DNS:{name}"))
             .chain(addresses.iter().map(|address| format!("IP:{address}")))
             .collect();
-        let extensions = format!("subjectAltName={}\nextendedKeyUsage=serverAuth,clientAuth\n", names.join(","));
-        fs::write(path("ext"), extensions).expect("a certificate's extensions");
+        let extensions =
+            format!("subjectAltName={}\nextendedKeyUsage=serverAuth,clientAuth\n", names.join(","));
+        let written = fs::write(path("ext"), extensions);
+        written.unwrap_or_else(|error| panic!("{}: {error}", path("ext").display()));
         self.openssl(&format!(
             "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
         ));
