@@ -364,6 +364,9 @@ pub struct Alive {
     /// Why it is not as it should be, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub degraded: Option<String>,
+    /// Addresses in use on it, by network: told when the first comes and the last goes, and now and then between.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub used: BTreeMap<NetworkId, u64>,
 }
 
 /// Who has a VNI.

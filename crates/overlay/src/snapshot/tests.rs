@@ -226,7 +226,7 @@ fn a_snapshot_survives_the_disk_with_what_it_holds() {
     let path = dir.path().join("overlay/state.json");
     assert_eq!(Snapshot::load(&path).unwrap(), None);
     let mut snapshot = known();
-    let alive = Record::Alive(Alive { host: id(2), boot: "b".into(), degraded: None });
+    let alive = Record::Alive(Alive { host: id(2), boot: "b".into(), degraded: None, used: BTreeMap::new() });
     snapshot.apply(&[Event::Put(entry(&alive, 101))], None);
     snapshot.adopt(&listing(8, 1, &[]), Some(id(1)));
     snapshot.save(&path).unwrap();
