@@ -23,6 +23,7 @@
 )]
 
 mod capture;
+mod cluster;
 mod container;
 mod etcd;
 mod lab;
@@ -38,6 +39,7 @@ mod traffic;
 mod underlay;
 
 pub use capture::Capture;
+pub use cluster::Cluster;
 pub use container::Container;
 pub use etcd::{Authority, Certificate, Etcd};
 pub use lab::Lab;
