@@ -14,6 +14,7 @@ static PLUGINS: &[&dyn Plugin] = &[
     &host_local::PLUGIN,
     &loopback::PLUGIN,
     &none::PLUGIN,
+    &tuning::PLUGIN,
     &portmap::PLUGIN,
     &ptp::PLUGIN,
     &static_ipam::PLUGIN,

@@ -15,3 +15,4 @@ mod protocol;
 mod ptp;
 mod static_ipam;
 mod suite;
+mod tuning;

@@ -63,6 +63,10 @@ pub struct Change {
     pub mac: Option<Mac>,
     /// Whether frames meant for other stations are taken.
     pub promisc: Option<bool>,
+    /// Whether frames to any group are taken.
+    pub allmulti: Option<bool>,
+    /// How many frames may wait to be sent.
+    pub tx_queue_len: Option<u32>,
     /// The index of the bridge to join; 0 leaves the present one.
     pub master: Option<u32>,
     /// A bridge's VLAN filtering.
@@ -99,6 +103,10 @@ pub struct LinkInfo {
     pub up: bool,
     /// Whether it was told to take frames meant for other stations.
     pub promisc: bool,
+    /// Whether it was told to take frames to any group.
+    pub allmulti: bool,
+    /// How many frames may wait to be sent.
+    pub tx_queue_len: u32,
     /// Whether frames pass (operational state UP).
     pub operational: bool,
     /// The operational state's number (RFC 2863; 6 is up).
@@ -243,6 +251,10 @@ fn changed(builder: Builder, change: &Change) -> Request {
         builder = builder.append_extra_attribute(LinkAttribute::IfAlias(alias.into()));
     }
     builder = change.promisc.into_iter().fold(builder, Builder::promiscuous);
+    builder = change.allmulti.into_iter().fold(builder, Builder::allmulticast);
+    if let Some(length) = change.tx_queue_len {
+        builder = builder.append_extra_attribute(LinkAttribute::TxQueueLen(length));
+    }
     builder = change.master.into_iter().fold(builder, Builder::controller);
     let Some(filtering) = change.vlan_filtering else {
         return Request::new(RouteNetlinkMessage::SetLink(builder.build()), 0);
@@ -300,6 +312,7 @@ mod ifla {
     pub(super) const MTU: u16 = 4;
     pub(super) const LINK: u16 = 5;
     pub(super) const MASTER: u16 = 10;
+    pub(super) const TXQLEN: u16 = 13;
     pub(super) const OPERSTATE: u16 = 16;
     pub(super) const LINKINFO: u16 = 18;
     pub(super) const IFALIAS: u16 = 20;
@@ -326,6 +339,7 @@ impl LinkInfo {
             index: u32_at(payload, 4)?,
             up: flag(libc::IFF_UP),
             promisc: flag(libc::IFF_PROMISC),
+            allmulti: flag(libc::IFF_ALLMULTI),
             ..Self::default()
         };
         for (kind, value) in attributes(payload.get(16..)?) {
@@ -333,6 +347,7 @@ impl LinkInfo {
                 ifla::IFNAME => link.name = string(value),
                 ifla::ADDRESS => link.mac = value.first_chunk().copied().map(Mac),
                 ifla::MTU => link.mtu = u32_at(value, 0)?,
+                ifla::TXQLEN => link.tx_queue_len = u32_at(value, 0)?,
                 ifla::LINK => link.peer = u32_at(value, 0),
                 ifla::LINK_NETNSID => link.peer_netns = u32_at(value, 0).map(u32::cast_signed),
                 ifla::MASTER => link.master = u32_at(value, 0),

@@ -9,6 +9,7 @@ use weft_firewall::FirewallError;
 use weft_model::IfName;
 use weft_netlink as netlink;
 use weft_netns::NetnsError;
+use weft_state::StateError;
 
 use crate::{Place, Resource, Step};
 
@@ -85,6 +86,9 @@ pub enum Cause {
         /// Why.
         source: io::Error,
     },
+    /// A file that keeps what was before cannot be read, written or removed.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The namespace cannot be entered.
     #[error(transparent)]
     Netns(#[from] NetnsError),

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
 use weft_firewall::Fragment;
@@ -11,7 +12,7 @@ use weft_netlink::link::{self, Change, LinkInfo};
 use weft_netlink::route::{self, RouteInfo};
 use weft_netlink::{Request, address};
 
-use crate::{Cause, Kernel, Place, sysctl};
+use crate::{Cause, Kernel, Place, sysctl, tuning};
 
 /// The changes made so far, in order. Forgetting it makes them permanent.
 #[derive(Debug, Default)]
@@ -59,6 +60,7 @@ pub(crate) enum Undo {
     AddVlans { place: Place, dev: IfName, index: u32, side: Side, vlans: Vec<Vlans> },
     RemoveFragment(Fragment),
     RestoreFragment(Fragment),
+    RemoveFile(PathBuf),
 }
 
 /// A change that could not be taken back.
@@ -167,6 +169,7 @@ impl Undo {
             Self::AddVlans { place, index, side, vlans, .. } => {
                 request(kernel, place, bridge_vlan::add(index, side, &vlans))
             }
+            Self::RemoveFile(path) => tuning::forget(&path),
             Self::RemoveFragment(fragment) => Ok(kernel.firewall.remove(&fragment)?),
             Self::RestoreFragment(fragment) => Ok(kernel.firewall.ensure(&fragment).map(drop)?),
         }
@@ -202,6 +205,7 @@ impl fmt::Display for Undo {
             Self::DeleteVlans { place, dev, .. } | Self::AddVlans { place, dev, .. } => {
                 write!(out, "{place} vlans of {dev} changed")
             }
+            Self::RemoveFile(path) => path.display().fmt(out),
             Self::RemoveFragment(fragment) => fragment.fmt(out),
             Self::RestoreFragment(fragment) => write!(out, "no longer {fragment}"),
         }

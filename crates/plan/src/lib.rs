@@ -19,6 +19,7 @@ mod plan;
 mod remove;
 mod resource;
 mod sysctl;
+mod tuning;
 
 pub use error::{ApplyError, Cause, Difference, Problem};
 pub use journal::{Journal, Leftover};
@@ -27,3 +28,4 @@ pub use link::{BridgeOptions, Link, LinkKind, Peer, Port};
 pub use plan::{Lifetime, Place, Plan, Resource, Step};
 pub use remove::Removal;
 pub use resource::{Address, BridgeVlan, Conflict, Rivals, Route, Sysctl, VlanRange, VlanSide};
+pub use tuning::Tuning;

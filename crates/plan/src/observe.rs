@@ -61,6 +61,7 @@ impl Kernel {
             Resource::Route(wanted) => self.observe_route(place, wanted, found),
             Resource::BridgeVlan(wanted) => self.observe_vlans(place, wanted, found),
             Resource::Sysctl(wanted) => self.observe_sysctl(place, wanted, found),
+            Resource::Tuning(wanted) => self.observe_tuning(place, wanted, found),
             Resource::Firewall(wanted) => {
                 found.extend(self.firewall.observe(wanted)?);
                 Ok(())
@@ -69,7 +70,7 @@ impl Kernel {
     }
 
     /// Returns a link, or says that it is missing.
-    fn find(
+    pub(crate) fn find(
         &mut self,
         place: Place,
         name: &IfName,

@@ -5,7 +5,7 @@ use std::fmt;
 use weft_firewall::Fragment;
 use weft_model::IfName;
 
-use crate::{Address, BridgeVlan, Link, Route, Sysctl};
+use crate::{Address, BridgeVlan, Link, Route, Sysctl, Tuning};
 
 /// What should exist, in the order in which it is made. Removal goes the other way.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,6 +56,8 @@ pub enum Resource {
     Sysctl(Sysctl),
     /// VLANs of a bridge port.
     BridgeVlan(BridgeVlan),
+    /// Attributes of a link that somebody else made.
+    Tuning(Tuning),
     /// Something the firewall does.
     Firewall(Fragment),
 }
@@ -146,6 +148,7 @@ impl fmt::Display for Resource {
             Self::Route(route) => route.fmt(out),
             Self::Sysctl(sysctl) => sysctl.fmt(out),
             Self::BridgeVlan(vlan) => vlan.fmt(out),
+            Self::Tuning(tuning) => tuning.fmt(out),
             Self::Firewall(fragment) => fragment.fmt(out),
         }
     }
@@ -177,7 +180,7 @@ macro_rules! resource_from {
     };
 }
 
-resource_from!(Link, Address, Route, Sysctl, BridgeVlan);
+resource_from!(Link, Address, Route, Sysctl, BridgeVlan, Tuning);
 
 impl From<Fragment> for Resource {
     fn from(fragment: Fragment) -> Self {

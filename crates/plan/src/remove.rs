@@ -54,6 +54,7 @@ impl Kernel {
             Resource::Route(route) => &route.dev,
             Resource::BridgeVlan(vlan) => &vlan.dev,
             Resource::Firewall(fragment) => return Ok(self.firewall.remove(fragment)?),
+            Resource::Tuning(tuning) => return self.untune(place, tuning),
             Resource::Sysctl(_) => return Ok(()),
         };
         // It goes with its link, or went with its namespace.
@@ -72,7 +73,7 @@ impl Kernel {
                 let vlans: Vec<_> = wanted.vlans.iter().map(vlans_of).collect();
                 bridge_vlan::delete(link.index, vlan_side(wanted.side), &vlans)
             }
-            Resource::Firewall(_) | Resource::Sysctl(_) => return Ok(()),
+            Resource::Firewall(_) | Resource::Sysctl(_) | Resource::Tuning(_) => return Ok(()),
         };
         match self.socket(place)?.request(request) {
             Err(error) if !error.is_missing() => Err(error.into()),

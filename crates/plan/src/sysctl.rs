@@ -20,7 +20,7 @@ fn path(key: &str) -> Result<String, Cause> {
 }
 
 /// KERNEL: values with several numbers are read with tabs between them, however they were written.
-fn same(one: &str, other: &str) -> bool {
+pub(crate) fn same(one: &str, other: &str) -> bool {
     one.split_whitespace().eq(other.split_whitespace())
 }
 
@@ -53,6 +53,15 @@ pub(crate) fn restore(key: &str, value: &str) -> Result<(), Cause> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(Cause::Sysctl { action: "write", key: key.into(), source }),
         Ok(()) => Ok(()),
+    }
+}
+
+/// Reads a sysctl; nothing when the kernel does not have it.
+pub(crate) fn value(key: &str) -> Result<Option<String>, Cause> {
+    match read(&path(key)?) {
+        Ok(value) => Ok(Some(value.trim().into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Cause::Sysctl { action: "read", key: key.into(), source }),
     }
 }
 

@@ -16,7 +16,7 @@ mod plugin;
 pub use about::{About, DriverAbout, OptionAbout};
 pub use call::{Attachment, Call};
 pub use driver::{
-    ContainerRequest, Driven, Driver, Leases, Masqueraded, dismantles, examine_firewall, host_local,
+    ContainerRequest, Driven, Driver, Keeps, Leases, Masqueraded, dismantles, examine_firewall, host_local,
     loopback_addresses, masquerade_backend, restore_firewall,
 };
 pub use linked::Linked;

@@ -104,6 +104,11 @@ impl Records {
         Self { dir: root.attachments_dir() }
     }
 
+    /// Returns the records of a chained plugin: what it did to attachments of others.
+    pub fn of_plugin(root: &Root, kind: &str) -> Self {
+        Self { dir: root.chained_dir().join(kind) }
+    }
+
     /// Writes a record in one step.
     ///
     /// # Errors

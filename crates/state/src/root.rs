@@ -41,6 +41,11 @@ impl Root {
         self.0.join("run/weft/attachments")
     }
 
+    /// Returns the directory of what chained plugins did to attachments of others, one directory a plugin.
+    pub fn chained_dir(&self) -> PathBuf {
+        self.0.join("run/weft/chained")
+    }
+
     /// Returns the directory of files that say which networks' subnets are masqueraded.
     pub fn masquerade_dir(&self) -> PathBuf {
         self.0.join("run/weft/masquerade")

@@ -10,7 +10,7 @@ mod plan;
 use weft_cni::{Failure, Finding};
 use weft_model::Endpoint;
 use weft_plan::Plan;
-use weft_plugin::{About, Call, Driven, Driver, Leases, examine_firewall, restore_firewall};
+use weft_plugin::{About, Call, Driven, Driver, Keeps, Leases, examine_firewall, restore_firewall};
 use weft_state::Root;
 
 pub use conf::{Conf, ConfError, Settings, Surroundings};
@@ -40,8 +40,8 @@ impl Driver for Firewall {
         plan::addresses(settings, endpoint, leases)
     }
 
-    fn keeps_records(&self) -> bool {
-        false
+    fn keeps(&self) -> Keeps {
+        Keeps::Nothing
     }
 
     fn holds(&self, call: &Call) -> Vec<Endpoint> {

@@ -5,7 +5,7 @@
 use weft_cni::{Failure, NetworkResult, Version};
 use weft_model::{Endpoint, IfName};
 use weft_plan::{Kernel, Link, Plan};
-use weft_plugin::{About, Call, Driven, Driver, Leases, loopback_addresses};
+use weft_plugin::{About, Call, Driven, Driver, Keeps, Leases, loopback_addresses};
 
 /// The `loopback` driver.
 pub struct Loopback;
@@ -47,8 +47,8 @@ impl Driver for Loopback {
     }
 
     /// Every container has a `lo`; that it was raised is nothing to keep a record of.
-    fn keeps_records(&self) -> bool {
-        false
+    fn keeps(&self) -> Keeps {
+        Keeps::Nothing
     }
 
     /// Runtimes call it alone or in any place of a chain.

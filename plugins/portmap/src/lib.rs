@@ -11,7 +11,7 @@ mod settings;
 use weft_cni::{Failure, Finding};
 use weft_model::Endpoint;
 use weft_plan::Plan;
-use weft_plugin::{About, Call, Driven, Driver, Leases, examine_firewall, restore_firewall};
+use weft_plugin::{About, Call, Driven, Driver, Keeps, Leases, examine_firewall, restore_firewall};
 use weft_state::Root;
 use weft_state::ports::Books;
 
@@ -55,8 +55,8 @@ impl Driver for Portmap {
     }
 
     /// What is published is in books of its own; the attachment is somebody else's.
-    fn keeps_records(&self) -> bool {
-        false
+    fn keeps(&self) -> Keeps {
+        Keeps::Nothing
     }
 
     fn holds(&self, call: &Call) -> Vec<Endpoint> {

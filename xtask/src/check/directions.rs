@@ -17,7 +17,7 @@ const LIBRARIES: [(&str, &[&str]); 16] = [
     ("weft-netlink", &["weft-model", "weft-netns"]),
     ("weft-nft", &["weft-model", "weft-netns", "weft-netlink"]),
     ("weft-firewall", &["weft-model", "weft-netlink", "weft-nft", "weft-netns", "weft-state"]),
-    ("weft-plan", &["weft-model", "weft-netlink", "weft-netns", "weft-nft", "weft-firewall"]),
+    ("weft-plan", &["weft-model", "weft-netlink", "weft-netns", "weft-nft", "weft-firewall", "weft-state"]),
     ("weft-overlay", &["weft-model", "weft-state"]),
     ("weft-store", &["weft-model", "weft-netlink", "weft-overlay", "weft-state"]),
     ("weft-runtime", &["weft-cni", "weft-model", "weft-state"]),

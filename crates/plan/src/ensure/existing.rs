@@ -86,6 +86,11 @@ pub(super) fn inverse(before: &LinkInfo, change: &Change) -> Change {
         mtu: change.mtu.and(Some(before.mtu)).filter(|mtu| Some(*mtu) != change.mtu),
         mac: change.mac.and(before.mac).filter(|mac| Some(*mac) != change.mac),
         promisc: change.promisc.and(Some(before.promisc)).filter(|on| Some(*on) != change.promisc),
+        allmulti: change.allmulti.and(Some(before.allmulti)).filter(|on| Some(*on) != change.allmulti),
+        tx_queue_len: change
+            .tx_queue_len
+            .and(Some(before.tx_queue_len))
+            .filter(|length| Some(*length) != change.tx_queue_len),
         master: change
             .master
             .and(Some(before.master.unwrap_or(0)))

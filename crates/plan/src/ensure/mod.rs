@@ -8,6 +8,7 @@ mod address;
 mod bridge;
 mod existing;
 mod route;
+mod tuning;
 mod veth;
 mod vlan;
 
@@ -114,6 +115,11 @@ impl<'a> Ensure<'a> {
                     tail
                 }
                 Resource::Sysctl(_) => self.sysctls(rest)?,
+                Resource::Tuning(tuning) => {
+                    self.flush()?;
+                    self.tuning(step, tuning).map_err(at(step))?;
+                    tail
+                }
                 Resource::Firewall(fragment) => {
                     self.fragment(step, fragment)?;
                     tail

@@ -8,7 +8,7 @@ use weft_state::attachment::{Record, Records, State};
 
 use super::del::remove_links;
 use super::lease::Lease;
-use super::{Alone, ContainerRequest, Driver, Leases, result};
+use super::{Alone, ContainerRequest, Driver, Keeps, Leases, result};
 use crate::delegate::{self, Running};
 use crate::{Attachment, Verb};
 
@@ -23,11 +23,14 @@ pub(super) fn add<D: Driver>(driver: &D, attachment: &Attachment) -> Result<Netw
     let netns = super::open(path)?;
     let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
 
-    let mut change = Change::begin(attachment);
-    let records = driver.keeps_records();
+    let mut change = Change::begin(driver, attachment);
+    let records = driver.keeps() != Keeps::Nothing;
     let _alone = records.then(|| Alone::with(attachment, &attachment.endpoint.container)).transpose()?;
     if records {
         change.heal(driver, &netns)?;
+    }
+    driver.locate(&mut settings, &attachment.endpoint, &mut kernel)?;
+    if records {
         change.record = Some(intent(driver, attachment, attach)?);
     }
     let outcome =
@@ -91,6 +94,7 @@ fn connect<D: Driver>(
         && let Some(previous) = attachment.conf.prev_result()?
     {
         result = previous;
+        driver.amend(&settings, endpoint, kernel, &mut result)?;
     }
     lease.confirm()?;
     change.commit(&result)?;
@@ -102,23 +106,30 @@ struct Change<'call> {
     attachment: &'call Attachment,
     records: Records,
     record: Option<Record>,
+    /// What was on record before: a second ADD of a chained plugin, which fails, leaves what the first has made.
+    earlier: Option<Record>,
     journal: Journal,
     leased: bool,
 }
 
 impl<'call> Change<'call> {
-    fn begin(attachment: &'call Attachment) -> Self {
-        let records = Records::new(&attachment.root);
-        Self { attachment, records, record: None, journal: Journal::default(), leased: false }
+    fn begin<D: Driver>(driver: &D, attachment: &'call Attachment) -> Self {
+        let records = driver.keeps().records(&attachment.root, driver.about().kind);
+        Self { attachment, records, record: None, earlier: None, journal: Journal::default(), leased: false }
     }
 
     /// Refuses if the interface is connected already. Takes away what an ADD that was killed, or an
     /// attachment whose namespace went without DEL, has left.
-    fn heal<D: Driver>(&self, driver: &D, netns: &Netns) -> Result<(), Failure> {
+    fn heal<D: Driver>(&mut self, driver: &D, netns: &Netns) -> Result<(), Failure> {
         let endpoint = &self.attachment.endpoint;
         let Some(earlier) = self.records.get(&endpoint.container, &endpoint.ifname) else { return Ok(()) };
+        if driver.keeps() == Keeps::Own && earlier.state == State::Done && self.is_of_here(&earlier) {
+            self.earlier = Some(earlier);
+            return Ok(());
+        }
         let then = earlier.same_netns().and_then(|path| Netns::open(path).ok());
-        let there = super::is_connected(endpoint, then.as_ref()).map_err(super::kernel_says)?;
+        let there = driver.keeps() != Keeps::Own
+            && super::is_connected(endpoint, then.as_ref()).map_err(super::kernel_says)?;
         if earlier.state == State::Done && there {
             let network = &earlier.endpoint.network;
             let text =
@@ -135,9 +146,16 @@ impl<'call> Change<'call> {
         Ok(())
     }
 
+    /// Returns whether a record is about this very interface: the same network, the same namespace.
+    fn is_of_here(&self, earlier: &Record) -> bool {
+        earlier.endpoint == self.attachment.endpoint
+            && earlier.same_netns().is_some_and(|path| Some(path) == self.attachment.netns.as_deref())
+    }
+
     /// Writes the intent. From here on the kernel may be touched.
     fn announce(&self) -> Result<(), Failure> {
-        let Some(record) = &self.record else { return Ok(()) };
+        // What an earlier ADD has made is on record; this one adds nothing to be taken apart.
+        let Some(record) = self.record.as_ref().filter(|_| self.earlier.is_none()) else { return Ok(()) };
         self.records.write(record).map_err(|error| Failure::new(Code::Io, error))
     }
 
@@ -147,7 +165,7 @@ impl<'call> Change<'call> {
         let shown = result.to_value(self.attachment.conf.version)?;
         let Some(record) = &mut self.record else { return Ok(()) };
         record.state = State::Done;
-        record.addresses = result.ips.iter().map(|ip| ip.address).collect();
+        record.addresses = Leases::of_result(result, &record.endpoint.ifname).addresses();
         record.result = Some(shown);
         self.records.write(record).map_err(|error| Failure::new(Code::Io, error))
     }
@@ -161,6 +179,7 @@ impl<'call> Change<'call> {
             left.push(format!("the address lease: {error}"));
         }
         if self.record.is_some()
+            && self.earlier.is_none()
             && let Err(error) = self.records.remove(&self.attachment.endpoint)
         {
             left.push(error.to_string());

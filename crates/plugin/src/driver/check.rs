@@ -27,11 +27,12 @@ pub(super) fn check<D: Driver>(driver: &D, attachment: &Attachment) -> Result<()
     let endpoint = &attachment.endpoint;
     let leases =
         previous.as_ref().map(|result| Leases::of_result(result, &endpoint.ifname)).unwrap_or_default();
+    let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
+    driver.locate(&mut settings, endpoint, &mut kernel)?;
     let mut plan = driver.links(&settings, endpoint);
     plan.extend(driver.addresses(&settings, endpoint, &leases).steps);
     request.configure(&mut plan, &endpoint.ifname);
 
-    let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
     let observed = kernel.observe(&plan).map_err(super::kernel_says)?;
     let mut differences: Vec<String> = observed.iter().map(ToString::to_string).collect();
     if let Some(previous) = previous.filter(|_| !driver.is_chained()) {

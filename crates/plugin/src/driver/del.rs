@@ -4,9 +4,9 @@ use weft_cni::{Code, Failure};
 use weft_model::Endpoint;
 use weft_netns::Netns;
 use weft_plan::{Kernel, Lifetime, Link, LinkKind, Peer, Plan, Removal, Resource, Step};
-use weft_state::attachment::{Record, Records};
+use weft_state::attachment::Record;
 
-use super::{Alone, Driver, Leases};
+use super::{Alone, Driver, Keeps, Leases};
 use crate::{Attachment, Call, Verb, delegate};
 
 /// Disconnects a container.
@@ -14,19 +14,19 @@ use crate::{Attachment, Call, Verb, delegate};
 /// Nothing needed here comes from the namespace: it may be gone, its path empty or a plain file
 /// left over from before a reboot. A broken configuration costs only what it alone could name.
 pub(super) fn del<D: Driver>(driver: &D, attachment: &Attachment) -> Result<(), Failure> {
-    let records = Records::new(&attachment.root);
+    let keeps = driver.keeps();
+    let records = keeps.records(&attachment.root, driver.about().kind);
+    let keeps_records = keeps != Keeps::Nothing;
     let endpoint = &attachment.endpoint;
     // Without a lock, on a full disk say, DEL still does what it can.
-    let _alone = driver.keeps_records().then(|| Alone::with(attachment, &endpoint.container).ok());
+    let _alone = keeps_records.then(|| Alone::with(attachment, &endpoint.container).ok());
     let record = records.get(&endpoint.container, &endpoint.ifname);
     // A DEL for a network that lost the interface's name to another must not take the other's interface.
     let problems = match &record {
-        Some(other) if driver.keeps_records() && other.endpoint.network != endpoint.network => {
-            release(attachment)
-        }
+        Some(other) if keeps_records && other.endpoint.network != endpoint.network => release(attachment),
         _ => disconnect(driver, attachment, record.as_ref()),
     };
-    if problems.is_empty() && driver.keeps_records() {
+    if problems.is_empty() && keeps_records {
         records.remove(endpoint).map_err(|error| Failure::new(Code::Io, error))?;
     }
     Failure::all(problems)
@@ -67,7 +67,9 @@ pub(super) fn remove_links<D: Driver>(
     };
     let leases = known_leases(call, endpoint, record);
     let plan = match driver.settings(call) {
-        Ok(settings) => {
+        Ok(mut settings) => {
+            // What is not found has gone.
+            driver.locate(&mut settings, endpoint, &mut kernel).ok();
             let mut plan = driver.links(&settings, endpoint);
             plan.extend(driver.addresses(&settings, endpoint, &leases).steps);
             let mut plan = plan.of_lifetime(Lifetime::Attachment);

@@ -7,7 +7,7 @@ use weft_plan::{Kernel, Place, Removal};
 use weft_state::attachment::{Record, Records};
 
 use super::del::remove_links;
-use super::{Alone, Driver};
+use super::{Alone, Driver, Keeps};
 use crate::{Call, Verb, delegate};
 
 /// Removes every attachment of the network that is not in the list of valid ones. With an empty
@@ -16,14 +16,14 @@ use crate::{Call, Verb, delegate};
 /// CNI: GC continues at an error and reports all of them (SPEC 1.1.0, section 4).
 pub(super) fn gc<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> {
     let valid = call.valid_attachments()?;
-    let records = Records::new(&call.root);
+    let records = driver.keeps().records(&call.root, driver.about().kind);
     let is_valid = |container: &ContainerId, ifname: &IfName| {
         valid.iter().any(|id| id.container_id == container.as_str() && id.ifname == ifname.as_str())
     };
 
     let mut stale = Stale { driver, call, records, connected: Vec::new(), problems: Vec::new() };
     // The records of a network belong to the plugin that keeps them, not to those chained behind it.
-    if driver.keeps_records() {
+    if driver.keeps() != Keeps::Nothing {
         for record in stale.records.of_network(&call.conf.name) {
             if !is_valid(&record.endpoint.container, &record.endpoint.ifname) {
                 stale.collect(&record);

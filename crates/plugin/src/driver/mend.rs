@@ -11,7 +11,7 @@ use weft_plan::{Journal, Kernel, Lifetime, Link, LinkKind, Place, Plan, Resource
 use weft_state::Root;
 use weft_state::attachment::{Record, Records, State};
 
-use super::{Alone, ContainerRequest, Driver, Leases};
+use super::{Alone, ContainerRequest, Driver, Keeps, Leases};
 use crate::Call;
 
 /// Writes the firewall and the host's settings again, for every recorded attachment.
@@ -79,7 +79,7 @@ fn attached<'call, D: Driver>(
     root: &Root,
     networks: &'call [Call],
 ) -> Vec<(&'call Call, Record)> {
-    if networks.is_empty() || !driver.keeps_records() {
+    if networks.is_empty() || driver.keeps() != Keeps::Attachment {
         return Vec::new();
     }
     let records = Records::new(root).all();

@@ -27,6 +27,7 @@ use weft_model::{ContainerId, Endpoint};
 use weft_netns::{Netns, NetnsError};
 use weft_plan::{ApplyError, Cause, Kernel, Place, Plan};
 use weft_state::Root;
+use weft_state::attachment::Records;
 use weft_state::lock::FileLock;
 use weft_state::ports::PortsError;
 
@@ -108,15 +109,45 @@ pub trait Driver: Sync {
         Ok(())
     }
 
-    /// Returns whether attachments are recorded, for GC and for `weft ps`.
-    fn keeps_records(&self) -> bool {
-        true
+    /// Finds what the attachment's interface is connected to, for drivers that work on what others made. Called by
+    /// ADD, CHECK, DEL and GC before plans are made; what DEL and GC do not find has gone.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there, or the kernel cannot be asked.
+    fn locate(
+        &self,
+        _settings: &mut Self::Settings,
+        _endpoint: &Endpoint,
+        _kernel: &mut Kernel,
+    ) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Returns what is written down about attachments, for GC and for `weft ps`.
+    fn keeps(&self) -> Keeps {
+        Keeps::Attachment
     }
 
     /// Returns the attachments to the network that this plugin keeps something for by its own books, beside the
     /// records: GC takes apart those that are not valid.
     fn holds(&self, _call: &Call) -> Vec<Endpoint> {
         Vec::new()
+    }
+
+    /// Completes the previous result that a chained plugin passes on. Most have nothing to add.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    fn amend(
+        &self,
+        _settings: &Self::Settings,
+        _endpoint: &Endpoint,
+        _kernel: &mut Kernel,
+        _previous: &mut NetworkResult,
+    ) -> Result<(), Failure> {
+        Ok(())
     }
 
     /// Returns whether the plugin works on what others made: it passes a previous result on, and CHECK
@@ -151,6 +182,28 @@ pub trait Driver: Sync {
     /// If an option is unknown or has a bad value.
     fn compose(&self, _request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
         Err(Failure::text(Code::InvalidConfig, format!("{} is not a network driver", self.about().kind)))
+    }
+}
+
+/// What a driver writes down about attachments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// The attachment: its links, addresses and leases are this driver's.
+    Attachment,
+    /// What it did to somebody else's attachment, in records of its own: one call per container at a time, GC and a
+    /// DEL without a namespace or a previous result then work as they do for the attachment.
+    Own,
+    /// Nothing here: what it made is told by its name, or by books of another kind.
+    Nothing,
+}
+
+impl Keeps {
+    /// Returns the records of a driver of this kind.
+    fn records(self, root: &Root, kind: &str) -> Records {
+        match self {
+            Self::Own => Records::of_plugin(root, kind),
+            Self::Attachment | Self::Nothing => Records::new(root),
+        }
     }
 }
 
