@@ -8,7 +8,7 @@ use crate::stage;
 
 /// What each library may use of ours, besides itself. `plan` reaches the firewall because a
 /// firewall fragment is a step of a plan; a plugin reaches the runtime to call its IPAM plugin.
-const LIBRARIES: [(&str, &[&str]); 16] = [
+const LIBRARIES: [(&str, &[&str]); 17] = [
     ("weft-model", &[]),
     ("weft-cni", &["weft-model"]),
     ("weft-ipam", &["weft-model"]),
@@ -19,6 +19,10 @@ const LIBRARIES: [(&str, &[&str]); 16] = [
     ("weft-firewall", &["weft-model", "weft-netlink", "weft-nft", "weft-netns", "weft-state"]),
     ("weft-plan", &["weft-model", "weft-netlink", "weft-netns", "weft-nft", "weft-firewall", "weft-state"]),
     ("weft-overlay", &["weft-model", "weft-state"]),
+    (
+        "weft-tunnel",
+        &["weft-model", "weft-netlink", "weft-netns", "weft-overlay", "weft-runtime", "weft-state"],
+    ),
     ("weft-store", &["weft-model", "weft-netlink", "weft-overlay", "weft-state"]),
     ("weft-runtime", &["weft-cni", "weft-model", "weft-state"]),
     (
@@ -35,7 +39,7 @@ const LIBRARIES: [(&str, &[&str]); 16] = [
         ],
     ),
     ("weft-manager", &["weft-runtime", "weft-cni", "weft-model", "weft-state", "weft-ipam"]),
-    ("weft-daemon", &["weft-manager", "weft-nft", "weft-state"]),
+    ("weft-daemon", &["weft-manager", "weft-nft", "weft-state", "weft-tunnel"]),
     ("weft-cli", &["weft-manager", "weft-cni", "weft-model", "weft-state"]),
 ];
 

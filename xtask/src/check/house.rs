@@ -17,8 +17,8 @@ struct Confined {
 const CONFINED: [Confined; 5] = [
     Confined {
         text: "unsafe {",
-        folders: &["crates/netns/", "crates/netlink/", "crates/nft/", "bench/"],
-        why: "unsafe code belongs to netns, netlink and nft",
+        folders: &["crates/netns/", "crates/netlink/", "crates/nft/", "crates/tunnel/", "bench/"],
+        why: "unsafe code belongs to netns, netlink, nft and tunnel",
     },
     Confined {
         text: "Command::new(",

@@ -1,0 +1,15 @@
+//! The WireGuard mesh that encrypted networks ride in.
+//!
+//! Encryption is a matter between two hosts, not of a network: each host has one device (two while a key is replaced), its
+//! peers are the other hosts, and VXLAN of any number of networks goes between addresses that are reached through it alone.
+//! The device is the kernel's where the kernel has WireGuard, else a TUN device and a process of ours.
+
+pub mod config;
+pub mod keys;
+pub mod mesh;
+pub mod rotation;
+mod slot;
+
+pub use keys::{ClusterSecret, SecretKey};
+pub use mesh::{Device, Implementation, Mesh, MeshError, Peer, PeerDiff, PeerStats, device_mtu};
+pub use slot::{NotASlot, Slot};
