@@ -85,6 +85,7 @@ mod tests {
             mtu: 1420,
             address: "fd00::1".parse().unwrap(),
             prefix: "fd00::/48".parse().unwrap(),
+            vxlan: 8473,
         };
         let mut config = Config::new(device);
         let peer = |byte: u8| Peer {

@@ -5,10 +5,17 @@
 //! The device is the kernel's where the kernel has WireGuard, else a TUN device and a process of ours.
 
 pub mod config;
+mod engine;
 pub mod keys;
+mod merge;
 pub mod mesh;
+mod packet;
 pub mod rotation;
 mod slot;
+mod split;
+mod tun;
+mod udp;
+mod vnet;
 
 pub use keys::{ClusterSecret, SecretKey};
 pub use mesh::{Device, Implementation, Mesh, MeshError, Peer, PeerDiff, PeerStats, device_mtu};

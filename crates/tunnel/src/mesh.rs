@@ -30,6 +30,8 @@ pub struct Device {
     pub address: Ipv6Addr,
     /// The addresses of all hosts inside the mesh: none of them is reached but through a device of the mesh.
     pub prefix: Ipv6Network,
+    /// The UDP port of the VXLAN that goes through it: packets of one flow inside are joined.
+    pub vxlan: u16,
 }
 
 /// A host at the other end.

@@ -62,6 +62,16 @@ impl Layout {
         Self::ending(packet, None, ip, protocol)
     }
 
+    /// Reads a packet that a tunnel over UDP carries, whose headers begin where the kernel says.
+    pub(crate) fn inside(packet: &[u8], outer_transport: usize, inner_network: usize) -> Option<Self> {
+        let (outer, protocol) = Ip::read(packet, 0)?;
+        let sound = protocol == UDP
+            && outer.transport == outer_transport
+            && inner_network >= outer_transport + UDP_HEADER;
+        let (inner, protocol) = sound.then(|| Ip::read(packet, inner_network))??;
+        Self::ending(packet, Some(outer), inner, protocol)
+    }
+
     fn ending(packet: &[u8], outer: Option<Ip>, inner: Ip, protocol: u8) -> Option<Self> {
         let (kind, length) = match protocol {
             TCP => (Transport::Tcp, usize::from(packet.get(inner.transport + 12)? >> 4) * 4),
@@ -75,7 +85,8 @@ impl Layout {
 
     /// Returns whether the lengths in the headers are those of the packet.
     pub(crate) fn is_whole(&self, packet: &[u8]) -> bool {
-        let udp = |ip: &Ip| be16(packet, ip.transport + 4).map(usize::from) == Some(packet.len() - ip.transport);
+        let udp =
+            |ip: &Ip| be16(packet, ip.transport + 4).map(usize::from) == Some(packet.len() - ip.transport);
         let inner = self.inner.length(packet) == Some(packet.len() - self.inner.at);
         let inner_udp = self.kind != Transport::Udp || udp(&self.inner);
         let outer = self.outer.is_none_or(|outer| outer.length(packet) == Some(packet.len()) && udp(&outer));
@@ -121,7 +132,12 @@ impl Ip {
 
     /// Writes the length of a packet that ends where `packet` does; IPv4 gets its checksum, too.
     pub(crate) fn set_length(&self, packet: &mut [u8]) {
-        let length = packet.len() - self.at;
+        self.set_end(packet, packet.len());
+    }
+
+    /// As [`Ip::set_length`], for a packet that ends at `end` although `packet` holds only the beginning of it.
+    pub(crate) fn set_end(&self, packet: &mut [u8], end: usize) {
+        let length = end - self.at;
         if self.v6 {
             put16(packet, self.at + 4, length - IPV6_HEADER);
         } else {

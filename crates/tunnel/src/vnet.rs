@@ -113,6 +113,11 @@ impl Header {
         (self.flags & NEEDS_CSUM != 0).then_some((start, start + offset))
     }
 
+    /// Returns where the inner IP header of a tunnelled packet begins.
+    pub(crate) fn inner_network(&self) -> usize {
+        usize::from(self.inner_network)
+    }
+
     /// Returns where the outer UDP header of a tunnelled packet begins.
     pub(crate) fn outer_transport(&self) -> usize {
         usize::from(self.outer_transport)
