@@ -1,26 +1,24 @@
 //! The chained `firewall` plugin: containers pass filters that drop, and their bridges are apart.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use weft_testkit::{
-    Container, Lab, Output, PluginCall, Program, does_not_reach, reaches, skip_unless, stops_reaching,
+    Container, Lab, Output, PluginCall, Xtables, does_not_reach, on_each, reaches, skip_unless,
+    stops_reaching,
 };
 
 use crate::others::Firewalld;
 
 /// The outside, as the host knows it.
 const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:ffff::2"];
-/// The programs that may be behind the name iptables.
-const PROGRAMS: [&str; 2] = ["xtables-nft-multi", "xtables-legacy-multi"];
 
 /// A host whose iptables is this program, with an outside that knows the way to the containers.
 struct Host {
     lab: Lab,
     outside: Container,
-    path: String,
+    programs: Xtables,
 }
 
 impl Host {
@@ -30,23 +28,12 @@ impl Host {
         for (subnet, gateway) in [("10.90.0.0/16", "192.0.2.1"), ("fd00:90::/32", "2001:db8:ffff::1")] {
             outside.ip(&format!("route add {subnet} via {gateway}"));
         }
-        let folder = lab.path("programs");
-        fs::create_dir_all(&folder).unwrap();
-        for family in ["iptables", "ip6tables"] {
-            for end in ["", "-save", "-restore"] {
-                symlink(Path::new("/usr/sbin").join(program), folder.join(format!("{family}{end}"))).unwrap();
-            }
-        }
-        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
-        Self { lab, outside, path }
-    }
-
-    fn works(&self) -> bool {
-        self.iptables("iptables", "-S FORWARD").code == 0
+        let programs = Xtables::choose(&lab, program);
+        Self { lab, outside, programs }
     }
 
     fn iptables(&self, program: &str, words: &str) -> Output {
-        Program::new(self.lab.path("programs").join(program)).args(words.split(' ')).run()
+        self.programs.run(program, words)
     }
 
     /// Runs iptables for both families.
@@ -57,7 +44,7 @@ impl Host {
     }
 
     fn call(&self, kind: &str) -> PluginCall<'_> {
-        self.lab.plugin(kind).env("PATH", &self.path)
+        self.lab.plugin(kind).env("PATH", self.programs.path())
     }
 
     /// Connects a container to a bridge and returns the result.
@@ -84,19 +71,13 @@ impl Host {
     }
 }
 
-/// Runs a story once for each of iptables' programs, each on a host of its own.
-fn on_each(story: impl Fn(Host) + Sync) {
-    for program in PROGRAMS {
-        // A lab stays with its thread.
-        std::thread::scope(|scope| {
-            let told = scope.spawn(|| {
-                let host = Host::new(program);
-                skip_unless!(host.works(), format!("{program} to work here"));
-                story(host);
-            });
-            told.join().unwrap_or_else(|_| panic!("with {program}"));
-        });
-    }
+/// Tells a story once with each of iptables' programs.
+fn on_each_host(story: impl Fn(Host) + Sync) {
+    on_each(&Xtables::PROGRAMS, |program| {
+        let host = Host::new(program);
+        skip_unless!(host.programs.work(), format!("{program} to work here"));
+        story(host);
+    });
 }
 
 /// The addresses of the container `last` on bridge `net`.
@@ -107,7 +88,7 @@ fn at(net: u8, last: u8) -> [String; 2] {
 #[test]
 fn a_container_passes_a_filter_that_drops() {
     for backend in ["iptables", "nftables"] {
-        on_each(|host| {
+        on_each_host(|host| {
             let (red, result) = host.connect("br0", 0, "red", 2);
             reaches(&red, OUTSIDE);
             host.both("-P FORWARD DROP");
@@ -135,7 +116,7 @@ fn a_container_passes_a_filter_that_drops() {
 
 #[test]
 fn a_filter_without_a_policy_drops_too() {
-    on_each(|host| {
+    on_each_host(|host| {
         let (red, result) = host.connect("br0", 0, "red", 2);
         host.both("-A FORWARD -j REJECT");
         does_not_reach(&red, OUTSIDE);
@@ -156,7 +137,7 @@ fn a_filter_without_a_policy_drops_too() {
 
 #[test]
 fn the_chains_of_iptables_are_upstreams() {
-    on_each(|host| {
+    on_each_host(|host| {
         let (red, result) = host.connect("br0", 0, "red", 2);
         let keys = json!({"backend": "iptables", "iptablesAdminChainName": "MY-ADMIN"});
         host.firewall(&result, keys.clone()).add(&red).expect_ok();
@@ -189,7 +170,7 @@ fn the_chains_of_iptables_are_upstreams() {
 #[test]
 fn bridges_with_a_policy_are_apart() {
     for backend in ["iptables", "nftables"] {
-        on_each(|host| {
+        on_each_host(|host| {
             let (red, first) = host.connect("br0", 0, "red", 2);
             let (green, second) = host.connect("br0", 0, "green", 3);
             let (blue, third) = host.connect("br1", 1, "blue", 2);
@@ -218,7 +199,7 @@ fn bridges_with_a_policy_are_apart() {
 #[test]
 fn an_isolated_bridge_keeps_its_containers_apart() {
     for backend in ["iptables", "nftables"] {
-        on_each(|host| {
+        on_each_host(|host| {
             let switch = Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables");
             skip_unless!(switch.exists(), "br_netfilter");
             for switch in ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"] {
@@ -240,7 +221,7 @@ fn an_isolated_bridge_keeps_its_containers_apart() {
 #[test]
 fn an_address_that_another_has_meanwhile_stays_open() {
     for backend in ["iptables", "nftables"] {
-        on_each(|host| {
+        on_each_host(|host| {
             let (red, result) = host.connect("br0", 0, "red", 2);
             host.both("-P FORWARD DROP");
             host.firewall(&result, json!({"backend": backend})).add(&red).expect_ok();
@@ -258,7 +239,7 @@ fn an_address_that_another_has_meanwhile_stays_open() {
 
 #[test]
 fn ipv4_alone_needs_no_ip6tables() {
-    on_each(|host| {
+    on_each_host(|host| {
         for end in ["", "-save", "-restore"] {
             fs::remove_file(host.lab.path(&format!("programs/ip6tables{end}"))).unwrap();
         }
@@ -281,7 +262,7 @@ fn ipv4_alone_needs_no_ip6tables() {
 #[test]
 fn gc_takes_what_is_not_valid() {
     for backend in ["iptables", "nftables"] {
-        on_each(|host| {
+        on_each_host(|host| {
             let (red, first) = host.connect("br0", 0, "red", 2);
             let (blue, second) = host.connect("br0", 0, "blue", 3);
             host.both("-P FORWARD DROP");
@@ -300,7 +281,7 @@ fn gc_takes_what_is_not_valid() {
 
 #[test]
 fn check_misses_what_somebody_took() {
-    on_each(|host| {
+    on_each_host(|host| {
         let (red, result) = host.connect("br0", 0, "red", 2);
         let call = host.firewall(&result, json!({"backend": "iptables"}));
         call.add(&red).expect_ok();
@@ -309,7 +290,7 @@ fn check_misses_what_somebody_took() {
         let error = call.check(&red).expect_error(999);
         assert!(error["msg"].as_str().unwrap().contains("expected CNI-FORWARD rule ["), "{error}");
     });
-    let host = Host::new(PROGRAMS[0]);
+    let host = Host::new(Xtables::PROGRAMS[0]);
     let (red, result) = host.connect("br0", 0, "red", 2);
     let call = host.firewall(&result, json!({"backend": "nftables"}));
     call.add(&red).expect_ok();
@@ -322,7 +303,7 @@ fn check_misses_what_somebody_took() {
 #[test]
 fn what_a_flush_took_comes_back() {
     for backend in ["iptables", "nftables"] {
-        let host = Host::new(PROGRAMS[0]);
+        let host = Host::new(Xtables::PROGRAMS[0]);
         let (red, result) = host.connect("br0", 0, "red", 2);
         host.both("-P FORWARD DROP");
         host.firewall(&result, json!({"backend": backend})).add(&red).expect_ok();
@@ -346,7 +327,7 @@ fn what_a_flush_took_comes_back() {
 
 #[test]
 fn status_says_whether_the_backend_is_there() {
-    let host = Host::new(PROGRAMS[0]);
+    let host = Host::new(Xtables::PROGRAMS[0]);
     let conf =
         |backend: &str| json!({"cniVersion": "1.1.0", "name": "net", "type": "firewall", "backend": backend});
     for backend in ["iptables", "nftables"] {
@@ -360,7 +341,7 @@ fn status_says_whether_the_backend_is_there() {
 
 #[test]
 fn firewalld_lets_its_sources_through() {
-    let host = Host::new(PROGRAMS[0]);
+    let host = Host::new(Xtables::PROGRAMS[0]);
     let (red, result) = host.connect("br0", 0, "red", 2);
     reaches(&red, OUTSIDE);
     let Some(firewalld) = Firewalld::start(&host.lab) else { return };

@@ -2,13 +2,11 @@
 //! of ours in nf_tables.
 
 use std::net::IpAddr;
-use std::os::unix::fs::symlink;
 
-use weft_testkit::{Container, Lab, Output, Program, TcpServer, skip_unless};
+use weft_testkit::{Container, Lab, Output, TcpServer, Xtables, on_each, skip_unless};
 
 const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:ffff::1"];
 const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:ffff::2"];
-const PROGRAMS: [&str; 2] = ["xtables-nft-multi", "xtables-legacy-multi"];
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -18,7 +16,7 @@ fn ip(text: &str) -> IpAddr {
 struct Host {
     lab: Lab,
     outside: Container,
-    path: String,
+    programs: Xtables,
 }
 
 impl Host {
@@ -29,23 +27,12 @@ impl Host {
         assert!((0..5).any(|_| outside.ping(HOST[1])), "the uplink is not up");
         outside.ip("route add 10.0.0.0/8 via 192.0.2.1");
         outside.ip("route add fd00::/16 via 2001:db8:ffff::1");
-        let folder = lab.path("programs");
-        std::fs::create_dir_all(&folder).unwrap();
-        for family in ["iptables", "ip6tables"] {
-            for end in ["", "-save", "-restore"] {
-                symlink(format!("/usr/sbin/{program}"), folder.join(format!("{family}{end}"))).unwrap();
-            }
-        }
-        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
-        Self { lab, outside, path }
-    }
-
-    fn works(&self) -> bool {
-        self.iptables("iptables", "-t nat -S").code == 0 && self.iptables("ip6tables", "-S").code == 0
+        let programs = Xtables::choose(&lab, program);
+        Self { lab, outside, programs }
     }
 
     fn iptables(&self, program: &str, words: &str) -> Output {
-        Program::new(self.lab.path("programs").join(program)).args(words.split(' ')).run()
+        self.programs.run(program, words)
     }
 
     /// Runs iptables for both families.
@@ -57,7 +44,12 @@ impl Host {
 
     #[track_caller]
     fn weft(&self, words: &str) -> String {
-        self.lab.weft_program(words.split(' ')).env("PATH", &self.path).run().expect_ok().to_string()
+        self.lab
+            .weft_program(words.split(' '))
+            .env("PATH", self.programs.path())
+            .run()
+            .expect_ok()
+            .to_string()
     }
 
     /// Creates `10.<number>.0.0/24` and `fd00:<number>::/64`, with a container at `.2` and `::2`, named after the
@@ -89,24 +81,18 @@ fn seen(red: &Container, outside: &Container, address: &str) -> Option<String> {
     red.call_tcp(ip(address), service.port()).ok().map(|caller| caller.to_string())
 }
 
-/// Runs a story once for each of iptables' programs, each on a host of its own.
-fn on_each(story: impl Fn(Host) + Sync) {
-    for program in PROGRAMS {
-        // A lab stays with its thread.
-        std::thread::scope(|scope| {
-            let told = scope.spawn(|| {
-                let host = Host::new(program);
-                skip_unless!(host.works(), format!("{program} to work here"));
-                story(host);
-            });
-            told.join().unwrap_or_else(|_| panic!("with {program}"));
-        });
-    }
+/// Tells a story once with each of iptables' programs.
+fn on_each_host(story: impl Fn(Host) + Sync) {
+    on_each(&Xtables::PROGRAMS, |program| {
+        let host = Host::new(program);
+        skip_unless!(host.programs.work(), format!("{program} to work here"));
+        story(host);
+    });
 }
 
 #[test]
 fn nat_lets_in_what_is_published_and_nothing_else() {
-    on_each(|host| {
+    on_each_host(|host| {
         let (red, _services) = host.served(90, "blue", "");
         for (at, own) in HOST.into_iter().zip(["10.90.0.2", "fd00:90::2"]) {
             assert_eq!(reached(&host.outside, at, own), [true, false, false, false], "{own}");
@@ -120,7 +106,7 @@ fn nat_lets_in_what_is_published_and_nothing_else() {
 
 #[test]
 fn nat_unprotected_lets_in_whoever_has_a_route() {
-    on_each(|host| {
+    on_each_host(|host| {
         let modes = "gateway_mode_ipv4=nat-unprotected gateway_mode_ipv6=nat-unprotected";
         let (_red, _services) = host.served(90, "blue", modes);
         for (at, own) in HOST.into_iter().zip(["10.90.0.2", "fd00:90::2"]) {
@@ -131,7 +117,7 @@ fn nat_unprotected_lets_in_whoever_has_a_route() {
 
 #[test]
 fn routed_lets_in_the_containers_published_ports() {
-    on_each(|host| {
+    on_each_host(|host| {
         let (red, _services) = host.served(90, "blue", "gateway_mode_ipv4=routed gateway_mode_ipv6=routed");
         for (at, own) in HOST.into_iter().zip(["10.90.0.2", "fd00:90::2"]) {
             assert_eq!(reached(&host.outside, at, own), [false, true, false, true], "{own}");
@@ -150,7 +136,7 @@ fn routed_lets_in_the_containers_published_ports() {
 
 #[test]
 fn isolated_networks_reach_each_others_published_ports_alone() {
-    on_each(|host| {
+    on_each_host(|host| {
         let (_red, _services) = host.served(90, "blue", "");
         let (green, _others) = host.served(91, "pink", "");
         for (at, own) in HOST.into_iter().zip(["10.90.0.2", "fd00:90::2"]) {
@@ -162,7 +148,7 @@ fn isolated_networks_reach_each_others_published_ports_alone() {
 
 #[test]
 fn networks_that_are_not_isolated_reach_each_other() {
-    on_each(|host| {
+    on_each_host(|host| {
         let (_red, _services) = host.served(90, "blue", "isolate=false");
         let (green, _others) = host.served(91, "pink", "isolate=false");
         for own in ["10.90.0.2", "fd00:90::2"] {
@@ -173,7 +159,7 @@ fn networks_that_are_not_isolated_reach_each_other() {
 
 #[test]
 fn a_network_in_our_own_table_is_apart_as_well() {
-    on_each(|host| {
+    on_each_host(|host| {
         let (_red, _services) = host.served(90, "blue", "");
         let (green, _others) = host.served(91, "pink", "masquerade-backend=weft");
         assert!(host.lab.ruleset().contains("table inet weft"));
@@ -191,7 +177,7 @@ fn a_network_in_our_own_table_is_apart_as_well() {
 
 #[test]
 fn an_internal_network_publishes_nothing() {
-    on_each(|host| {
+    on_each_host(|host| {
         host.weft("network create --internal --subnet 10.90.0.0/24 inner");
         let red = host.lab.container("red");
         host.weft("network connect inner red");
@@ -204,7 +190,7 @@ fn an_internal_network_publishes_nothing() {
 
 #[test]
 fn packets_leave_with_the_address_that_was_named() {
-    on_each(|host| {
+    on_each_host(|host| {
         host.lab.ip("address add 192.0.2.11/24 dev uplink0");
         host.lab.ip("address add 2001:db8:ffff::11/64 dev uplink0 nodad");
         let (red, _services) = host.served(90, "blue", "host_ipv4=192.0.2.11 host_ipv6=2001:db8:ffff::11");
@@ -216,7 +202,7 @@ fn packets_leave_with_the_address_that_was_named() {
 
 #[test]
 fn the_administrators_chain_is_asked_first_and_kept() {
-    on_each(|host| {
+    on_each_host(|host| {
         let (_red, _services) = host.served(90, "blue", "");
         assert!(open(&host.outside, HOST[0], 8090));
         host.both("-A WEFT-USER -p tcp --dport 80 -j DROP");
@@ -237,7 +223,7 @@ fn the_administrators_chain_is_asked_first_and_kept() {
 
 #[test]
 fn a_filter_that_drops_lets_them_pass() {
-    on_each(|host| {
+    on_each_host(|host| {
         host.both("-P FORWARD DROP");
         let (red, _services) = host.served(90, "blue", "");
         for (at, outer) in HOST.into_iter().zip(OUTSIDE) {
@@ -252,7 +238,7 @@ fn a_filter_that_drops_lets_them_pass() {
 
 #[test]
 fn nothing_stays_but_what_the_reference_leaves() {
-    on_each(|host| {
+    on_each_host(|host| {
         let before = host.both("-S");
         let nat = host.both("-t nat -S");
         let (_red, _services) = host.served(90, "blue", "");

@@ -1,11 +1,10 @@
 //! Published ports in the reference plugin's layouts: iptables, with either of its programs, and nftables.
 
 use std::net::IpAddr;
-use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use weft_testkit::{Container, Lab, Output, PluginCall, Program, skip_unless};
+use weft_testkit::{Container, Lab, Output, PluginCall, Xtables, on_each, skip_unless};
 
 /// The host, as the outside knows it.
 const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:ffff::1"];
@@ -42,7 +41,7 @@ struct Host {
     lab: Lab,
     outside: Container,
     layout: Layout,
-    path: String,
+    programs: Xtables,
 }
 
 impl Host {
@@ -50,25 +49,12 @@ impl Host {
         let lab = Lab::new();
         let outside = lab.uplink();
         assert!((0..5).any(|_| outside.ping(HOST[1])), "the uplink is not up");
-        let folder = lab.path("programs");
-        std::fs::create_dir_all(&folder).unwrap();
-        for family in ["iptables", "ip6tables"] {
-            for end in ["", "-save", "-restore"] {
-                let program = format!("/usr/sbin/{}", layout.program());
-                symlink(program, folder.join(format!("{family}{end}"))).unwrap();
-            }
-        }
-        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
-        Self { lab, outside, layout, path }
-    }
-
-    /// Whether the kernel and the machine have what the layout needs.
-    fn works(&self) -> bool {
-        self.iptables("iptables", "-t nat -S").code == 0
+        let programs = Xtables::choose(&lab, layout.program());
+        Self { lab, outside, layout, programs }
     }
 
     fn iptables(&self, program: &str, words: &str) -> Output {
-        Program::new(self.lab.path("programs").join(program)).args(words.split(' ')).run()
+        self.programs.run(program, words)
     }
 
     /// The `nat` rules of both families that contain these words.
@@ -84,7 +70,7 @@ impl Host {
     }
 
     fn call(&self, kind: &str) -> PluginCall<'_> {
-        self.lab.plugin(kind).env("PATH", &self.path)
+        self.lab.plugin(kind).env("PATH", self.programs.path())
     }
 
     /// Connects a container to the bridge and returns the result.
@@ -121,24 +107,18 @@ fn tcp(host: u16, container: u16) -> Value {
     json!([{"hostPort": host, "containerPort": container, "protocol": "tcp"}])
 }
 
-/// Runs a story once for each layout, each on a host of its own.
-fn on_each(layouts: &[Layout], story: impl Fn(Host) + Sync) {
-    for layout in layouts {
-        // A lab stays with its thread.
-        std::thread::scope(|scope| {
-            let told = scope.spawn(|| {
-                let host = Host::new(*layout);
-                skip_unless!(host.works(), format!("{} to work here", layout.program()));
-                story(host);
-            });
-            told.join().unwrap_or_else(|_| panic!("with {layout:?}"));
-        });
-    }
+/// Tells a story once with each layout.
+fn on_each_host(layouts: &[Layout], story: impl Fn(Host) + Sync) {
+    on_each(layouts, |layout| {
+        let host = Host::new(layout);
+        skip_unless!(host.programs.work(), format!("{} to work here", layout.program()));
+        story(host);
+    });
 }
 
 #[test]
 fn ports_are_reached_from_everywhere() {
-    on_each(&Layout::ALL, |host| {
+    on_each_host(&Layout::ALL, |host| {
         let (red, result) = host.connect("red", 2);
         let (blue, _) = host.connect("blue", 3);
         let _services = (red.serve_tcp(80), red.serve_udp(53));
@@ -166,7 +146,7 @@ fn ports_are_reached_from_everywhere() {
 
 #[test]
 fn chains_are_upstreams_and_go_with_the_container() {
-    on_each(&Layout::IPTABLES, |host| {
+    on_each_host(&Layout::IPTABLES, |host| {
         let (red, result) = host.connect("red", 2);
         let call = host.portmap(&result, tcp(8080, 80), Value::Null);
         call.add(&red).expect_ok();
@@ -190,7 +170,7 @@ fn chains_are_upstreams_and_go_with_the_container() {
 
 #[test]
 fn del_needs_neither_the_result_nor_the_ports() {
-    on_each(&Layout::ALL, |host| {
+    on_each_host(&Layout::ALL, |host| {
         let (red, result) = host.connect("red", 2);
         let _service = red.serve_tcp(80);
         host.portmap(&result, tcp(8080, 80), Value::Null).add(&red).expect_ok();
@@ -208,7 +188,7 @@ fn del_needs_neither_the_result_nor_the_ports() {
 
 #[test]
 fn another_list_replaces_the_first() {
-    on_each(&Layout::ALL, |host| {
+    on_each_host(&Layout::ALL, |host| {
         let (red, result) = host.connect("red", 2);
         let _service = red.serve_tcp(80);
         host.portmap(&result, tcp(8080, 80), Value::Null).add(&red).expect_ok();
@@ -223,7 +203,7 @@ fn another_list_replaces_the_first() {
 
 #[test]
 fn ranges_keep_their_order() {
-    on_each(&Layout::ALL, |host| {
+    on_each_host(&Layout::ALL, |host| {
         let (red, result) = host.connect("red", 2);
         let ports = json!([
             {"hostPort": 9000, "containerPort": 100, "range": 100},
@@ -243,7 +223,7 @@ fn ranges_keep_their_order() {
 
 #[test]
 fn a_host_address_keeps_the_others_free() {
-    on_each(&Layout::ALL, |host| {
+    on_each_host(&Layout::ALL, |host| {
         host.lab.ip("address add 192.0.2.11/24 dev uplink0");
         let (red, result) = host.connect("red", 2);
         let _service = red.serve_tcp(80);
@@ -257,7 +237,7 @@ fn a_host_address_keeps_the_others_free() {
 
 #[test]
 fn who_is_not_on_the_list_stays_out() {
-    on_each(&Layout::ALL, |host| {
+    on_each_host(&Layout::ALL, |host| {
         host.outside.ip("address add 192.0.2.7/24 dev eth0");
         let (red, result) = host.connect("red", 2);
         let _service = red.serve_tcp(80);
@@ -276,7 +256,7 @@ fn who_is_not_on_the_list_stays_out() {
 
 #[test]
 fn conditions_hold_for_their_own_ports_alone() {
-    on_each(&Layout::ALL, |host| {
+    on_each_host(&Layout::ALL, |host| {
         let (red, first) = host.connect("red", 2);
         let (blue, second) = host.connect("blue", 3);
         let _services = (red.serve_tcp(80), blue.serve_tcp(80));
@@ -295,7 +275,7 @@ fn conditions_hold_for_their_own_ports_alone() {
 
 #[test]
 fn everybody_can_be_masqueraded() {
-    on_each(&Layout::ALL, |host| {
+    on_each_host(&Layout::ALL, |host| {
         let (red, result) = host.connect("red", 2);
         let _service = red.serve_tcp(80);
         host.portmap(&result, tcp(8080, 80), json!({"masqAll": true})).add(&red).expect_ok();
@@ -307,7 +287,7 @@ fn everybody_can_be_masqueraded() {
 
 #[test]
 fn a_chain_of_somebody_elses_may_set_the_mark() {
-    on_each(&Layout::IPTABLES, |host| {
+    on_each_host(&Layout::IPTABLES, |host| {
         for program in ["iptables", "ip6tables"] {
             host.iptables(program, "-t nat -N KUBE-MARK-MASQ").expect_ok();
             host.iptables(program, "-t nat -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000").expect_ok();
@@ -326,7 +306,7 @@ fn a_chain_of_somebody_elses_may_set_the_mark() {
 
 #[test]
 fn sctp_is_translated() {
-    on_each(&Layout::ALL, |host| {
+    on_each_host(&Layout::ALL, |host| {
         let (red, result) = host.connect("red", 2);
         let ports = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "sctp"}]);
         host.portmap(&result, ports, Value::Null).add(&red).expect_ok();
@@ -340,7 +320,7 @@ fn sctp_is_translated() {
 
 #[test]
 fn what_the_host_forwards_for_others_is_left_alone() {
-    on_each(&Layout::ALL, |host| {
+    on_each_host(&Layout::ALL, |host| {
         let (red, result) = host.connect("red", 2);
         let (blue, _) = host.connect("blue", 3);
         let _services = (red.serve_tcp(80), host.outside.serve_tcp(8080));
@@ -358,7 +338,7 @@ fn what_the_host_forwards_for_others_is_left_alone() {
 /// A neighbour may know that the host has a port for itself alone, and can send what the host would never send.
 #[test]
 fn a_port_of_127_0_0_1_is_not_reached_by_forged_packets() {
-    on_each(&Layout::ALL, |host| {
+    on_each_host(&Layout::ALL, |host| {
         let (red, result) = host.connect("red", 2);
         let _service = red.serve_udp(53);
         let ports =
@@ -399,7 +379,7 @@ fn a_port_of_127_0_0_1_is_not_reached_by_forged_packets() {
 
 #[test]
 fn the_former_owner_of_an_address_takes_nothing_along() {
-    on_each(&Layout::ALL, |host| {
+    on_each_host(&Layout::ALL, |host| {
         let (red, result) = host.connect("red", 2);
         host.portmap(&result, tcp(8080, 80), Value::Null).add(&red).expect_ok();
         // Red's address goes to another container, whose ADD comes before red's DEL.
@@ -444,7 +424,7 @@ fn what_another_implementation_wrote_is_taken_back() {
 
 #[test]
 fn many_at_once_write_what_they_share_once() {
-    on_each(&Layout::ALL, |host| {
+    on_each_host(&Layout::ALL, |host| {
         let all: Vec<_> = (0..6_u8).map(|i| (i, host.connect(&format!("c{i}"), 10 + i))).collect();
         let _services: Vec<_> = all.iter().map(|(_, (container, _))| container.serve_tcp(80)).collect();
         // Threads are where the one that makes them is: on the lab's host.

@@ -37,6 +37,7 @@ mod snapshot;
 mod surroundings;
 mod traffic;
 mod underlay;
+mod xtables;
 
 pub use capture::Capture;
 pub use cluster::Cluster;
@@ -53,3 +54,4 @@ pub use snapshot::Snapshot;
 pub use surroundings::Surroundings;
 pub use traffic::{Answer, Load, TcpServer, UdpClient, UdpServer};
 pub use underlay::{Host, Underlay};
+pub use xtables::{Xtables, on_each};
