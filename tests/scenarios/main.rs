@@ -32,6 +32,7 @@ mod ports_plugin;
 mod ports_traffic;
 mod ptp_plugin;
 mod publish;
+mod takeover;
 mod tuning_plugin;
 mod two_networks;
 mod underlay;

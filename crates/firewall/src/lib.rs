@@ -17,6 +17,7 @@ mod firewalld;
 mod flows;
 mod foreign;
 mod fragment;
+mod inherited;
 mod iptables;
 mod layout;
 mod localnet;
@@ -44,6 +45,7 @@ pub use fragment::{
     SourceAddress, SpoofCheck,
 };
 
+pub use inherited::{Survivors, collect, disinherit};
 pub use mend::{Problem, diagnose, holders, reload};
 
 pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;
@@ -176,7 +178,7 @@ impl Firewall {
     pub fn observe(&mut self, fragment: &Fragment) -> Result<Vec<String>, FirewallError> {
         match fragment {
             Fragment::Masquerade(masquerade) => match masquerade.backend {
-                Backend::Weft => weft::observe(self.socket(layout::INET)?, &masquerade.demand()),
+                Backend::Weft => self.observe_masquerade(masquerade),
                 Backend::UpstreamNftables => upstream::observe(self.socket(upstream::TABLE)?, masquerade),
                 Backend::Iptables => iptables_masquerade::observe(masquerade),
             },
@@ -190,6 +192,19 @@ impl Firewall {
             Fragment::Guard(guard) => self.observe_fence(guard.backend, &guard.demand()),
             Fragment::SourceAddress(source) => self.observe_for_network(source.backend, &source.demand()),
         }
+    }
+
+    /// What our table lacks may be upstream's to do, for a container that was there before us.
+    fn observe_masquerade(&mut self, masquerade: &Masquerade) -> Result<Vec<String>, FirewallError> {
+        let missing = weft::observe(self.socket(layout::INET)?, &masquerade.demand())?;
+        let Some(endpoint) = masquerade.endpoint.as_ref().filter(|_| !missing.is_empty()) else {
+            return Ok(missing);
+        };
+        if !inherited::masquerades(self.socket(layout::INET)?, endpoint) {
+            return Ok(missing);
+        }
+        let by_upstream = iptables_masquerade::observe(masquerade)?;
+        Ok(if by_upstream.is_empty() { by_upstream } else { missing })
     }
 
     /// Writes `table inet weft` anew from the ownership records, in one transaction: what a flush took

@@ -253,7 +253,7 @@ fn take_back(
 pub(crate) fn observe(firewall: &mut Firewall, publish: &Publish) -> Result<Vec<String>, FirewallError> {
     let mut ledger = publish.books().change(&publish.endpoint)?;
     let Some(owner) = ledger.confirmed().cloned() else {
-        return Ok(vec![format!("claims of {}", publish.endpoint)]);
+        return observe_unknown(firewall, publish);
     };
     let not_there = publish.publications.iter().filter(|one| !owner.publications.contains(one));
     let mut missing = Vec::new();
@@ -271,6 +271,15 @@ pub(crate) fn observe(firewall: &mut Firewall, publish: &Publish) -> Result<Vec<
         Backend::UpstreamNftables => upstream_ports::observe(&owner)?,
     });
     Ok(missing)
+}
+
+/// What is not in the books may be published by upstream's plugin.
+fn observe_unknown(firewall: &mut Firewall, publish: &Publish) -> Result<Vec<String>, FirewallError> {
+    let Publish { endpoint, publications, .. } = publish;
+    if firewall.inet().is_ok_and(|socket| iptables::publish::is_there(socket, endpoint)) {
+        return iptables::publish::observe_upstream(endpoint, publications);
+    }
+    Ok(vec![format!("claims of {endpoint}")])
 }
 
 fn observe_ours(

@@ -5,7 +5,7 @@
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use sha2::{Digest, Sha512};
-use weft_model::Endpoint;
+use weft_model::{Endpoint, NetworkName};
 use weft_nft::expr::{Comparison, Field, Verdict, is_family, is_within};
 use weft_nft::{Chain, Error, Expr, Family, Rule, RuleInfo, Socket, Table, Transaction};
 
@@ -54,6 +54,32 @@ pub(crate) fn remove(socket: &mut Socket, masquerade: &Masquerade) -> Result<(),
     retrying(|| {
         let mut transaction = Transaction::new();
         delete(&mut transaction, &own_rules(socket, endpoint)?);
+        socket.commit(&transaction)
+    })
+}
+
+/// Deletes the rules of a network's attachments that are not among `valid`, each a container and its interface.
+///
+/// CNI: plugins/pkg/ip/ipmasq_nftables_linux.go, GCIPMasqForNetwork, which nothing there calls.
+pub(crate) fn collect(
+    socket: &mut Socket,
+    network: &NetworkName,
+    valid: &[(&str, &str)],
+) -> Result<(), FirewallError> {
+    if !matches!(socket.table(TABLE), Ok(Some(_))) {
+        return Ok(());
+    }
+    let own = format!("{}-", short_hash(network.as_str()));
+    let kept: Vec<String> =
+        valid.iter().map(|(container, ifname)| format!("{own}{}", short_hash(&format!("{ifname}:{container}")))).collect();
+    retrying(|| {
+        let mut rules = socket.rules(TABLE, CHECKS)?;
+        rules.retain(|rule| {
+            let comment = rule.comment.as_deref().unwrap_or_default();
+            comment.starts_with(&own) && !kept.iter().any(|kept| comment.starts_with(kept))
+        });
+        let mut transaction = Transaction::new();
+        delete(&mut transaction, &rules);
         socket.commit(&transaction)
     })
 }

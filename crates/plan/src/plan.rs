@@ -94,6 +94,23 @@ impl Plan {
         Self { steps: self.steps.iter().filter(|step| step.lifetime == lifetime).cloned().collect() }
     }
 
+    /// Gives a link of the host another name wherever it stands.
+    pub fn rename(&mut self, from: &IfName, to: &IfName) {
+        for step in self.steps.iter_mut().filter(|step| step.place == Place::Host) {
+            let name = match &mut step.resource {
+                Resource::Link(link) => &mut link.name,
+                Resource::Address(address) => &mut address.dev,
+                Resource::Route(route) => &mut route.dev,
+                Resource::BridgeVlan(vlan) => &mut vlan.dev,
+                Resource::Firewall(Fragment::SpoofCheck(check)) => &mut check.host_ifname,
+                Resource::Firewall(_) | Resource::Sysctl(_) => continue,
+            };
+            if name == from {
+                name.clone_from(to);
+            }
+        }
+    }
+
     /// Returns whether a step brings this link up.
     pub fn raises(&self, place: Place, name: &IfName) -> bool {
         self.steps.iter().any(|step| {

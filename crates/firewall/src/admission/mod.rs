@@ -122,6 +122,15 @@ pub fn holders(claims: &Path, network: &NetworkName) -> Vec<Endpoint> {
     Books(claims).of_network(network)
 }
 
+/// Returns those of these addresses that an attachment of ours wants let through.
+pub(crate) fn wanted(
+    claims: &Path,
+    carrier: Carrier,
+    addresses: &[IpAddr],
+) -> Result<Vec<IpAddr>, FirewallError> {
+    Books(claims).wanted(carrier, addresses)
+}
+
 /// Lets a container through, in place of what the attachment had. If that fails, nothing of it stays.
 pub(crate) fn ensure(firewall: &mut Firewall, wanted: &Admission) -> Result<Change, FirewallError> {
     let Admission { claims, endpoint, .. } = wanted;
@@ -159,7 +168,12 @@ pub(crate) fn remove(firewall: &mut Firewall, wanted: &Admission) -> Result<(), 
 pub(crate) fn observe(firewall: &mut Firewall, wanted: &Admission) -> Result<Vec<String>, FirewallError> {
     let books = Books(&wanted.claims);
     let recorded = books.read(&wanted.endpoint);
-    let carrier = recorded.as_ref().map_or_else(|| wanted.carrier.resolve(), |record| record.carrier);
+    let carrier = match &recorded {
+        Some(record) => record.carrier,
+        // Whom we have no record of, upstream may have let through.
+        None if wanted.carrier == Carrier::Auto && chains::may_be_there(firewall.inet().ok()) => Carrier::Iptables,
+        None => wanted.carrier.resolve(),
+    };
     let record = Record::of(wanted, carrier);
     let mut missing = Vec::new();
     let entries = record.entries();

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha512};
@@ -26,6 +27,11 @@ fn chain_name(network: &str, container: &str) -> String {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     format!("CNI-{digits}")
+}
+
+/// The same for an attachment, whatever its interface.
+pub(crate) fn chain_of(endpoint: &Endpoint) -> String {
+    chain_name(endpoint.network.as_str(), endpoint.container.as_str())
 }
 
 /// The comment on every rule, as upstream writes it, in `iptables-save`'s quoting.
@@ -116,10 +122,33 @@ fn remove_family(
     tool.restore(Table::Nat, &script)
 }
 
+/// Removes what upstream wrote for an attachment that is in no record: the jumps from its addresses, or, without any,
+/// those from addresses that no attachment of ours has; and the chain when none is left.
+pub(crate) fn disinherit(
+    tool: Tool,
+    claims: &Path,
+    endpoint: &Endpoint,
+    addresses: &[IpNetwork],
+) -> Result<(), FirewallError> {
+    let chain = chain_of(endpoint);
+    let users = Claims(claims).chain_users(&chain)?;
+    let claimed: Vec<_> = users.into_iter().flat_map(|(_, addresses)| addresses).collect();
+    let jumps = jumps(tool, &chain)?;
+    let is_leaving = |jump: &&Jump| {
+        if addresses.is_empty() { !jump.is_from(&claimed) } else { jump.is_from(addresses) }
+    };
+    let leaving: Vec<_> = jumps.iter().filter(is_leaving).collect();
+    let mut script: Vec<_> = leaving.iter().map(|jump| jump.deletion()).collect();
+    if leaving.len() == jumps.len() && tool.chain(Table::Nat, &chain)?.is_some() {
+        script.extend([format!("-F {chain}"), format!("-X {chain}")]);
+    }
+    tool.restore(Table::Nat, &script)
+}
+
 /// Returns which of the attachment's addresses are not masqueraded.
 pub(crate) fn observe(masquerade: &Masquerade) -> Result<Vec<String>, FirewallError> {
     let Some(endpoint) = &masquerade.endpoint else { return Ok(Vec::new()) };
-    let chain = chain_name(masquerade.network.as_str(), endpoint.container.as_str());
+    let chain = chain_of(endpoint);
     let mut missing = Vec::new();
     for tool in Tool::BOTH {
         let addresses = tool.addresses(&masquerade.addresses);

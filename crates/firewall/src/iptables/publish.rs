@@ -22,6 +22,7 @@ mod rules;
 use std::path::Path;
 
 use weft_model::Endpoint;
+use weft_model::port::Publication;
 use weft_nft::{self as nft, Socket};
 use weft_state::ports::Owner;
 
@@ -142,6 +143,37 @@ pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
     }
     missing.dedup();
     Ok(missing)
+}
+
+/// Returns which publications upstream's plugin has no rule for, where the books know nothing.
+pub(crate) fn observe_upstream(
+    endpoint: &Endpoint,
+    publications: &[Publication],
+) -> Result<Vec<String>, FirewallError> {
+    let chain = chain_name(endpoint);
+    let mut missing = Vec::new();
+    for tool in Tool::BOTH {
+        let mut own = publications.iter().filter(|one| one.target.is_ipv6() == tool.is_v6()).peekable();
+        if own.peek().is_none() {
+            continue;
+        }
+        let saved = tool.nft().saved(Table::Nat)?;
+        let there = saved.chain(&chain).unwrap_or_default();
+        for one in own.filter(|one| !there.iter().any(|rule| translates(rule, one))) {
+            missing.push(format!("publication {one} in chain {chain}"));
+        }
+    }
+    Ok(missing)
+}
+
+/// Whether a rule of upstream's leads a port to where it should.
+fn translates(rule: &str, one: &Publication) -> bool {
+    let Publication { protocol, host, host_ports, target, target_ports, .. } = one;
+    let to = std::net::SocketAddr::new(*target, target_ports.first());
+    rule.contains(&format!(" -p {protocol} "))
+        && rule.contains(&format!(" --dport {} ", host_ports.first()))
+        && (host.is_unspecified() || rule.contains(&format!(" -d {host}/")))
+        && rule.ends_with(&format!(" -j DNAT --to-destination {to}"))
 }
 
 /// CNI: the words are those of the reference plugin, for both families.

@@ -100,6 +100,11 @@ impl Rules {
         self.chains.get(name).map(Vec::as_slice)
     }
 
+    /// Returns the rules of all chains.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &String> {
+        self.chains.values().flatten()
+    }
+
     /// Returns whether a rule is there, in the words of `iptables-save`.
     pub(crate) fn has(&self, chain: &str, rule: &str) -> bool {
         self.chain(chain).is_some_and(|rules| rules.iter().any(|line| line == rule))

@@ -6,8 +6,9 @@ use weft_cni::{Code, Failure, Interface, NetworkResult};
 use weft_model::Endpoint;
 use weft_plan::{Kernel, Place, Plan};
 use weft_runtime::find::find;
+use weft_state::attachment::Records;
 
-use super::{ContainerRequest, Driver, Leases, result};
+use super::{ContainerRequest, Driver, Keeps, Leases, inherited, result};
 use crate::{Attachment, Call, Verb, delegate};
 
 /// Compares what should be there with what is.
@@ -24,7 +25,7 @@ pub(super) fn check<D: Driver>(driver: &D, attachment: &Attachment) -> Result<()
     if attachment.conf.ipam_type().is_some() {
         delegate::run(attachment, Verb::Check)?;
     }
-    let endpoint = &attachment.endpoint;
+    let (endpoint, records) = (&attachment.endpoint, Records::new(&attachment.root));
     let leases =
         previous.as_ref().map(|result| Leases::of_result(result, &endpoint.ifname)).unwrap_or_default();
     let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
@@ -33,6 +34,9 @@ pub(super) fn check<D: Driver>(driver: &D, attachment: &Attachment) -> Result<()
     plan.extend(driver.addresses(&settings, endpoint, &leases).steps);
     request.configure(&mut plan, &endpoint.ifname);
 
+    if driver.keeps() == Keeps::Attachment && records.get(&endpoint.container, &endpoint.ifname).is_none() {
+        inherited::adapt(&mut kernel, &mut plan, endpoint);
+    }
     let observed = kernel.observe(&plan).map_err(super::kernel_says)?;
     let mut differences: Vec<String> = observed.iter().map(ToString::to_string).collect();
     if let Some(previous) = previous.filter(|_| !driver.is_chained()) {

@@ -1,12 +1,12 @@
 //! DEL: everything that may be there goes, whatever else is missing.
 
-use weft_cni::{Code, Failure};
+use weft_cni::{Code, Failure, NetworkResult};
 use weft_model::Endpoint;
 use weft_netns::Netns;
-use weft_plan::{Kernel, Lifetime, Link, LinkKind, Peer, Plan, Removal, Resource, Step};
+use weft_plan::{Kernel, Lifetime, Link, Peer, Plan, Removal};
 use weft_state::attachment::Record;
 
-use super::{Alone, Driver, Keeps, Leases};
+use super::{Alone, Driver, Keeps, Leases, inherited};
 use crate::{Attachment, Call, Verb, delegate};
 
 /// Disconnects a container.
@@ -65,7 +65,12 @@ pub(super) fn remove_links<D: Driver>(
         Ok(kernel) => kernel,
         Err(error) => return vec![Failure::new(Code::Internal, error)],
     };
-    let leases = known_leases(call, endpoint, record);
+    let previous = call.conf.prev_result().ok().flatten();
+    let leases = known_leases(previous.as_ref(), endpoint, record);
+    let mut problems = Vec::new();
+    if record.is_none() && driver.keeps() == Keeps::Attachment {
+        problems.extend(inherited::release(call, endpoint, &leases));
+    }
     let plan = match driver.settings(call) {
         Ok(mut settings) => {
             // What is not found has gone.
@@ -74,7 +79,7 @@ pub(super) fn remove_links<D: Driver>(
             plan.extend(driver.addresses(&settings, endpoint, &leases).steps);
             let mut plan = plan.of_lifetime(Lifetime::Attachment);
             if record.is_none() {
-                plan.extend(adopted(&mut kernel, &plan, endpoint));
+                plan.extend(inherited::pair(&mut kernel, &plan, endpoint));
             }
             plan
         }
@@ -87,34 +92,16 @@ pub(super) fn remove_links<D: Driver>(
         }
     };
     let removal = if wants_sync(call) { Removal::Synchronous } else { Removal::Announced };
-    kernel.remove(&plan, removal).into_iter().map(|problem| Failure::new(Code::Internal, problem)).collect()
-}
-
-/// The pair that another implementation made for this attachment, under a name of its own choice: one end is the
-/// container's interface, the other a port of our bridge, or of none where we use none. Anything else in the
-/// container is not ours to take.
-fn adopted(kernel: &mut Kernel, plan: &Plan, endpoint: &Endpoint) -> Option<Step> {
-    let port = plan.steps().iter().find_map(|step| match &step.resource {
-        Resource::Link(Link { kind: LinkKind::Veth(peer), port, .. }) if peer.name == endpoint.ifname => {
-            Some(port)
-        }
-        _ => None,
-    })?;
-    let bridge = port.as_ref().map(|port| &port.bridge);
-    let name = kernel.host_end(&endpoint.ifname, bridge).ok().flatten()?;
-    let mut plan = Plan::new();
-    plan.host(Link::veth(&name, Peer::container(&endpoint.ifname)));
-    plan.steps.pop()
+    let stayed = kernel.remove(&plan, removal);
+    problems.extend(stayed.into_iter().map(|problem| Failure::new(Code::Internal, problem)));
+    problems
 }
 
 /// The addresses the endpoint had: from our record, else from the runtime's cached result.
-fn known_leases(call: &Call, endpoint: &Endpoint, record: Option<&Record>) -> Leases {
+fn known_leases(previous: Option<&NetworkResult>, endpoint: &Endpoint, record: Option<&Record>) -> Leases {
     match record {
         Some(record) if !record.addresses.is_empty() => Leases::of_addresses(&record.addresses),
-        _ => match call.conf.prev_result() {
-            Ok(Some(result)) => Leases::of_result(&result, &endpoint.ifname),
-            _ => Leases::default(),
-        },
+        _ => previous.map(|result| Leases::of_result(result, &endpoint.ifname)).unwrap_or_default(),
     }
 }
 

@@ -7,7 +7,7 @@ use weft_plan::{Kernel, Place, Removal};
 use weft_state::attachment::{Record, Records};
 
 use super::del::remove_links;
-use super::{Alone, Driver, Keeps};
+use super::{Alone, Driver, Keeps, inherited};
 use crate::{Call, Verb, delegate};
 
 /// Removes every attachment of the network that is not in the list of valid ones. With an empty
@@ -41,6 +41,7 @@ pub(super) fn gc<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> {
         }
     }
     let Stale { connected, mut problems, .. } = stale;
+    problems.extend(inherited::sweep(call, valid));
     // The IPAM plugin sees the list alone. It must not give away the address of what is still connected.
     if connected.is_empty()
         && call.conf.ipam_type().is_some()

@@ -9,6 +9,7 @@ mod check;
 mod compose;
 mod del;
 mod gc;
+mod inherited;
 mod lease;
 mod leases;
 mod loopback;
