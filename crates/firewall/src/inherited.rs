@@ -68,8 +68,10 @@ pub fn disinherit(
 /// starting anything.
 pub(crate) fn masquerades(socket: &mut Socket, endpoint: &Endpoint) -> bool {
     let chain = masquerade::chain_of(endpoint);
-    let has_chain = |family| socket.has_chain(weft_nft::Table::new(family, "nat"), &chain).unwrap_or_default();
-    [Family::Ip, Family::Ip6].into_iter().any(has_chain) || Tool::BOTH.iter().any(|tool| tool.has_legacy(Table::Nat))
+    let has_chain =
+        |family| socket.has_chain(weft_nft::Table::new(family, "nat"), &chain).unwrap_or_default();
+    [Family::Ip, Family::Ip6].into_iter().any(has_chain)
+        || Tool::BOTH.iter().any(|tool| tool.has_legacy(Table::Nat))
 }
 
 /// Takes away everything of a network that upstream's plugins made for attachments that do not survive: chains of
@@ -200,7 +202,8 @@ fn without(there: &Rules, chains: &BTreeSet<String>) -> Vec<String> {
         after(rule, " -j ").is_some_and(|target| chains.contains(target))
             && after(rule, "-A ").is_some_and(|within| !chains.contains(within))
     };
-    let mut lines: Vec<_> = there.all().filter(leads_there).map(|rule| rule.replacen("-A ", "-D ", 1)).collect();
+    let mut lines: Vec<_> =
+        there.all().filter(leads_there).map(|rule| rule.replacen("-A ", "-D ", 1)).collect();
     let present: Vec<_> = chains.iter().filter(|chain| there.chain(chain).is_some()).collect();
     lines.extend(present.iter().map(|chain| format!("-F {chain}")));
     lines.extend(present.iter().map(|chain| format!("-X {chain}")));

@@ -70,8 +70,10 @@ pub(crate) fn collect(
         return Ok(());
     }
     let own = format!("{}-", short_hash(network.as_str()));
-    let kept: Vec<String> =
-        valid.iter().map(|(container, ifname)| format!("{own}{}", short_hash(&format!("{ifname}:{container}")))).collect();
+    let kept: Vec<String> = valid
+        .iter()
+        .map(|(container, ifname)| format!("{own}{}", short_hash(&format!("{ifname}:{container}"))))
+        .collect();
     retrying(|| {
         let mut rules = socket.rules(TABLE, CHECKS)?;
         rules.retain(|rule| {

@@ -119,6 +119,8 @@ impl Settings {
         }
         let Some(previous) = &self.previous else { return Ok(()) };
         let before = books.owner(&endpoint.container, &endpoint.ifname);
+        // Whom the reference plugin connected has none of what an ADD of ours makes for the network.
+        let is_ours = self.adds || before.is_some();
         let addresses = Addresses::of(previous, &endpoint.ifname);
         self.wanted = resolve(&self.rules, &addresses).map_err(cannot)?;
         self.subnets.clone_from(&addresses.subnets);
@@ -127,7 +129,7 @@ impl Settings {
             self.look_around(&known, &books, endpoint).map_err(in_the_way)?;
             self.occupied = host::occupied(&self.wanted.choices).map_err(in_the_way)?;
         }
-        if self.rules.snat {
+        if self.rules.snat && is_ours {
             let called = [IpAddr::is_ipv4, IpAddr::is_ipv6].map(|family| self.called_from_loopback(family));
             [self.loopback_link, self.loopback6_link] = host::links_to(called).map_err(in_the_way)?;
             self.hairpin_port = self.find_hairpin_port().map_err(in_the_way)?;

@@ -171,7 +171,9 @@ pub(crate) fn observe(firewall: &mut Firewall, wanted: &Admission) -> Result<Vec
     let carrier = match &recorded {
         Some(record) => record.carrier,
         // Whom we have no record of, upstream may have let through.
-        None if wanted.carrier == Carrier::Auto && chains::may_be_there(firewall.inet().ok()) => Carrier::Iptables,
+        None if wanted.carrier == Carrier::Auto && chains::may_be_there(firewall.inet().ok()) => {
+            Carrier::Iptables
+        }
         None => wanted.carrier.resolve(),
     };
     let record = Record::of(wanted, carrier);

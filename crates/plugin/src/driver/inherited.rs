@@ -58,12 +58,12 @@ pub(super) fn release(call: &Call, endpoint: &Endpoint, leases: &Leases) -> Opti
 pub(super) fn sweep(call: &Call, valid: &[AttachmentId]) -> Vec<Failure> {
     // What we have a record of is connected still: it could not be taken apart.
     let records = Records::new(&call.root).of_network(&call.conf.name);
-    let connected = records.iter().map(|record| (record.endpoint.container.as_str(), record.endpoint.ifname.as_str()));
+    let connected =
+        records.iter().map(|record| (record.endpoint.container.as_str(), record.endpoint.ifname.as_str()));
     let attachments: Vec<_> =
         valid.iter().map(|id| (id.container_id.as_str(), id.ifname.as_str())).chain(connected).collect();
     let (kept, stale): (Vec<_>, Vec<_>) = held(call).into_iter().partition(|lease| lease.is_of(&attachments));
-    let survivors =
-        Survivors { attachments, addresses: kept.iter().map(|lease| lease.address).collect() };
+    let survivors = Survivors { attachments, addresses: kept.iter().map(|lease| lease.address).collect() };
     let leaving: Vec<IpAddr> = stale.iter().map(|lease| lease.address).collect();
     let claims = call.root.masquerade_dir();
     let mut firewall = Firewall::new();
