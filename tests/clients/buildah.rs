@@ -21,9 +21,9 @@ fn a_step_of_a_build_has_a_network() {
     let name = buildah(&["from", "scratch"]).expect_ok().trim().to_string();
     buildah(&["add", &name, host.image[1].to_str().unwrap(), "/"]).expect_ok();
 
-    let plugins = format!("{}:/usr/lib/cni", staged_folder().display());
+    let plugins = staged_folder();
     let mut words = vec!["run", "--runtime", containers.runc(), "--isolation", "oci"];
-    words.extend(["--cni-plugin-path", &plugins, &name, "--", "/bin/sh", "-c"]);
+    words.extend(["--cni-plugin-path", plugins.to_str().unwrap(), &name, "--", "/bin/sh", "-c"]);
     words.push("ip -o address show dev eth0 && ping -c 1 -W 5 10.88.0.1");
     let output = buildah(&words);
 

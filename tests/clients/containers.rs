@@ -54,7 +54,7 @@ fn config(runc: &Path, conmon: &Path) -> String {
         r#"
 [network]
 network_backend = "cni"
-cni_plugin_dirs = ["{plugins}", "/usr/lib/cni"]
+cni_plugin_dirs = ["{plugins}"]
 network_config_dir = "{NETWORKS}"
 [engine]
 runtime = "runc"

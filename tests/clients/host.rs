@@ -85,10 +85,7 @@ impl Host {
             let mut conf = plugin.clone();
             conf["cniVersion"] = "1.1.0".into();
             conf["name"] = list["name"].clone();
-            let kind = plugin["type"].as_str().unwrap();
-            if staged_folder().join(kind).exists() {
-                self.lab.plugin(kind).json(&conf).gc(&[]).expect_ok();
-            }
+            self.lab.plugin(plugin["type"].as_str().unwrap()).json(&conf).gc(&[]).expect_ok();
         }
     }
 

@@ -94,7 +94,7 @@ impl Plan {
         Self { steps: self.steps.iter().filter(|step| step.lifetime == lifetime).cloned().collect() }
     }
 
-    /// Gives a link of the host another name wherever it stands.
+    /// Gives a link of the host another name in every step that makes it or is on it.
     pub fn rename(&mut self, from: &IfName, to: &IfName) {
         for step in self.steps.iter_mut().filter(|step| step.place == Place::Host) {
             let name = match &mut step.resource {
@@ -103,7 +103,7 @@ impl Plan {
                 Resource::Route(route) => &mut route.dev,
                 Resource::BridgeVlan(vlan) => &mut vlan.dev,
                 Resource::Firewall(Fragment::SpoofCheck(check)) => &mut check.host_ifname,
-                Resource::Firewall(_) | Resource::Sysctl(_) => continue,
+                _ => continue,
             };
             if name == from {
                 name.clone_from(to);
