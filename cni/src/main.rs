@@ -9,15 +9,19 @@ use weft_plugin::Plugin;
 /// The plugins, one line each.
 static PLUGINS: &[&dyn Plugin] = &[
     &bridge::PLUGIN,
+    &dummy::PLUGIN,
     &firewall::PLUGIN,
     &host::PLUGIN,
     &host_local::PLUGIN,
+    &ipvlan::PLUGIN,
     &loopback::PLUGIN,
+    &macvlan::PLUGIN,
     &none::PLUGIN,
     &tuning::PLUGIN,
     &portmap::PLUGIN,
     &ptp::PLUGIN,
     &static_ipam::PLUGIN,
+    &vlan::PLUGIN,
 ];
 
 /// What the C library calls: the standard library's own `main` first looks after the stack and the signals of programs

@@ -29,8 +29,10 @@ impl Manager {
         for stored in stored {
             let network = &stored.network;
             // Whether nobody on any host uses a network of a cluster cannot be seen from here.
-            let removable =
-                stored.is_ours() && !network.about.clustered && !predefined::is(&network.name) && filters.matches(network, false);
+            let removable = stored.is_ours()
+                && !network.about.clustered
+                && !predefined::is(&network.name)
+                && filters.matches(network, false);
             let outcome = match removable {
                 true => self.rm_unused(&network.name, false).map(|_| true),
                 false => self.collect(&network.name).map(|()| false),

@@ -71,6 +71,19 @@ impl Error {
         matches!(self.errno(), Some(Errno::EPERM | Errno::EACCES))
     }
 
+    /// Returns whether the kernel does not know the kind of link that was asked for.
+    ///
+    /// KERNEL: it says so when it has no driver for it (`rtnl_newlink`, net/core/rtnetlink.c). The same number with
+    /// other words is a driver's: a lower link that carries no VLANs, say.
+    pub fn is_unknown_kind(&self) -> bool {
+        match self {
+            Self::Refused { errno: Errno::EOPNOTSUPP, message } => {
+                message.as_deref().is_none_or(|message| message.starts_with("Unknown device type"))
+            }
+            _ => false,
+        }
+    }
+
     /// Returns whether the kernel lacks the feature.
     pub fn is_unsupported(&self) -> bool {
         matches!(self.errno(), Some(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT))

@@ -10,9 +10,13 @@
 
 pub mod address;
 pub mod bridge_vlan;
+pub mod ipvlan;
+pub mod kind;
 pub mod link;
+pub mod macvlan;
 pub mod route;
 pub mod sockets;
+pub mod vlan;
 
 mod announced;
 mod batch;
@@ -25,6 +29,7 @@ mod wire;
 pub use announced::{Removed, delete_announced};
 pub use batch::{Batch, Replies, Reply, Request, Ticket};
 pub use error::Error;
+pub use kind::Kind;
 pub use monitor::wait_operational;
 pub use socket::Socket;
 pub use watch::{Interest, Watch};

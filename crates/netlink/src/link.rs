@@ -12,7 +12,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use weft_model::{IfName, Mac};
 
 use crate::wire::{attributes, string, u16_at, u32_at};
-use crate::{Error, Request, Socket};
+use crate::{Error, Kind, Request, Socket};
 
 type Builder = LinkMessageBuilder<LinkUnspec>;
 
@@ -117,6 +117,8 @@ pub struct LinkInfo {
     pub peer: Option<u32>,
     /// The id of the namespace `peer` is in, when it is another one; -1 when it has no id.
     pub peer_netns: Option<i32>,
+    /// What it is more exactly, for the kinds that need no more than a lower link.
+    pub own: Option<Kind>,
     /// A bridge's options.
     pub bridge: Option<BridgeInfo>,
     /// A bridge port's options.
@@ -267,6 +269,11 @@ fn changed(builder: Builder, change: &Change) -> Request {
     Request::new(RouteNetlinkMessage::NewLink(message), 0)
 }
 
+/// Gives a link, which must be down, another name.
+pub fn rename(index: u32, name: &IfName) -> Request {
+    Request::new(RouteNetlinkMessage::SetLink(Builder::new().index(index).name(name.as_str()).build()), 0)
+}
+
 /// Deletes a link by index, which no later link of the same name can have.
 pub fn delete_index(index: u32) -> Request {
     Request::new(RouteNetlinkMessage::DelLink(Builder::new().index(index).build()), 0)
@@ -372,6 +379,7 @@ impl LinkInfo {
                 _ => {}
             }
         }
+        self.own = self.kind.as_deref().and_then(|kind| Kind::read(kind, data.unwrap_or_default()));
         if self.kind.as_deref() == Some("bridge") {
             self.bridge = Some(read_bridge(data.unwrap_or_default()));
         }

@@ -34,6 +34,26 @@ pub enum Cause {
         /// The interface's name in the container.
         peer: IfName,
     },
+    /// There is a link of that name.
+    #[error("failed to create {kind}: file exists: the {place} has an interface {name}")]
+    Taken {
+        /// What should have been made.
+        kind: &'static str,
+        /// Where.
+        place: Place,
+        /// Under which name.
+        name: IfName,
+    },
+    /// The kernel has no such links.
+    #[error(
+        "this kernel has no links of type {kind}: it was built without {option}, or the module is missing"
+    )]
+    NoKind {
+        /// The kind, as ip-link(8) names it.
+        kind: &'static str,
+        /// The option of the kernel's configuration.
+        option: &'static str,
+    },
     /// The host's end carries traffic of another namespace.
     #[error("interface \"{name}\" exists already and its other end is up in another namespace")]
     InUse {
@@ -113,7 +133,11 @@ impl Cause {
     /// Returns what the user can do about it, if we know.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::OtherKind { name, .. } => Some(format!("delete {name}, or set \"bridge\" to a free name")),
+            Self::OtherKind { name, wanted: "bridge" } => {
+                Some(format!("delete {name}, or set \"bridge\" to a free name"))
+            }
+            Self::OtherKind { name, .. } => Some(format!("delete {name}, or give it another name")),
+            Self::NoKind { option, .. } => Some(format!("load the module, or use a kernel with {option}")),
             Self::BridgeFull(_) => Some("spread the containers over several networks".into()),
             Self::AddressConflict { dev, .. } => {
                 Some(format!("remove the address from {dev}, or set \"forceAddress\" to true"))

@@ -148,6 +148,31 @@ impl Kernel {
         }
     }
 
+    /// Returns whether there is a container.
+    pub fn has_container(&self) -> bool {
+        self.container.is_some()
+    }
+
+    /// Returns the link that the default route of a place leaves by: IPv4's, else IPv6's.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn default_link(&mut self, place: Place) -> Result<Option<IfName>, Cause> {
+        let Some(index) = self.run(place, route::default_link)?? else { return Ok(None) };
+        let link = self.socket(place)?.link(link::get_index(index))?;
+        Ok(link.and_then(|link| link.name.parse().ok()))
+    }
+
+    /// Returns a link's MTU, or nothing if there is no such link.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn mtu_of(&mut self, place: Place, name: &IfName) -> Result<Option<u32>, Cause> {
+        Ok(self.look(place, name)?.map(|link| link.mtu))
+    }
+
     /// Returns the MTU of the link that the host's default route leaves by: IPv4's, else IPv6's.
     pub fn uplink_mtu(&mut self) -> Option<Mtu> {
         let index = route::default_link().ok().flatten()?;
@@ -197,10 +222,6 @@ impl Kernel {
             Some(link) => Ok(link.index),
             None => Err(Cause::NoLink { place, name: name.clone() }),
         }
-    }
-
-    pub(crate) fn has_container(&self) -> bool {
-        self.container.is_some()
     }
 
     pub(crate) fn netns(&self, place: Place) -> Result<Netns, Cause> {

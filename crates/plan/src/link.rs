@@ -3,6 +3,7 @@
 use std::fmt;
 
 use weft_model::{IfName, Mac, Mtu};
+use weft_netlink::Kind;
 
 use crate::Place;
 
@@ -34,6 +35,39 @@ pub enum LinkKind {
     Bridge(BridgeOptions),
     /// A pair of Ethernet devices; the step's link is one end.
     Veth(Peer),
+    /// A link that one request makes, on another link or on none.
+    Made(Made),
+}
+
+/// A link that one request makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// What it is.
+    pub kind: Kind,
+    /// The link it is on. Absent for a kind that is on none and, where things are only compared or taken apart, if
+    /// nobody knows any more.
+    pub over: Option<Over>,
+}
+
+/// The link that another one is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Over {
+    /// Where it is.
+    pub place: Place,
+    /// Its name there.
+    pub name: IfName,
+}
+
+impl Over {
+    /// Returns a link of the host.
+    pub fn host(name: &IfName) -> Self {
+        Self { place: Place::Host, name: name.clone() }
+    }
+
+    /// Returns a link of the container.
+    pub fn container(name: &IfName) -> Self {
+        Self { place: Place::Container, name: name.clone() }
+    }
 }
 
 /// The options of a bridge.
@@ -107,6 +141,11 @@ impl Link {
         Self::new(name, LinkKind::Veth(peer))
     }
 
+    /// Returns a link of this kind, on another one or on none.
+    pub fn made(name: &IfName, kind: Kind, over: Option<Over>) -> Self {
+        Self::new(name, LinkKind::Made(Made { kind, over }))
+    }
+
     /// Returns a link that exists already, such as `lo`.
     pub fn existing(name: &IfName) -> Self {
         Self::new(name, LinkKind::Existing)
@@ -161,6 +200,16 @@ impl Link {
     }
 }
 
+impl fmt::Display for Made {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, " type {}", self.kind)?;
+        match &self.over {
+            Some(over) => write!(out, " over {}:{}", over.place, over.name),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Link {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "link {}", self.name)?;
@@ -168,6 +217,7 @@ impl fmt::Display for Link {
             LinkKind::Existing => {}
             LinkKind::Bridge(_) => out.write_str(" type bridge")?,
             LinkKind::Veth(peer) => write!(out, " peer {}:{}", peer.place, peer.name)?,
+            LinkKind::Made(made) => made.fmt(out)?,
         }
         match (&self.kind, self.mtu) {
             (_, Some(mtu)) => write!(out, " mtu {mtu}")?,

@@ -7,8 +7,8 @@ use weft_netlink::{address, bridge_vlan, route};
 
 use crate::ensure::{route_info, vlans_of};
 use crate::{
-    Address, BridgeOptions, BridgeVlan, Cause, Difference, Kernel, Link, LinkKind, Peer, Place, Plan, Port,
-    Resource, Rivals, Route, Step, Sysctl, sysctl,
+    Address, BridgeOptions, BridgeVlan, Cause, Difference, Kernel, Kind, Link, LinkKind, Made, Peer, Place,
+    Plan, Port, Resource, Rivals, Route, Step, Sysctl, sysctl,
 };
 
 impl Kernel {
@@ -102,6 +102,7 @@ impl Kernel {
             LinkKind::Existing => {}
             LinkKind::Bridge(options) => found.extend(bridge_differences(&title, *options, &link)),
             LinkKind::Veth(peer) => self.observe_peer(&title, peer, &link, found)?,
+            LinkKind::Made(made) => self.observe_made(&title, made, &link, found)?,
         }
         match &wanted.port {
             Some(port) => self.observe_port(place, &title, port, &link, found),
@@ -127,6 +128,22 @@ impl Kernel {
         if let Some(mac) = peer.mac.filter(|mac| other.mac != Some(*mac)) {
             let is = other.mac.map_or_else(|| "none".into(), |mac| mac.to_string());
             found.push(format!("{} interface {} has MAC address {is}, not {mac}", peer.place, peer.name));
+        }
+        Ok(())
+    }
+
+    fn observe_made(
+        &mut self,
+        title: &str,
+        made: &Made,
+        link: &LinkInfo,
+        found: &mut Vec<String>,
+    ) -> Result<(), Cause> {
+        found.extend(kind_difference(title, &made.kind, link));
+        let Some(over) = &made.over else { return Ok(()) };
+        let Some(lower) = self.find(over.place, &over.name, found)? else { return Ok(()) };
+        if link.peer != Some(lower.index) {
+            found.push(format!("{title} is not on {} interface {}", over.place, over.name));
         }
         Ok(())
     }
@@ -227,6 +244,27 @@ impl Kernel {
         let difference = self.run(place, || sysctl::observe(wanted))??;
         found.extend(difference.map(|text| format!("{place} {text}")));
         Ok(())
+    }
+}
+
+/// CNI: the words about modes are those of the reference plugins.
+fn kind_difference(title: &str, wanted: &Kind, link: &LinkInfo) -> Option<String> {
+    let modes = |kind: &str, is: &str, wanted: &str| {
+        (is != wanted).then(|| format!("container {kind} mode {is} does not match expected value: {wanted}"))
+    };
+    match (wanted, link.own.as_ref()) {
+        (Kind::Macvlan(wanted), Some(Kind::Macvlan(is))) => {
+            modes("macvlan", is.mode.as_str(), wanted.mode.as_str())
+        }
+        (Kind::Ipvlan(wanted), Some(Kind::Ipvlan(is))) => {
+            modes("ipvlan", is.mode.as_str(), wanted.mode.as_str())
+                .or_else(|| modes("ipvlan", is.flag.as_str(), wanted.flag.as_str()))
+        }
+        (Kind::Vlan(wanted), Some(Kind::Vlan(is))) => {
+            (wanted != is).then(|| format!("{title} has VLAN id {}, not {}", is.id, wanted.id))
+        }
+        (Kind::Dummy, Some(Kind::Dummy)) => None,
+        _ => Some(format!("{title} is not a {}", wanted.name())),
     }
 }
 

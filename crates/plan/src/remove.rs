@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use weft_model::IfName;
 use weft_netlink::link::{self, Change, LinkInfo};
-use weft_netlink::{Removed, address, bridge_vlan, delete_announced, route};
+use weft_netlink::{Removed, Socket, address, bridge_vlan, delete_announced, route};
 
-use crate::ensure::{MADE_BY_WEFT, route_info, vlan_side, vlans_of};
-use crate::{Cause, Kernel, Lifetime, Link, LinkKind, Place, Plan, Problem, Resource, Step};
+use crate::ensure::{MADE_BY_WEFT, passing_name, route_info, vlan_side, vlans_of};
+use crate::{Cause, Kernel, Lifetime, Link, LinkKind, Made, Place, Plan, Problem, Resource, Step};
 
 /// How a veth pair is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,7 @@ impl Kernel {
             Resource::Link(link) => match &link.kind {
                 LinkKind::Veth(_) => return self.remove_veth(step, link, removal),
                 LinkKind::Bridge(_) => return self.remove_bridge(place, &link.name),
+                LinkKind::Made(made) => return self.remove_made(step, link, made, removal),
                 LinkKind::Existing => &link.name,
             },
             Resource::Address(address) => &address.dev,
@@ -154,6 +155,45 @@ impl Kernel {
         Ok(bridge.is_some_and(|bridge| master == Some(bridge.index)))
     }
 
+    /// What is in a container under our name and of another kind is not ours, and not in the way either.
+    fn remove_made(&mut self, step: &Step, link: &Link, made: &Made, removal: Removal) -> Result<(), Cause> {
+        let place = step.place;
+        if place == Place::Container && !self.has_container() {
+            return Ok(());
+        }
+        let ours = |found: &LinkInfo| found.kind.as_deref() == Some(made.kind.name());
+        let mut found = self.look(place, &link.name)?;
+        if found.is_none() {
+            // An ADD that was killed may not have come so far as to give it its name.
+            found = self.look(place, &passing_name(&link.name))?;
+        }
+        let Some(found) = found.filter(ours) else { return Ok(()) };
+        let shared = step.lifetime == Lifetime::Network;
+        if shared && (found.alias.as_deref() != Some(MADE_BY_WEFT) || self.carries(place, found.index)?) {
+            return Ok(());
+        }
+        self.forget(place, &link.name);
+        match removal {
+            Removal::Announced => {
+                let (Removed::Gone | Removed::Absent) = self.run(place, || {
+                    let mut socket = Socket::open()?;
+                    delete_announced(&mut socket, &found)
+                })??;
+                Ok(())
+            }
+            Removal::Synchronous => match self.socket(place)?.request(link::delete_index(found.index)) {
+                Err(error) if !error.is_missing() => Err(error.into()),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Returns whether other links are on this one, in whatever namespace they are.
+    fn carries(&mut self, place: Place, index: u32) -> Result<bool, Cause> {
+        let up = link::all(self.socket(place)?)?;
+        Ok(up.iter().any(|link| link.peer == Some(index) && !link.is_veth()))
+    }
+
     fn remove_bridge(&mut self, place: Place, name: &IfName) -> Result<(), Cause> {
         // A link of another kind was there before us: no bridge was ever made.
         let Some(found) = self.look(place, name)?.filter(LinkInfo::is_bridge) else { return Ok(()) };
@@ -191,7 +231,7 @@ fn going(plan: &Plan) -> HashSet<(Place, &IfName)> {
     links
         .flat_map(|(place, link)| match &link.kind {
             LinkKind::Veth(peer) => vec![(place, &link.name), (peer.place, &peer.name)],
-            LinkKind::Bridge(_) => vec![(place, &link.name)],
+            LinkKind::Bridge(_) | LinkKind::Made(_) => vec![(place, &link.name)],
             LinkKind::Existing => Vec::new(),
         })
         .collect()

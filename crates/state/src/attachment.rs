@@ -49,6 +49,9 @@ pub struct Record {
     /// What the manager asked to keep about the attachment (`args.weft`), as it came.
     #[serde(default)]
     pub attach: Value,
+    /// What the driver found and nobody will know later, such as where an interface came from.
+    #[serde(default)]
+    pub memory: Value,
     /// The CNI result, once there is one.
     #[serde(default)]
     pub result: Option<Value>,
@@ -73,6 +76,7 @@ impl Record {
             kind: kind.into(),
             addresses: Vec::new(),
             attach: Value::Null,
+            memory: Value::Null,
             result: None,
             created: time::now(),
         })

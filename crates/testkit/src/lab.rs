@@ -89,6 +89,18 @@ impl Lab {
         outside
     }
 
+    /// Makes a namespace at the other end of the host's link `up0`, which has no addresses. The station there has
+    /// 10.1.2.1 and 2001:db8:1::1 on `eth0`: others on the wire may be containers, straight on the host's link.
+    pub fn wire(&self) -> Container {
+        let far = self.container("far");
+        self.ip("link add up0 type veth peer name eth0 netns far");
+        self.ip("link set up0 up");
+        far.ip("address add 10.1.2.1/24 dev eth0");
+        far.ip("address add 2001:db8:1::1/64 dev eth0 nodad");
+        far.ip("link set eth0 up");
+        far
+    }
+
     /// As [`Lab::uplink`], and waits until it carries packets of both families: a new link's link-local addresses are
     /// probed for a second or two.
     pub fn uplink_that_answers(&self) -> Container {
@@ -167,6 +179,17 @@ impl Lab {
         let made =
             Program::new("ip").args("link add name probe0 type".split(' ')).args(words.split(' ')).run().code
                 == 0;
+        if made {
+            self.ip("link delete probe0");
+        }
+        made
+    }
+
+    /// Says whether this kernel makes links of this type (with these further words of `ip link add`) on the link
+    /// `lower`.
+    pub fn has_link_type_on(&self, lower: &str, words: &str) -> bool {
+        let make = format!("link add link {lower} name probe0 type {words}");
+        let made = Program::new("ip").args(make.split(' ')).run().code == 0;
         if made {
             self.ip("link delete probe0");
         }

@@ -7,6 +7,7 @@ use weft_netlink::link::{self, Change, LinkInfo, NewBridge};
 use weft_netlink::{Batch, Error, Request};
 
 use super::existing::inverse;
+use super::made::no_kind;
 use super::{Ensure, at, vlan};
 use crate::journal::Undo;
 use crate::kernel::Known;
@@ -58,7 +59,7 @@ impl Ensure<'_> {
         let replies = self.kernel.socket(step.place)?.call(&mut batch)?;
         let reply = replies.of(created).map_err(|error| match options.vlan_filtering {
             true => vlan::refused(error),
-            false => error.into(),
+            false => no_kind(error, "bridge"),
         })?;
         let created = self.kernel.socket(step.place)?.created(reply, &link.name)?;
         let mut known = Known { fresh: true, follows: None, ..Known::from(&created) };

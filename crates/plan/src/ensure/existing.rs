@@ -16,6 +16,7 @@ impl<'a> Ensure<'a> {
                 self.bridge(step, link, *options).map_err(at(step))
             }
             LinkKind::Veth(peer) => self.veth(step, link, peer),
+            LinkKind::Made(made) => self.made(step, link, made),
             LinkKind::Existing => self.existing(step, link),
         }
     }

@@ -7,6 +7,7 @@
 mod address;
 mod bridge;
 mod existing;
+mod made;
 mod route;
 mod tuning;
 mod veth;
@@ -25,6 +26,7 @@ use address::Probing;
 use veth::Pair;
 
 pub(crate) use bridge::MADE_BY_WEFT;
+pub(crate) use made::passing_name;
 pub(crate) use route::info as route_info;
 pub(crate) use vlan::{side as vlan_side, vlans as vlans_of};
 

@@ -10,6 +10,7 @@ use weft_netlink::link::{self, Change, LinkInfo, NewVeth};
 use weft_netlink::{Batch, Error, Replies, Request, Ticket};
 
 use super::existing::{inverse, options};
+use super::made::no_kind;
 use super::{Ensure, Meaning, Pending, at};
 use crate::journal::Undo;
 use crate::kernel::Known;
@@ -250,7 +251,7 @@ impl Pair<'_> {
             (Some(Errno::EEXIST), _) => {
                 Cause::NameTaken { name: self.link.name.clone(), peer: self.peer.name.clone() }
             }
-            _ => error.into(),
+            _ => no_kind(error, "veth"),
         }
     }
 }

@@ -63,7 +63,7 @@ fn connect<D: Driver>(
     let surveyed = driver.survey(&mut settings, kernel);
     let links = driver.links(&settings, endpoint);
     let built = surveyed
-        .and_then(|()| change.announce())
+        .and_then(|()| change.announce(driver.remember(&settings)))
         .and_then(|()| kernel.ensure(&links, &mut change.journal).map_err(super::refused));
     let mut lease = Lease::await_of(ipam);
     change.leased = lease.held;
@@ -153,9 +153,10 @@ impl<'call> Change<'call> {
     }
 
     /// Writes the intent. From here on the kernel may be touched.
-    fn announce(&self) -> Result<(), Failure> {
+    fn announce(&mut self, memory: Value) -> Result<(), Failure> {
         // What an earlier ADD has made is on record; this one adds nothing to be taken apart.
-        let Some(record) = self.record.as_ref().filter(|_| self.earlier.is_none()) else { return Ok(()) };
+        let Some(record) = self.record.as_mut().filter(|_| self.earlier.is_none()) else { return Ok(()) };
+        record.memory = memory;
         self.records.write(record).map_err(|error| Failure::new(Code::Io, error))
     }
 

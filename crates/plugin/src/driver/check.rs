@@ -6,7 +6,6 @@ use weft_cni::{Code, Failure, Interface, NetworkResult};
 use weft_model::Endpoint;
 use weft_plan::{Kernel, Place, Plan};
 use weft_runtime::find::find;
-use weft_state::attachment::Records;
 
 use super::{ContainerRequest, Driver, Keeps, Leases, inherited, result};
 use crate::{Attachment, Call, Verb, delegate};
@@ -25,7 +24,10 @@ pub(super) fn check<D: Driver>(driver: &D, attachment: &Attachment) -> Result<()
     if attachment.conf.ipam_type().is_some() {
         delegate::run(attachment, Verb::Check)?;
     }
-    let (endpoint, records) = (&attachment.endpoint, Records::new(&attachment.root));
+    let endpoint = &attachment.endpoint;
+    let records = driver.keeps().records(&attachment.root, driver.about().kind);
+    let record = records.get(&endpoint.container, &endpoint.ifname);
+    record.iter().for_each(|record| driver.recall(&mut settings, &record.memory));
     let leases =
         previous.as_ref().map(|result| Leases::of_result(result, &endpoint.ifname)).unwrap_or_default();
     let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
@@ -34,7 +36,7 @@ pub(super) fn check<D: Driver>(driver: &D, attachment: &Attachment) -> Result<()
     plan.extend(driver.addresses(&settings, endpoint, &leases).steps);
     request.configure(&mut plan, &endpoint.ifname);
 
-    if driver.keeps() == Keeps::Attachment && records.get(&endpoint.container, &endpoint.ifname).is_none() {
+    if driver.keeps() == Keeps::Attachment && record.is_none() {
         inherited::adapt(&mut kernel, &mut plan, endpoint);
     }
     let observed = kernel.observe(&plan).map_err(super::kernel_says)?;

@@ -73,6 +73,7 @@ pub(super) fn remove_links<D: Driver>(
     }
     let plan = match driver.settings(call) {
         Ok(mut settings) => {
+            record.iter().for_each(|record| driver.recall(&mut settings, &record.memory));
             // What is not found has gone.
             driver.locate(&mut settings, endpoint, &mut kernel).ok();
             let mut plan = driver.links(&settings, endpoint);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use weft_cni::{Code, Dns, Failure, IpConfig, NetworkResult, Route};
 use weft_model::IfName;
-use weft_plan::{Address, Plan, Rivals, Sysctl};
+use weft_plan::{Address, Link, Plan, Rivals, Sysctl};
 
 /// What the IPAM plugin gave, completed by the driver.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,6 +16,14 @@ pub struct Leases {
     pub routes: Vec<Route>,
     /// The resolver settings.
     pub dns: Dns,
+}
+
+impl From<NetworkResult> for Leases {
+    /// Takes the addresses of a result from whatever interface they are on.
+    fn from(result: NetworkResult) -> Self {
+        let ips = result.ips.into_iter().map(|ip| IpConfig { interface: None, ..ip });
+        Self { ips: ips.collect(), routes: result.routes, dns: result.dns }
+    }
 }
 
 impl Leases {
@@ -67,6 +75,22 @@ impl Leases {
     pub fn configure(&self, plan: &mut Plan, ifname: &IfName, dad: bool) {
         self.configure_addresses(plan, ifname, |address| address.dad(dad));
         self.configure_routes(plan, ifname);
+    }
+
+    /// Returns what an interface on a network of others needs besides itself: that it is up, its addresses and routes,
+    /// and that its neighbours are told.
+    pub fn announced(&self, ifname: &IfName) -> Plan {
+        let mut plan = Plan::new();
+        let has = |v4| self.ips.iter().any(|ip| ip.address.is_ipv4() == v4);
+        if has(true) {
+            plan.container(Sysctl::attempt(format!("net/ipv4/conf/{ifname}/arp_notify"), "1"));
+        }
+        if has(false) {
+            plan.container(Sysctl::attempt(format!("net/ipv6/conf/{ifname}/ndisc_notify"), "1"));
+        }
+        plan.container(Link::existing(ifname).up(true));
+        self.configure(&mut plan, ifname, false);
+        plan
     }
 
     /// Adds the container's addresses to a plan, after what they need.

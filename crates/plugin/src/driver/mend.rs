@@ -198,6 +198,7 @@ fn plan_of<D: Driver>(driver: &D, call: &Call, record: &Record) -> Result<Plan, 
         None => Leases::of_addresses(&record.addresses),
     };
     let mut settings = driver.settings(&call)?;
+    driver.recall(&mut settings, &record.memory);
     driver.settle(&mut settings, endpoint)?;
     let (request, _) = ContainerRequest::of(&call)?;
     let mut plan = driver.links(&settings, endpoint);

@@ -14,6 +14,7 @@ mod lease;
 mod leases;
 mod loopback;
 mod masquerade;
+mod master;
 mod mend;
 mod result;
 
@@ -37,6 +38,7 @@ pub use compose::host_local;
 pub use leases::Leases;
 pub use loopback::loopback_addresses;
 pub use masquerade::{Masqueraded, dismantles, masquerade_backend};
+pub use master::Master;
 pub use mend::{examine_firewall, restore_firewall};
 
 use crate::{About, Attachment, Call, ComposeRequest, Plugin};
@@ -80,6 +82,15 @@ pub trait Driver: Sync {
     fn survey(&self, _settings: &mut Self::Settings, _kernel: &mut Kernel) -> Result<(), Failure> {
         Ok(())
     }
+
+    /// Returns what was found by [`Driver::survey`] and nobody will know later. It is recorded before the kernel is
+    /// touched. Most drivers need none of it.
+    fn remember(&self, _settings: &Self::Settings) -> Value {
+        Value::Null
+    }
+
+    /// Completes settings with what [`Driver::remember`] returned when the attachment was made.
+    fn recall(&self, _settings: &mut Self::Settings, _memory: &Value) {}
 
     /// Returns what can be built before addresses are known.
     fn links(&self, settings: &Self::Settings, endpoint: &Endpoint) -> Plan;
@@ -324,6 +335,7 @@ fn code_of(cause: &Cause) -> Code {
         | Cause::NoVlanFiltering
         | Cause::BadKey(_) => Code::InvalidConfig,
         Cause::NameTaken { .. }
+        | Cause::Taken { .. }
         | Cause::InUse { .. }
         | Cause::Firewall(FirewallError::Ports(PortsError::Taken { .. } | PortsError::NoneFree { .. })) => {
             Code::TAKEN

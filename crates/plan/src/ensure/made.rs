@@ -1,0 +1,175 @@
+//! Links that one request makes, on another link or on none.
+
+use std::os::fd::AsFd;
+
+use weft_model::{IfName, Mtu};
+use weft_netlink::kind::{self, NewLink};
+use weft_netlink::link::{self, LinkInfo};
+use weft_netlink::{Error, Request};
+
+use super::existing::inverse;
+use super::{Ensure, MADE_BY_WEFT, at};
+use crate::journal::Undo;
+use crate::kernel::Known;
+use crate::{ApplyError, Cause, Lifetime, Link, Made, Place, Step};
+
+impl Ensure<'_> {
+    /// Makes a link. One that is born in another namespace than its lower link's comes there under a name of its
+    /// own and takes the wanted one there: the other may be taken where the lower link is.
+    pub(super) fn made(&mut self, step: &Step, link: &Link, made: &Made) -> Result<(), ApplyError> {
+        self.flush()?;
+        let lower = match &made.over {
+            Some(over) => Some(self.index(step, over.place, &over.name)?),
+            None => None,
+        };
+        if step.lifetime == Lifetime::Network
+            && let Some(found) = self.kernel.look(step.place, &link.name).map_err(at(step))?
+        {
+            return self.adopt_made(step, link, made, lower, &found).map_err(at(step));
+        }
+        let from = made.over.as_ref().map_or(step.place, |over| over.place);
+        if from == step.place {
+            self.born_here(step, link, made, lower)
+        } else {
+            self.born_elsewhere(step, link, made, from, lower)
+        }
+        .map_err(at(step))
+    }
+
+    fn born_here(&mut self, step: &Step, link: &Link, made: &Made, lower: Option<u32>) -> Result<(), Cause> {
+        let socket = self.kernel.socket(step.place)?;
+        let asked = socket.request(request(&link.name, step, link, made, lower));
+        let reply = asked.map_err(|error| refused(error, made, step.place, &link.name))?;
+        let created = socket.created(&reply, &link.name)?;
+        self.settle_made(step, link, &created);
+        self.raise_made(step, link, &created)
+    }
+
+    fn born_elsewhere(
+        &mut self,
+        step: &Step,
+        link: &Link,
+        made: &Made,
+        from: Place,
+        lower: Option<u32>,
+    ) -> Result<(), Cause> {
+        if self.kernel.exists(step.place, &link.name)? {
+            return Err(taken(made, step.place, &link.name));
+        }
+        let passing = passing_name(&link.name);
+        let netns = self.kernel.netns(step.place)?;
+        let mut asked = Ok(());
+        for again in [false, true] {
+            let request = request_in(&passing, step, link, made, lower, &netns);
+            asked = self.kernel.socket(from)?.request(request).map(drop);
+            match &asked {
+                // An ADD that was killed has left it, before it could take its name.
+                Err(error) if error.is_exists() && !again => self.clear(step.place, &passing)?,
+                _ => break,
+            }
+        }
+        asked.map_err(|error| refused(error, made, step.place, &link.name))?;
+        let gone = || Cause::NoLink { place: step.place, name: passing.clone() };
+        let socket = self.kernel.socket(step.place)?;
+        let created = socket.link(link::get(&passing))?.ok_or_else(gone)?;
+        let renamed = socket.request(link::rename(created.index, &link.name));
+        self.settle_made(step, link, &created);
+        renamed.map_err(|error| refused(error, made, step.place, &link.name))?;
+        self.raise_made(step, link, &created)
+    }
+
+    fn settle_made(&mut self, step: &Step, link: &Link, created: &LinkInfo) {
+        self.kernel.learn(step.place, &link.name, Known { fresh: true, ..Known::from(created) });
+        let undo = Undo::DeleteLink { place: step.place, name: link.name.clone(), index: created.index };
+        self.note(step, undo);
+    }
+
+    fn raise_made(&mut self, step: &Step, link: &Link, created: &LinkInfo) -> Result<(), Cause> {
+        let up = link::Change { up: link.up.then_some(true), ..link::Change::default() };
+        if up != link::Change::default() {
+            self.kernel.socket(step.place)?.request(link::change(created.index, &up))?;
+        }
+        Ok(())
+    }
+
+    /// A link that the network's attachments share and that is there already, whoever made it.
+    fn adopt_made(
+        &mut self,
+        step: &Step,
+        link: &Link,
+        made: &Made,
+        lower: Option<u32>,
+        found: &LinkInfo,
+    ) -> Result<(), Cause> {
+        let same = found.own.as_ref() == Some(&made.kind) && (lower.is_none() || found.peer == lower);
+        if !same {
+            return Err(Cause::OtherKind { name: link.name.clone(), wanted: made.kind.name() });
+        }
+        let change = link::Change { up: (link.up && !found.up).then_some(true), ..link::Change::default() };
+        if change == link::Change::default() {
+            return Ok(());
+        }
+        self.kernel.socket(step.place)?.request(link::change(found.index, &change))?;
+        let back = inverse(found, &change);
+        let (place, name, index) = (step.place, link.name.clone(), found.index);
+        self.note(step, Undo::ChangeLink { place, name, index, change: back });
+        Ok(())
+    }
+
+    fn clear(&mut self, place: Place, name: &IfName) -> Result<(), Cause> {
+        let socket = self.kernel.socket(place)?;
+        if let Some(left) = socket.link(link::get(name))? {
+            socket.request(link::delete_index(left.index))?;
+        }
+        Ok(())
+    }
+}
+
+/// The name under which a link comes into its namespace, until it has the one it is to have.
+pub(crate) fn passing_name(name: &IfName) -> IfName {
+    IfName::derived(&["passing", name.as_str()])
+}
+
+fn new_link<'a>(name: &'a IfName, step: &Step, link: &Link, made: &'a Made) -> NewLink<'a> {
+    NewLink {
+        name,
+        kind: &made.kind,
+        lower: None,
+        netns: None,
+        mac: link.mac,
+        mtu: link.mtu.map(Mtu::get),
+        // The alias says who removes what the network's attachments share.
+        alias: (step.lifetime == Lifetime::Network).then_some(MADE_BY_WEFT),
+    }
+}
+
+fn request(name: &IfName, step: &Step, link: &Link, made: &Made, lower: Option<u32>) -> Request {
+    kind::create(&NewLink { lower, ..new_link(name, step, link, made) })
+}
+
+fn request_in(
+    name: &IfName,
+    step: &Step,
+    link: &Link,
+    made: &Made,
+    lower: Option<u32>,
+    netns: &weft_netns::Netns,
+) -> Request {
+    kind::create(&NewLink { lower, netns: Some(netns.as_fd()), ..new_link(name, step, link, made) })
+}
+
+fn refused(error: Error, made: &Made, place: Place, name: &IfName) -> Cause {
+    if error.is_exists() { taken(made, place, name) } else { no_kind(error, made.kind.name()) }
+}
+
+fn taken(made: &Made, place: Place, name: &IfName) -> Cause {
+    Cause::Taken { kind: made.kind.name(), place, name: name.clone() }
+}
+
+/// Says what the kernel lacks, if it lacks the kind of link.
+pub(super) fn no_kind(error: Error, kind: &'static str) -> Cause {
+    match kind::kernel_option(kind) {
+        Some(option) if error.is_unknown_kind() => Cause::NoKind { kind, option },
+        _ => error.into(),
+    }
+}
