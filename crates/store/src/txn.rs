@@ -1,8 +1,39 @@
 //! Transactions.
 
+use std::collections::HashSet;
+
 use weft_overlay::Key;
 
-use crate::LeaseId;
+use crate::{LeaseId, StoreError};
+
+/// So many operations fit in a transaction, and as many conditions: etcd's `--max-txn-ops` unless it is set.
+pub const MAX_OPS: usize = 128;
+
+/// A longer value is refused: etcd takes requests of 1.5 MiB, and no record is longer than this.
+pub const MAX_VALUE: usize = weft_overlay::records::MAX_BYTES;
+
+/// Says whether every store would take a transaction.
+pub(crate) fn check(store: &str, compares: &[Compare], ops: &[Op]) -> Result<(), StoreError> {
+    let refuse = |reason: String| Err(StoreError::Invalid { store: store.into(), reason });
+    if ops.len().max(compares.len()) > MAX_OPS {
+        return refuse(format!("a transaction of more than {MAX_OPS} operations"));
+    }
+    let mut keys = HashSet::new();
+    for op in ops {
+        if op.key().is_empty() || op.key().len() > weft_overlay::keys::MAX_BYTES {
+            return refuse(format!("a key of {} bytes", op.key().len()));
+        }
+        if !keys.insert(op.key()) {
+            return refuse(format!("{} twice in one transaction", op.key()));
+        }
+        if let Op::Put { key, value, .. } = op
+            && value.len() > MAX_VALUE
+        {
+            return refuse(format!("{key}: a value of {} bytes, {MAX_VALUE} at most", value.len()));
+        }
+    }
+    Ok(())
+}
 
 /// A condition of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
