@@ -23,6 +23,7 @@ use weft_overlay::{Entry, Listing};
 
 use crate::{Compare, LeaseId, Op, Outcome, Store, StoreError, Watch, txn};
 use disk::Disk;
+pub(crate) use disk::now;
 
 /// A store in a directory.
 #[derive(Clone, Debug)]
@@ -54,7 +55,9 @@ impl FileStore {
         work: impl FnOnce(&Disk) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let disk = Arc::clone(&self.disk);
-        tokio::task::spawn_blocking(move || work(&disk)).await.map_err(|error| self.broken(&error.to_string()))?
+        tokio::task::spawn_blocking(move || work(&disk))
+            .await
+            .map_err(|error| self.broken(&error.to_string()))?
     }
 
     fn broken(&self, reason: &str) -> StoreError {

@@ -1,10 +1,12 @@
 //! Where the hosts of an overlay meet: a store of records, and what is claimed in it.
 //!
-//! [`Store`] is the one abstraction: [`file`] keeps it in a directory of one host, `etcd` in etcd. Every store passes the one
-//! suite in `tests/conformance.rs`. `claims` are what hosts do with a store, each in a single transaction; [`follow`] is how
+//! [`Store`] is the one abstraction: [`file`] keeps it in a directory of one host, [`etcd`] in etcd. Every store passes the one
+//! suite in `tests/conformance.rs`. [`claims`] are what hosts do with a store, each in a single transaction; [`follow`] is how
 //! they learn what others did, whatever happens to the connection.
 
+pub mod claims;
 pub mod error;
+pub mod etcd;
 pub mod file;
 pub mod follow;
 pub mod txn;

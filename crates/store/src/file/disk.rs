@@ -216,7 +216,8 @@ impl Locked<'_> {
             match op {
                 Op::Delete(key) => changes.extend(found.map(|_| Change::Delete(key.clone()))),
                 Op::Put { key, value, lease } => {
-                    let value = String::from_utf8(value.clone()).map_err(|_| self.invalid("a value that is no text"))?;
+                    let value = String::from_utf8(value.clone())
+                        .map_err(|_| self.invalid("a value that is no text"))?;
                     if lease.is_some_and(|lease| !self.lease_path(lease).exists()) {
                         return Err(StoreError::NoLease(lease.map_or(0, |lease| lease.0)));
                     }
@@ -238,7 +239,12 @@ impl Locked<'_> {
         let [a, b, c, d, e, f, g, h, ..] = random_bytes();
         let id = LeaseId((u64::from_ne_bytes([a, b, c, d, e, f, g, h]) >> 1).cast_signed());
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        self.write_lease(Lease { schema: document::SCHEMA, id: id.0, ttl, until: now().saturating_add(ttl) })?;
+        self.write_lease(Lease {
+            schema: document::SCHEMA,
+            id: id.0,
+            ttl,
+            until: now().saturating_add(ttl),
+        })?;
         Ok(id)
     }
 

@@ -1,16 +1,17 @@
 //! Watching the directory: inotify tells that something happened, and the log what.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
 use weft_overlay::Event;
 
 use super::FileStore;
-use crate::{Store, StoreError, Watch, WatchEvent};
+use crate::{StoreError, Watch, WatchEvent};
 
 /// Begins a watch.
 pub(super) async fn begin(store: FileStore, prefix: String, from: i64) -> Result<Watch, StoreError> {
@@ -22,21 +23,14 @@ pub(super) async fn begin(store: FileStore, prefix: String, from: i64) -> Result
     let happening = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE_SELF;
     inotify.add_watch(&dir, happening).map_err(broken)?;
     inotify.add_watch(&dir.join("leases"), AddWatchFlags::IN_MOVED_TO).map_err(broken)?;
-    let fd = AsyncFd::new(Notices(inotify)).map_err(|error| store.broken(&error.to_string()))?;
+    // What is read from it is of no interest, so it may as well be a pipe: tokio's own type for descriptors is not safe.
+    let notices = Receiver::from_owned_fd_unchecked(OwnedFd::from(inotify))
+        .map_err(|error| store.broken(&error.to_string()))?;
     let header = store.blocking(|disk| Ok(disk.alone()?.header())).await?;
     let (sender, receiver) = mpsc::channel(Watch::AHEAD);
     let watcher = Watcher { store, prefix, id: header.id, next: from, told: from - 1, events: sender };
-    let task = tokio::spawn(watcher.run(fd));
+    let task = tokio::spawn(watcher.run(notices));
     Ok(Watch::new(receiver, task.abort_handle()))
-}
-
-/// An inotify instance that tokio can wait for.
-struct Notices(Inotify);
-
-impl AsRawFd for Notices {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
 }
 
 struct Watcher {
@@ -58,7 +52,7 @@ enum Seen {
 }
 
 impl Watcher {
-    async fn run(mut self, fd: AsyncFd<Notices>) {
+    async fn run(mut self, notices: Receiver) {
         let mut lost = false;
         loop {
             match self.look().await {
@@ -78,21 +72,21 @@ impl Watcher {
                 }
                 Err(_) => {}
             }
-            if !self.wait(&fd, lost).await {
+            if !self.wait(&notices, lost).await {
                 return;
             }
         }
     }
 
     /// Waits until something may have happened; `false` when nothing can any more.
-    async fn wait(&self, fd: &AsyncFd<Notices>, lost: bool) -> bool {
+    async fn wait(&self, notices: &Receiver, lost: bool) -> bool {
         let expiry = self.store.blocking(|disk| disk.next_expiry()).await.ok().flatten();
         // A directory that cannot be read is looked at again every second.
         let pause = if lost { Some(Duration::from_secs(1)) } else { expiry };
         let woken = async {
-            let Ok(mut ready) = fd.readable().await else { return false };
-            let read = ready.try_io(|fd| fd.get_ref().0.read_events().map_err(Into::into));
-            !matches!(read, Ok(Err(_)))
+            let mut buffer = [0; 4096];
+            notices.readable().await.is_ok()
+                && !notices.try_read(&mut buffer).is_err_and(|error| error.kind() != ErrorKind::WouldBlock)
         };
         match pause {
             Some(pause) => tokio::time::timeout(pause, woken).await.unwrap_or(true),

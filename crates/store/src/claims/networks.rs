@@ -1,0 +1,221 @@
+//! Networks are made and removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnetwork::IpNetwork;
+use weft_model::{Mtu, NetworkName};
+use weft_overlay::blocks::{check_subnets, free_subnet};
+use weft_overlay::records::{Cluster, Egress, Encryption, Network, VniClaim, encode};
+use weft_overlay::snapshot::Record;
+use weft_overlay::{Key, NetworkId, Vni, keys};
+
+use super::{ATTEMPTS, CHUNK, ClaimError, Claims, pause};
+use crate::{Compare, Op};
+
+/// A network to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewNetwork {
+    /// Its id.
+    pub id: NetworkId,
+    /// Its name.
+    pub name: NetworkName,
+    /// Its VNI; none chooses one.
+    pub vni: Option<Vni>,
+    /// Its subnets; none takes one of the cluster's pools.
+    pub subnets: Vec<IpNetwork>,
+    /// What protects it between hosts.
+    pub encryption: Encryption,
+    /// Whether it lives in a namespace of its own.
+    pub isolated: bool,
+    /// How its containers reach what is not the network.
+    pub egress: Egress,
+    /// The MTU somebody asked for.
+    pub mtu: Option<Mtu>,
+    /// What people wrote on it.
+    pub labels: BTreeMap<String, String>,
+    /// Options of the driver as they were given.
+    pub options: BTreeMap<String, String>,
+}
+
+impl Claims {
+    /// Makes a network, with a VNI and subnets that no other has.
+    ///
+    /// # Errors
+    ///
+    /// A name, VNI or subnet that another network has, or a subnet that a host's underlay address is in.
+    pub async fn create_network(&self, new: &NewNetwork) -> Result<Network, ClaimError> {
+        for attempt in 0..ATTEMPTS {
+            if let Some(network) = self.try_create(new).await? {
+                return Ok(network);
+            }
+            pause(attempt).await;
+        }
+        Err(ClaimError::Busy("the cluster's networks".into()))
+    }
+
+    async fn try_create(&self, new: &NewNetwork) -> Result<Option<Network>, ClaimError> {
+        let cluster = self.cluster_found().await?;
+        let others = self.networks().await?;
+        if others.iter().any(|other| other.name == new.name) {
+            return Err(ClaimError::NetworkExists(new.name.clone()));
+        }
+        let underlays: Vec<_> = self.underlays().await?.into_iter().map(|(address, _)| address).collect();
+        let subnets = if new.subnets.is_empty() {
+            let free = free_subnet(&cluster.value.pools, &others, underlays.iter().copied());
+            vec![free.ok_or(ClaimError::NoSubnet)?]
+        } else {
+            new.subnets.clone()
+        };
+        let network = Network {
+            id: new.id,
+            name: new.name.clone(),
+            generation: 1,
+            vni: self.free_vni(new, &cluster.value).await?,
+            subnets,
+            encryption: new.encryption,
+            isolated: new.isolated,
+            egress: new.egress,
+            mtu: new.mtu,
+            labels: new.labels.clone(),
+            options: new.options.clone(),
+            created: weft_state::time::now(),
+        };
+        check_subnets(&network, cluster.value.block_length, &others, underlays)?;
+        let (name, vni) = (Key::Network(network.name.clone()), Key::Vni(network.vni));
+        // Two networks made at the same moment have different keys, and might overlap nevertheless: whoever makes a network
+        // writes the cluster's record again, so of two only one comes through and the other looks once more.
+        let compares = [
+            Compare::absent(&name),
+            Compare::absent(&vni),
+            Compare::unchanged(&Key::Cluster, cluster.modified),
+        ];
+        let ops = [
+            Op::put(&Key::Cluster, encode(&cluster.value)),
+            Op::put(&vni, encode(&VniClaim { network: network.id })),
+            Op::put(&name, encode(&network)),
+        ];
+        Ok(self.txn(&compares, &ops).await?.then_some(network))
+    }
+
+    /// Returns the VNI asked for, or the first free one from where the id points to.
+    async fn free_vni(&self, new: &NewNetwork, cluster: &Cluster) -> Result<Vni, ClaimError> {
+        let (good, bad) = self.records(&format!("{}vni/", keys::PREFIX)).await?;
+        let keys = good.iter().map(|found| found.value.key()).chain(bad);
+        let taken: BTreeSet<Vni> =
+            keys.filter_map(|key| if let Key::Vni(vni) = key { Some(vni) } else { None }).collect();
+        if let Some(vni) = new.vni {
+            return if taken.contains(&vni) { Err(ClaimError::VniTaken(vni)) } else { Ok(vni) };
+        }
+        let (first, last) = cluster.vni_range;
+        let count = u64::from(last.get().saturating_sub(first.get())) + 1;
+        let [a, b, c, d, ..] = *new.id.bytes();
+        let start = u64::from(u32::from_be_bytes([a, b, c, d]));
+        (0..count)
+            .filter_map(|step| {
+                let offset = u32::try_from((start + step) % count).ok()?;
+                Vni::try_from(first.get() + offset).ok()
+            })
+            .find(|vni| !taken.contains(vni))
+            .ok_or(ClaimError::NoVni(first, last))
+    }
+
+    /// Changes what may be changed of a network; its generation goes up. Returns it as it is then.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError::NoNetwork`] when there is none.
+    pub async fn update_network(
+        &self,
+        name: &NetworkName,
+        change: impl Fn(&mut Network) + Send + Sync,
+    ) -> Result<Network, ClaimError> {
+        let key = Key::Network(name.clone());
+        for attempt in 0..ATTEMPTS {
+            let found =
+                self.read::<Network>(&key).await?.ok_or_else(|| ClaimError::NoNetwork(name.clone()))?;
+            let mut changed = found.value.clone();
+            change(&mut changed);
+            if changed == found.value {
+                return Ok(changed);
+            }
+            // What others are derived from stays.
+            let Network { id, name, vni, .. } = found.value.clone();
+            let changed = Network { id, name, vni, generation: found.value.generation + 1, ..changed };
+            if self
+                .txn(&[Compare::unchanged(&key, found.modified)], &[Op::put(&key, encode(&changed))])
+                .await?
+            {
+                return Ok(changed);
+            }
+            pause(attempt).await;
+        }
+        Err(ClaimError::Busy(key.to_string()))
+    }
+
+    /// Removes a network, and with it every block, borrowed address and member there is.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError::NoNetwork`] when there is none.
+    pub async fn remove_network(&self, name: &NetworkName) -> Result<Network, ClaimError> {
+        let key = Key::Network(name.clone());
+        for attempt in 0..ATTEMPTS {
+            let found =
+                self.read::<Network>(&key).await?.ok_or_else(|| ClaimError::NoNetwork(name.clone()))?;
+            let compares = [Compare::unchanged(&key, found.modified)];
+            // Nothing more can be claimed in it after this.
+            if self.txn(&compares, &[Op::delete(&key), Op::delete(&Key::Vni(found.value.vni))]).await? {
+                self.sweep_network(found.value.id).await?;
+                return Ok(found.value);
+            }
+            pause(attempt).await;
+        }
+        Err(ClaimError::Busy(key.to_string()))
+    }
+
+    async fn sweep_network(&self, network: NetworkId) -> Result<(), ClaimError> {
+        let mut keys = Vec::new();
+        for prefix in [Key::blocks_of(network), Key::borrows_of(network), Key::members_of(network)] {
+            keys.extend(self.store.list(&prefix).await?.entries.into_iter().map(|entry| entry.key));
+        }
+        for chunk in keys.chunks(CHUNK) {
+            let ops: Vec<Op> = chunk.iter().cloned().map(Op::Delete).collect();
+            self.txn(&[], &ops).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes blocks, borrowed addresses and members of networks that are gone: whoever removed one was killed meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the store from answering.
+    pub async fn collect(&self) -> Result<usize, ClaimError> {
+        let before: BTreeSet<NetworkId> =
+            self.networks().await?.into_iter().map(|network| network.id).collect();
+        let mut orphans = BTreeSet::new();
+        for prefix in ["block/", "borrow/", "member/"] {
+            let (found, _) = self.records(&format!("{}{prefix}", keys::PREFIX)).await?;
+            orphans.extend(
+                found.iter().filter_map(|found| network_of(&found.value)).filter(|id| !before.contains(id)),
+            );
+        }
+        // A network made since then is none of them.
+        for network in self.networks().await? {
+            orphans.remove(&network.id);
+        }
+        for network in &orphans {
+            self.sweep_network(*network).await?;
+        }
+        Ok(orphans.len())
+    }
+}
+
+const fn network_of(record: &Record) -> Option<NetworkId> {
+    match record {
+        Record::Block(block) => Some(block.network),
+        Record::Borrow(borrow) => Some(borrow.network),
+        Record::Member(member) => Some(member.network),
+        _ => None,
+    }
+}

@@ -1,0 +1,115 @@
+//! A host says again what it had, to a store that has lost it.
+
+use weft_overlay::records::{Block, Borrow};
+use weft_overlay::snapshot::Record;
+use weft_overlay::{Entry, HostId, Key, Snapshot};
+
+use super::{ATTEMPTS, CHUNK, ClaimError, Claims, pause};
+use crate::{Compare, Op};
+
+/// What became of a host's claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reasserted {
+    /// What the store has again.
+    pub restored: Vec<Key>,
+    /// What another host has by now, by an earlier claim.
+    pub lost: Vec<(Key, HostId)>,
+}
+
+impl Claims {
+    /// Puts back what a host had, and what all share, where the store lacks it; of two claims of one thing the earlier is right.
+    ///
+    /// Only after an alarm ([`weft_overlay::snapshot::Alarm`]): in a store that nothing happened to, a network that `cached` still
+    /// has was removed by somebody.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the store from answering, or a host that is out.
+    pub async fn reassert(&self, host: HostId, cached: &Snapshot) -> Result<Reasserted, ClaimError> {
+        let mut done = Reasserted::default();
+        for attempt in 0..ATTEMPTS {
+            let listing = self.store.list(weft_overlay::keys::PREFIX).await?;
+            let said = |key: &Key| {
+                let text = key.to_string();
+                listing
+                    .entries
+                    .binary_search_by(|entry| entry.key.as_str().cmp(&text))
+                    .ok()
+                    .map(|at| &listing.entries[at])
+            };
+            if said(&Key::Left(host)).is_some() {
+                return Err(self.gone(host).await?);
+            }
+            done.lost.clear();
+            let mut missing = Vec::new();
+            for record in cached.all().filter(|record| is_ours(record, host, cached)) {
+                match verdict(record, said(&record.key())) {
+                    Verdict::Put(compare) => missing.push((compare, record)),
+                    Verdict::Lost(other) => done.lost.push((record.key(), other)),
+                    Verdict::Agreed => {}
+                }
+            }
+            if missing.is_empty() {
+                return Ok(done);
+            }
+            for chunk in missing.chunks(CHUNK) {
+                let compares: Vec<Compare> = chunk.iter().map(|(compare, _)| compare.clone()).collect();
+                let ops: Vec<Op> =
+                    chunk.iter().map(|(_, record)| Op::put(&record.key(), record.value())).collect();
+                if self.txn(&compares, &ops).await? {
+                    done.restored.extend(chunk.iter().map(|(_, record)| record.key()));
+                }
+            }
+            pause(attempt).await;
+        }
+        Err(ClaimError::Busy("what this host says again".into()))
+    }
+}
+
+/// Returns whether a host may put a record back: its own, and what belongs to nobody in particular.
+fn is_ours(record: &Record, host: HostId, cached: &Snapshot) -> bool {
+    match record {
+        Record::Alive(_) | Record::Left(_) => false,
+        Record::Cluster(_) | Record::Network(_) => true,
+        Record::Vni(_, claim) => cached.network(claim.network).is_some(),
+        other => other.owner() == Some(host),
+    }
+}
+
+enum Verdict {
+    Put(Compare),
+    Lost(HostId),
+    Agreed,
+}
+
+fn verdict(record: &Record, said: Option<&Entry>) -> Verdict {
+    let key = record.key();
+    let Some(entry) = said else { return Verdict::Put(Compare::absent(&key)) };
+    let unchanged = || Verdict::Put(Compare::unchanged(&key, entry.modified));
+    let Ok((_, found)) = Record::parse(&entry.key, &entry.value) else { return unchanged() };
+    match (record, &found) {
+        _ if *record == found => Verdict::Agreed,
+        // What all share: whoever came first.
+        (Record::Cluster(_) | Record::Network(_) | Record::Vni(..), _) => Verdict::Agreed,
+        (Record::Host(ours), Record::Host(theirs)) => match theirs.superseded_by {
+            Some(by) if ours.superseded_by.is_none() => Verdict::Lost(by),
+            _ => unchanged(),
+        },
+        (Record::Block(Block { host, epoch, .. }), Record::Block(theirs)) if *host != theirs.host => {
+            earlier((*epoch, *host), (theirs.epoch, theirs.host), unchanged)
+        }
+        (Record::Borrow(Borrow { host, epoch, .. }), Record::Borrow(theirs)) if *host != theirs.host => {
+            earlier((*epoch, *host), (theirs.epoch, theirs.host), unchanged)
+        }
+        (
+            Record::Underlay(_, ours) | Record::Mesh(_, ours),
+            Record::Underlay(_, theirs) | Record::Mesh(_, theirs),
+        ) if ours.host != theirs.host => Verdict::Lost(theirs.host),
+        _ => unchanged(),
+    }
+}
+
+/// Of two claims the earlier is right, and of two made at the same moment that of the lower id.
+fn earlier(ours: (u64, HostId), theirs: (u64, HostId), put: impl FnOnce() -> Verdict) -> Verdict {
+    if ours < theirs { put() } else { Verdict::Lost(theirs.1) }
+}

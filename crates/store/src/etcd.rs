@@ -1,0 +1,255 @@
+//! A store in etcd, version 3.4 or later.
+//!
+//! The client library keeps a connection, and that is all: a stream that died tells nothing, and a request to a server that
+//! hangs never ends. So every request has a time limit, connections are probed while idle, and a watch that hears nothing is
+//! begun again on a new connection (etcd-client's documentation and issues 17 and 48).
+
+mod errors;
+mod route;
+mod settings;
+mod watching;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{Client, CompareOp, GetOptions, GetResponse, KeyValue, PutOptions, ResponseHeader, TxnOp};
+use weft_overlay::{Entry, Listing};
+
+pub use settings::EtcdSettings;
+
+use crate::{Compare, LeaseId, Op, Outcome, Store, StoreError, Watch, txn};
+
+/// So many keys are asked for at once: with records of less than a kilobyte an answer stays below gRPC's customary 4 MiB.
+const PAGE: i64 = 500;
+
+/// An answer may still be this long, so that some hostile values of full length do not keep a host from hearing the rest.
+const LONGEST_ANSWER: usize = 64 << 20;
+
+/// A listing whose revision is compacted away while it is read begins again, so often.
+const ATTEMPTS: usize = 5;
+
+/// A store in etcd. Copies are the same store.
+#[derive(Clone)]
+pub struct EtcdStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: EtcdSettings,
+    client: tokio::sync::Mutex<Option<Client>>,
+    seen: Mutex<Option<Seen>>,
+}
+
+/// What was last known of the server's history.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    cluster: u64,
+    term: u64,
+    /// A key and the revision of its last change: in any other history that revision belongs to something else.
+    witness: Option<(String, i64)>,
+}
+
+impl EtcdStore {
+    /// Prepares a store; nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// Names the setting that is wrong, or the endpoint that must not be used.
+    pub fn new(settings: EtcdSettings) -> Result<Self, StoreError> {
+        settings.check()?;
+        let inner = Inner { settings, client: tokio::sync::Mutex::new(None), seen: Mutex::new(None) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Returns a client, made anew when the last one failed.
+    ///
+    /// Certificates are read anew with it, so renewed ones are taken up with the next connection.
+    async fn client(&self) -> Result<Client, StoreError> {
+        let mut client = self.inner.client.lock().await;
+        if let Some(client) = &*client {
+            return Ok(client.clone());
+        }
+        let settings = &self.inner.settings;
+        route::refuse_overlays(&settings.endpoints).await?;
+        let made = Client::connect(&settings.endpoints, Some(settings.options()?));
+        let made = made.await.map_err(|error| errors::translated(&self.name(), &error))?;
+        *client = Some(made.clone());
+        Ok(made)
+    }
+
+    /// Makes the next request use a new connection.
+    async fn rebuild(&self) {
+        *self.inner.client.lock().await = None;
+    }
+
+    /// Does a request within the time limit.
+    async fn request<T, F>(&self, work: impl FnOnce(Client) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let limit = self.inner.settings.timeout();
+        let client = self.client().await?;
+        let result = match tokio::time::timeout(limit, work(client)).await {
+            Ok(result) => result.map_err(|error| errors::translated(&self.name(), &error)),
+            Err(_) => Err(errors::silent(&self.name(), limit)),
+        };
+        if matches!(result, Err(StoreError::Unreachable { .. } | StoreError::Refused { .. })) {
+            self.rebuild().await;
+        }
+        result
+    }
+
+    /// Reads a range as it was at a revision; 0 is the present.
+    async fn page(&self, from: String, to: Vec<u8>, revision: i64) -> Result<GetResponse, StoreError> {
+        let options = GetOptions::new().with_range(to).with_limit(PAGE).with_revision(revision);
+        self.request(|client| async move {
+            let mut kv = client.kv_client().max_decoding_message_size(LONGEST_ANSWER);
+            kv.get(from, Some(options)).await
+        })
+        .await
+    }
+
+    /// Reads everything of a prefix at one revision; `None` when it was compacted away meanwhile.
+    async fn list_once(&self, prefix: &str) -> Result<Option<Listing>, StoreError> {
+        let end = end_of(prefix);
+        let mut answer = self.page(prefix.into(), end.clone(), 0).await?;
+        let header = self.header(answer.header())?;
+        let mut entries = Vec::new();
+        loop {
+            let more = answer.more();
+            entries.extend(answer.take_kvs().into_iter().filter_map(entry));
+            let Some(last) = entries.last().filter(|_| more) else { break };
+            let next = format!("{}\0", last.key);
+            answer = match self.page(next, end.clone(), header.revision).await {
+                Err(error) if errors::is_compacted(&error) => return Ok(None),
+                other => other?,
+            };
+        }
+        let witness = entries.iter().max_by_key(|entry| entry.modified);
+        let witness = witness.map(|entry| (entry.key.clone(), entry.modified));
+        *self.seen() = Some(Seen { cluster: header.cluster, term: header.term, witness });
+        Ok(Some(Listing { entries, revision: header.revision, store: header.cluster }))
+    }
+
+    fn header(&self, header: Option<&ResponseHeader>) -> Result<Header, StoreError> {
+        let header = header.ok_or_else(|| StoreError::Unreachable {
+            store: self.name(),
+            reason: "its answer has no header".into(),
+        })?;
+        Ok(Header { cluster: header.cluster_id(), term: header.raft_term(), revision: header.revision() })
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Option<Seen>> {
+        self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    cluster: u64,
+    term: u64,
+    revision: i64,
+}
+
+#[async_trait]
+impl Store for EtcdStore {
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        for _ in 0..ATTEMPTS {
+            if let Some(listing) = self.list_once(prefix).await? {
+                return Ok(listing);
+            }
+        }
+        let reason = "it is compacted faster than it can be read".into();
+        Err(StoreError::Unreachable { store: self.name(), reason })
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let key = key.to_string();
+        let mut answer =
+            self.request(|client| async move { client.kv_client().get(key, None).await }).await?;
+        Ok(answer.take_kvs().into_iter().find_map(entry))
+    }
+
+    async fn txn(&self, compares: &[Compare], ops: &[Op]) -> Result<Outcome, StoreError> {
+        txn::check(&self.name(), compares, ops)?;
+        let compares: Vec<_> = compares.iter().map(condition).collect();
+        let ops: Vec<_> = ops.iter().map(operation).collect();
+        let txn = etcd_client::Txn::new().when(compares).and_then(ops);
+        let answer = self.request(|client| async move { client.kv_client().txn(txn).await }).await?;
+        let revision = self.header(answer.header())?.revision;
+        Ok(if answer.succeeded() { Outcome::Committed(revision) } else { Outcome::Conflict })
+    }
+
+    async fn watch(&self, prefix: &str, from: i64) -> Result<Watch, StoreError> {
+        Ok(watching::begin(self.clone(), prefix.into(), from))
+    }
+
+    async fn lease(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        let seconds = i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX);
+        let grant = self.request(|client| async move { client.lease_client().grant(seconds, None).await });
+        Ok(LeaseId(grant.await?.id()))
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        let kept = self.request(|client| async move { client.lease_client().keep_alive(lease.0).await });
+        kept.await.map(drop).map_err(|error| errors::of_lease(error, lease))
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        let revoked = self.request(|client| async move { client.lease_client().revoke(lease.0).await });
+        match revoked.await.map_err(|error| errors::of_lease(error, lease)) {
+            Err(StoreError::NoLease(_)) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    async fn compact(&self, revision: i64) -> Result<(), StoreError> {
+        self.request(|client| async move { client.kv_client().compact(revision, None).await }).await.map(drop)
+    }
+
+    fn name(&self) -> String {
+        format!("etcd {}", self.inner.settings.endpoints.join(","))
+    }
+}
+
+/// Returns the first key after all that begin with `prefix`.
+fn end_of(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    // Everything from the key on.
+    vec![0]
+}
+
+/// Returns an entry; a key that is no text is none of ours.
+fn entry(kv: KeyValue) -> Option<Entry> {
+    let (created, modified) = (kv.create_revision(), kv.mod_revision());
+    let (key, value) = kv.into_key_value();
+    Some(Entry { key: String::from_utf8(key).ok()?, value, created, modified })
+}
+
+fn condition(compare: &Compare) -> etcd_client::Compare {
+    match compare {
+        Compare::Absent(key) => etcd_client::Compare::create_revision(key.as_str(), CompareOp::Equal, 0),
+        Compare::Present(key) => etcd_client::Compare::create_revision(key.as_str(), CompareOp::Greater, 0),
+        Compare::Modified(key, revision) => {
+            etcd_client::Compare::mod_revision(key.as_str(), CompareOp::Equal, *revision)
+        }
+    }
+}
+
+fn operation(op: &Op) -> TxnOp {
+    match op {
+        Op::Put { key, value, lease } => {
+            let options = lease.map(|lease| PutOptions::new().with_lease(lease.0));
+            TxnOp::put(key.as_str(), value.clone(), options)
+        }
+        Op::Delete(key) => TxnOp::delete(key.as_str(), None),
+    }
+}
