@@ -1,7 +1,7 @@
 //! The peers that the bench measures and tests run beside, besides the reference plugins: unpacked and not installed.
 //!
-//! Installing docker.io or firewalld would start a daemon that rules the machine's own forwarding: neither a measurement nor
-//! a test does that to anybody. What is installed already is used as it is.
+//! Installing docker.io or firewalld would start a daemon that rules the machine's own forwarding, and etcd-server one that
+//! listens: neither a measurement nor a test does that to anybody. What is installed already is used as it is.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,12 @@ use crate::setup;
 use crate::shell::{entries, have, output, program, top, write};
 
 /// What must be there, and the Debian package that brings it.
-const PEERS: [(&str, &str); 9] = [
+const PEERS: [(&str, &str); 11] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/lib/podman/netavark", "netavark"),
     ("/usr/sbin/firewalld", "firewalld"),
+    ("/usr/bin/etcd", "etcd-server"),
+    ("/usr/bin/etcdctl", "etcd-client"),
     ("/usr/bin/containerd", "containerd"),
     ("/usr/bin/podman", "podman"),
     ("/usr/bin/buildah", "buildah"),

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{have, is_root, output, program};
 
 /// What must be there, and the Debian package that brings it.
-const NEEDS: [(&str, &str); 12] = [
+const NEEDS: [(&str, &str); 14] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
@@ -15,6 +15,9 @@ const NEEDS: [(&str, &str); 12] = [
     ("cc", "build-essential"),
     ("git", "git"),
     ("openssl", "openssl"),
+    // etcd's protocol is compiled from its description, which includes some of Google's.
+    ("protoc", "protobuf-compiler"),
+    ("/usr/include/google/protobuf/empty.proto", "libprotobuf-dev"),
     ("strace", "strace"),
     ("shellcheck", "shellcheck"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),

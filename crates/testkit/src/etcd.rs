@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::peer::{peer, peer_program};
 use crate::{Background, Container, Output, Program};
 
 /// How long etcd may take until it answers.
@@ -61,7 +62,7 @@ impl Etcd {
     pub fn go_on(&mut self) {
         let url = self.url();
         let (data, log) = (self.dir.join("data"), self.dir.join("log"));
-        let mut program = Program::new("etcd").inside(&self.netns).args([
+        let mut program = program("etcd").inside(&self.netns).args([
             "--name=etcd",
             "--logger=zap",
             "--listen-peer-urls=http://127.0.0.1:2380",
@@ -108,7 +109,7 @@ impl Etcd {
 
     /// Runs `etcdctl` with these words.
     pub fn ctl<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Output {
-        let mut program = Program::new("etcdctl").inside(&self.netns).env("ETCDCTL_API", "3");
+        let mut program = program("etcdctl").inside(&self.netns).env("ETCDCTL_API", "3");
         program = program.args(["--endpoints", &self.url(), "--command-timeout=2s", "--dial-timeout=1s"]);
         if let Some(authority) = &self.authority {
             let own = authority.certificate("root", &[]);
@@ -133,6 +134,12 @@ impl Etcd {
         let status = self.ctl(["get", "/", "--limit=1", "-w", "json"]).expect_json();
         status["header"]["revision"].as_i64().unwrap_or_else(|| panic!("no revision: {status}"))
     }
+}
+
+/// Returns a program of etcd's: installed, or unpacked by `cargo xtask setup`.
+fn program(name: &str) -> Program {
+    let found = peer(&format!("/usr/bin/{name}"));
+    peer_program(&found.unwrap_or_else(|| panic!("there is no {name}: cargo xtask setup")))
 }
 
 /// Whoever signs certificates for a test, in a folder of its own.

@@ -248,9 +248,8 @@ impl Claims {
     /// [`ClaimError::Superseded`] when another has its place, a lease that has run out.
     pub async fn announce(&self, alive: &Alive, lease: LeaseId) -> Result<(), ClaimError> {
         for attempt in 0..ATTEMPTS {
-            let host = match self.read::<Host>(&Key::Host(alive.host)).await? {
-                Some(host) => host,
-                None => return Err(self.gone(alive.host).await?),
+            let Some(host) = self.read::<Host>(&Key::Host(alive.host)).await? else {
+                return Err(self.gone(alive.host).await?);
             };
             if let Some(by) = host.value.superseded_by {
                 return Err(ClaimError::Superseded { host: alive.host, by });

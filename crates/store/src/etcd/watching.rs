@@ -59,7 +59,7 @@ impl Watcher {
                     if std::mem::take(&mut lost) && self.events.send(WatchEvent::Back).await.is_err() {
                         return;
                     }
-                    self.serve(stream).await
+                    self.serve(*stream).await
                 }
                 Ok(Opened::Reset(why)) => {
                     drop(self.events.send(WatchEvent::Reset(why)).await);
@@ -89,7 +89,7 @@ impl Watcher {
         let stream = self.store.request(|client| async move {
             client.watch_client().max_decoding_message_size(LONGEST_ANSWER).watch(prefix, Some(options)).await
         });
-        Ok(Opened::Stream(stream.await?))
+        Ok(Opened::Stream(Box::new(stream.await?)))
     }
 
     /// Returns how the server's history differs from what we know of it.
@@ -222,7 +222,7 @@ impl Watcher {
 }
 
 enum Opened {
-    Stream(WatchStream),
+    Stream(Box<WatchStream>),
     Reset(String),
 }
 
