@@ -17,6 +17,7 @@ static PLUGINS: &[&dyn Plugin] = &[
     &loopback::PLUGIN,
     &macvlan::PLUGIN,
     &none::PLUGIN,
+    &overlay::PLUGIN,
     &tuning::PLUGIN,
     &portmap::PLUGIN,
     &ptp::PLUGIN,

@@ -159,7 +159,7 @@ fn without_runtime(plugin: &dyn Plugin, inputs: Inputs<'_>) -> Reply {
     let argument = (inputs.argument)();
     let outcome = match argument.as_ref().and_then(|argument| argument.to_str()) {
         Some("describe") => Ok(json::pretty(plugin.about()) + "\n"),
-        Some("compose") => compose(plugin, inputs.stdin),
+        Some("compose") => compose(plugin, inputs),
         Some("reload") => reload(plugin, inputs),
         Some("doctor") => doctor(plugin, inputs),
         _ => return Reply { stdout: String::new(), stderr: introduction(plugin.about()), ok: true },
@@ -170,14 +170,15 @@ fn without_runtime(plugin: &dyn Plugin, inputs: Inputs<'_>) -> Reply {
     }
 }
 
-fn compose(plugin: &dyn Plugin, stdin: &mut dyn Read) -> Result<String, Failure> {
+fn compose(plugin: &dyn Plugin, inputs: Inputs<'_>) -> Result<String, Failure> {
     #[derive(Serialize)]
     struct Composed {
         plugins: Vec<Value>,
     }
-    let request: ComposeRequest = json::from_slice(&read(stdin)?)
+    let root = root(&inputs);
+    let request: ComposeRequest = json::from_slice(&read(inputs.stdin)?)
         .map_err(|error| Failure::new(Code::Decode, error).while_doing("cannot read the request"))?;
-    let plugins = plugin.compose(&request)?;
+    let plugins = plugin.compose(&request, &root)?;
     Ok(json::pretty(&Composed { plugins }) + "\n")
 }
 

@@ -63,7 +63,7 @@ pub trait Plugin: Sync {
     /// # Errors
     ///
     /// When the plugin makes no networks, or not this one.
-    fn compose(&self, request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
+    fn compose(&self, request: &ComposeRequest, _root: &Root) -> Result<Vec<Value>, Failure> {
         let msg = format!("{} is not a network driver: it cannot make {}", self.about().kind, request.name);
         Err(Failure::text(Code::InvalidConfig, msg))
     }

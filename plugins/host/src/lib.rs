@@ -12,6 +12,7 @@ use weft_cni::{Code, Failure, Interface, IpConfig, NetworkResult, Version};
 use weft_netlink::{Socket, address, link};
 use weft_netns::Netns;
 use weft_plugin::{About, Attachment, Call, ComposeRequest, DriverAbout, Plugin};
+use weft_state::Root;
 use weft_state::attachment::{Record, Records, State};
 
 pub use conf::Settings;
@@ -95,7 +96,7 @@ impl Plugin for Host {
         Settings::of(call).map(drop)
     }
 
-    fn compose(&self, request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
+    fn compose(&self, request: &ComposeRequest, _root: &Root) -> Result<Vec<Value>, Failure> {
         compose::compose(request)
     }
 }

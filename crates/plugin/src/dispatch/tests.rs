@@ -92,7 +92,7 @@ impl Plugin for Probe {
         Ok(networks.iter().map(finding).collect())
     }
 
-    fn compose(&self, request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
+    fn compose(&self, request: &ComposeRequest, _: &Root) -> Result<Vec<Value>, Failure> {
         self.note("compose", request.name.to_string());
         Ok(vec![serde_json::json!({ "type": "probe", "id": request.id })])
     }

@@ -21,7 +21,7 @@ pub(super) fn add<D: Driver>(driver: &D, attachment: &Attachment) -> Result<Netw
     driver.settle(&mut settings, &attachment.endpoint)?;
     let path = attachment.required_netns()?;
     let netns = super::open(path)?;
-    let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
+    let mut kernel = super::kernel(driver, attachment, Some(&netns))?;
 
     let mut change = Change::begin(driver, attachment);
     let records = driver.keeps() != Keeps::Nothing;
@@ -129,7 +129,7 @@ impl<'call> Change<'call> {
         }
         let then = earlier.same_netns().and_then(|path| Netns::open(path).ok());
         let there = driver.keeps() != Keeps::Own
-            && super::is_connected(endpoint, then.as_ref()).map_err(super::kernel_says)?;
+            && super::is_connected(driver, self.attachment, endpoint, then.as_ref())?;
         if earlier.state == State::Done && there {
             let network = &earlier.endpoint.network;
             let text =

@@ -30,7 +30,7 @@ pub(super) fn check<D: Driver>(driver: &D, attachment: &Attachment) -> Result<()
     record.iter().for_each(|record| driver.recall(&mut settings, &record.memory));
     let leases =
         previous.as_ref().map(|result| Leases::of_result(result, &endpoint.ifname)).unwrap_or_default();
-    let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
+    let mut kernel = super::kernel(driver, attachment, Some(&netns))?;
     driver.locate(&mut settings, endpoint, &mut kernel)?;
     let mut plan = driver.links(&settings, endpoint);
     plan.extend(driver.addresses(&settings, endpoint, &leases).steps);
@@ -97,7 +97,7 @@ pub(super) fn status<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> 
         let text = "this process has no CAP_NET_ADMIN, so no link can be made";
         return Err(Failure::text(Code::NotAvailable, text).with_hint(Some("run the runtime as root".into())));
     }
-    let mut kernel = Kernel::open(None).map_err(super::kernel_says)?;
+    let mut kernel = super::kernel(driver, call, None)?;
     kernel.allows(&driver.network(&settings)).map_err(super::kernel_says)?;
     let unavailable = |failure: Failure| Failure { code: Code::NotAvailable, ..failure };
     driver.survey(&mut settings, &mut kernel).map_err(unavailable)?;
@@ -105,7 +105,7 @@ pub(super) fn status<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> 
         find(kind, &call.paths).map_err(|error| Failure::new(Code::NotAvailable, error))?;
         delegate::run(call, Verb::Status)?;
     }
-    Ok(())
+    driver.ready(&settings)
 }
 
 /// Returns whether this process has CAP_NET_ADMIN, bit 12 of the effective set (capabilities(7)).

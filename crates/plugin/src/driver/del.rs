@@ -39,7 +39,7 @@ fn disconnect<D: Driver>(driver: &D, attachment: &Attachment, record: Option<&Re
     // The IPAM plugin gets ready meanwhile, but gives an address free only when nobody has it any more.
     let ipam = attachment.conf.ipam_type().map(|_| delegate::prepare(attachment, Verb::Del));
     let mut problems = remove_links(driver, attachment, &attachment.endpoint, record, netns.as_ref());
-    let still = || super::is_connected(&attachment.endpoint, netns.as_ref()).unwrap_or(true);
+    let still = || super::is_connected(driver, attachment, &attachment.endpoint, netns.as_ref()).unwrap_or(true);
     // An address stays taken while its interface is there.
     if problems.is_empty() || !still() {
         problems.extend(ipam.and_then(|ipam| ipam.and_then(delegate::finish).err()));
@@ -61,9 +61,9 @@ pub(super) fn remove_links<D: Driver>(
     record: Option<&Record>,
     netns: Option<&Netns>,
 ) -> Vec<Failure> {
-    let mut kernel = match Kernel::open(netns) {
+    let mut kernel = match super::kernel(driver, call, netns) {
         Ok(kernel) => kernel,
-        Err(error) => return vec![Failure::new(Code::Internal, error)],
+        Err(failure) => return vec![failure],
     };
     let previous = call.conf.prev_result().ok().flatten();
     let leases = known_leases(previous.as_ref(), endpoint, record);

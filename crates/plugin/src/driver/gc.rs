@@ -105,7 +105,7 @@ impl<D: Driver> Stale<'_, D> {
     }
 
     fn is_ours(&self, endpoint: &Endpoint) -> Result<bool, Failure> {
-        let mut kernel = Kernel::open(None).map_err(super::kernel_says)?;
+        let mut kernel = super::kernel(self.driver, self.call, None)?;
         let host_end = endpoint.host_ifname();
         if !kernel.exists(Place::Host, &host_end).map_err(super::kernel_says)? {
             return Ok(true);
@@ -137,10 +137,20 @@ fn remove_network<D: Driver>(driver: &D, call: &Call) -> Vec<Failure> {
         Ok(settings) => settings,
         Err(failure) => return vec![failure],
     };
-    let mut kernel = match Kernel::open(None) {
+    let mut kernel = match super::kernel(driver, call, None) {
         Ok(kernel) => kernel,
-        Err(error) => return vec![Failure::new(Code::Internal, error)],
+        Err(failure) => return vec![failure],
     };
     let plan = driver.network(&settings);
-    kernel.remove(&plan, Removal::Synchronous).into_iter().map(|p| Failure::new(Code::Internal, p)).collect()
+    let home = driver.home(call).ok().flatten();
+    let problems = kernel.remove(&plan, Removal::Synchronous);
+    let mut failures: Vec<Failure> =
+        problems.into_iter().map(|problem| Failure::new(Code::Internal, problem)).collect();
+    // A namespace of the network's own goes with it; the runtime has said that nobody is in it.
+    if let Some(home) = home.filter(|_| failures.is_empty())
+        && let Err(error) = weft_netns::unpin(home.path())
+    {
+        failures.push(Failure::new(Code::Internal, error));
+    }
+    failures
 }

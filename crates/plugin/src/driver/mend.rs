@@ -105,7 +105,7 @@ fn in_turn<T>(
 
 fn restore<D: Driver>(driver: &D, call: &Call, record: &Record) -> Result<(), Failure> {
     let plan = plan_of(driver, call, record)?;
-    let mut kernel = Kernel::open(None).map_err(super::kernel_says)?;
+    let mut kernel = super::kernel(driver, call, None)?;
     if let Some(up) = raised(&mut kernel, &plan)? {
         kernel.ensure(&up, &mut Journal::default()).map_err(super::refused)?;
     }
@@ -117,7 +117,7 @@ fn restore<D: Driver>(driver: &D, call: &Call, record: &Record) -> Result<(), Fa
 fn examine<D: Driver>(driver: &D, call: &Call, record: &Record) -> Result<Vec<Finding>, Failure> {
     let Some(netns) = record.same_netns().map(Netns::open) else { return Ok(Vec::new()) };
     let netns = netns.map_err(|error| Failure::new(Code::Internal, error))?;
-    let mut kernel = Kernel::open(Some(&netns)).map_err(super::kernel_says)?;
+    let mut kernel = super::kernel(driver, call, Some(&netns))?;
     let plan = plan_of(driver, call, record)?;
     let mut findings = Vec::new();
     let mut look =

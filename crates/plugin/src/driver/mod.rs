@@ -72,6 +72,26 @@ pub trait Driver: Sync {
         Ok(())
     }
 
+    /// Returns the namespace that the network has in the host's place, where its links are: none for most. It is made
+    /// if this is an ADD.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn home(&self, _call: &Call) -> Result<Option<Netns>, Failure> {
+        Ok(None)
+    }
+
+    /// Says why an ADD could not work, or not well, as far as only the driver knows: STATUS. What the kernel and
+    /// the IPAM plugin say is asked for besides.
+    ///
+    /// # Errors
+    ///
+    /// With code 50 when no ADD would work, 51 when one would, and the container not reach everybody.
+    fn ready(&self, _settings: &Self::Settings) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Fills in what an ADD takes from the host as it is now, such as the uplink's MTU. The IPAM plugin runs
     /// meanwhile. STATUS asks, too, to say whether an ADD could work; there is no container then. Most drivers take
     /// nothing.
@@ -187,6 +207,15 @@ pub trait Driver: Sync {
         Ok(Vec::new())
     }
 
+    /// As [`Driver::compose`], for a network that is another one on each host: what it is here is written below `root`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Driver::compose`], or when what is written cannot be read.
+    fn compose_here(&self, request: &ComposeRequest, _root: &Root) -> Result<Vec<Value>, Failure> {
+        self.compose(request)
+    }
+
     /// Returns the plugins of a conflist for a network of the manager.
     ///
     /// # Errors
@@ -247,8 +276,8 @@ impl<D: Driver> Plugin for Driven<D> {
         check::status(&self.0, call)
     }
 
-    fn compose(&self, request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
-        self.0.compose(request)
+    fn compose(&self, request: &ComposeRequest, root: &Root) -> Result<Vec<Value>, Failure> {
+        self.0.compose_here(request, root)
     }
 
     fn reload(&self, root: &Root, networks: &[Call]) -> Result<(), Failure> {
@@ -308,11 +337,23 @@ fn open(path: &Path) -> Result<Netns, Failure> {
     })
 }
 
+/// Opens what the plans of a network are applied to.
+fn kernel<D: Driver>(driver: &D, call: &Call, container: Option<&Netns>) -> Result<Kernel, Failure> {
+    let home = driver.home(call)?;
+    Kernel::at(home.as_ref(), container).map_err(kernel_says)
+}
+
 /// Returns whether an attachment's interface is there: the host's end of it, or itself in the container.
-fn is_connected(endpoint: &Endpoint, netns: Option<&Netns>) -> Result<bool, Cause> {
-    let mut kernel = Kernel::open(netns)?;
-    Ok(kernel.exists(Place::Host, &endpoint.host_ifname())?
-        || netns.is_some() && kernel.exists(Place::Container, &endpoint.ifname)?)
+fn is_connected<D: Driver>(
+    driver: &D,
+    call: &Call,
+    endpoint: &Endpoint,
+    netns: Option<&Netns>,
+) -> Result<bool, Failure> {
+    let mut kernel = kernel(driver, call, netns)?;
+    let mut exists = |place, name: &_| kernel.exists(place, name).map_err(kernel_says);
+    Ok(exists(Place::Host, &endpoint.host_ifname())?
+        || netns.is_some() && exists(Place::Container, &endpoint.ifname)?)
 }
 
 /// A step that the kernel refused, as CNI error.

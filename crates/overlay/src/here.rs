@@ -1,0 +1,111 @@
+//! What this host knows without asking anybody: its cluster's last snapshot, or files of static peers.
+
+use serde::{Deserialize, Serialize};
+use weft_model::NetworkName;
+use weft_state::atomic::Durability;
+use weft_state::{Root, StateError, boot, document};
+
+use crate::desired::{Desired, Refused};
+use crate::ids::HostId;
+use crate::local::LocalNetwork;
+use crate::snapshot::Snapshot;
+use crate::statics;
+
+/// This host, and what it knows of the others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Here {
+    /// This host.
+    pub host: HostId,
+    /// It, its peers and the networks.
+    pub snapshot: Snapshot,
+}
+
+/// A network on this host, or why there is none.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// It is there.
+    Here(Box<LocalNetwork>),
+    /// The host takes part in it and cannot have it.
+    Refused(Refused),
+    /// The host is of no cluster, or takes no part in such a network.
+    Unknown,
+}
+
+/// What of a cluster's membership matters here.
+#[derive(Deserialize)]
+struct Membership {
+    host: HostId,
+}
+
+impl Here {
+    /// Reads it; `None` for a host that has no other hosts.
+    ///
+    /// # Errors
+    ///
+    /// Names the file that cannot be used.
+    pub fn read(root: &Root) -> Result<Option<Self>, StateError> {
+        let membership: Option<Membership> = document::read(&root.overlay_dir().join("membership.json"))?;
+        if let Some(Membership { host }) = membership {
+            let snapshot = Snapshot::load(&root.overlay_dir().join("state.json"))?;
+            return Ok(snapshot.map(|snapshot| Self { host, snapshot }));
+        }
+        Ok(statics::read(root)?.map(|statics| Self { host: statics.host, snapshot: statics.snapshot }))
+    }
+
+    /// Returns what this host should have.
+    pub fn desired(&self) -> Desired {
+        Desired::of(&self.snapshot, self.host)
+    }
+}
+
+/// Returns what a network is on this host: what was written for an ADD in this boot, or else what follows from what
+/// is known.
+///
+/// # Errors
+///
+/// Names the file that cannot be used.
+pub fn network(root: &Root, name: &NetworkName) -> Result<Found, StateError> {
+    if let Some(local) = LocalNetwork::load(root, name)? {
+        return Ok(Found::Here(Box::new(local)));
+    }
+    let Some(here) = Here::read(root)? else { return Ok(Found::Unknown) };
+    Ok(match here.desired().network(name) {
+        Some(Ok(network)) => Found::Here(Box::new(network.local.clone())),
+        Some(Err(refused)) => Found::Refused(refused.clone()),
+        None => Found::Unknown,
+    })
+}
+
+/// How things stand with the cluster: `/run/weft/overlay/health.json`, written by the agent and read for STATUS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The schema, 1.
+    pub schema: u64,
+    /// The kernel's boot id: what another boot wrote is void.
+    pub boot: String,
+    /// Why containers may not reach everybody, if they may not.
+    pub degraded: Option<String>,
+}
+
+impl Health {
+    /// Returns what the agent has said in this boot; `None` when it has said nothing, as where there is none.
+    ///
+    /// # Errors
+    ///
+    /// Names the file that cannot be used.
+    pub fn load(root: &Root) -> Result<Option<Self>, StateError> {
+        let found: Option<Self> = document::read(&root.overlay_run_dir().join("health.json"))?;
+        let boot = boot::id()?;
+        Ok(found.filter(|health| health.boot == boot))
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    ///
+    /// Names the path and the reason.
+    pub fn save(root: &Root, degraded: Option<String>) -> Result<(), StateError> {
+        let health = Self { schema: document::SCHEMA, boot: boot::id()?, degraded };
+        document::write(&root.overlay_run_dir().join("health.json"), &health, Durability::Boot)
+    }
+}

@@ -1,0 +1,96 @@
+//! The conflist of an overlay on this host: each host has its own addresses to give.
+
+use serde_json::{Map, Value, json};
+use weft_cni::{Code, Failure};
+use weft_overlay::here::{self, Found};
+use weft_overlay::local::LocalNetwork;
+use weft_plugin::{ComposeRequest, OptionAbout};
+use weft_state::Root;
+
+use crate::conf;
+
+/// The options of `weft network create -d overlay`, with docker's names for them. They are the network's on all hosts,
+/// so the agent reads them.
+pub(crate) const OPTIONS: &[OptionAbout] = &[
+    OptionAbout {
+        name: "encrypted",
+        aliases: &[],
+        value: "BOOL",
+        default: "false",
+        help: "whether packets between hosts are encrypted",
+    },
+    OptionAbout {
+        name: "isolated",
+        aliases: &[],
+        value: "BOOL",
+        default: "false",
+        help: "whether the network is cut off from its hosts, so that others may have the same subnets",
+    },
+    OptionAbout {
+        name: "egress",
+        aliases: &[],
+        value: "nat|routed|none",
+        default: "nat",
+        help: "whether packets that leave the network get the host's address, keep theirs, or do not leave",
+    },
+    OptionAbout {
+        name: "mtu",
+        aliases: &["com.docker.network.driver.mtu"],
+        value: "BYTES",
+        default: "each host's underlay's, less the encapsulation",
+        help: "the MTU of the network's devices",
+    },
+    OptionAbout {
+        name: "vni",
+        aliases: &["com.docker.network.driver.overlay.vxlanid_list"],
+        value: "NUMBER",
+        default: "one that no other network has",
+        help: "the VXLAN network identifier",
+    },
+];
+
+/// Returns the plugins of the network's conflist on this host.
+pub(crate) fn compose(request: &ComposeRequest, root: &Root) -> Result<Vec<Value>, Failure> {
+    if let Some(unknown) = request.options.keys().find(|key| OPTIONS.iter().all(|option| option.name != *key)) {
+        let known: Vec<_> = OPTIONS.iter().map(|option| option.name).collect();
+        let text = format!("the overlay driver has no option {unknown:?}");
+        let hint = format!("its options are {}", known.join(", "));
+        return Err(Failure::text(Code::InvalidConfig, text).with_hint(Some(hint)));
+    }
+    let local = match here::network(root, &request.name).map_err(|error| Failure::new(Code::Io, error))? {
+        Found::Here(local) => local,
+        Found::Refused(refused) => return Err(conf::cannot_be(&refused)),
+        Found::Unknown => return Err(conf::unknown(&request.name)),
+    };
+    let mut plugin = Map::new();
+    plugin.insert("type".into(), json!("overlay"));
+    plugin.insert("capabilities".into(), json!({"ips": true, "mac": true}));
+    if !request.dns.is_empty() {
+        plugin.insert("dns".into(), json!(request.dns));
+    }
+    plugin.insert("ipam".into(), ipam(&local));
+    let mut plugins = vec![Value::Object(plugin)];
+    if !local.isolated && !request.internal {
+        plugins.push(json!({"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}));
+    }
+    Ok(plugins)
+}
+
+/// Returns the `ipam` object: a set of ranges for each family, a range for each block. What was borrowed is a range of
+/// one address that only somebody gets who asks for it.
+fn ipam(local: &LocalNetwork) -> Value {
+    let mut sets = Vec::new();
+    for v4 in [true, false] {
+        let blocks = local.blocks.iter().filter(|block| block.cidr.is_ipv4() == v4);
+        let set: Vec<Value> = blocks
+            .map(|block| json!({"subnet": block.cidr.to_string(), "gateway": block.gateway}))
+            .collect();
+        if !set.is_empty() {
+            sets.push(Value::Array(set));
+        }
+    }
+    json!({"type": "host-local", "ranges": sets, "requestable": "subnet"})
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! The `overlay` CNI plugin: networks that containers on several hosts share.
+//!
+//! An ADD reads one file, [`weft_overlay::local::LocalNetwork`], and works in the kernel. It asks no store, starts no
+//! process, and tells nobody: peers have a route to this host's whole block already.
+
+mod compose;
+mod conf;
+mod plan;
+
+use serde_json::Value;
+use weft_cni::{Code, Failure, Finding, Version};
+use weft_model::Endpoint;
+use weft_netns::Netns;
+use weft_overlay::here::{Health, Here};
+use weft_overlay::kernel::{KernelError, Reconciler, Trouble, home};
+use weft_plan::{Kernel, Place, Plan};
+use weft_plugin::{
+    About, Call, ComposeRequest, Driven, Driver, DriverAbout, Leases, Verb, examine_firewall,
+    restore_firewall,
+};
+use weft_state::{Root, StateError};
+
+pub use conf::Settings;
+
+/// The `overlay` driver.
+pub struct Overlay;
+
+/// The plugin.
+pub static PLUGIN: Driven<Overlay> = Driven(Overlay);
+
+static ABOUT: About = About {
+    kind: "overlay",
+    summary: "networks that containers on several hosts share",
+    versions: &Version::ALL,
+    options: compose::OPTIONS,
+    driver: Some(DriverAbout {
+        addressing: true,
+        attachable: true,
+        clustered: true,
+        instances: None,
+        refusal: None,
+        hint: None,
+    }),
+};
+
+impl Driver for Overlay {
+    type Settings = Settings;
+
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn settings(&self, call: &Call) -> Result<Settings, Failure> {
+        Settings::of(call)
+    }
+
+    fn home(&self, call: &Call) -> Result<Option<Netns>, Failure> {
+        let Some(local) = conf::local(call)? else { return Ok(None) };
+        let made = home(&local, &call.root, call.verb == Verb::Add);
+        made.map_err(|error| Failure::new(Code::Internal, error))
+    }
+
+    /// Devices go with a reboot, or by somebody's hand. Whoever comes first makes them, with the ways to all peers, so
+    /// that the container's first packet arrives.
+    fn survey(&self, settings: &mut Settings, kernel: &mut Kernel) -> Result<(), Failure> {
+        let local = settings.required()?;
+        if kernel.exists(Place::Host, &local.vxlan).is_ok_and(|exists| exists) {
+            return Ok(());
+        }
+        let here = Here::read(&settings.root).map_err(unreadable)?.ok_or_else(|| settings.unknown())?;
+        let desired = here.desired();
+        match desired.network(&local.name) {
+            Some(Ok(network)) => {
+                let made = Reconciler::new(&settings.root).apply_network(&desired, network);
+                made.map(drop).map_err(refused)
+            }
+            Some(Err(refused)) => Err(conf::cannot_be(refused)),
+            None => Err(settings.unknown()),
+        }
+    }
+
+    fn links(&self, settings: &Settings, endpoint: &Endpoint) -> Plan {
+        plan::links(settings, endpoint)
+    }
+
+    fn resolve(&self, settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
+        plan::resolve(settings, leases)
+    }
+
+    fn addresses(&self, settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Plan {
+        plan::addresses(settings, endpoint, leases)
+    }
+
+    fn network(&self, settings: &Settings) -> Plan {
+        plan::network(settings)
+    }
+
+    fn ready(&self, settings: &Settings) -> Result<(), Failure> {
+        settings.required().map_err(|failure| Failure { code: Code::NotAvailable, ..failure })?;
+        match Health::load(&settings.root).map_err(unreadable)?.and_then(|health| health.degraded) {
+            Some(why) => Err(Failure::text(Code::LimitedConnectivity, why)
+                .with_hint(Some("weft overlay status tells more".into()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings devices, guard and the ways to all peers to what is known, besides the firewall's own books.
+    fn restore(&self, root: &Root) -> Result<(), Failure> {
+        let mut problems: Vec<Failure> = restore_firewall(root).err().into_iter().collect();
+        if let Some(here) = Here::read(root).map_err(unreadable)? {
+            let desired = here.desired();
+            let report = Reconciler::new(root).apply(&desired);
+            problems.extend(report.troubles.iter().map(told));
+            problems.extend(desired.refused.iter().map(conf::cannot_be));
+        }
+        Failure::all(problems)
+    }
+
+    fn diagnose(&self, root: &Root) -> Result<Vec<Finding>, Failure> {
+        let mut findings = examine_firewall(root)?;
+        if let Some(here) = Here::read(root).map_err(unreadable)? {
+            let drifts = Reconciler::new(root).verify(&here.desired()).map_err(refused)?;
+            findings.extend(drifts.into_iter().map(|drift| Finding {
+                what: drift.network.map_or_else(|| "the overlay".into(), |name| format!("network {name}")),
+                why: drift.what,
+                mend: "weft overlay apply".into(),
+            }));
+        }
+        Ok(findings)
+    }
+
+    fn compose(&self, request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
+        Err(conf::unknown(&request.name))
+    }
+
+    fn compose_here(&self, request: &ComposeRequest, root: &Root) -> Result<Vec<Value>, Failure> {
+        compose::compose(request, root)
+    }
+}
+
+fn unreadable(error: StateError) -> Failure {
+    Failure::new(Code::Io, error)
+}
+
+fn refused(error: KernelError) -> Failure {
+    let hint = error.hint();
+    let code = match error {
+        KernelError::Overlap { .. } => Code::InvalidConfig,
+        _ => Code::Internal,
+    };
+    Failure::new(code, error).with_hint(hint)
+}
+
+fn told(trouble: &Trouble) -> Failure {
+    Failure::text(Code::Internal, trouble.to_string()).with_hint(trouble.error.hint())
+}
