@@ -14,9 +14,11 @@ pub mod ipvlan;
 pub mod kind;
 pub mod link;
 pub mod macvlan;
+pub mod neighbour;
 pub mod route;
 pub mod sockets;
 pub mod vlan;
+pub mod vxlan;
 
 mod announced;
 mod batch;

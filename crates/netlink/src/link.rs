@@ -11,6 +11,7 @@ use nix::libc;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use weft_model::{IfName, Mac};
 
+use crate::vxlan::{self, VxlanInfo};
 use crate::wire::{attributes, string, u16_at, u32_at};
 use crate::{Error, Kind, Request, Socket};
 
@@ -123,6 +124,8 @@ pub struct LinkInfo {
     pub bridge: Option<BridgeInfo>,
     /// A bridge port's options.
     pub port: Option<PortOptions>,
+    /// A VXLAN device's options.
+    pub vxlan: Option<VxlanInfo>,
 }
 
 /// The options of a bridge.
@@ -382,6 +385,9 @@ impl LinkInfo {
         self.own = self.kind.as_deref().and_then(|kind| Kind::read(kind, data.unwrap_or_default()));
         if self.kind.as_deref() == Some("bridge") {
             self.bridge = Some(read_bridge(data.unwrap_or_default()));
+        }
+        if self.kind.as_deref() == Some("vxlan") {
+            self.vxlan = Some(vxlan::read(data.unwrap_or_default()));
         }
         if port_kind.as_deref() == Some("bridge") {
             self.port = port_data.map(read_port);

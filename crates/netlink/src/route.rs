@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
 use nix::errno::Errno;
 use nix::libc;
@@ -45,7 +45,26 @@ pub struct RouteInfo {
     pub mtu: Option<u32>,
     /// The largest TCP segment advertised.
     pub advmss: Option<u32>,
+    /// Whether packets are led anywhere.
+    pub kind: RouteKind,
+    /// Who made the route (rtm_protocol): [`BY_HAND`] is what `ip route add` writes.
+    pub protocol: u8,
+    /// Whether the next hop is taken to be on the link, whatever addresses the link has.
+    pub onlink: bool,
 }
+
+/// What becomes of packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// They go to the destination.
+    #[default]
+    Unicast,
+    /// They vanish. Such a route has no link.
+    Blackhole,
+}
+
+/// The protocol of a route that an administrator made, and no routing daemon (RTPROT_BOOT).
+pub const BY_HAND: u8 = 3;
 
 /// Adds a route. With `append` it joins others to the same destination.
 pub fn add(route: &RouteInfo, append: bool) -> Request {
@@ -89,6 +108,9 @@ fn local(address: IpNetwork, index: u32, metric: u32) -> RouteMessage {
     let route = RouteInfo {
         dst: address,
         gateway: None,
+        kind: RouteKind::Unicast,
+        protocol: BY_HAND,
+        onlink: false,
         src: None,
         index,
         metric: Some(metric),
@@ -128,18 +150,25 @@ fn message(route: &RouteInfo) -> RouteMessage {
     if !metrics.is_empty() {
         message.attributes.push(RouteAttribute::Metrics(metrics));
     }
+    if route.onlink {
+        message.header.flags |= RouteFlags::Onlink;
+    }
     message.attributes.extend(route.src.map(|src| RouteAttribute::PrefSource(src.into())));
     message
 }
 
 fn common<T>(builder: RouteMessageBuilder<T>, route: &RouteInfo) -> RouteMessage {
     let mut builder = builder
-        .output_interface(route.index)
         .table_id(route.table)
         .scope(RouteScope::from(route.scope))
-        // What `ip route add` writes: made by an administrator, not by a routing daemon.
-        .protocol(RouteProtocol::Boot)
-        .kind(RouteType::Unicast);
+        .protocol(RouteProtocol::from(route.protocol))
+        .kind(match route.kind {
+            RouteKind::Unicast => RouteType::Unicast,
+            RouteKind::Blackhole => RouteType::BlackHole,
+        });
+    if route.index != 0 {
+        builder = builder.output_interface(route.index);
+    }
     if let Some(metric) = route.metric {
         builder = builder.priority(metric);
     }
@@ -165,12 +194,25 @@ pub fn of_table(socket: &mut Socket, table: u32) -> Result<Vec<RouteInfo>, Error
 }
 
 fn list(socket: &mut Socket, table: u32, index: Option<u32>) -> Result<Vec<RouteInfo>, Error> {
+    let mut filter = vec![RouteAttribute::Table(table)];
+    filter.extend(index.map(RouteAttribute::Oif));
+    let mut routes = dump(socket, &filter, 0)?;
+    routes.retain(|route| {
+        route.kind == RouteKind::Unicast
+            && route.table == table
+            && index.is_none_or(|index| route.index == index)
+    });
+    Ok(routes)
+}
+
+/// Returns the routes of both families that the filter lets through; the kernel may let more through.
+fn dump(socket: &mut Socket, filter: &[RouteAttribute], protocol: u8) -> Result<Vec<RouteInfo>, Error> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
-        message.attributes = vec![RouteAttribute::Table(table)];
-        message.attributes.extend(index.map(RouteAttribute::Oif));
+        message.header.protocol = RouteProtocol::from(protocol);
+        message.attributes = filter.to_vec();
         let request = Request::new(RouteNetlinkMessage::GetRoute(message), libc::NLM_F_DUMP);
         match socket.dump(&request, |payload| Some(RouteInfo::read(payload))) {
             Ok(found) => routes.extend(found.into_iter().flatten()),
@@ -179,7 +221,17 @@ fn list(socket: &mut Socket, table: u32, index: Option<u32>) -> Result<Vec<Route
             Err(error) => return Err(error),
         }
     }
-    routes.retain(|route| route.table == table && index.is_none_or(|index| route.index == index));
+    Ok(routes)
+}
+
+/// Returns the routes of the main table that somebody made who signs with this protocol number.
+///
+/// # Errors
+///
+/// The kernel's refusal, or the socket's failure.
+pub fn of_protocol(socket: &mut Socket, protocol: u8) -> Result<Vec<RouteInfo>, Error> {
+    let mut routes = dump(socket, &[RouteAttribute::Table(MAIN)], protocol)?;
+    routes.retain(|route| route.table == MAIN && route.protocol == protocol);
     Ok(routes)
 }
 
@@ -199,7 +251,9 @@ pub fn default_link() -> Result<Option<u32>, Error> {
         // metric up (fn_trie_dump_leaf, net/ipv4/fib_trie.c), so the first default route is the best
         // one, and for IPv4 it is in the first piece however long the table.
         let found = Socket::open()?.find(request, |payload| {
-            RouteInfo::read(payload).into_iter().find(|route| route.table == MAIN && route.dst.prefix() == 0)
+            RouteInfo::read(payload).into_iter().find(|route| {
+                route.table == MAIN && route.dst.prefix() == 0 && route.kind == RouteKind::Unicast
+            })
         });
         match found {
             Ok(Some(route)) => return Ok(Some(route.index)),
@@ -261,6 +315,9 @@ impl Path {
     }
 }
 
+/// The flag of a next hop that is taken to be on the link (RTNH_F_ONLINK).
+const ONLINK: u32 = 4;
+
 /// The attributes we read (include/uapi/linux/rtnetlink.h).
 mod rta {
     pub(super) const DST: u16 = 1;
@@ -278,7 +335,7 @@ mod rta {
 
 impl RouteInfo {
     /// Reads the payload of an RTM_NEWROUTE: one route, or one for each hop of a multipath route;
-    /// none for what is no unicast route.
+    /// none for what is neither a unicast route nor a black hole.
     fn read(payload: &[u8]) -> Vec<Self> {
         Self::read_hops(payload).unwrap_or_default()
     }
@@ -290,12 +347,18 @@ impl RouteInfo {
             libc::AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
             _ => return None,
         };
-        if *payload.get(7)? != libc::RTN_UNICAST {
-            return None;
-        }
+        let kind = match *payload.get(7)? {
+            libc::RTN_UNICAST => RouteKind::Unicast,
+            libc::RTN_BLACKHOLE => RouteKind::Blackhole,
+            _ => return None,
+        };
+        let flags = u32_at(payload, 8)?;
         let mut route = Self {
             dst: IpNetwork::new(any, prefix).ok()?,
             gateway: None,
+            kind,
+            protocol: *payload.get(5)?,
+            onlink: flags & ONLINK != 0,
             src: None,
             index: 0,
             metric: None,
@@ -371,6 +434,7 @@ impl RouteInfo {
             // IPv6 routes have no scope: the kernel says 0 whatever was asked for.
             && (self.dst.is_ipv6() || self.scope == found.scope)
             && self.src.is_none_or(|src| found.src == Some(src))
+            && self.kind == found.kind
             && self.mtu.is_none_or(|mtu| found.mtu == Some(mtu))
             && self.advmss.is_none_or(|advmss| found.advmss == Some(advmss))
     }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use weft_model::{IfName, Mac};
 use weft_netlink::link::{self, NewVeth};
-use weft_netlink::route::{self, RouteInfo};
+use weft_netlink::route::{self, RouteInfo, RouteKind};
 use weft_netlink::{Socket, address};
 use weft_netns::isolate;
 
@@ -49,6 +49,9 @@ fn route(dst: &str, index: u32) -> RouteInfo {
         dst: net(dst),
         gateway: None,
         src: None,
+        kind: RouteKind::Unicast,
+        protocol: route::BY_HAND,
+        onlink: false,
         index,
         metric: None,
         table: route::MAIN,

@@ -66,6 +66,28 @@ pub enum Cause {
     /// The kernel cannot tell ports apart by VLAN.
     #[error("this kernel has no VLAN filtering for bridges")]
     NoVlanFiltering,
+    /// The kernel has no VXLAN.
+    #[error("this kernel has no VXLAN: CONFIG_VXLAN is not set, or its module is not loaded")]
+    NoVxlan,
+    /// Another VXLAN device has the identifier.
+    #[error("VNI {vni} on UDP port {port} is taken by {}", holder.as_deref().map_or_else(
+        || "a VXLAN device in another namespace".into(), |holder| format!("VXLAN device {holder}")))]
+    VniTaken {
+        /// The identifier.
+        vni: u32,
+        /// The port.
+        port: u16,
+        /// The other device's name, if it is in the host's namespace.
+        holder: Option<String>,
+    },
+    /// A process, or a VXLAN device with other checksums, has the port.
+    #[error("UDP port {port}, which {name} needs, is taken")]
+    PortTaken {
+        /// The device.
+        name: IfName,
+        /// The port.
+        port: u16,
+    },
     /// The link has another address.
     #[error("\"{dev}\" already has an IP address different from {address}")]
     AddressConflict {
@@ -138,6 +160,14 @@ impl Cause {
             }
             Self::OtherKind { name, .. } => Some(format!("delete {name}, or give it another name")),
             Self::NoKind { option, .. } => Some(format!("load the module, or use a kernel with {option}")),
+            Self::NoVxlan => Some("modprobe vxlan".into()),
+            Self::VniTaken { holder: Some(holder), .. } => {
+                Some(format!("ip link delete {holder} if nobody uses it, or give the network another VNI"))
+            }
+            Self::VniTaken { port, .. } => Some(format!(
+                "ip -all netns exec ip -details link show type vxlan finds it; docker's overlay has port {port}, too"
+            )),
+            Self::PortTaken { port, .. } => Some(format!("ss --udp --listening --processes sport = {port}")),
             Self::BridgeFull(_) => Some("spread the containers over several networks".into()),
             Self::AddressConflict { dev, .. } => {
                 Some(format!("remove the address from {dev}, or set \"forceAddress\" to true"))

@@ -170,8 +170,8 @@ impl Undo {
                 request(kernel, place, bridge_vlan::add(index, side, &vlans))
             }
             Self::RemoveFile(path) => tuning::forget(&path),
-            Self::RemoveFragment(fragment) => Ok(kernel.firewall.remove(&fragment)?),
-            Self::RestoreFragment(fragment) => Ok(kernel.firewall.ensure(&fragment).map(drop)?),
+            Self::RemoveFragment(fragment) => Ok(kernel.firewall(|one| one.remove(&fragment))??),
+            Self::RestoreFragment(fragment) => Ok(kernel.firewall(|one| one.ensure(&fragment))?.map(drop)?),
         }
     }
 }

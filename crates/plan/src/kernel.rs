@@ -19,10 +19,12 @@ const OPERATIONAL_LIMIT: Duration = Duration::from_secs(5);
 /// Applies plans: the sockets of the host and of one container, and what is known of their links.
 #[derive(Debug)]
 pub struct Kernel {
+    /// What [`Place::Host`] is, when it is not the namespace we were started in.
+    home: Option<Netns>,
     /// Opened when the first step in the host needs it: loopback and none have none.
     host: Option<Socket>,
     container: Option<Container>,
-    pub(crate) firewall: Firewall,
+    firewall: Firewall,
     known: HashMap<(Place, IfName), Known>,
     /// A bridge of the host that was looked at just now, for the step that is about to.
     glimpse: Option<(IfName, LinkInfo)>,
@@ -88,11 +90,21 @@ impl Kernel {
     ///
     /// When the process has no descriptors left.
     pub fn open(container: Option<&Netns>) -> Result<Self, Cause> {
+        Self::at(None, container)
+    }
+
+    /// As [`Kernel::open`], for a network that has a namespace of its own in the host's place.
+    ///
+    /// # Errors
+    ///
+    /// When the process has no descriptors left.
+    pub fn at(home: Option<&Netns>, container: Option<&Netns>) -> Result<Self, Cause> {
+        let home = home.map(Netns::try_clone).transpose()?;
         let container = match container {
             Some(netns) => Some(Container { netns: netns.try_clone()?, socket: None }),
             None => None,
         };
-        Ok(Self { host: None, container, firewall: Firewall::new(), known: HashMap::new(), glimpse: None })
+        Ok(Self { home, host: None, container, firewall: Firewall::new(), known: HashMap::new(), glimpse: None })
     }
 
     /// Returns what the kernel said of a link while plans were ensured or observed. Asks nothing.
@@ -127,7 +139,9 @@ impl Kernel {
     /// When there is no such link, or when it takes longer than five seconds.
     pub fn wait_up(&mut self, name: &IfName) -> Result<(), Cause> {
         let index = self.index(Place::Host, name)?;
-        wait_operational(self.socket(Place::Host)?, index, OPERATIONAL_LIMIT)?;
+        let home = self.home()?;
+        let socket = self.socket(Place::Host)?;
+        visit(home.as_ref(), || wait_operational(socket, index, OPERATIONAL_LIMIT))??;
         Ok(())
     }
 
@@ -226,7 +240,7 @@ impl Kernel {
 
     pub(crate) fn netns(&self, place: Place) -> Result<Netns, Cause> {
         match (place, &self.container) {
-            (Place::Host, _) => Ok(Netns::current()?),
+            (Place::Host, _) => Ok(self.home()?.map_or_else(Netns::current, Ok)?),
             (Place::Container, Some(container)) => Ok(container.netns.try_clone()?),
             (Place::Container, None) => Err(Cause::NoContainer),
         }
@@ -236,7 +250,7 @@ impl Kernel {
         match place {
             Place::Host => match &mut self.host {
                 Some(socket) => Ok(socket),
-                none => Ok(none.insert(Socket::open()?)),
+                none => Ok(none.insert(visit(self.home.as_ref(), Socket::open)??)),
             },
             Place::Container => self.container.as_mut().ok_or(Cause::NoContainer)?.socket(),
         }
@@ -246,9 +260,28 @@ impl Kernel {
     /// that an ADD pays for one visit.
     pub(crate) fn run<T: Send>(&mut self, place: Place, work: impl FnOnce() -> T + Send) -> Result<T, Cause> {
         match place {
-            Place::Host => Ok(work()),
+            Place::Host => visit(self.home.as_ref(), work),
             Place::Container => self.container.as_mut().ok_or(Cause::NoContainer)?.run(work),
         }
+    }
+
+    /// Returns the namespace that the network has in the host's place.
+    pub(crate) fn home(&self) -> Result<Option<Netns>, Cause> {
+        Ok(self.home.as_ref().map(Netns::try_clone).transpose()?)
+    }
+
+    /// Works with the firewall of the host's place.
+    pub(crate) fn firewall<T>(&mut self, work: impl FnOnce(&mut Firewall) -> T) -> Result<T, Cause> {
+        let firewall = &mut self.firewall;
+        visit(self.home.as_ref(), || work(firewall))
+    }
+}
+
+/// Works in a namespace, or where we are.
+pub(crate) fn visit<T>(home: Option<&Netns>, work: impl FnOnce() -> T) -> Result<T, Cause> {
+    match home {
+        Some(home) => Ok(home.run(work)?),
+        None => Ok(work()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Links: bridges, veth pairs, and links that are there already.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use weft_model::{IfName, Mac, Mtu};
 use weft_netlink::Kind;
@@ -37,6 +38,23 @@ pub enum LinkKind {
     Veth(Peer),
     /// A link that one request makes, on another link or on none.
     Made(Made),
+    /// A VXLAN device that neither learns nor floods.
+    Vxlan(VxlanOptions),
+}
+
+/// The options of a VXLAN device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VxlanOptions {
+    /// The network identifier.
+    pub vni: u32,
+    /// The UDP port.
+    pub port: u16,
+    /// The host's address on outer packets, in the namespace we were started in.
+    pub local: IpAddr,
+    /// Whether outer packets have a checksum over their contents.
+    pub checksum: bool,
+    /// Whose device it is, which the kernel keeps with it as alias. Others' are never changed or removed.
+    pub alias: String,
 }
 
 /// A link that one request makes.
@@ -146,6 +164,11 @@ impl Link {
         Self::new(name, LinkKind::Made(Made { kind, over }))
     }
 
+    /// Returns a VXLAN device. It gets no link-local address.
+    pub fn vxlan(name: &IfName, options: VxlanOptions) -> Self {
+        Self::new(name, LinkKind::Vxlan(options)).link_local(false)
+    }
+
     /// Returns a link that exists already, such as `lo`.
     pub fn existing(name: &IfName) -> Self {
         Self::new(name, LinkKind::Existing)
@@ -218,6 +241,10 @@ impl fmt::Display for Link {
             LinkKind::Bridge(_) => out.write_str(" type bridge")?,
             LinkKind::Veth(peer) => write!(out, " peer {}:{}", peer.place, peer.name)?,
             LinkKind::Made(made) => made.fmt(out)?,
+            LinkKind::Vxlan(VxlanOptions { vni, port, local, checksum, .. }) => {
+                write!(out, " type vxlan id {vni} local {local} dstport {port} nolearning")?;
+                flag(out, " noudpcsum", !checksum)?;
+            }
         }
         match (&self.kind, self.mtu) {
             (_, Some(mtu)) => write!(out, " mtu {mtu}")?,

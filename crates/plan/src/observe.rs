@@ -5,10 +5,10 @@ use weft_netlink::link::LinkInfo;
 use weft_netlink::route::RouteInfo;
 use weft_netlink::{address, bridge_vlan, route};
 
-use crate::ensure::{route_info, vlans_of};
+use crate::ensure::{blackhole, route_info, vlans_of};
 use crate::{
-    Address, BridgeOptions, BridgeVlan, Cause, Difference, Kernel, Kind, Link, LinkKind, Made, Peer, Place,
-    Plan, Port, Resource, Rivals, Route, Step, Sysctl, sysctl,
+    Address, Blackhole, BridgeOptions, BridgeVlan, Cause, Difference, Kernel, Kind, Link, LinkKind, Made, Peer,
+    Place, Plan, Port, Resource, Rivals, Route, Step, Sysctl, sysctl,
 };
 
 impl Kernel {
@@ -59,11 +59,12 @@ impl Kernel {
             Resource::Link(wanted) => self.observe_link(place, wanted, found),
             Resource::Address(wanted) => self.observe_address(place, wanted, found),
             Resource::Route(wanted) => self.observe_route(place, wanted, found),
+            Resource::Blackhole(wanted) => self.observe_blackhole(place, wanted, found),
             Resource::BridgeVlan(wanted) => self.observe_vlans(place, wanted, found),
             Resource::Sysctl(wanted) => self.observe_sysctl(place, wanted, found),
             Resource::Tuning(wanted) => self.observe_tuning(place, wanted, found),
             Resource::Firewall(wanted) => {
-                found.extend(self.firewall.observe(wanted)?);
+                found.extend(self.firewall(|one| one.observe(wanted))??);
                 Ok(())
             }
         }
@@ -103,6 +104,10 @@ impl Kernel {
             LinkKind::Bridge(options) => found.extend(bridge_differences(&title, *options, &link)),
             LinkKind::Veth(peer) => self.observe_peer(&title, peer, &link, found)?,
             LinkKind::Made(made) => self.observe_made(&title, made, &link, found)?,
+            LinkKind::Vxlan(options) if !options.is_met_by(&link) => {
+                found.push(format!("{title} is not the network's VXLAN device"));
+            }
+            LinkKind::Vxlan(_) => {}
         }
         match &wanted.port {
             Some(port) => self.observe_port(place, &title, port, &link, found),
@@ -210,6 +215,20 @@ impl Kernel {
             (one.dst.network(), one.dst.prefix()) == (wanted.dst.network(), wanted.dst.prefix())
                 && (wanted.dst.prefix() == 0 || one.gateway == wanted.gateway)
         }))
+    }
+
+    fn observe_blackhole(
+        &mut self,
+        place: Place,
+        wanted: &Blackhole,
+        found: &mut Vec<String>,
+    ) -> Result<(), Cause> {
+        let routes = route::of_protocol(self.socket(place)?, wanted.protocol)?;
+        let info = blackhole(wanted);
+        if !routes.iter().any(|one| one.kind == info.kind && one.dst == info.dst && one.metric == info.metric) {
+            found.push(format!("{place} {wanted} does not exist"));
+        }
+        Ok(())
     }
 
     fn observe_vlans(

@@ -5,7 +5,7 @@ use std::fmt;
 use weft_firewall::Fragment;
 use weft_model::IfName;
 
-use crate::{Address, BridgeVlan, Link, Route, Sysctl, Tuning};
+use crate::{Address, Blackhole, BridgeVlan, Link, Route, Sysctl, Tuning};
 
 /// What should exist, in the order in which it is made. Removal goes the other way.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -52,6 +52,8 @@ pub enum Resource {
     Address(Address),
     /// A route.
     Route(Route),
+    /// A destination that leads nowhere.
+    Blackhole(Blackhole),
     /// A kernel parameter.
     Sysctl(Sysctl),
     /// VLANs of a bridge port.
@@ -163,6 +165,7 @@ impl fmt::Display for Resource {
             Self::Link(link) => link.fmt(out),
             Self::Address(address) => address.fmt(out),
             Self::Route(route) => route.fmt(out),
+            Self::Blackhole(hole) => hole.fmt(out),
             Self::Sysctl(sysctl) => sysctl.fmt(out),
             Self::BridgeVlan(vlan) => vlan.fmt(out),
             Self::Tuning(tuning) => tuning.fmt(out),
@@ -197,7 +200,7 @@ macro_rules! resource_from {
     };
 }
 
-resource_from!(Link, Address, Route, Sysctl, BridgeVlan, Tuning);
+resource_from!(Link, Address, Route, Blackhole, Sysctl, BridgeVlan, Tuning);
 
 impl From<Fragment> for Resource {
     fn from(fragment: Fragment) -> Self {

@@ -6,8 +6,11 @@ use weft_model::IfName;
 use weft_netlink::link::{self, Change, LinkInfo};
 use weft_netlink::{Removed, Socket, address, bridge_vlan, delete_announced, route};
 
-use crate::ensure::{MADE_BY_WEFT, passing_name, route_info, vlan_side, vlans_of};
-use crate::{Cause, Kernel, Lifetime, Link, LinkKind, Made, Place, Plan, Problem, Resource, Step};
+use crate::ensure::{MADE_BY_WEFT, blackhole, passing_name, route_info, vlan_side, vlans_of};
+use crate::kernel::visit;
+use crate::{
+    Blackhole, Cause, Kernel, Lifetime, Link, LinkKind, Made, Place, Plan, Problem, Resource, Step, VxlanOptions,
+};
 
 /// How a veth pair is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,12 +52,14 @@ impl Kernel {
                 LinkKind::Veth(_) => return self.remove_veth(step, link, removal),
                 LinkKind::Bridge(_) => return self.remove_bridge(place, &link.name),
                 LinkKind::Made(made) => return self.remove_made(step, link, made, removal),
+                LinkKind::Vxlan(options) => return self.remove_vxlan(place, &link.name, options),
                 LinkKind::Existing => &link.name,
             },
             Resource::Address(address) => &address.dev,
             Resource::Route(route) => &route.dev,
             Resource::BridgeVlan(vlan) => &vlan.dev,
-            Resource::Firewall(fragment) => return Ok(self.firewall.remove(fragment)?),
+            Resource::Blackhole(hole) => return self.remove_blackhole(place, hole),
+            Resource::Firewall(fragment) => return Ok(self.firewall(|one| one.remove(fragment))??),
             Resource::Tuning(tuning) => return self.untune(place, tuning),
             Resource::Sysctl(_) => return Ok(()),
         };
@@ -74,7 +79,9 @@ impl Kernel {
                 let vlans: Vec<_> = wanted.vlans.iter().map(vlans_of).collect();
                 bridge_vlan::delete(link.index, vlan_side(wanted.side), &vlans)
             }
-            Resource::Firewall(_) | Resource::Sysctl(_) | Resource::Tuning(_) => return Ok(()),
+            Resource::Blackhole(_) | Resource::Firewall(_) | Resource::Sysctl(_) | Resource::Tuning(_) => {
+                return Ok(());
+            }
         };
         match self.socket(place)?.request(request) {
             Err(error) if !error.is_missing() => Err(error.into()),
@@ -96,10 +103,12 @@ impl Kernel {
             return Ok(());
         }
         self.forget(place, name);
+        let home = self.home()?;
         let socket = self.socket(place)?;
         match removal {
             Removal::Announced if place == Place::Host => {
-                let (Removed::Gone | Removed::Absent) = delete_announced(socket, &found)?;
+                let (Removed::Gone | Removed::Absent) =
+                    visit(home.as_ref(), || delete_announced(socket, &found))??;
             }
             _ => match socket.request(link::delete_index(found.index)) {
                 Err(error) if !error.is_missing() => return Err(error.into()),
@@ -194,6 +203,24 @@ impl Kernel {
         Ok(up.iter().any(|link| link.peer == Some(index) && !link.is_veth()))
     }
 
+    fn remove_blackhole(&mut self, place: Place, hole: &Blackhole) -> Result<(), Cause> {
+        match self.socket(place)?.request(route::delete(&blackhole(hole))) {
+            Err(error) if !error.is_missing() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn remove_vxlan(&mut self, place: Place, name: &IfName, options: &VxlanOptions) -> Result<(), Cause> {
+        let Some(found) = self.look(place, name)?.filter(|found| options.is_owner_of(found)) else {
+            return Ok(());
+        };
+        self.forget(place, name);
+        match self.socket(place)?.request(link::delete_index(found.index)) {
+            Err(error) if !error.is_missing() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     fn remove_bridge(&mut self, place: Place, name: &IfName) -> Result<(), Cause> {
         // A link of another kind was there before us: no bridge was ever made.
         let Some(found) = self.look(place, name)?.filter(LinkInfo::is_bridge) else { return Ok(()) };
@@ -231,7 +258,7 @@ fn going(plan: &Plan) -> HashSet<(Place, &IfName)> {
     links
         .flat_map(|(place, link)| match &link.kind {
             LinkKind::Veth(peer) => vec![(place, &link.name), (peer.place, &peer.name)],
-            LinkKind::Bridge(_) | LinkKind::Made(_) => vec![(place, &link.name)],
+            LinkKind::Bridge(_) | LinkKind::Made(_) | LinkKind::Vxlan(_) => vec![(place, &link.name)],
             LinkKind::Existing => Vec::new(),
         })
         .collect()

@@ -210,6 +210,23 @@ impl fmt::Display for Route {
     }
 }
 
+/// A destination that packets vanish at, unless another route leads there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blackhole {
+    /// The destination.
+    pub dst: IpNetwork,
+    /// The metric: among routes to one destination the lowest wins.
+    pub metric: u32,
+    /// Who made it (rtm_protocol).
+    pub protocol: u8,
+}
+
+impl fmt::Display for Blackhole {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "route blackhole {} metric {} proto {}", self.dst, self.metric, self.protocol)
+    }
+}
+
 /// A kernel parameter of a network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sysctl {

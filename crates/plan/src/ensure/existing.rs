@@ -17,6 +17,10 @@ impl<'a> Ensure<'a> {
             }
             LinkKind::Veth(peer) => self.veth(step, link, peer),
             LinkKind::Made(made) => self.made(step, link, made),
+            LinkKind::Vxlan(options) => {
+                self.flush()?;
+                self.vxlan(step, link, options).map_err(at(step))
+            }
             LinkKind::Existing => self.existing(step, link),
         }
     }

@@ -12,8 +12,9 @@ mod route;
 mod tuning;
 mod veth;
 mod vlan;
+mod vxlan;
 
-use weft_firewall::{Backend, Change as FirewallChange, Fragment, Masquerade};
+use weft_firewall::{Backend, Change as FirewallChange, Firewall, Fragment, Masquerade};
 use weft_model::IfName;
 use weft_netlink::{Batch, Error, Replies, Request, Ticket, link};
 use weft_netns::Netns;
@@ -27,7 +28,7 @@ use veth::Pair;
 
 pub(crate) use bridge::MADE_BY_WEFT;
 pub(crate) use made::passing_name;
-pub(crate) use route::info as route_info;
+pub(crate) use route::{blackhole, info as route_info};
 pub(crate) use vlan::{side as vlan_side, vlans as vlans_of};
 
 impl Kernel {
@@ -79,6 +80,8 @@ struct Pending<'a> {
 enum Meaning<'a> {
     /// Granted means made; the undo is for the journal, unless there is nothing to undo.
     Made(Option<Undo>),
+    /// Granted means made; somebody's having made it before is as well.
+    MadeOrThere(Undo),
     /// The new address is there.
     Address(address::Wanted<'a>),
     /// The new route is there.
@@ -112,6 +115,10 @@ impl<'a> Ensure<'a> {
                     self.route(step, route)?;
                     tail
                 }
+                Resource::Blackhole(hole) => {
+                    self.blackhole(step, hole)?;
+                    tail
+                }
                 Resource::BridgeVlan(vlan) => {
                     self.vlan(step, vlan)?;
                     tail
@@ -135,8 +142,9 @@ impl<'a> Ensure<'a> {
 
     fn fragment(&mut self, step: &Step, fragment: &Fragment) -> Result<(), ApplyError> {
         self.flush()?;
-        let before = self.kernel.firewall.present(fragment);
-        let change = self.kernel.firewall.ensure(fragment).map_err(|error| at(step)(error.into()))?;
+        let work = |firewall: &mut Firewall| (firewall.present(fragment), firewall.ensure(fragment));
+        let (before, change) = self.kernel.firewall(work).map_err(at(step))?;
+        let change = change.map_err(|error| at(step)(error.into()))?;
         if change == FirewallChange::Made {
             // An attachment's fragment may have brought entries that are the network's.
             if let Some(shared) = of_network(fragment) {
@@ -231,6 +239,14 @@ impl<'a> Ensure<'a> {
                 undo.into_iter().for_each(|undo| self.note(step, undo));
                 Ok(())
             }
+            (Meaning::MadeOrThere(undo), reply) => match reply {
+                Err(error) if error.is_exists() => Ok(()),
+                Err(error) => Err(error.into()),
+                Ok(_) => {
+                    self.note(step, undo);
+                    Ok(())
+                }
+            },
             (Meaning::Vlans(undo), reply) => {
                 reply.map_err(vlan::refused)?;
                 undo.into_iter().for_each(|undo| self.note(step, undo));

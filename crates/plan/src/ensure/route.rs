@@ -1,11 +1,11 @@
 //! Routes.
 
 use weft_netlink::Error;
-use weft_netlink::route::{self, RouteInfo};
+use weft_netlink::route::{self, RouteInfo, RouteKind};
 
 use super::{Ensure, Meaning};
 use crate::journal::Undo;
-use crate::{ApplyError, Cause, Rivals, Route, Step};
+use crate::{ApplyError, Blackhole, Cause, Rivals, Route, Step};
 
 impl<'a> Ensure<'a> {
     pub(super) fn route(&mut self, step: &'a Step, route: &'a Route) -> Result<(), ApplyError> {
@@ -13,6 +13,12 @@ impl<'a> Ensure<'a> {
         let wanted = info(route, index);
         let request = route::add(&wanted, route.rivals == Rivals::Join);
         self.queue(step, request, Meaning::Route { wanted, rivals: route.rivals })
+    }
+
+    pub(super) fn blackhole(&mut self, step: &'a Step, hole: &Blackhole) -> Result<(), ApplyError> {
+        let route = blackhole(hole);
+        let undo = Undo::DeleteRoute { place: step.place, route };
+        self.queue(step, route::add(&route, false), Meaning::MadeOrThere(undo))
     }
 
     pub(super) fn settle_route(
@@ -67,5 +73,26 @@ pub(crate) fn info(route: &Route, index: u32) -> RouteInfo {
         scope: route.scope.unwrap_or(scope),
         mtu: route.mtu,
         advmss: route.advmss,
+        kind: RouteKind::Unicast,
+        protocol: route::BY_HAND,
+        onlink: false,
+    }
+}
+
+/// Returns the kernel's view of a black hole.
+pub(crate) fn blackhole(hole: &Blackhole) -> RouteInfo {
+    RouteInfo {
+        dst: hole.dst,
+        gateway: None,
+        src: None,
+        index: 0,
+        metric: Some(hole.metric),
+        table: route::MAIN,
+        scope: 0,
+        mtu: None,
+        advmss: None,
+        kind: RouteKind::Blackhole,
+        protocol: hole.protocol,
+        onlink: false,
     }
 }
