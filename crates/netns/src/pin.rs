@@ -24,10 +24,19 @@ const NONE: Option<&Path> = None;
 /// [`NetnsError::Exists`] when the name is taken; otherwise whatever the kernel refuses.
 pub fn create(name: &str) -> Result<Netns, NetnsError> {
     let dir = Path::new(NAMED);
-    let refused = |source| NetnsError::create(format!("create {NAMED}"), source);
-    DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(refused)?;
-    share(dir).map_err(|errno| refused(errno.into()))?;
+    pin_folder(dir)?;
     pin(dir.join(name))
+}
+
+/// Makes a directory that namespaces can be pinned in: processes with mounts of their own see them, too.
+///
+/// # Errors
+///
+/// Whatever the kernel refuses.
+pub fn pin_folder(dir: &Path) -> Result<(), NetnsError> {
+    let refused = |source| NetnsError::create(format!("create {}", dir.display()), source);
+    DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(refused)?;
+    share(dir).map_err(|errno| refused(errno.into()))
 }
 
 /// Makes mounts below `dir` reach namespaces of mounts that exist already, and unmounts too.

@@ -4,8 +4,10 @@
 //! [`Snapshot`], on disk too, so that its networks come up with the store down. Nothing here is asynchronous: plugins link it.
 
 pub mod blocks;
+pub mod desired;
 pub mod entry;
 pub mod ids;
+pub mod kernel;
 pub mod keys;
 pub mod local;
 pub mod records;

@@ -41,6 +41,8 @@ pub struct LocalNetwork {
     pub blocks: Vec<LocalBlock>,
     /// Single addresses this host has besides.
     pub borrowed: Vec<IpAddr>,
+    /// How its packets travel between hosts.
+    pub outer: Outer,
     /// Whether it runs inside the mesh.
     pub secure: bool,
     /// Whether it lives in a namespace of its own.
@@ -49,6 +51,15 @@ pub struct LocalNetwork {
     pub egress: Egress,
     /// This host's addresses outside.
     pub underlay: Underlay,
+}
+
+/// How a network's packets travel between hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outer {
+    /// The address that this host's outer packets have: its underlay address, or its address in the mesh.
+    pub local: IpAddr,
+    /// The UDP port.
+    pub port: u16,
 }
 
 /// A block of this host.
@@ -125,6 +136,7 @@ mod tests {
                 gateway: "10.1.0.1".parse().unwrap(),
             }],
             borrowed: vec!["10.1.9.9".parse().unwrap()],
+            outer: Outer { local: [192, 0, 2, 1].into(), port: 4789 },
             secure: false,
             isolated: false,
             egress: Egress::Nat,

@@ -1,0 +1,128 @@
+//! The devices of a network on this host, as a plan.
+
+use std::path::PathBuf;
+
+use weft_firewall::{Backend, Fragment, Guard, Isolation};
+use weft_model::{GatewayMode, Gateways, IfName, NetworkName};
+use weft_netns::{Netns, NetnsError};
+use weft_plan::{Address, Blackhole, Conflict, Link, Plan, Sysctl, VxlanOptions};
+use weft_state::Root;
+
+use super::{ALIAS, LAST, PROTOCOL};
+use crate::ids::vtep_mac;
+use crate::local::LocalNetwork;
+use crate::records::Egress;
+
+/// Returns what a network has on this host besides the ways to its peers.
+///
+/// Containers are on the bridge, whose addresses are their gateways; the VXLAN device is no port of it but a link that
+/// the host routes to, so that what one host keeps for another is one route and not one entry for each container.
+pub fn devices(local: &LocalNetwork, root: &Root) -> Plan {
+    let mut plan = Plan::new();
+    plan.network(Link::bridge(&local.bridge).mtu(Some(local.mtu)).up(true));
+    plan.network(
+        Link::vxlan(&local.vxlan, vxlan(local))
+            .mac(Some(vtep_mac(local.host, local.id)))
+            .mtu(Some(local.mtu))
+            .up(true),
+    );
+    if local.blocks.iter().any(|block| block.cidr.is_ipv6()) {
+        plan.network(Sysctl::attempt(format!("net/ipv6/conf/{}/disable_ipv6", local.bridge), "0"));
+    }
+    let mut families = [("net/ipv4/ip_forward", false), ("net/ipv6/conf/all/forwarding", false)];
+    for block in &local.blocks {
+        if let Ok(address) = ipnetwork::IpNetwork::new(block.gateway, block.cidr.prefix()) {
+            plan.network(Address::on(&local.bridge, address).conflict(Conflict::Allow));
+        }
+        // What nobody has is not sent to the default route, from where it would come back.
+        plan.network(Blackhole { dst: block.cidr, metric: LAST, protocol: PROTOCOL });
+        families[usize::from(block.cidr.is_ipv6())].1 = true;
+    }
+    for (key, _) in families.into_iter().filter(|(_, wanted)| *wanted) {
+        plan.network(Sysctl::set(key, "1"));
+    }
+    if !local.isolated {
+        plan.extend(fences(local, root).steps);
+    }
+    plan
+}
+
+fn vxlan(local: &LocalNetwork) -> VxlanOptions {
+    VxlanOptions {
+        vni: local.vni.get(),
+        port: local.outer.port,
+        local: local.outer.local,
+        // What WireGuard carries has been authenticated.
+        checksum: !local.secure,
+        alias: format!("{ALIAS}{}", local.id),
+    }
+}
+
+/// What keeps others out. In a namespace of its own there are no others.
+fn fences(local: &LocalNetwork, root: &Root) -> Plan {
+    let mut plan = Plan::new();
+    let claims = root.masquerade_dir();
+    plan.network(Fragment::Isolation(Isolation {
+        network: local.name.clone(),
+        bridge: local.bridge.clone(),
+        links: vec![local.vxlan.clone()],
+        internal: local.egress == Egress::None,
+        backend: Backend::Weft,
+        claims: claims.clone(),
+    }));
+    let mode = match local.egress {
+        Egress::Nat => GatewayMode::Nat,
+        Egress::Routed => GatewayMode::NatUnprotected,
+        Egress::None => GatewayMode::Isolated,
+    };
+    let guard = |link: &IfName| {
+        Fragment::Guard(Guard {
+            network: local.name.clone(),
+            bridge: link.clone(),
+            gateways: Gateways { ipv4: mode, ipv6: mode },
+            icc: true,
+            backend: Backend::Weft,
+            claims: claims.clone(),
+        })
+    };
+    plan.network(guard(&local.bridge)).network(guard(&local.vxlan));
+    plan
+}
+
+/// Returns whether packets from the network to anything else get the host's address.
+pub fn outside(local: &LocalNetwork) -> bool {
+    !local.isolated && local.egress == Egress::Nat
+}
+
+/// Returns where the namespace of an isolated network is pinned.
+pub fn netns_path(root: &Root, name: &NetworkName) -> PathBuf {
+    root.overlay_run_dir().join("netns").join(name.as_str())
+}
+
+/// Returns the namespace that a network has in the host's place: none unless it is isolated. With `make` it is made if
+/// it is not there.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn home(local: &LocalNetwork, root: &Root, make: bool) -> Result<Option<Netns>, NetnsError> {
+    if !local.isolated {
+        return Ok(None);
+    }
+    let path = netns_path(root, &local.name);
+    match Netns::open(&path) {
+        Ok(netns) => Ok(Some(netns)),
+        Err(_) if !make => Ok(None),
+        Err(_) => {
+            // A plain file is what a reboot has left of a pin.
+            match weft_netns::unpin(&path) {
+                Ok(()) | Err(NetnsError::Missing { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            if let Some(folder) = path.parent() {
+                weft_netns::pin_folder(folder)?;
+            }
+            weft_netns::pin(&path).map(Some)
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Bringing this host's kernel to what is desired.
+
+use std::error::Error as _;
+use std::path::Path;
+
+use ipnetwork::IpNetwork;
+use weft_firewall::{FirewallError, Tunnels};
+use weft_model::NetworkName;
+use weft_netlink::link::{self, LinkInfo};
+use weft_netlink::route::{self, RouteInfo};
+use weft_netlink::{Batch, Socket};
+use weft_netns::{Netns, NetnsError};
+use weft_plan::{ApplyError, Cause, Journal, Kernel, Link, Place, Plan};
+use weft_state::{Root, StateError};
+
+use super::devices::{devices, home};
+use super::peers::{Step, Ways};
+use super::{ALIAS, PROTOCOL};
+use crate::blocks::overlap;
+use crate::desired::{Desired, DesiredNetwork};
+use crate::local::LocalNetwork;
+
+/// Why a network cannot be had on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The host reaches something else under the network's addresses.
+    #[error("subnet {subnet} overlaps {route} of this host, by {dev}")]
+    Overlap {
+        /// The network's subnet.
+        subnet: IpNetwork,
+        /// The destination of the host's route.
+        route: IpNetwork,
+        /// The link of that route.
+        dev: String,
+    },
+    /// A device cannot be made.
+    #[error(transparent)]
+    Device(#[from] ApplyError),
+    /// The kernel does not answer, or a link is gone.
+    #[error(transparent)]
+    Kernel(#[from] Cause),
+    /// The firewall refuses, so there may be no device.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+    /// The network's own namespace cannot be had.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// What an ADD reads cannot be written.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Some of the ways to peers were refused.
+    #[error("{what}: {cause}{}", if *more == 0 { String::new() } else { format!(", and {more} more") })]
+    Refused {
+        /// The first that was.
+        what: String,
+        /// Why.
+        cause: weft_netlink::Error,
+        /// How many others.
+        more: usize,
+    },
+}
+
+impl KernelError {
+    /// Returns what to do about it, if we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Overlap { .. } => Some("give the network another subnet, or take that route away".into()),
+            Self::Device(error) => error.cause.hint(),
+            Self::Kernel(cause) => cause.hint(),
+            Self::Firewall(error) => error.hint(),
+            Self::Refused { what, cause, .. } if cause.is_exists() => {
+                let dst = what.split(' ').nth(1).unwrap_or_default();
+                Some(format!("ip route show {dst} tells who else leads there"))
+            }
+            Self::Netns(_) | Self::State(_) | Self::Refused { .. } => None,
+        }
+    }
+}
+
+impl From<weft_netlink::Error> for KernelError {
+    fn from(error: weft_netlink::Error) -> Self {
+        Self::Kernel(error.into())
+    }
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Things that were made, devices counted as one.
+    pub made: usize,
+    /// Things that were there and are others now.
+    pub changed: usize,
+    /// Things that were taken away.
+    pub removed: usize,
+    /// What each was, a line each.
+    pub steps: Vec<String>,
+    /// What could not be done; everything else was.
+    pub troubles: Vec<Trouble>,
+}
+
+/// Something that could not be done.
+#[derive(Debug)]
+pub struct Trouble {
+    /// For which network; none when it is for all.
+    pub network: Option<NetworkName>,
+    /// Why not.
+    pub error: KernelError,
+}
+
+/// Something that is not as desired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drift {
+    /// Of which network; none when it is of all.
+    pub network: Option<NetworkName>,
+    /// What is missing, or different, or too much.
+    pub what: String,
+}
+
+/// Brings the kernel of this network namespace to what is desired, and changes nothing that others made.
+#[derive(Clone, Debug)]
+pub struct Reconciler {
+    root: Root,
+}
+
+impl Reconciler {
+    /// Returns a reconciler that writes what an ADD reads below `root`.
+    pub fn new(root: &Root) -> Self {
+        Self { root: root.clone() }
+    }
+
+    /// Makes everything so, the firewall first. What is as it should be is left alone, so it may be called at any
+    /// time. What cannot be done is reported, and keeps nothing else from being done.
+    pub fn apply(&self, desired: &Desired) -> Report {
+        let mut report = Report::default();
+        if let Err(error) = self.guard(&desired.tunnels) {
+            // No device without its guard.
+            report.troubles.push(Trouble { network: None, error });
+            return report;
+        }
+        for network in &desired.networks {
+            if let Err(error) = self.network(network, &mut report) {
+                let network = Some(network.local.name.clone());
+                report.troubles.push(Trouble { network, error });
+            }
+        }
+        if let Err(error) = self.sweep(desired, &mut report) {
+            report.troubles.push(Trouble { network: None, error });
+        }
+        report
+    }
+
+    /// Makes one network so, guard included: what an ADD does when nobody has yet.
+    ///
+    /// # Errors
+    ///
+    /// What could not be done first.
+    pub fn apply_network(&self, desired: &Desired, network: &DesiredNetwork) -> Result<Report, KernelError> {
+        self.guard(&desired.tunnels)?;
+        let mut report = Report::default();
+        self.network(network, &mut report)?;
+        Ok(report)
+    }
+
+    /// Returns what is not as desired; nothing when all is well.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not answer.
+    pub fn verify(&self, desired: &Desired) -> Result<Vec<Drift>, KernelError> {
+        let mut drifts = Vec::new();
+        let missing = desired.tunnels.observe()?;
+        drifts.extend(missing.into_iter().map(|what| Drift { network: None, what }));
+        for network in &desired.networks {
+            let mut note = |what: String| {
+                drifts.push(Drift { network: Some(network.local.name.clone()), what });
+            };
+            let home = home(&network.local, &self.root, false)?;
+            if network.local.isolated && home.is_none() {
+                note("its namespace does not exist".into());
+                continue;
+            }
+            let mut kernel = Kernel::at(home.as_ref(), None)?;
+            let found = kernel.observe(&devices(&network.local, &self.root))?;
+            found.iter().for_each(|difference| note(difference.to_string()));
+            for step in self.steps(network, home.as_ref())? {
+                let verb = match (step.removes, step.changes) {
+                    (true, _) => "should not be there",
+                    (false, true) => "is another",
+                    (false, false) => "does not exist",
+                };
+                note(format!("{} {verb}", step.what));
+            }
+        }
+        Ok(drifts)
+    }
+
+    fn guard(&self, tunnels: &Tunnels) -> Result<(), KernelError> {
+        if tunnels.plain_port != 0 {
+            tunnels.ensure()?;
+        }
+        Ok(())
+    }
+
+    fn network(&self, network: &DesiredNetwork, report: &mut Report) -> Result<(), KernelError> {
+        let local = &network.local;
+        let home = home(local, &self.root, true)?;
+        let mut kernel = Kernel::at(home.as_ref(), None)?;
+        let fresh = !kernel.exists(Place::Host, &local.vxlan)?;
+        if fresh && !local.isolated {
+            self.clear(local)?;
+        }
+        let before = kernel.link(Place::Host, &local.vxlan);
+        let mut plan = devices(local, &self.root);
+        // A bridge keeps the MTU it has, unless it is told by name.
+        plan.network(Link::existing(&local.bridge).mtu(Some(local.mtu)));
+        kernel.ensure(&plan, &mut Journal::default())?;
+        if before.map(|facts| facts.index) != kernel.link(Place::Host, &local.vxlan).map(|facts| facts.index) {
+            report.made += 1;
+            report.steps.push(format!("link {}", local.vxlan));
+        }
+        let steps = self.steps(network, home.as_ref())?;
+        let mut socket = open(home.as_ref())?;
+        carry_out(steps, &mut socket, report)?;
+        if LocalNetwork::load(&self.root, &local.name)?.as_ref() != Some(local) {
+            local.save(&self.root)?;
+        }
+        Ok(())
+    }
+
+    /// Says what has to be done about the ways to a network's peers.
+    fn steps(&self, network: &DesiredNetwork, home: Option<&Netns>) -> Result<Vec<Step>, KernelError> {
+        let mut socket = open(home)?;
+        let Some(link) = socket.link(link::get(&network.local.vxlan))? else { return Ok(Vec::new()) };
+        let observed = Ways::observed(&mut socket, link.index)?;
+        Ok(Ways::wanted(network, link.index).steps_from(&observed))
+    }
+
+    /// Refuses a network whose addresses the host reaches already, elsewhere.
+    fn clear(&self, local: &LocalNetwork) -> Result<(), KernelError> {
+        let mut socket = Socket::open()?;
+        let routes = route::of_table(&mut socket, route::MAIN)?;
+        let theirs = |route: &&RouteInfo| route.dst.prefix() != 0 && route.protocol != PROTOCOL;
+        for route in routes.iter().filter(theirs) {
+            let Some(subnet) = local.subnets.iter().find(|subnet| overlap(**subnet, route.dst)) else {
+                continue;
+            };
+            let dev = socket.link(link::get_index(route.index))?.map(|link| link.name).unwrap_or_default();
+            if dev != local.bridge.as_str() {
+                return Err(KernelError::Overlap { subnet: *subnet, route: route.dst, dev });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away devices of networks that this host does not take part in any more.
+    fn sweep(&self, desired: &Desired, report: &mut Report) -> Result<(), KernelError> {
+        let is_wanted = |id: &str| {
+            let mut wanted = desired.networks.iter().map(|network| network.local.id.to_string());
+            wanted.any(|one| one == id)
+        };
+        let refused = |link: &LinkInfo| {
+            let same = |network: &DesiredNetwork| network.local.vxlan.as_str() == link.name;
+            desired.networks.iter().any(same)
+        };
+        let mut socket = Socket::open()?;
+        for found in link::all(&mut socket)? {
+            let Some(id) = found.alias.as_deref().and_then(|alias| alias.strip_prefix(ALIAS)) else { continue };
+            if found.vxlan.is_none() || is_wanted(id) || refused(&found) {
+                continue;
+            }
+            match socket.request(link::delete_index(found.index)) {
+                Err(error) if !error.is_missing() => return Err(error.into()),
+                _ => {
+                    report.removed += 1;
+                    report.steps.push(format!("no link {}", found.name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a network's devices and its ways away, and forgets what an ADD reads. For a host that leaves: the manager
+    /// removes a network by garbage collection.
+    ///
+    /// # Errors
+    ///
+    /// What could not be taken away first.
+    pub fn remove(&self, local: &LocalNetwork) -> Result<(), KernelError> {
+        let home = home(local, &self.root, false)?;
+        let mut kernel = Kernel::at(home.as_ref(), None)?;
+        let plan: Plan = devices(local, &self.root);
+        let problems = kernel.remove(&plan, weft_plan::Removal::Synchronous);
+        LocalNetwork::remove(&self.root, &local.name)?;
+        match problems.into_iter().next() {
+            Some(problem) => Err(problem.cause.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the directory that everything is written below.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+}
+
+fn open(home: Option<&Netns>) -> Result<Socket, KernelError> {
+    Ok(match home {
+        Some(home) => home.run(Socket::open)??,
+        None => Socket::open()?,
+    })
+}
+
+/// Sends everything at once; the kernel goes on behind what it refuses.
+fn carry_out(steps: Vec<Step>, socket: &mut Socket, report: &mut Report) -> Result<(), KernelError> {
+    if steps.is_empty() {
+        return Ok(());
+    }
+    let mut batch = Batch::new();
+    let sent: Vec<_> = steps
+        .into_iter()
+        .map(|Step { request, what, removes, changes }| (batch.push(request), what, removes, changes))
+        .collect();
+    let replies = socket.call(&mut batch)?;
+    let mut refused: Vec<(String, weft_netlink::Error)> = Vec::new();
+    for (ticket, what, removes, changes) in sent {
+        match replies.of(ticket) {
+            Err(error) if removes && error.is_missing() => {}
+            Err(error) => refused.push((what, error)),
+            Ok(_) => {
+                match (removes, changes) {
+                    (true, _) => report.removed += 1,
+                    (false, true) => report.changed += 1,
+                    (false, false) => report.made += 1,
+                }
+                report.steps.push(if removes { format!("no {what}") } else { what });
+            }
+        }
+    }
+    let more = refused.len().saturating_sub(1);
+    match refused.into_iter().next() {
+        Some((what, cause)) => Err(KernelError::Refused { what, cause, more }),
+        None => Ok(()),
+    }
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(network) = &self.network {
+            write!(out, "network {network}: ")?;
+        }
+        self.error.fmt(out)?;
+        let mut source = self.error.source();
+        while let Some(error) = source {
+            write!(out, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Drift {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.network {
+            Some(network) => write!(out, "network {network}: {}", self.what),
+            None => out.write_str(&self.what),
+        }
+    }
+}
