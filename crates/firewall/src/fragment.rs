@@ -78,6 +78,9 @@ pub struct Isolation {
     pub network: NetworkName,
     /// The interface that routes for the network: its bridge, or its link inside a VLAN.
     pub bridge: IfName,
+    /// Other interfaces that route for the network, such as its tunnel to other hosts: packets pass between all of
+    /// these. For our own backend only.
+    pub links: Vec<IfName>,
     /// Whether packets are exchanged with no other interface at all.
     pub internal: bool,
     /// Who carries the rules: iptables, or else our own table, since the reference plugins isolate nothing.
@@ -89,16 +92,25 @@ pub struct Isolation {
 impl Isolation {
     /// Returns what the network wants of our own backend.
     pub(crate) fn demand(&self) -> Demand<'_> {
-        Demand { network: &self.network, claims: Claims(&self.claims), entries: vec![self.entry()] }
+        Demand { network: &self.network, claims: Claims(&self.claims), entries: self.entries() }
     }
 
     /// Returns what the network claims.
-    pub(crate) fn entry(&self) -> Entry {
-        if self.internal {
-            Entry::Internal(self.bridge.clone())
-        } else {
-            Entry::Isolated(self.bridge.clone())
-        }
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        let one = |link: &IfName| match self.internal {
+            true => Entry::Internal(link.clone()),
+            false => Entry::Isolated(link.clone()),
+        };
+        let way = |from: &IfName, to: &IfName| match self.internal {
+            true => Entry::BetweenInternal(from.clone(), to.clone()),
+            false => Entry::Between(from.clone(), to.clone()),
+        };
+        let all: Vec<&IfName> = std::iter::once(&self.bridge).chain(&self.links).collect();
+        let ways = all.iter().flat_map(|from| {
+            let others = all.iter().filter(move |to| *to != from);
+            others.map(move |to| way(from, to))
+        });
+        all.iter().map(|link| one(link)).chain(ways).collect()
     }
 }
 
@@ -156,7 +168,11 @@ impl fmt::Display for Masquerade {
 impl fmt::Display for Isolation {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let from = if self.internal { "everything" } else { "other networks" };
-        write!(out, "isolate {} of {} from {from}", self.bridge, self.network)?;
+        write!(out, "isolate {}", self.bridge)?;
+        for link in &self.links {
+            write!(out, " and {link}")?;
+        }
+        write!(out, " of {} from {from}", self.network)?;
         if self.backend == Backend::Iptables { write!(out, " by {}", self.backend) } else { Ok(()) }
     }
 }
@@ -202,6 +218,7 @@ mod tests {
             Fragment::Isolation(Isolation {
                 network: "n1".parse().unwrap(),
                 bridge: "br0".parse().unwrap(),
+                links: Vec::new(),
                 internal,
                 backend,
                 claims: "/run/weft/masquerade".into(),

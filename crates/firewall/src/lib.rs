@@ -28,6 +28,7 @@ mod part;
 mod publish;
 mod spoof;
 mod table;
+mod tunnels;
 mod upstream;
 mod upstream_ports;
 mod weft;
@@ -50,6 +51,8 @@ pub use mend::{Problem, diagnose, holders, reload};
 
 pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;
 pub use iptables::tool::is_chain_name;
+
+pub use tunnels::Tunnels;
 
 use claim::Claims;
 use iptables::masquerade as iptables_masquerade;

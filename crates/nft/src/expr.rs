@@ -165,6 +165,8 @@ pub enum Expr {
     Forward(Reg),
     /// Counts packets and bytes.
     Counter,
+    /// Keeps the packet out of connection tracking, and thereby out of address translation. At priority raw only.
+    NoTrack,
 }
 
 /// Which end of a connection gets another address.

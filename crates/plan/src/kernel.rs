@@ -104,7 +104,14 @@ impl Kernel {
             Some(netns) => Some(Container { netns: netns.try_clone()?, socket: None }),
             None => None,
         };
-        Ok(Self { home, host: None, container, firewall: Firewall::new(), known: HashMap::new(), glimpse: None })
+        Ok(Self {
+            home,
+            host: None,
+            container,
+            firewall: Firewall::new(),
+            known: HashMap::new(),
+            glimpse: None,
+        })
     }
 
     /// Returns what the kernel said of a link while plans were ensured or observed. Asks nothing.

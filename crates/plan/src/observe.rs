@@ -225,7 +225,8 @@ impl Kernel {
     ) -> Result<(), Cause> {
         let routes = route::of_protocol(self.socket(place)?, wanted.protocol)?;
         let info = blackhole(wanted);
-        if !routes.iter().any(|one| one.kind == info.kind && one.dst == info.dst && one.metric == info.metric) {
+        if !routes.iter().any(|one| one.kind == info.kind && one.dst == info.dst && one.metric == info.metric)
+        {
             found.push(format!("{place} {wanted} does not exist"));
         }
         Ok(())

@@ -124,6 +124,7 @@ fn fences(settings: &Settings) -> Plan {
         plan.network(Fragment::Isolation(Isolation {
             network: settings.network.clone(),
             bridge: carrier(),
+            links: Vec::new(),
             internal: isolation.internal,
             backend: isolation.backend,
             claims: settings.claims.clone(),

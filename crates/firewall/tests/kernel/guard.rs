@@ -24,6 +24,7 @@ fn isolation(network: &str, bridge: &str, internal: bool) -> Fragment {
     Fragment::Isolation(Isolation {
         network: network.parse().unwrap(),
         bridge: bridge.parse().unwrap(),
+        links: Vec::new(),
         internal,
         backend: weft_firewall::Backend::Weft,
         claims: claims(),

@@ -21,6 +21,7 @@ fn isolation(backend: Backend, network: &str, bridge: &str, internal: bool) -> F
     Fragment::Isolation(Isolation {
         network: network.parse().unwrap(),
         bridge: bridge.parse().unwrap(),
+        links: Vec::new(),
         internal,
         backend,
         claims: claims(),

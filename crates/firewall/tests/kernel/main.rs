@@ -19,5 +19,6 @@ mod refused;
 mod spoof;
 mod strangers;
 mod traffic;
+mod tunnels;
 mod upstream;
 mod weft;

@@ -100,6 +100,7 @@ pub(super) fn expression(expr: &Expr) -> Expressions {
         ),
         Expr::Forward(device) => other("fwd", vec![number(FWD_SREG_DEV, register(*device).into())]),
         Expr::Counter => other("counter", Vec::new()),
+        Expr::NoTrack => other("notrack", Vec::new()),
     }
 }
 

@@ -30,7 +30,10 @@ impl Ensure<'_> {
                     self.create_vxlan(step, link, options)
                 }
                 Some(_) => {
-                    return Err(Cause::OtherKind { name: link.name.clone(), wanted: "VXLAN device of weft's" });
+                    return Err(Cause::OtherKind {
+                        name: link.name.clone(),
+                        wanted: "VXLAN device of weft's",
+                    });
                 }
             };
             match result {
@@ -57,10 +60,10 @@ impl Ensure<'_> {
         if let Some(error) = refused {
             return Err(self.diagnosed(error, step, link, options));
         }
-        let found = self.kernel.look(step.place, &link.name)?.ok_or(Cause::NoLink {
-            place: step.place,
-            name: link.name.clone(),
-        })?;
+        let found = self
+            .kernel
+            .look(step.place, &link.name)?
+            .ok_or(Cause::NoLink { place: step.place, name: link.name.clone() })?;
         let known = Known { fresh: true, ..Known::from(&found) };
         self.kernel.learn(step.place, &link.name, known);
         self.note(step, Undo::DeleteLink { place: step.place, name: link.name.clone(), index: found.index });
@@ -104,7 +107,8 @@ impl Ensure<'_> {
         self.kernel.socket(step.place)?.request(link::change(found.index, &change))?;
         self.kernel.look(step.place, &link.name)?;
         let change = inverse(found, &change);
-        let undo = Undo::ChangeLink { place: step.place, name: link.name.clone(), index: found.index, change };
+        let undo =
+            Undo::ChangeLink { place: step.place, name: link.name.clone(), index: found.index, change };
         self.note(step, undo);
         Ok(())
     }

@@ -1,0 +1,292 @@
+//! The outer packets of overlays: who may send them, and what is not done to them.
+//!
+//! `table inet weft_tunnels` holds only this, so that nothing else that is written anew takes it away:
+//!
+//! ```text
+//! arriving  secure port, not from the mesh?     drop
+//!           from the mesh, to another port?     drop
+//!           from the mesh, neither UDP nor ICMP? drop
+//!           plain port and an identifier of ours? -> known_host    drop, unless it is a host of the cluster
+//!           a tunnel's port?                     notrack
+//! leaving   secure port, not into the mesh?     drop
+//!           a tunnel's port?                     notrack
+//! ```
+//!
+//! KERNEL: a VXLAN device takes packets from anybody and by any interface: `local` is what it sends with (vxlan_rcv and
+//! vxlan_create_sock, drivers/net/vxlan/vxlan_core.c), so what it must not take has to be dropped before.
+//!
+//! What is not tracked is not translated: masquerading a packet with a zero checksum was what broke VXLAN for years
+//! (ea64d8d6c675 in Linux 5.7), and tracking it only costs.
+
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+
+use nix::errno::Errno;
+use weft_nft::expr::{Comparison, Field, Found, Header, Meta, Reg, Verdict, is_family};
+use weft_nft::{
+    Base, Chain, ChainKind, Element, Error, Expr, Family, Hook, Key, Policy, Rule, Set, Socket, Table,
+    Transaction, Type,
+};
+
+use crate::layout::ANY;
+use crate::{Change, FirewallError, table};
+
+/// Our table.
+const TABLE: Table = Table::new(Family::Inet, "weft_tunnels");
+/// What the comment of every version of it starts with.
+const VERSION: &str = "weft tunnels 1 ";
+const KNOWN_HOST: &str = "known_host";
+const ARRIVING: &str = "arriving";
+const LEAVING: &str = "leaving";
+/// Before connection tracking looks (NF_IP_PRI_RAW).
+const RAW: i32 = -300;
+const UDP: u8 = 17;
+/// What else the mesh carries: ICMP of either family.
+const ICMP: [u8; 2] = [1, 58];
+/// The VNI in a VXLAN header, behind the UDP header and four bytes of flags (RFC 7348, section 5).
+const VNI: Field = Field { header: Header::Transport, offset: 12, len: 3 };
+/// How often a lost race is tried again.
+const ATTEMPTS: usize = 4;
+
+/// What overlays send and receive, as the firewall has to know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tunnels {
+    /// The UDP port of plain VXLAN.
+    pub plain_port: u16,
+    /// The UDP port of VXLAN inside the mesh, which is never seen outside it.
+    pub secure_port: u16,
+    /// The UDP ports of the mesh itself.
+    pub mesh_ports: BTreeSet<u16>,
+    /// What the names of the mesh's interfaces start with.
+    pub mesh_links: &'static str,
+    /// The identifiers of plain networks. Others on the same port are somebody else's.
+    pub vnis: BTreeSet<u32>,
+    /// The hosts that may send plain VXLAN.
+    pub hosts: BTreeSet<IpAddr>,
+}
+
+fn wrap(source: Error) -> FirewallError {
+    table::refused(TABLE, source)
+}
+
+impl Tunnels {
+    /// Makes it so. The rules are replaced in one transaction, or only the hosts if nothing else changed: there is no
+    /// moment without rules.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or the table is somebody else's.
+    pub fn ensure(&self) -> Result<Change, FirewallError> {
+        let mut socket = Socket::open().map_err(wrap)?;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let there = self.is_there(&mut socket)?;
+            if there && self.strangers(&mut socket)?.is_empty() && self.is_marked(&mut socket)? {
+                return Ok(Change::AlreadyThere);
+            }
+            match socket.commit(&self.transaction(there)) {
+                Ok(()) => return Ok(Change::Made),
+                Err(Error::Refused { errno: Errno::EEXIST | Errno::ENOENT, .. }) if attempts < ATTEMPTS => {}
+                Err(error) => return Err(wrap(error)),
+            }
+        }
+    }
+
+    /// Returns what is missing, a line each.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer, or the table is somebody else's.
+    pub fn observe(&self) -> Result<Vec<String>, FirewallError> {
+        let mut socket = Socket::open().map_err(wrap)?;
+        if !self.is_there(&mut socket)? {
+            return Ok(vec![format!("table {TABLE} as this version of weft writes it")]);
+        }
+        let missing = self.strangers(&mut socket)?;
+        Ok(missing.into_iter().map(|host| format!("host {host} among those of table {TABLE}")).collect())
+    }
+
+    /// Takes it back. Nothing there is no error.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or the table is somebody else's.
+    pub fn remove() -> Result<(), FirewallError> {
+        let mut socket = Socket::open().map_err(wrap)?;
+        if comment(&mut socket)?.is_none() {
+            return Ok(());
+        }
+        let mut transaction = Transaction::new();
+        transaction.delete_table(TABLE);
+        socket.commit(&transaction).map_err(wrap)
+    }
+
+    /// Returns whether the rules are there; who is in the sets is another question.
+    fn is_there(&self, socket: &mut Socket) -> Result<bool, FirewallError> {
+        if comment(socket)?.as_deref() != Some(&self.version()) {
+            return Ok(false);
+        }
+        for (chain, rules) in self.chains() {
+            if socket.rules(TABLE, chain).map_err(wrap)?.len() != rules.len() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns the hosts that are not let in and should be.
+    fn strangers(&self, socket: &mut Socket) -> Result<Vec<IpAddr>, FirewallError> {
+        let mut missing = Vec::new();
+        for host in &self.hosts {
+            if socket.element(&hosts(*host), &Key::new().addr(*host)).map_err(wrap)?.is_none() {
+                missing.push(*host);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Returns whether the sets were filled with exactly these hosts: the set of marks says with which.
+    fn is_marked(&self, socket: &mut Socket) -> Result<bool, FirewallError> {
+        Ok(socket.element(&marks(), &self.mark()).map_err(wrap)?.is_some())
+    }
+
+    fn transaction(&self, only_hosts: bool) -> Transaction {
+        let mut transaction = Transaction::new();
+        if only_hosts {
+            let [v4, v6] = ANY.map(hosts);
+            transaction.flush_set(&v4).flush_set(&v6).flush_set(&marks());
+        } else {
+            // To delete a table, it has to be there.
+            transaction.table(TABLE, None).delete_table(TABLE).table(TABLE, Some(&self.version()));
+            let [v4, v6] = ANY.map(hosts);
+            transaction.set(&v4).set(&v6).set(&marks());
+            let base = |hook| Base { kind: ChainKind::Filter, hook, priority: RAW, policy: Policy::Accept };
+            transaction.chain(&TABLE.chain(KNOWN_HOST));
+            transaction.chain(&TABLE.base_chain(ARRIVING, base(Hook::Prerouting)));
+            transaction.chain(&TABLE.base_chain(LEAVING, base(Hook::Output)));
+            for rule in self.chains().into_iter().flat_map(|(_, rules)| rules) {
+                transaction.rule(rule);
+            }
+        }
+        for family in ANY {
+            let of_family = self.hosts.iter().filter(|host| host.is_ipv4() == family.is_ipv4());
+            let elements: Vec<_> = of_family.map(|host| Element::new(Key::new().addr(*host))).collect();
+            if !elements.is_empty() {
+                transaction.elements(&hosts(family), elements);
+            }
+        }
+        transaction.elements(&marks(), vec![Element::new(self.mark())]);
+        transaction
+    }
+
+    /// Returns the chains with their rules.
+    fn chains(&self) -> [(&'static str, Vec<Rule>); 3] {
+        let [known_host, arriving, leaving] = [KNOWN_HOST, ARRIVING, LEAVING].map(|name| TABLE.chain(name));
+        let drop = [Expr::Counter, Expr::Verdict(Verdict::Drop)];
+        let goto = || [Expr::Verdict(Verdict::Goto(KNOWN_HOST.into()))];
+        let secure = self.secure_port;
+        let (from, into) = (Meta::InputName, Meta::OutputName);
+
+        let strangers = ANY.map(|family| {
+            let source = Field::source_of(family);
+            let set = hosts(family).name;
+            rule(
+                &known_host,
+                [
+                    &is_family(family)[..],
+                    &[Expr::Payload(source, Reg(0)), Expr::Lookup(set, Reg(0), Found::NoMatch)],
+                    &drop,
+                ],
+            )
+        });
+        let mut rules = vec![
+            rule(&arriving, [&to_port(secure, Comparison::Equal)[..], &self.mesh(from, false), &drop]),
+            rule(&arriving, [&self.mesh(from, true)[..], &to_port(secure, Comparison::NotEqual), &drop]),
+            rule(&arriving, [&self.mesh(from, true)[..], &no_other_protocol(), &drop]),
+        ];
+        for vni in &self.vnis {
+            let number = vni.to_be_bytes()[1..].to_vec();
+            let ours = [Expr::Payload(VNI, Reg(0)), Expr::Compare(Reg(0), Comparison::Equal, number)];
+            let to_plain = to_port(self.plain_port, Comparison::Equal);
+            rules.push(rule(&arriving, [&to_plain[..], &ours, &goto()]));
+        }
+        // What a known host sends comes back from the chain's end to nobody, so it is not tracked there, either.
+        let known = strangers.into_iter().chain([known_host.rule([Expr::NoTrack])]).collect();
+        let mut sent =
+            vec![rule(&leaving, [&to_port(secure, Comparison::Equal)[..], &self.mesh(into, false), &drop])];
+        for port in self.mesh_ports.iter().chain([&self.plain_port, &self.secure_port]) {
+            let to_tunnel = to_port(*port, Comparison::Equal);
+            rules.push(rule(&arriving, [&to_tunnel[..], &[Expr::NoTrack]]));
+            sent.push(rule(&leaving, [&to_tunnel[..], &[Expr::NoTrack]]));
+        }
+        [(KNOWN_HOST, known), (ARRIVING, rules), (LEAVING, sent)]
+    }
+
+    /// The steps that go on only for packets that pass, or do not pass, an interface of the mesh.
+    fn mesh(&self, way: Meta, passes: bool) -> [Expr; 2] {
+        let comparison = if passes { Comparison::Equal } else { Comparison::NotEqual };
+        // Fewer bytes than a name has are a prefix.
+        [Expr::Meta(way, Reg(0)), Expr::Compare(Reg(0), comparison, self.mesh_links.as_bytes().to_vec())]
+    }
+
+    /// Returns the table's comment: the version, and what the rules depend on.
+    fn version(&self) -> String {
+        let rules = (self.plain_port, self.secure_port, &self.mesh_ports, self.mesh_links, &self.vnis);
+        format!("{VERSION}{:016x}", hash(&rules))
+    }
+
+    /// Returns what the set of marks has when the other sets have exactly these hosts.
+    fn mark(&self) -> Key {
+        let [a, b, c, d, ..] = hash(&self.hosts).to_be_bytes();
+        Key::new().addr(IpAddr::from([a, b, c, d]))
+    }
+}
+
+/// A number that differs when the thing does, also between two processes of one version.
+fn hash(thing: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    thing.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn comment(socket: &mut Socket) -> Result<Option<String>, FirewallError> {
+    match socket.table(TABLE).map_err(wrap)? {
+        None => Ok(None),
+        // KERNEL: tables have comments since Linux 5.10.
+        Some(None) => Ok(Some(String::new())),
+        Some(Some(comment)) if comment.starts_with("weft tunnels ") => Ok(Some(comment)),
+        Some(Some(comment)) => Err(FirewallError::NotOurs { table: TABLE, comment }),
+    }
+}
+
+fn hosts(family: IpAddr) -> Set {
+    let (name, key): (_, &'static [Type]) =
+        if family.is_ipv4() { ("hosts4", &[Type::Ipv4Addr]) } else { ("hosts6", &[Type::Ipv6Addr]) };
+    Set::new(TABLE, name, key)
+}
+
+fn marks() -> Set {
+    Set::new(TABLE, "marks", &[Type::Ipv4Addr])
+}
+
+fn rule<const N: usize>(chain: &Chain, steps: [&[Expr]; N]) -> Rule {
+    chain.rule(steps.concat())
+}
+
+/// The steps that go on only for UDP to a port, or to any other.
+fn to_port(port: u16, comparison: Comparison) -> [Expr; 4] {
+    [
+        Expr::Meta(Meta::Transport, Reg(0)),
+        Expr::Compare(Reg(0), Comparison::Equal, vec![UDP]),
+        Expr::Payload(Field::PORT_DESTINATION, Reg(0)),
+        Expr::Compare(Reg(0), comparison, port.to_be_bytes().to_vec()),
+    ]
+}
+
+/// The steps that go on only for what is neither UDP nor ICMP.
+fn no_other_protocol() -> Vec<Expr> {
+    let other = |number| Expr::Compare(Reg(0), Comparison::NotEqual, vec![number]);
+    std::iter::once(Expr::Meta(Meta::Transport, Reg(0))).chain([UDP, ICMP[0], ICMP[1]].map(other)).collect()
+}
