@@ -34,6 +34,8 @@ pub const fn overhead(secure: bool, underlay_v4: bool) -> u32 {
 /// What this host should have.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
+    /// Whether this host is known at all. If not, nothing follows from a network's absence.
+    pub known: bool,
     /// Its networks.
     pub networks: Vec<DesiredNetwork>,
     /// Networks it takes part in and cannot have, and why not.
@@ -80,6 +82,8 @@ impl Peer {
 pub struct Refused {
     /// Which.
     pub network: NetworkName,
+    /// Its id.
+    pub id: NetworkId,
     /// Why not.
     pub why: String,
     /// What to do about it.
@@ -91,6 +95,7 @@ impl Desired {
     pub fn of(snapshot: &Snapshot, host: HostId) -> Self {
         let mut desired = Self { tunnels: tunnels(snapshot), ..Self::default() };
         let (Some(cluster), Some(own)) = (snapshot.cluster(), snapshot.host(host)) else { return desired };
+        desired.known = true;
         let known = Known::of(snapshot);
         for network in snapshot.networks().filter(|network| snapshot.is_member(network.id, host)) {
             match known.network(cluster, own, network) {
@@ -140,8 +145,7 @@ impl<'a> Known<'a> {
     fn of(snapshot: &'a Snapshot) -> Self {
         let hosts: BTreeMap<HostId, &Host> =
             snapshot.hosts().filter(is_in).map(|host| (host.id, host)).collect();
-        let mut known =
-            Self { members: BTreeMap::new(), routes: BTreeMap::new(), borrowed: BTreeMap::new() };
+        let mut known = Self { members: BTreeMap::new(), routes: BTreeMap::new(), borrowed: BTreeMap::new() };
         for member in snapshot.members() {
             let host = hosts.get(&member.host).copied();
             known.members.entry(member.network).or_default().extend(host);
@@ -159,8 +163,12 @@ impl<'a> Known<'a> {
     }
 
     fn network(&self, cluster: &Cluster, own: &Host, network: &Network) -> Result<DesiredNetwork, Refused> {
-        let refuse =
-            |why: String, hint: &str| Refused { network: network.name.clone(), why, hint: hint.into() };
+        let refuse = |why: String, hint: &str| Refused {
+            network: network.name.clone(),
+            id: network.id,
+            why,
+            hint: hint.into(),
+        };
         let members = self.members.get(&network.id).map(Vec::as_slice).unwrap_or_default();
         let secure = network.encryption == Encryption::Wireguard;
         // A device has peers of one family, which has to be everybody's.
@@ -173,7 +181,8 @@ impl<'a> Known<'a> {
         };
         let local = outer_of(own).ok_or_else(|| {
             let family = if v4 { "IPv4" } else { "IPv6" };
-            let why = format!("the network's hosts speak {family} to each other, and this one has no such address");
+            let why =
+                format!("the network's hosts speak {family} to each other, and this one has no such address");
             refuse(why, "join with an underlay address of each family")
         })?;
         clear_of_underlay(network, members).map_err(|why| refuse(why, "choose another subnet"))?;
@@ -274,7 +283,10 @@ fn clear_of_underlay(network: &Network, members: &[&Host]) -> Result<(), String>
         for address in host.underlay.addresses() {
             let covers = |subnet: &&IpNetwork| blocks::overlap(**subnet, address.into());
             if let Some(subnet) = network.subnets.iter().find(covers) {
-                return Err(format!("subnet {subnet} overlaps the underlay: host {} is {address}", host.name));
+                return Err(format!(
+                    "subnet {subnet} overlaps the underlay: host {} is {address}",
+                    host.name
+                ));
             }
         }
     }

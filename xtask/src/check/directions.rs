@@ -18,7 +18,10 @@ const LIBRARIES: [(&str, &[&str]); 17] = [
     ("weft-nft", &["weft-model", "weft-netns", "weft-netlink"]),
     ("weft-firewall", &["weft-model", "weft-netlink", "weft-nft", "weft-netns", "weft-state"]),
     ("weft-plan", &["weft-model", "weft-netlink", "weft-netns", "weft-nft", "weft-firewall", "weft-state"]),
-    ("weft-overlay", &["weft-model", "weft-state"]),
+    (
+        "weft-overlay",
+        &["weft-model", "weft-state", "weft-firewall", "weft-netlink", "weft-netns", "weft-plan"],
+    ),
     (
         "weft-tunnel",
         &["weft-model", "weft-netlink", "weft-netns", "weft-overlay", "weft-runtime", "weft-state"],

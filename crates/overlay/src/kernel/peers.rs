@@ -79,7 +79,8 @@ impl Ways {
     pub(crate) fn observed(socket: &mut Socket, index: u32) -> Result<Self, Error> {
         let entries = neighbour::of_link(socket, index)?;
         let routes = route::of_protocol(socket, PROTOCOL)?;
-        let ours = routes.into_iter().filter(|route| route.index == index && route.kind == RouteKind::Unicast);
+        let ours =
+            routes.into_iter().filter(|route| route.index == index && route.kind == RouteKind::Unicast);
         Ok(Self {
             entries: entries.into_iter().map(|entry| (Place::of(&entry), entry)).collect(),
             routes: ours.map(|route| (route.dst, route)).collect(),
@@ -114,11 +115,6 @@ impl Ways {
             }
         }
         steps
-    }
-
-    /// Returns whether there is a route of ours to a destination.
-    pub(crate) fn leads_to(&self, dst: IpNetwork) -> bool {
-        self.routes.contains_key(&dst)
     }
 }
 

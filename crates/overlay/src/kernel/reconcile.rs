@@ -6,7 +6,7 @@ use std::path::Path;
 use ipnetwork::IpNetwork;
 use weft_firewall::{FirewallError, Tunnels};
 use weft_model::NetworkName;
-use weft_netlink::link::{self, LinkInfo};
+use weft_netlink::link;
 use weft_netlink::route::{self, RouteInfo};
 use weft_netlink::{Batch, Socket};
 use weft_netns::{Netns, NetnsError};
@@ -214,7 +214,8 @@ impl Reconciler {
         // A bridge keeps the MTU it has, unless it is told by name.
         plan.network(Link::existing(&local.bridge).mtu(Some(local.mtu)));
         kernel.ensure(&plan, &mut Journal::default())?;
-        if before.map(|facts| facts.index) != kernel.link(Place::Host, &local.vxlan).map(|facts| facts.index) {
+        if before.map(|facts| facts.index) != kernel.link(Place::Host, &local.vxlan).map(|facts| facts.index)
+        {
             report.made += 1;
             report.steps.push(format!("link {}", local.vxlan));
         }
@@ -254,18 +255,17 @@ impl Reconciler {
 
     /// Takes away devices of networks that this host does not take part in any more.
     fn sweep(&self, desired: &Desired, report: &mut Report) -> Result<(), KernelError> {
-        let is_wanted = |id: &str| {
-            let mut wanted = desired.networks.iter().map(|network| network.local.id.to_string());
-            wanted.any(|one| one == id)
-        };
-        let refused = |link: &LinkInfo| {
-            let same = |network: &DesiredNetwork| network.local.vxlan.as_str() == link.name;
-            desired.networks.iter().any(same)
-        };
+        if !desired.known {
+            return Ok(());
+        }
+        // One that cannot be had as it should be is not one that is to go.
+        let wanted = desired.networks.iter().map(|network| network.local.id);
+        let kept: Vec<String> =
+            wanted.chain(desired.refused.iter().map(|refused| refused.id)).map(|id| id.to_string()).collect();
         let mut socket = Socket::open()?;
         for found in link::all(&mut socket)? {
-            let Some(id) = found.alias.as_deref().and_then(|alias| alias.strip_prefix(ALIAS)) else { continue };
-            if found.vxlan.is_none() || is_wanted(id) || refused(&found) {
+            let id = found.alias.as_deref().and_then(|alias| alias.strip_prefix(ALIAS));
+            if found.vxlan.is_none() || id.is_none_or(|id| kept.iter().any(|kept| kept == id)) {
                 continue;
             }
             match socket.request(link::delete_index(found.index)) {
