@@ -6,6 +6,7 @@
 pub mod blocks;
 pub mod desired;
 pub mod entry;
+pub mod here;
 pub mod ids;
 pub mod kernel;
 pub mod keys;

@@ -51,7 +51,8 @@ pub(crate) const OPTIONS: &[OptionAbout] = &[
 
 /// Returns the plugins of the network's conflist on this host.
 pub(crate) fn compose(request: &ComposeRequest, root: &Root) -> Result<Vec<Value>, Failure> {
-    if let Some(unknown) = request.options.keys().find(|key| OPTIONS.iter().all(|option| option.name != *key)) {
+    if let Some(unknown) = request.options.keys().find(|key| OPTIONS.iter().all(|option| option.name != *key))
+    {
         let known: Vec<_> = OPTIONS.iter().map(|option| option.name).collect();
         let text = format!("the overlay driver has no option {unknown:?}");
         let hint = format!("its options are {}", known.join(", "));
@@ -82,9 +83,8 @@ fn ipam(local: &LocalNetwork) -> Value {
     let mut sets = Vec::new();
     for v4 in [true, false] {
         let blocks = local.blocks.iter().filter(|block| block.cidr.is_ipv4() == v4);
-        let set: Vec<Value> = blocks
-            .map(|block| json!({"subnet": block.cidr.to_string(), "gateway": block.gateway}))
-            .collect();
+        let set: Vec<Value> =
+            blocks.map(|block| json!({"subnet": block.cidr.to_string(), "gateway": block.gateway})).collect();
         if !set.is_empty() {
             sets.push(Value::Array(set));
         }

@@ -39,7 +39,8 @@ pub(crate) fn resolve(settings: &Settings, mut leases: Leases) -> Result<Leases,
     for ip in &mut leases.ips {
         let address = ip.address.ip();
         let own = local.blocks.iter().find(|block| block.cidr.contains(address));
-        let gateway = own.or_else(|| local.blocks.iter().find(|block| block.cidr.is_ipv4() == address.is_ipv4()));
+        let gateway =
+            own.or_else(|| local.blocks.iter().find(|block| block.cidr.is_ipv4() == address.is_ipv4()));
         let gateway = gateway.ok_or_else(|| homeless(local, address))?.gateway;
         ip.gateway = Some(gateway);
         // Around an address that was borrowed are those of other hosts.
@@ -62,7 +63,8 @@ pub(crate) fn resolve(settings: &Settings, mut leases: Leases) -> Result<Leases,
 
 fn homeless(local: &LocalNetwork, address: IpAddr) -> Failure {
     let text = format!("this host has no block of network {}, and so no gateway for {address}", local.name);
-    Failure::text(Code::TryAgainLater, text).with_hint(Some("weft overlay status shows this host's blocks".into()))
+    Failure::text(Code::TryAgainLater, text)
+        .with_hint(Some("weft overlay status shows this host's blocks".into()))
 }
 
 fn leads_outside(local: &LocalNetwork) -> bool {

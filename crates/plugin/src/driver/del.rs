@@ -3,7 +3,7 @@
 use weft_cni::{Code, Failure, NetworkResult};
 use weft_model::Endpoint;
 use weft_netns::Netns;
-use weft_plan::{Kernel, Lifetime, Link, Peer, Plan, Removal};
+use weft_plan::{Lifetime, Link, Peer, Plan, Removal};
 use weft_state::attachment::Record;
 
 use super::{Alone, Driver, Keeps, Leases, inherited};
@@ -39,7 +39,8 @@ fn disconnect<D: Driver>(driver: &D, attachment: &Attachment, record: Option<&Re
     // The IPAM plugin gets ready meanwhile, but gives an address free only when nobody has it any more.
     let ipam = attachment.conf.ipam_type().map(|_| delegate::prepare(attachment, Verb::Del));
     let mut problems = remove_links(driver, attachment, &attachment.endpoint, record, netns.as_ref());
-    let still = || super::is_connected(driver, attachment, &attachment.endpoint, netns.as_ref()).unwrap_or(true);
+    let still =
+        || super::is_connected(driver, attachment, &attachment.endpoint, netns.as_ref()).unwrap_or(true);
     // An address stays taken while its interface is there.
     if problems.is_empty() || !still() {
         problems.extend(ipam.and_then(|ipam| ipam.and_then(delegate::finish).err()));

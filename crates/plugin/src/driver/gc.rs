@@ -3,7 +3,7 @@
 use weft_cni::{Code, Failure};
 use weft_model::{ContainerId, Endpoint, IfName};
 use weft_netns::Netns;
-use weft_plan::{Kernel, Place, Removal};
+use weft_plan::{Place, Removal};
 use weft_state::attachment::{Record, Records};
 
 use super::del::remove_links;
