@@ -7,8 +7,8 @@ use weft_netlink::{address, bridge_vlan, route};
 
 use crate::ensure::{blackhole, route_info, vlans_of};
 use crate::{
-    Address, Blackhole, BridgeOptions, BridgeVlan, Cause, Difference, Kernel, Kind, Link, LinkKind, Made, Peer,
-    Place, Plan, Port, Resource, Rivals, Route, Step, Sysctl, sysctl,
+    Address, Blackhole, BridgeOptions, BridgeVlan, Cause, Difference, Kernel, Kind, Link, LinkKind, Made,
+    Peer, Place, Plan, Port, Resource, Rivals, Route, Step, Sysctl, sysctl,
 };
 
 impl Kernel {

@@ -9,7 +9,8 @@ use weft_netlink::{Removed, Socket, address, bridge_vlan, delete_announced, rout
 use crate::ensure::{MADE_BY_WEFT, blackhole, passing_name, route_info, vlan_side, vlans_of};
 use crate::kernel::visit;
 use crate::{
-    Blackhole, Cause, Kernel, Lifetime, Link, LinkKind, Made, Place, Plan, Problem, Resource, Step, VxlanOptions,
+    Blackhole, Cause, Kernel, Lifetime, Link, LinkKind, Made, Place, Plan, Problem, Resource, Step,
+    VxlanOptions,
 };
 
 /// How a veth pair is deleted.
