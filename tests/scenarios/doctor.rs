@@ -207,3 +207,63 @@ fn files_and_plugins_that_are_missing_are_named() {
         .expect_ok();
     well(&lab);
 }
+
+#[test]
+fn rules_that_all_share_are_missed_once() {
+    let lab = town();
+    lab.weft(["network", "create", "-o", "bridge=br-green", "green"]).expect_ok();
+    lab.container("green1");
+    lab.weft(["network", "connect", "-p", "9090:90", "green", "green1"]).expect_ok();
+    lab.sh("nft flush table inet weft").expect_ok();
+    let found = ill(&lab);
+    let row = |[what, why, _]: &&[String; 3]| {
+        what == "table inet weft" && why.contains("chain inet weft published")
+    };
+    assert_eq!(found.iter().filter(row).count(), 1, "{found:?}");
+    assert_eq!(found.len(), 1, "{found:?}");
+    lab.weft(["network", "reload"]).expect_ok();
+    well(&lab);
+}
+
+#[test]
+fn a_damaged_list_of_moving_ports_is_named() {
+    let lab = town();
+    lab.write("/run/weft/ports/moving/red.json", r#"{"schema": 1, "boo"#);
+    let found = ill(&lab);
+    let named = |[what, why, _]: &[String; 3]| what == "ports of red" && why.contains("red.json");
+    assert!(found.len() == 1 && found.iter().all(named), "{found:?}");
+    lab.weft(["network", "reload"]).expect_ok();
+    assert!(!lab.path("run/weft/ports/moving/red.json").exists());
+    well(&lab);
+}
+
+#[test]
+fn claims_of_nobody_are_named_and_given_up() {
+    for mend in ["reload", "prune -f"] {
+        let lab = town();
+        lab.sh("rm $WEFT_ROOT/run/weft/ports/owners/*").expect_ok();
+        let found = ill(&lab);
+        let named = |[what, why, _]: &[String; 3]| what == "claims of ports" && why.contains("red");
+        assert!(found.iter().any(named), "{found:?}");
+        assert!(lab.ruleset().contains("8080"), "{}", lab.ruleset());
+        lab.weft(["network"].into_iter().chain(mend.split(' '))).expect_ok();
+        assert!(!lab.path("run/weft/ports/claims/tcp").exists(), "{mend}");
+        assert!(!lab.ruleset().contains("8080"), "{mend}: {}", lab.ruleset());
+        well(&lab);
+    }
+}
+
+#[test]
+fn what_killed_processes_left_half_written_goes() {
+    for mend in ["reload", "prune -f"] {
+        let lab = town();
+        let leave = "touch -d '2 minutes ago' $WEFT_ROOT/run/weft/ports/owners/.weft-new-1-0-0 \
+                     $WEFT_ROOT/etc/weft/networks.d/.weft-new-1-0-1";
+        lab.sh(leave).expect_ok();
+        lab.write("/run/weft/attachments/.weft-new-2-0-0", "being written");
+        lab.weft(["network"].into_iter().chain(mend.split(' '))).expect_ok();
+        assert!(!lab.path("run/weft/ports/owners/.weft-new-1-0-0").exists(), "{mend}");
+        assert!(!lab.path("etc/weft/networks.d/.weft-new-1-0-1").exists(), "{mend}");
+        assert!(lab.path("run/weft/attachments/.weft-new-2-0-0").exists(), "{mend}");
+    }
+}

@@ -50,8 +50,7 @@ fn options() -> Result<String> {
             let names: Vec<String> = names.map(|name| format!("`{}`", word(name))).collect();
             let cells =
                 [names.join("<br>"), word(&option["value"]), word(&option["default"]), word(&option["help"])];
-            let cells: Vec<String> =
-                cells.iter().map(|cell| cell.replace('|', "\\|").replace('<', "&lt;")).collect();
+            let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
             let _ = writeln!(page, "| {} |", cells.join(" | "));
         }
     }

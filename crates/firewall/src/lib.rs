@@ -47,7 +47,7 @@ pub use fragment::{
 };
 
 pub use inherited::{Survivors, collect, disinherit};
-pub use mend::{Problem, diagnose, holders, reload};
+pub use mend::{Problem, diagnose, holders, release, reload};
 
 pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;
 pub use iptables::tool::is_chain_name;

@@ -1,6 +1,8 @@
 //! What others took away: writing it again, and saying what is missing.
 
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::slice;
 
 use weft_model::{Endpoint, NetworkName};
 use weft_state::Root;
@@ -17,6 +19,8 @@ use crate::{
 
 /// What mends everything here.
 const RELOAD: &str = "weft network reload";
+/// How much of what something lacks is named, as thousands of ports may be: its mend is the same for all of it.
+const NAMED: usize = 32;
 
 /// Something that is not as it was left.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +60,7 @@ pub fn reload(root: &Root) -> Result<(), FirewallError> {
             None => books.discard(&damaged).map_err(Into::into),
         });
     }
+    attempt(books.drop_orphans(None).map(drop).map_err(Into::into));
     attempt(rebuild(&mut firewall, &claims));
     attempt(write_iptables(&claims));
     attempt(localnet::restore_iptables(&Claims(&claims)));
@@ -93,29 +98,47 @@ pub fn diagnose(root: &Root) -> Result<Vec<Problem>, FirewallError> {
             &format!("{error}: what it publishes is lost, and has to be published again"),
         ));
     }
+    let orphans = books.orphans()?;
+    if let Some(first) = orphans.first() {
+        let whose = first.holder.as_ref().map_or_else(|| "nobody".into(), ToString::to_string);
+        let count = orphans.len();
+        let why = format!("{count} of them are kept for attachments that publish nothing, as {whose}");
+        problems.push(problem("claims of ports".into(), &why));
+    }
     if is_table_wanted(&claims)? && table::state(firewall.inet()?, crate::layout::INET)? != table::State::Ours
     {
         // What is in it need not be told one by one.
         let why = "is not there, or not as this version of weft writes it";
         problems.push(problem(format!("table {}", crate::layout::INET), why));
     } else {
+        problems.extend(missing_rules(&mut firewall, &claims)?);
         problems.extend(missing_of_networks(&mut firewall, &claims)?);
         problems.extend(missing_of_ports(&mut firewall, &books)?);
     }
     problems.extend(missing_of_iptables(&claims, &books)?);
     for (network, why) in localnet::missing(&Claims(&claims))? {
-        push(&mut problems, problem(format!("network {network}"), &format!("lacks {why}")));
+        problems.extend(lacking(format!("network {network}"), vec![why]));
     }
     for (endpoint, what) in admission::lacking(&claims)? {
-        push(
-            &mut problems,
-            problem(endpoint.to_string(), &format!("it is not let through any more: {what}")),
-        );
+        problems.push(problem(endpoint.to_string(), &format!("it is not let through any more: {what}")));
     }
     for obstacle in foreign::obstacles(&mut firewall, &claims)? {
         problems.push(Problem { what: obstacle.what, why: obstacle.why, mend: obstacle.mend });
     }
     Ok(problems)
+}
+
+/// Gives up the ports that are kept for attachments to a network of which the books know nothing else, with what the kernel
+/// may have of them.
+///
+/// # Errors
+///
+/// When the books cannot be read or written, or the kernel refuses.
+pub fn release(root: &Root, network: &NetworkName) -> Result<(), FirewallError> {
+    if Books::new(root).drop_orphans(Some(network))? > 0 {
+        rebuild(&mut Firewall::new(), &root.masquerade_dir())?;
+    }
+    Ok(())
 }
 
 /// Returns the attachments to a network for which the firewall has something by its own books.
@@ -157,21 +180,34 @@ fn is_table_wanted(claims: &Path) -> Result<bool, FirewallError> {
     Ok(claims.any_in_our_table(&entry::ALL)? || claims.books().owners().iter().any(ours))
 }
 
+/// What all networks and attachments have their rules in is one thing that is not as it should be.
+fn missing_rules(firewall: &mut Firewall, claims: &Path) -> Result<Option<Problem>, FirewallError> {
+    let claims = Claims(claims);
+    let mut parts: Vec<_> = claims.in_our_table(&entry::ALL)?.iter().map(Entry::part).collect();
+    let owners = claims.books().owners();
+    let ours = owners.iter().filter(|owner| Backend::named(&owner.backend) == Backend::Weft);
+    parts.extend(ours.flat_map(ports::parts));
+    let missing = weft::lacking_rules(firewall.inet()?, parts)?;
+    Ok(lacking(format!("table {}", crate::layout::INET), missing))
+}
+
 fn missing_of_networks(firewall: &mut Firewall, claims: &Path) -> Result<Vec<Problem>, FirewallError> {
-    let mut problems = Vec::new();
-    for entry in Claims(claims).in_our_table(&entry::ALL)? {
-        for network in Claims(claims).networks(&entry)? {
-            let demand = Demand { network: &network, claims: Claims(claims), entries: vec![entry.clone()] };
-            let mut missing = weft::observe(firewall.inet()?, &demand)?;
+    let claims = Claims(claims);
+    let mut missing: BTreeMap<NetworkName, Vec<String>> = BTreeMap::new();
+    for entry in claims.in_our_table(&entry::ALL)? {
+        for network in claims.networks(&entry)? {
+            let lines = missing.entry(network.clone()).or_default();
+            let socket = firewall.inet()?;
+            lines.extend(weft::lacking_elements(socket, &network, &claims, slice::from_ref(&entry))?);
             if let Entry::Loopback(link) = &entry {
-                missing.extend(loopback::missing_detour(firewall.inet()?, link)?);
-            }
-            for why in missing {
-                push(&mut problems, problem(format!("network {network}"), &format!("lacks {why}")));
+                lines.extend(loopback::missing_detour(socket, link)?);
             }
         }
     }
-    Ok(problems)
+    Ok(missing
+        .into_iter()
+        .filter_map(|(network, lines)| lacking(format!("network {network}"), lines))
+        .collect())
 }
 
 fn missing_of_ports(firewall: &mut Firewall, books: &Books) -> Result<Vec<Problem>, FirewallError> {
@@ -180,34 +216,31 @@ fn missing_of_ports(firewall: &mut Firewall, books: &Books) -> Result<Vec<Proble
         if Backend::named(&owner.backend) != Backend::Weft {
             continue;
         }
-        for why in ports::observe(firewall.inet()?, &owner, &held)? {
-            push(&mut problems, problem(owner.endpoint.to_string(), &format!("lacks {why}")));
-        }
+        let missing = ports::lacking_elements(firewall.inet()?, &owner, &held)?;
+        problems.extend(lacking(owner.endpoint.to_string(), missing));
     }
     Ok(problems)
 }
 
 fn missing_of_iptables(claims: &Path, books: &Books) -> Result<Vec<Problem>, FirewallError> {
-    let mut problems = Vec::new();
+    let mut of_networks: BTreeMap<NetworkName, Vec<String>> = BTreeMap::new();
     for entry in
         Claims(claims).in_iptables(&[entry::ISOLATION.as_slice(), entry::GUARD.as_slice()].concat())?
     {
         for network in Claims(claims).networks(&entry)? {
             let demand = Demand { network: &network, claims: Claims(claims), entries: vec![entry.clone()] };
-            for why in iptables::forward::observe(&demand)? {
-                push(&mut problems, problem(format!("network {network}"), &format!("lacks {why}")));
-            }
+            of_networks.entry(network.clone()).or_default().extend(iptables::forward::observe(&demand)?);
         }
     }
+    let row = |(network, missing)| lacking(format!("network {network}"), missing);
+    let mut problems: Vec<Problem> = of_networks.into_iter().filter_map(row).collect();
     for owner in books.owners() {
         let missing = match Backend::named(&owner.backend) {
             Backend::Weft => Vec::new(),
             Backend::Iptables => iptables::publish::observe(&owner)?,
             Backend::UpstreamNftables => upstream_ports::observe(&owner)?,
         };
-        for why in missing {
-            push(&mut problems, problem(owner.endpoint.to_string(), &format!("lacks {why}")));
-        }
+        problems.extend(lacking(owner.endpoint.to_string(), missing));
     }
     Ok(problems)
 }
@@ -220,9 +253,13 @@ fn problem(what: String, why: &str) -> Problem {
     Problem { what, why: why.into(), mend: RELOAD.into() }
 }
 
-/// What several claims lack is told once.
-fn push(problems: &mut Vec<Problem>, problem: Problem) {
-    if !problems.contains(&problem) {
-        problems.push(problem);
-    }
+/// Returns one problem for everything that something lacks; none if it lacks nothing.
+fn lacking(what: String, mut missing: Vec<String>) -> Option<Problem> {
+    let mut seen = HashSet::new();
+    missing.retain(|one| seen.insert(one.clone()));
+    let more = missing.len().saturating_sub(NAMED);
+    missing.truncate(NAMED);
+    let list = missing.join(", ");
+    let why = if more == 0 { format!("lacks {list}") } else { format!("lacks {list}, and {more} more") };
+    (!missing.is_empty()).then(|| problem(what, &why))
 }

@@ -2,6 +2,7 @@
 
 use std::slice;
 
+use weft_model::Endpoint;
 use weft_state::ports::{Change as Ledger, Claim, Claimed, Owner};
 
 use crate::claim::Claims;
@@ -181,10 +182,25 @@ pub(crate) fn remove(firewall: &mut Firewall, publish: &Publish) -> Result<(), F
     take_back(firewall, publish, &owners, &owned)?;
     flows::follow(firewall, &owners.iter().collect::<Vec<_>>(), None, &owned);
     let was_last = ledger.forget()?;
+    drop(ledger);
     if was_last && owners.iter().any(|owner| Backend::named(&owner.backend) == Backend::Weft) {
         weft::retire(firewall.inet()?, &Claims(&publish.claims))?;
     }
+    hand_over(firewall, publish);
     Ok(())
+}
+
+/// Publishes what other interfaces of the container asked for as well and did not get because this one had it. Whether
+/// that works says nothing about the one that is taken apart; their own CHECK tells.
+fn hand_over(firewall: &mut Firewall, publish: &Publish) {
+    let Endpoint { container, ifname, .. } = &publish.endpoint;
+    let books = publish.books();
+    let others = books.waiting(container).into_iter().filter(|other| other != ifname);
+    for owner in others.filter_map(|other| books.owner(container, &other)) {
+        if !owner.elsewhere.is_empty() {
+            drop(ensure(firewall, &publish.again(owner)));
+        }
+    }
 }
 
 /// Takes back everything that the attachment publishes where no file tells what that is: only the claims do, and not all of

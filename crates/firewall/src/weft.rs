@@ -128,20 +128,45 @@ pub(crate) fn observe(socket: &mut Socket, demand: &Demand<'_>) -> Result<Vec<St
         }
         State::Ours => {}
     }
+    let mut missing = lacking_rules(socket, entries.iter().map(Entry::part))?;
+    missing.extend(lacking_elements(socket, network, claims, entries)?);
+    Ok(missing)
+}
+
+/// Returns what is missing of what entries say, but for the rules that give it a meaning.
+pub(crate) fn lacking_elements(
+    socket: &mut Socket,
+    network: &NetworkName,
+    claims: &Claims<'_>,
+    entries: &[Entry],
+) -> Result<Vec<String>, FirewallError> {
     let mut missing = Vec::new();
     for entry in entries {
-        for part in entry.part().needs().into_iter().chain([entry.part()]) {
-            for problem in missing_rules(socket, part)? {
-                if !missing.contains(&problem) {
-                    missing.push(problem);
-                }
-            }
-        }
         if !has(socket, entry)? {
             missing.push(format!("element {entry} of {}", entry.set()));
         }
         if !claims.has(network, entry) {
             missing.push(format!("claim of {network} on {entry}"));
+        }
+    }
+    Ok(missing)
+}
+
+/// Returns which of the static rules of these parts are missing, and of those that they need; each part is looked at once.
+pub(crate) fn lacking_rules(
+    socket: &mut Socket,
+    parts: impl IntoIterator<Item = Part>,
+) -> Result<Vec<String>, FirewallError> {
+    let (mut seen, mut missing): (Vec<Part>, Vec<String>) = (Vec::new(), Vec::new());
+    for part in parts.into_iter().flat_map(|part| part.needs().into_iter().chain([part])) {
+        if seen.contains(&part) {
+            continue;
+        }
+        seen.push(part);
+        for problem in missing_rules(socket, part)? {
+            if !missing.contains(&problem) {
+                missing.push(problem);
+            }
         }
     }
     Ok(missing)

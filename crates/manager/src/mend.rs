@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use weft_cni::json::get;
 use weft_cni::{Finding, MendRequest};
-use weft_model::NetworkName;
+use weft_model::{ContainerId, NetworkName};
 use weft_runtime::configuration;
 use weft_runtime::find::find;
 use weft_state::attachment::Record;
 use weft_state::ports::Moving;
+use weft_state::{StateError, leftovers};
 
 use crate::store::Stored;
 use crate::{Error, Liveness, Manager};
@@ -38,6 +39,10 @@ impl Manager {
             }
         };
         let mut errors = Vec::new();
+        errors.extend(leftovers::collect(&self.root).err().map(Error::from));
+        for (container, _) in self.books.damaged_moving() {
+            errors.extend(self.books.discard_moving(&container).err().map(Error::from));
+        }
         for moving in self.stranded()? {
             match self.mend_moving(&moving.container) {
                 Ok(warnings) => errors.extend(warnings.into_iter().map(Error::Stranded)),
@@ -82,6 +87,7 @@ impl Manager {
         let records = self.records.list()?;
         found.extend(records.iter().filter_map(|record| self.stale(record)));
         found.extend(self.stranded()?.iter().map(on_its_way));
+        found.extend(self.books.damaged_moving().into_iter().map(lost));
         let networks = self.store.known()?;
         for finding in self.told(&networks) {
             let finding = self.name_file(finding, &networks);
@@ -196,6 +202,16 @@ fn on_its_way(moving: &Moving) -> Finding {
     Finding {
         what: format!("ports of {}", moving.container),
         why: format!("moving them to another network was begun and not finished: {}", ports.join(", ")),
+        mend: "weft network reload".into(),
+    }
+}
+
+fn lost((container, error): (ContainerId, StateError)) -> Finding {
+    Finding {
+        what: format!("ports of {container}"),
+        why: format!(
+            "{error}: which of them were being moved to another network is lost, and they have to be published again"
+        ),
         mend: "weft network reload".into(),
     }
 }

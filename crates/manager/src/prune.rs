@@ -1,6 +1,7 @@
 //! `weft network prune`.
 
 use weft_model::NetworkName;
+use weft_state::leftovers;
 
 use crate::filter::{FOR_PRUNE, Filters};
 use crate::{Error, Manager, predefined};
@@ -24,6 +25,7 @@ impl Manager {
     pub fn prune(&self, filters: &[String]) -> Result<Pruned, Error> {
         let filters = Filters::parse(filters, FOR_PRUNE)?;
         let mut pruned = Pruned::default();
+        pruned.errors.extend(leftovers::collect(&self.root).err().map(Error::from));
         let (stored, errors) = self.store.all();
         pruned.errors.extend(errors);
         for stored in stored {

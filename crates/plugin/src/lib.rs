@@ -17,7 +17,7 @@ pub use about::{About, DriverAbout, OptionAbout};
 pub use call::{Attachment, Call};
 pub use driver::{
     ContainerRequest, Driven, Driver, Keeps, Leases, Masqueraded, Master, dismantles, examine_firewall,
-    host_local, loopback_addresses, masquerade_backend, restore_firewall,
+    host_local, loopback_addresses, masquerade_backend, release_ports, restore_firewall,
 };
 pub use linked::Linked;
 pub use plugin::{Plugin, main};

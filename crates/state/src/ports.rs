@@ -10,6 +10,7 @@
 //! claims/addresses/<container address>          who has what goes by the address alone
 //! cursor-<protocol>                             the last port that was chosen for somebody
 //! moving/<container>.json                       what is on its way from one attachment to another
+//! waiting/<container>/<ifname>                  an attachment whose ports another one of the container has
 //! ```
 //!
 //! A claim is a file with its owner's container, interface and network, a line each. A port of the host is
@@ -30,6 +31,7 @@ mod claims;
 mod damaged;
 mod judge;
 mod moving;
+mod orphans;
 mod owner;
 
 use std::collections::BTreeMap;
@@ -51,6 +53,7 @@ pub use choice::{Binding, Choice, Chosen, ephemeral_ports};
 pub use claims::Claim;
 pub use damaged::Damaged;
 pub use moving::{Asked, Moving};
+pub use orphans::Orphan;
 pub use owner::{Mark, Owner};
 
 /// How the names of an owner's files end.

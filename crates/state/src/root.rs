@@ -26,6 +26,12 @@ impl Root {
         &self.0
     }
 
+    /// Returns the directories in which we write files, with everything below them.
+    pub(crate) fn ours(&self) -> [PathBuf; 5] {
+        ["etc/weft", "run/weft", "var/lib/weft", "var/lib/cni/results", "var/lib/cni/networks"]
+            .map(|dir| self.0.join(dir))
+    }
+
     /// Returns the administrator's settings file.
     pub fn config(&self) -> PathBuf {
         self.0.join("etc/weft/weft.toml")

@@ -11,7 +11,9 @@ mod settings;
 use weft_cni::{Failure, Finding};
 use weft_model::Endpoint;
 use weft_plan::Plan;
-use weft_plugin::{About, Call, Driven, Driver, Keeps, Leases, examine_firewall, restore_firewall};
+use weft_plugin::{
+    About, Call, Driven, Driver, Keeps, Leases, examine_firewall, release_ports, restore_firewall,
+};
 use weft_state::Root;
 use weft_state::ports::Books;
 
@@ -61,6 +63,10 @@ impl Driver for Portmap {
 
     fn holds(&self, call: &Call) -> Vec<Endpoint> {
         Books::new(&call.root).holders(&call.conf.name)
+    }
+
+    fn release(&self, call: &Call) -> Result<(), Failure> {
+        release_ports(&call.root, &call.conf.name)
     }
 
     /// What networks and ports have in the firewall is written from its own books.

@@ -11,7 +11,7 @@ use weft_model::port::{PortRange, Publication};
 use weft_nft::{Element, Key, Set, Socket};
 use weft_state::ports::{Books, Claim, Owner, Taken};
 
-use super::{Changes, missing_rules, wrap};
+use super::{Changes, lacking_rules, wrap};
 use crate::entry::{Entry, Family};
 use crate::layout::published::{self, Lookup};
 use crate::layout::{from, masquerade};
@@ -146,20 +146,35 @@ pub(crate) fn observe(
     owner: &Owner,
     held: &[Claim],
 ) -> Result<Vec<String>, FirewallError> {
+    let mut missing = lacking_rules(socket, parts(owner))?;
+    missing.extend(lacking_elements(socket, owner, held)?);
+    Ok(missing)
+}
+
+/// Returns the parts that what an attachment publishes needs, each once.
+pub(crate) fn parts(owner: &Owner) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for piece in pieces(owner) {
+        if !parts.contains(&piece.part) {
+            parts.push(piece.part);
+        }
+    }
+    parts
+}
+
+/// Returns what is missing of what an attachment publishes, but for the rules that give it a meaning.
+pub(crate) fn lacking_elements(
+    socket: &mut Socket,
+    owner: &Owner,
+    held: &[Claim],
+) -> Result<Vec<String>, FirewallError> {
     let mut missing = Vec::new();
-    let mut seen: Vec<Part> = Vec::new();
     let mut note = |problem: String| {
         if !missing.contains(&problem) {
             missing.push(problem);
         }
     };
     for piece in pieces(owner) {
-        for part in piece.part.needs().into_iter().chain([piece.part]) {
-            if !seen.contains(&part) {
-                seen.push(part);
-                missing_rules(socket, part)?.into_iter().for_each(&mut note);
-            }
-        }
         if !held.contains(&piece.claim) {
             note(format!("claim of {} on {}", owner.endpoint, words(&piece.claim)));
             continue;

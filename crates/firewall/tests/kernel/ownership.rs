@@ -231,12 +231,16 @@ fn a_container_on_two_networks_publishes_at_the_first() {
 
     remove(&first).unwrap();
 
-    is_silent(&lab.server, Tcp, UPLINK[0], 8080);
-    assert_eq!(observe(&second).unwrap().len(), 2, "it is not handed over, and CHECK says so");
-    ensure(&second).unwrap();
+    // The ports are the second one's now.
     assert_eq!(observe(&second).unwrap(), NOTHING);
     assert_eq!(reach(&lab.server, Tcp, UPLINK[0], 8080), answer);
+    assert_eq!(reach(&lab.server, Tcp, UPLINK[0], 9000), answer);
+    assert_eq!(ensure(&second).unwrap(), Change::AlreadyThere);
+    ensure(&first).unwrap();
+    remove(&first).unwrap();
+    assert_eq!(reach(&lab.server, Tcp, UPLINK[0], 8080), answer, "who waits takes nothing along");
     remove(&second).unwrap();
+    is_silent(&lab.server, Tcp, UPLINK[0], 8080);
     remove(&hairpin("n2")).unwrap();
     gone_for_good();
 }

@@ -6,6 +6,7 @@
 use serde_json::json;
 use weft_cni::{Code, Failure, Finding, NetworkResult};
 use weft_firewall::Problem;
+use weft_model::NetworkName;
 use weft_netns::Netns;
 use weft_plan::{Journal, Kernel, Lifetime, Link, LinkKind, Place, Plan, Resource, Step};
 use weft_state::Root;
@@ -36,6 +37,15 @@ pub fn restore_firewall(root: &Root) -> Result<(), Failure> {
     weft_firewall::reload(root).map_err(|error| super::kernel_says(error.into()))
 }
 
+/// Gives up the ports that are kept for attachments of which no book knows anything else, for [`Driver::release`].
+///
+/// # Errors
+///
+/// If the books cannot be read or written, or the kernel refuses.
+pub fn release_ports(root: &Root, network: &NetworkName) -> Result<(), Failure> {
+    weft_firewall::release(root, network).map_err(|error| super::kernel_says(error.into()))
+}
+
 /// Says what is missing of everything that weft has in the host's firewall, for [`Driver::diagnose`].
 ///
 /// # Errors
@@ -63,9 +73,10 @@ pub(super) fn doctor<D: Driver>(driver: &D, root: &Root, networks: &[Call]) -> R
     Ok(findings)
 }
 
-/// Tells whether what is missing of an attachment has been told of something shared.
+/// Tells whether what is missing of an attachment has been told of something shared, which may lack several things.
 fn is_of(what: &str, why: &str, missing: &str) -> bool {
-    missing == why || missing == lacks(what)
+    let listed = why.strip_prefix("lacks ").unwrap_or_default();
+    missing == why || missing == lacks(what) || listed.split(", ").any(|one| missing == lacks(one))
 }
 
 /// What is said of something that the firewall does not have.

@@ -39,7 +39,7 @@ pub use leases::Leases;
 pub use loopback::loopback_addresses;
 pub use masquerade::{Masqueraded, dismantles, masquerade_backend};
 pub use master::Master;
-pub use mend::{examine_firewall, restore_firewall};
+pub use mend::{examine_firewall, release_ports, restore_firewall};
 
 use crate::{About, Attachment, Call, ComposeRequest, Plugin};
 
@@ -165,6 +165,16 @@ pub trait Driver: Sync {
     /// records: GC takes apart those that are not valid.
     fn holds(&self, _call: &Call) -> Vec<Endpoint> {
         Vec::new()
+    }
+
+    /// Gives up what this plugin keeps for attachments to the network of which its books know nothing any more, for GC. Most have
+    /// no books.
+    ///
+    /// # Errors
+    ///
+    /// When the books cannot be read, or the kernel refuses.
+    fn release(&self, _call: &Call) -> Result<(), Failure> {
+        Ok(())
     }
 
     /// Completes the previous result that a chained plugin passes on. Most have nothing to add.

@@ -211,6 +211,7 @@ impl Change {
             made.retain(|claim| list.contains(claim));
         }
         // Nothing was written up to here.
+        self.note_waiting(!wanted.elsewhere.is_empty())?;
         document::write(&self.file(INTENT), &wanted, Durability::Boot)?;
         for one in &taken {
             claims.drop(&one.claim)?;
@@ -250,6 +251,10 @@ impl Change {
     ///
     /// When the lock cannot be had or a file cannot be removed.
     pub fn abandon(&mut self, claimed: &Claimed) -> Result<(), StateError> {
+        let waited = self.confirmed.as_ref().is_some_and(|owner| !owner.elsewhere.is_empty());
+        if !claimed.owner.elsewhere.is_empty() && !waited {
+            self.books.note_waiting(&self.endpoint, false)?;
+        }
         let _lock = self.books.lock()?;
         self.take_back(&self.books.claims(), &claimed.made);
         Ok(())
@@ -291,6 +296,7 @@ impl Change {
             let _lock = self.books.lock()?;
             self.drop_own(&gone)?;
         }
+        self.note_waiting(false)?;
         for ending in [INTENT, GONE, DONE] {
             remove_file(&self.file(ending))?;
         }
@@ -319,6 +325,17 @@ impl Change {
             }
         }
         Ok(())
+    }
+
+    /// Asks the file system only about attachments that have waited before.
+    fn note_waiting(&self, waits: bool) -> Result<(), StateError> {
+        let has_waited =
+            self.confirmed.iter().chain(&self.interrupted).any(|owner| !owner.elsewhere.is_empty());
+        if waits || has_waited || self.damaged {
+            self.books.note_waiting(&self.endpoint, waits)
+        } else {
+            Ok(())
+        }
     }
 
     /// What cannot be removed is void as soon as the intent is gone.

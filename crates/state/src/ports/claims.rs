@@ -132,6 +132,14 @@ impl Claims {
     /// Returns every claim that a container has made at an interface. This reads all there are, and is for when the
     /// list of them is lost.
     pub(super) fn of(&self, container: &ContainerId, ifname: &IfName) -> Result<Vec<Found>, StateError> {
+        let mut found = self.all()?;
+        let has = |holder: &Endpoint| (&holder.container, &holder.ifname) == (container, ifname);
+        found.retain(|one| one.holder.as_ref().is_some_and(has));
+        Ok(found)
+    }
+
+    /// Returns every claim there is.
+    pub(super) fn all(&self) -> Result<Vec<Found>, StateError> {
         let mut claims = Vec::new();
         for protocol in Protocol::ALL {
             let kinds: [(String, Make); 2] =
@@ -150,8 +158,6 @@ impl Claims {
         for claim in claims {
             found.extend(self.found(claim)?);
         }
-        let has = |holder: &Endpoint| (&holder.container, &holder.ifname) == (container, ifname);
-        found.retain(|one| one.holder.as_ref().is_some_and(has));
         Ok(found)
     }
 

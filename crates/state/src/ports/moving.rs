@@ -104,26 +104,62 @@ impl Books {
     ///
     /// When the directory or a file cannot be read.
     pub fn all_moving(&self) -> Result<Vec<Moving>, StateError> {
+        let mut all = Vec::new();
+        for container in self.moving_containers()? {
+            let ports = self.moving(&container)?;
+            if !ports.is_empty() {
+                all.push(Moving { schema: document::SCHEMA, boot: boot::id()?, container, ports });
+            }
+        }
+        all.sort_by(|one, other| one.container.cmp(&other.container));
+        Ok(all)
+    }
+
+    /// Returns the containers whose list of ports on their way cannot be read, with what is wrong: what was on its way is lost.
+    pub fn damaged_moving(&self) -> Vec<(ContainerId, StateError)> {
+        let mut damaged: Vec<_> = self
+            .moving_containers()
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|container| {
+                let error = document::read::<Moving>(&self.moving_file(&container)).err()?;
+                matches!(error, StateError::Damaged { .. }).then_some((container, error))
+            })
+            .collect();
+        damaged.sort_by(|(one, _), (other, _)| one.cmp(other));
+        damaged
+    }
+
+    /// Removes a list that cannot be read.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be removed.
+    pub fn discard_moving(&self, container: &ContainerId) -> Result<(), StateError> {
+        match document::read::<Moving>(&self.moving_file(container)) {
+            Err(StateError::Damaged { .. }) => remove_file(&self.moving_file(container)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the containers that have such a file, in whatever state it is.
+    fn moving_containers(&self) -> Result<Vec<ContainerId>, StateError> {
         let dir = self.dir.join("moving");
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(StateError::io("read", &dir)(error)),
         };
-        let mut all = Vec::new();
+        let mut containers = Vec::new();
         for entry in entries {
             let name = entry.map_err(StateError::io("read", &dir))?.file_name();
             let name = name.to_string_lossy();
-            let Some(container) = name.strip_suffix(ENDING).and_then(|name| name.parse().ok()) else {
+            if name.starts_with(atomic::TEMPORARY) {
                 continue;
-            };
-            let ports = self.moving(&container)?;
-            if !ports.is_empty() && !name.starts_with(atomic::TEMPORARY) {
-                all.push(Moving { schema: document::SCHEMA, boot: boot::id()?, container, ports });
             }
+            containers.extend(name.strip_suffix(ENDING).and_then(|name| name.parse().ok()));
         }
-        all.sort_by(|one, other| one.container.cmp(&other.container));
-        Ok(all)
+        Ok(containers)
     }
 
     fn moving_file(&self, container: &ContainerId) -> PathBuf {
@@ -161,5 +197,25 @@ mod tests {
         let mut elsewhere = two.publication.clone();
         elsewhere.target = "10.2.0.9".parse().unwrap();
         assert!(two.is_met_by(&elsewhere) && !one.is_met_by(&elsewhere));
+    }
+
+    #[test]
+    fn a_damaged_list_is_told_and_can_be_discarded() {
+        let dir = tempfile::tempdir().unwrap();
+        let books = Books::new(&Root::new(Some(dir.path().into())));
+        let [red, blue]: [ContainerId; 2] = ["red", "blue"].map(|name| name.parse().unwrap());
+        for container in [&red, &blue] {
+            books.set_out(container, &[asked("0.0.0.0")]).unwrap();
+        }
+        assert!(books.damaged_moving().is_empty());
+        std::fs::write(books.moving_file(&red), "{\"schema\": 1, \"boot").unwrap();
+        let damaged = books.damaged_moving();
+        assert_eq!(damaged.iter().map(|(container, _)| container).collect::<Vec<_>>(), [&red]);
+        assert!(damaged[0].1.to_string().contains("red.json"), "{}", damaged[0].1);
+        for container in [&red, &blue] {
+            books.discard_moving(container).unwrap();
+        }
+        assert!(books.damaged_moving().is_empty());
+        assert_eq!(books.all_moving().unwrap().len(), 1, "what can be read stays");
     }
 }
