@@ -19,6 +19,7 @@ pub mod route;
 pub mod sockets;
 pub mod vlan;
 pub mod vxlan;
+pub mod wireguard;
 
 mod announced;
 mod batch;

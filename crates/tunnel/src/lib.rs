@@ -5,18 +5,25 @@
 //! The device is the kernel's where the kernel has WireGuard, else a TUN device and a process of ours.
 
 pub mod config;
+mod control;
+mod device;
 mod engine;
+mod kernel;
 pub mod keys;
 mod merge;
 pub mod mesh;
 mod packet;
+pub mod process;
 pub mod rotation;
 mod slot;
 mod split;
 mod tun;
 mod udp;
+mod userspace;
 mod vnet;
 
+pub use kernel::KernelMesh;
 pub use keys::{ClusterSecret, SecretKey};
 pub use mesh::{Device, Implementation, Mesh, MeshError, Peer, PeerDiff, PeerStats, device_mtu};
 pub use slot::{NotASlot, Slot};
+pub use userspace::UserspaceMesh;

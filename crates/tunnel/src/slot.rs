@@ -42,6 +42,12 @@ impl Slot {
         name.parse().unwrap_or_else(|_| unreachable!("{name} is an interface name"))
     }
 
+    /// Returns the name of a device that is made to see whether it can be.
+    pub(crate) fn probe() -> IfName {
+        let name = format!("{}probe", Self::DEVICE_PREFIX);
+        name.parse().unwrap_or_else(|_| unreachable!("{name} is an interface name"))
+    }
+
     const fn lower(self) -> char {
         match self {
             Self::A => 'a',
@@ -125,6 +131,7 @@ mod tests {
     fn each_slot_has_what_is_its_own() {
         assert_eq!(Slot::A.device().as_str(), "weftwga");
         assert_eq!(Slot::B.device().as_str(), "weftwgb");
+        assert_eq!(Slot::probe().as_str(), "weftwgprobe");
         let pair = Slots { a: 1, b: 2 };
         assert_eq!((*Slot::A.of(&pair), *Slot::B.of(&pair)), (1, 2));
         assert_eq!("b".parse::<Slot>().unwrap(), Slot::A.other());

@@ -1,0 +1,129 @@
+//! The kernel's WireGuard.
+
+use weft_netlink::wireguard::{self, SetPeer, Wireguard};
+use weft_netlink::{Error, Socket};
+use weft_overlay::ids::PublicKey;
+use weft_state::Root;
+
+use crate::device::{self, refused};
+use crate::keys;
+use crate::mesh::{Device, Implementation, Mesh, MeshError, PeerDiff, PeerStats};
+use crate::slot::Slot;
+
+/// A mesh of the kernel's devices, in the network namespace it was opened in.
+#[derive(Debug)]
+pub struct KernelMesh {
+    root: Root,
+    socket: Socket,
+    wireguard: Option<Wireguard>,
+}
+
+impl KernelMesh {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no netlink socket to be had.
+    pub fn open(root: Root) -> Result<Self, Error> {
+        Ok(Self { root, socket: Socket::open()?, wireguard: None })
+    }
+
+    /// Says whether the kernel has WireGuard, by asking for a device: a module is loaded by that, and by nothing less.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses for another reason.
+    pub fn is_supported(&mut self) -> Result<bool, Error> {
+        let name = Slot::probe();
+        match self.socket.request(wireguard::create(&name, 1420)) {
+            Ok(_) => self.socket.request(weft_netlink::link::delete(&name)).map(|_| true),
+            Err(error) if error.is_exists() => Ok(true),
+            Err(error) if error.is_unsupported() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn wireguard(&mut self, slot: Slot) -> Result<&mut Wireguard, MeshError> {
+        match &mut self.wireguard {
+            Some(known) => Ok(known),
+            none => {
+                Ok(none.insert(Wireguard::open().map_err(refused(slot, "reach the kernel's WireGuard"))?))
+            }
+        }
+    }
+}
+
+impl Mesh for KernelMesh {
+    fn implementation(&self) -> Implementation {
+        Implementation::Kernel
+    }
+
+    fn ensure_device(&mut self, slot: Slot, device: &Device) -> Result<bool, MeshError> {
+        let key = keys::load(&self.root, slot)?.ok_or(MeshError::NoKey(slot))?;
+        device::close(&mut self.socket, slot, device.prefix)?;
+        let name = slot.device();
+        match device::find(&mut self.socket, slot)? {
+            None => {
+                let made = self.socket.request(wireguard::create(&name, device.mtu));
+                made.map_err(refused(slot, "make it"))?;
+            }
+            Some(link) if link.kind.as_deref() != Some("wireguard") => {
+                return Err(MeshError::Taken { device: name.to_string() });
+            }
+            Some(_) => {}
+        }
+        let wireguard = self.wireguard(slot)?;
+        let present = wireguard.device(&name).map_err(refused(slot, "read it"))?;
+        let mut changed = present.public_key != Some(key.public().0) || present.port != device.port;
+        if changed {
+            let set = wireguard.set_device(&name, key.bytes(), device.port);
+            set.map_err(refused(slot, "set its key and port"))?;
+        }
+        changed |= device::raise(&mut self.socket, slot, device)?;
+        Ok(changed)
+    }
+
+    fn peers(&mut self, slot: Slot) -> Result<Vec<PublicKey>, MeshError> {
+        Ok(self.stats(slot)?.into_iter().map(|peer| peer.public_key).collect())
+    }
+
+    fn set_peers(&mut self, slot: Slot, diff: &PeerDiff) -> Result<(), MeshError> {
+        let set = diff.set.iter().map(|peer| SetPeer {
+            preshared_key: Some(*peer.preshared_key.bytes()),
+            endpoint: Some(peer.endpoint),
+            allowed: Some(vec![device::host(peer.address)]),
+            ..SetPeer::new(peer.public_key.0)
+        });
+        let gone = diff.remove.iter().map(|key| SetPeer { remove: true, ..SetPeer::new(key.0) });
+        // Those that go first: an address belongs to one peer.
+        let all: Vec<SetPeer> = gone.chain(set).collect();
+        self.wireguard(slot)?.set_peers(&slot.device(), &all).map_err(refused(slot, "set its peers"))
+    }
+
+    fn stats(&mut self, slot: Slot) -> Result<Vec<PeerStats>, MeshError> {
+        let device = self.wireguard(slot)?.device(&slot.device()).map_err(refused(slot, "read its peers"))?;
+        let stats = device.peers.into_iter().map(|peer| PeerStats {
+            public_key: PublicKey(peer.public_key),
+            endpoint: peer.endpoint,
+            handshake: peer.handshake,
+            received: peer.received,
+            sent: peer.sent,
+        });
+        Ok(stats.collect())
+    }
+
+    fn force_handshake(&mut self, slot: Slot, peer: &PublicKey) -> Result<(), MeshError> {
+        // KERNEL: a keepalive is sent at once when its interval becomes other than 0 (set_peer,
+        // drivers/net/wireguard/netlink.c), and without a session that begins a handshake.
+        for seconds in [0, 25, 0] {
+            let change = SetPeer { keepalive: Some(seconds), ..SetPeer::new(peer.0) };
+            let set = self.wireguard(slot)?.set_peers(&slot.device(), &[change]);
+            set.map_err(refused(slot, "begin a handshake"))?;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, slot: Slot) -> Result<(), MeshError> {
+        device::remove(&mut self.socket, slot)
+    }
+}

@@ -1,0 +1,137 @@
+//! WireGuard in a process of its own, for kernels without.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use weft_netlink::{Error, Socket};
+use weft_overlay::ids::PublicKey;
+use weft_runtime::exec::{self, Invocation};
+use weft_state::{Root, StateError};
+
+use crate::config::Config;
+use crate::control::{self, Answer, Request};
+use crate::device;
+use crate::keys;
+use crate::mesh::{Device, Implementation, Mesh, MeshError, PeerDiff, PeerStats};
+use crate::slot::Slot;
+
+/// How long a tunnel may take to begin.
+const START: Duration = Duration::from_secs(10);
+
+/// A mesh of tunnel processes, in the network namespace it was opened in.
+#[derive(Debug)]
+pub struct UserspaceMesh {
+    root: Root,
+    weftd: PathBuf,
+    socket: Socket,
+}
+
+impl UserspaceMesh {
+    /// Opens it; `weftd` is started as `weftd tunnel`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no netlink socket to be had.
+    pub fn open(root: Root, weftd: PathBuf) -> Result<Self, Error> {
+        Ok(Self { root, weftd, socket: Socket::open()? })
+    }
+
+    fn ask(&self, slot: Slot, request: &Request) -> Result<Answer, MeshError> {
+        let socket = slot.socket(&self.root);
+        let answer = control::ask(&socket, request).map_err(|error| MeshError::NoAnswer {
+            slot,
+            socket: socket.display().to_string(),
+            reason: error.to_string(),
+        })?;
+        match answer.error {
+            Some(reason) => Err(MeshError::Answer { slot, reason }),
+            None => Ok(answer),
+        }
+    }
+
+    /// Starts a tunnel that stays when we go.
+    fn start(&self, slot: Slot) -> Result<(), MeshError> {
+        let mut invocation = Invocation::new(&self.weftd);
+        let slot_text = slot.to_string();
+        invocation.args = vec!["--root".into(), self.root.path().into()];
+        invocation.args.extend(["tunnel", "--detach", "--slot", &slot_text].map(Into::into));
+        invocation.timeout = START;
+        let failed = |reason: String| MeshError::NotStarted { slot, reason };
+        let output = exec::run(invocation).map_err(|error| failed(error.to_string()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(failed(said.trim().trim_start_matches("weftd: ").to_string()))
+    }
+}
+
+impl Mesh for UserspaceMesh {
+    fn implementation(&self) -> Implementation {
+        Implementation::Userspace
+    }
+
+    fn ensure_device(&mut self, slot: Slot, device: &Device) -> Result<bool, MeshError> {
+        keys::load(&self.root, slot)?.ok_or(MeshError::NoKey(slot))?;
+        device::close(&mut self.socket, slot, device.prefix)?;
+        let mut config = Config::load(&self.root, slot)?.unwrap_or_else(|| Config::new(device.clone()));
+        let link = device::find(&mut self.socket, slot)?;
+        if link.is_some_and(|link| link.kind.as_deref() != Some("tun")) {
+            return Err(MeshError::Taken { device: slot.device().to_string() });
+        }
+        let known = slot.config_file(&self.root).exists() && config.device == *device;
+        if !known {
+            config.device = device.clone();
+            config.store(&self.root, slot)?;
+        }
+        match self.ask(slot, &if known { Request::Stats } else { Request::Reload }) {
+            Ok(_) => Ok(device::raise(&mut self.socket, slot, device)? || !known),
+            Err(MeshError::NoAnswer { .. }) => self.start(slot).map(|()| true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn peers(&mut self, slot: Slot) -> Result<Vec<PublicKey>, MeshError> {
+        let config = Config::load(&self.root, slot)?;
+        Ok(config.into_iter().flat_map(|config| config.peers).map(|peer| peer.public_key).collect())
+    }
+
+    fn set_peers(&mut self, slot: Slot, diff: &PeerDiff) -> Result<(), MeshError> {
+        let missing = || MeshError::NoAnswer {
+            slot,
+            socket: slot.socket(&self.root).display().to_string(),
+            reason: "it was never made".into(),
+        };
+        let mut config = Config::load(&self.root, slot)?.ok_or_else(missing)?;
+        config.apply(diff);
+        config.store(&self.root, slot)?;
+        self.ask(slot, &Request::Reload).map(drop)
+    }
+
+    fn stats(&mut self, slot: Slot) -> Result<Vec<PeerStats>, MeshError> {
+        self.ask(slot, &Request::Stats).map(|answer| answer.peers)
+    }
+
+    fn force_handshake(&mut self, slot: Slot, peer: &PublicKey) -> Result<(), MeshError> {
+        self.ask(slot, &Request::Handshake { peer: *peer }).map(drop)
+    }
+
+    fn remove(&mut self, slot: Slot) -> Result<(), MeshError> {
+        match self.ask(slot, &Request::Stop) {
+            Ok(_) | Err(MeshError::NoAnswer { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        device::remove(&mut self.socket, slot)?;
+        for path in [slot.config_file(&self.root), slot.socket(&self.root)] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(StateError::io("remove", &path)(error).into());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
