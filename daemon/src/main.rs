@@ -3,6 +3,7 @@
 mod mend;
 mod notify;
 mod schedule;
+mod tunnel;
 mod watch;
 
 use std::ffi::OsString;
@@ -37,12 +38,18 @@ enum Command {
     ///
     /// The kernel announces nothing of what iptables-legacy does: there, run `weft network reload` afterwards.
     Watch,
+    /// Carry encrypted networks, where the kernel has no WireGuard
+    ///
+    /// Reads the device and its peers from var/lib/weft/overlay, also after a reboot with nobody else there yet, and takes
+    /// over what changes in that file. The agent starts it when it is needed; a service manager may start it earlier. When
+    /// it ends, packets to other hosts are dropped until it runs again: they never go another way.
+    Tunnel(tunnel::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("weftd: {error:#}");
             ExitCode::FAILURE
@@ -50,14 +57,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     let dir = cli.root.filter(|dir| !dir.is_empty());
     let root = Root::new(dir.map(std::path::absolute).transpose().context("--root")?);
-    let manager = Manager::open(root).map_err(|error| hinted(&error, error.hint()))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let manager = || Manager::open(root.clone()).map_err(|error| hinted(&error, error.hint()));
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start");
     match cli.command {
-        Command::Watch => runtime.context("cannot start")?.block_on(watch::watch(&manager)),
+        // Before there is a second thread: it forks.
+        Command::Tunnel(args) => return tunnel::run(&root, &args),
+        Command::Watch => runtime()?.block_on(watch::watch(&manager()?))?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Puts the next command to type below an error.

@@ -102,7 +102,14 @@ pub struct SetPeer {
 impl SetPeer {
     /// Returns a change of nothing.
     pub fn new(public_key: [u8; 32]) -> Self {
-        Self { public_key, remove: false, preshared_key: None, endpoint: None, keepalive: None, allowed: None }
+        Self {
+            public_key,
+            remove: false,
+            preshared_key: None,
+            endpoint: None,
+            keepalive: None,
+            allowed: None,
+        }
     }
 }
 
@@ -207,7 +214,9 @@ impl Wireguard {
     pub fn set_peers(&mut self, name: &IfName, peers: &[SetPeer]) -> Result<(), Error> {
         for some in peers.chunks(PEERS) {
             let mut request = self.request(wg::SET_DEVICE, libc::NLM_F_ACK, name);
-            request.nest(wg::PEERS, |list| some.iter().for_each(|peer| list.nest(0, |entry| write_peer(entry, peer))));
+            request.nest(wg::PEERS, |list| {
+                some.iter().for_each(|peer| list.nest(0, |entry| write_peer(entry, peer)))
+            });
             self.socket.list(&request.finish(), |_| None::<()>)?;
         }
         Ok(())
@@ -300,7 +309,8 @@ fn read_peer(entry: &[u8]) -> Option<PeerInfo> {
             wg::PEER_HANDSHAKE => {
                 let (seconds, nanos) = (number(value), u32_at(value, 8).unwrap_or_default());
                 let when = UNIX_EPOCH.checked_add(Duration::new(seconds, nanos.min(999_999_999)));
-                let age = when.and_then(|when| SystemTime::now().duration_since(when).ok()).unwrap_or_default();
+                let age =
+                    when.and_then(|when| SystemTime::now().duration_since(when).ok()).unwrap_or_default();
                 peer.handshake = (seconds != 0).then_some(age);
             }
             wg::PEER_RECEIVED => peer.received = number(value),

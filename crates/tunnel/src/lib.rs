@@ -7,6 +7,7 @@
 pub mod config;
 mod control;
 mod device;
+mod driver;
 mod engine;
 mod kernel;
 pub mod keys;
@@ -22,6 +23,7 @@ mod udp;
 mod userspace;
 mod vnet;
 
+pub use driver::{Driver, Outcome, View};
 pub use kernel::KernelMesh;
 pub use keys::{ClusterSecret, SecretKey};
 pub use mesh::{Device, Implementation, Mesh, MeshError, Peer, PeerDiff, PeerStats, device_mtu};

@@ -4,7 +4,7 @@
 //! elsewhere; when it dies, the first starts another on the same descriptors, so packets wait in them and nothing is said
 //! to anybody. When both die, the device stays (it is persistent) and drops what is sent to it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -142,17 +141,17 @@ pub fn run(root: &Root, options: &Options) -> Result<ExitCode, TunnelError> {
 }
 
 /// Takes the lock that says that a tunnel of this slot runs. The worker inherits it, so it is held as long as either lives.
-fn claim(root: &Root, slot: Slot) -> Result<Flock<File>, TunnelError> {
+fn claim(root: &Root, slot: Slot) -> Result<File, TunnelError> {
     let path = slot.lock_file(root);
     if let Some(folder) = path.parent() {
         weft_state::atomic::create_dir(folder, 0o755)?;
     }
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(StateError::io("open", &path))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, Errno::EWOULDBLOCK)) => Err(TunnelError::Running(slot)),
-        Err((_, error)) => Err(StateError::io("lock", &path)(error.into()).into()),
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(TunnelError::Running(slot)),
+        Err(TryLockError::Error(error)) => Err(StateError::io("lock", &path)(error).into()),
     }
 }
 
@@ -209,7 +208,7 @@ fn listen(root: &Root, slot: Slot) -> Result<UnixListener, TunnelError> {
 }
 
 /// Keeps a worker alive. In the worker it returns when that ends.
-fn supervise(root: &Root, options: &Options, opened: Opened, _lock: &Flock<File>) -> ExitCode {
+fn supervise(root: &Root, options: &Options, opened: Opened, _lock: &File) -> ExitCode {
     let mut opened = Some(opened);
     let mut pause = Duration::ZERO;
     loop {
@@ -320,7 +319,8 @@ impl Worker<'_> {
         loop {
             let left = due.saturating_duration_since(Instant::now());
             let mut events = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-            drop(poll(&mut events, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)));
+            // Interrupted or not: what is there is looked at.
+            poll(&mut events, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)).ok();
             while let Ok((stream, _)) = listener.accept() {
                 let again = stream
                     .set_nonblocking(false)

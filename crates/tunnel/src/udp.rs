@@ -57,16 +57,14 @@ impl Udp {
             (Ipv4Addr::UNSPECIFIED, port).into()
         };
         // More than the system's limit, if we may; else as much as that.
-        drop(
-            setsockopt(&fd, sockopt::SndBufForce, &QUEUE)
-                .or_else(|_| setsockopt(&fd, sockopt::SndBuf, &QUEUE)),
-        );
-        drop(
-            setsockopt(&fd, sockopt::RcvBufForce, &QUEUE)
-                .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &QUEUE)),
-        );
+        setsockopt(&fd, sockopt::SndBufForce, &QUEUE)
+            .or_else(|_| setsockopt(&fd, sockopt::SndBuf, &QUEUE))
+            .ok();
+        setsockopt(&fd, sockopt::RcvBufForce, &QUEUE)
+            .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &QUEUE))
+            .ok();
         // Without it datagrams come one by one.
-        drop(setsockopt(&fd, sockopt::UdpGroSegment, &true));
+        setsockopt(&fd, sockopt::UdpGroSegment, &true).ok();
         socket::bind(fd.as_raw_fd(), &socket::SockaddrStorage::from(address))?;
         Ok(Self { fd, v6, cuts: AtomicBool::new(true) })
     }
