@@ -27,6 +27,7 @@ mod main_plugins;
 mod many;
 mod masquerade;
 mod others;
+mod overlay_plain;
 mod ownership;
 mod ports;
 mod ports_moving;

@@ -240,6 +240,13 @@ pub fn change(index: u32, change: &Change) -> Request {
     changed(Builder::new().index(index), change)
 }
 
+/// Gives a link an alias, which the kernel takes no notice of when the link is created.
+pub fn set_alias(index: u32, alias: &str) -> Request {
+    let message =
+        Builder::new().index(index).append_extra_attribute(LinkAttribute::IfAlias(alias.into())).build();
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
 /// Changes a link by name.
 pub fn change_named(name: &IfName, change: &Change) -> Request {
     changed(Builder::new().name(name.as_str()), change)

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkMessage, VxlanDf};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkMessage, VxlanDf};
 use nix::libc;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use weft_model::{IfName, Mac};
@@ -21,10 +21,6 @@ pub struct NewVxlan<'a> {
     pub mac: Mac,
     /// Its MTU.
     pub mtu: Option<u32>,
-    /// Its alias.
-    pub alias: Option<&'a str>,
-    /// Whether it is born up.
-    pub up: bool,
     /// What tells its frames from others'.
     pub options: VxlanInfo,
     /// The namespace it is born in; absent means the socket's. Its UDP socket is in the netlink socket's in any case.
@@ -84,12 +80,6 @@ fn message(new: &NewVxlan<'_>) -> LinkMessage {
     }
     if let Some(netns) = new.netns {
         builder = builder.setns_by_fd(netns.as_raw_fd());
-    }
-    if let Some(alias) = new.alias {
-        builder = builder.append_extra_attribute(LinkAttribute::IfAlias(alias.into()));
-    }
-    if new.up {
-        builder = builder.up();
     }
     builder.build()
 }

@@ -50,8 +50,6 @@ impl Ensure<'_> {
             name: &link.name,
             mac: link.mac.unwrap_or_else(weft_model::Mac::random),
             mtu: link.mtu.map(weft_model::Mtu::get),
-            alias: Some(&options.alias),
-            up: false,
             options: options.info(),
             netns: home.as_ref().map(std::os::fd::AsFd::as_fd),
         };
@@ -68,10 +66,12 @@ impl Ensure<'_> {
         self.kernel.learn(step.place, &link.name, known);
         self.note(step, Undo::DeleteLink { place: step.place, name: link.name.clone(), index: found.index });
         let mut batch = Batch::new();
+        let owned = batch.push(link::set_alias(found.index, &options.alias));
         // Nobody speaks to the device's own addresses, and what it would announce goes nowhere.
         batch.push(link::without_ipv6_address(&link.name));
         let raised = batch.push(link::change(found.index, &Change { up: Some(true), ..Change::default() }));
         let replies = self.kernel.socket(step.place)?.call(&mut batch)?;
+        replies.of(owned)?;
         replies.of(raised).map(drop).map_err(|error| self.diagnosed(error, step, link, options))
     }
 
