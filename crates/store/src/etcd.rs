@@ -10,12 +10,13 @@ mod settings;
 mod watching;
 
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Client, CompareOp, GetOptions, GetResponse, KeyValue, PutOptions, ResponseHeader, TxnOp};
-use weft_overlay::{Entry, Listing};
+use weft_overlay::{Entry, Listing, keys};
 
 pub use settings::EtcdSettings;
 
@@ -39,6 +40,8 @@ pub struct EtcdStore {
 struct Inner {
     settings: EtcdSettings,
     client: tokio::sync::Mutex<Option<Client>>,
+    /// Whose turn it is among the servers.
+    turn: AtomicUsize,
     seen: Mutex<Option<Seen>>,
 }
 
@@ -59,8 +62,8 @@ impl EtcdStore {
     /// Names the setting that is wrong, or the endpoint that must not be used.
     pub fn new(settings: EtcdSettings) -> Result<Self, StoreError> {
         settings.check()?;
-        let inner = Inner { settings, client: tokio::sync::Mutex::new(None), seen: Mutex::new(None) };
-        Ok(Self { inner: Arc::new(inner) })
+        let (client, turn, seen) = (tokio::sync::Mutex::new(None), AtomicUsize::new(0), Mutex::new(None));
+        Ok(Self { inner: Arc::new(Inner { settings, client, turn, seen }) })
     }
 
     /// Returns a client, made anew when the last one failed.
@@ -71,12 +74,44 @@ impl EtcdStore {
         if let Some(client) = &*client {
             return Ok(client.clone());
         }
-        let settings = &self.inner.settings;
-        route::refuse_overlays(&settings.endpoints).await?;
-        let made = Client::connect(&settings.endpoints, Some(settings.options()?));
-        let made = made.await.map_err(|error| errors::translated(&self.name(), &error))?;
+        let made = self.connected().await?;
         *client = Some(made.clone());
         Ok(made)
+    }
+
+    /// Connects to the first server that answers, the one after the last that was used before the others.
+    ///
+    /// The library would spread requests over all of them, those that are away included.
+    async fn connected(&self) -> Result<Client, StoreError> {
+        let settings = &self.inner.settings;
+        route::refuse_overlays(&settings.endpoints).await?;
+        let count = settings.endpoints.len();
+        let first = self.inner.turn.fetch_add(1, Ordering::Relaxed);
+        let mut refusal = None;
+        for endpoint in settings.endpoints.iter().cycle().skip(first % count).take(count) {
+            let attempt = async {
+                let client = Client::connect([endpoint], Some(settings.options()?)).await;
+                let client = client.map_err(|error| errors::translated(&self.name(), &error))?;
+                let probe = client.kv_client().get(keys::PREFIX, None).await;
+                match probe
+                    .map_err(|error| errors::of_first_request(&self.name(), &error, settings.has_tls()))
+                {
+                    // Whoever may not read that is heard, at least.
+                    Ok(_) | Err(StoreError::Invalid { .. }) => Ok(client),
+                    Err(error) => Err(error),
+                }
+            };
+            match tokio::time::timeout(settings.timeout(), attempt).await {
+                Ok(Ok(client)) => return Ok(client),
+                // A server that refuses says more than one that is away.
+                Ok(Err(error)) if refusal.is_none() || !error.is_temporary() => refusal = Some(error),
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    refusal.get_or_insert_with(|| errors::silent(&self.name(), settings.timeout()));
+                }
+            }
+        }
+        Err(refusal.unwrap_or_else(|| errors::silent(&self.name(), settings.timeout())))
     }
 
     /// Makes the next request use a new connection.

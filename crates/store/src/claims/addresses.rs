@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use weft_model::NetworkName;
 use weft_overlay::blocks::{Claimer, Way, candidates, length_in, way_to};
 use weft_overlay::ids::random_bytes;
@@ -26,6 +27,15 @@ struct Addresses {
 impl Addresses {
     fn blocks(&self) -> Vec<Block> {
         self.blocks.iter().map(|found| found.value.clone()).collect()
+    }
+
+    /// Returns blocks of a family that may be claimed, best first.
+    fn free(&self, claimer: Claimer, v6: bool) -> Vec<IpNetwork> {
+        let (known, lengths) = (self.blocks(), self.cluster.block_length);
+        let subnets = self.network.value.subnets.iter().filter(|subnet| subnet.is_ipv6() == v6);
+        let free = subnets
+            .flat_map(|subnet| candidates(*subnet, length_in(*subnet, lengths), &known, claimer, CANDIDATES));
+        free.take(CANDIDATES).collect()
     }
 
     /// Returns an epoch for a claim: now, but later than every claim that is known, whatever clocks say.
@@ -71,7 +81,6 @@ impl Claims {
         for attempt in 0..ATTEMPTS {
             let known = self.addresses(name).await?;
             self.must_be_in(host).await?;
-            let all = known.blocks();
             let [a, b, c, d, e, f, g, h, ..] = random_bytes();
             let claimer = Claimer {
                 host,
@@ -79,17 +88,12 @@ impl Claims {
                 quarantine: known.cluster.quarantine,
                 start: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
             };
-            let subnets = known.network.value.subnets.iter().filter(|subnet| subnet.is_ipv6() == v6);
-            let free = subnets.flat_map(|subnet| {
-                let length = length_in(*subnet, known.cluster.block_length);
-                candidates(*subnet, length, &all, claimer, CANDIDATES)
-            });
-            let mut free = free.peekable();
-            if free.peek().is_none() {
+            let free = known.free(claimer, v6);
+            if free.is_empty() {
                 let family = if v6 { "IPv6" } else { "IPv4" };
                 return Err(ClaimError::Exhausted { network: name.clone(), family });
             }
-            for cidr in free.take(CANDIDATES) {
+            for cidr in free {
                 let epoch = known.epoch(claimer.now);
                 let block =
                     Block { network: known.network.value.id, cidr, host, epoch, state: BlockState::Active };
@@ -133,7 +137,7 @@ impl Claims {
         &self,
         host: HostId,
         network: NetworkId,
-        cidr: ipnetwork::IpNetwork,
+        cidr: IpNetwork,
     ) -> Result<(), ClaimError> {
         let key = Key::Block(network, cidr);
         for attempt in 0..ATTEMPTS {

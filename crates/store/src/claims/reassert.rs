@@ -5,7 +5,7 @@ use weft_overlay::snapshot::Record;
 use weft_overlay::{Entry, HostId, Key, Snapshot};
 
 use super::{ATTEMPTS, CHUNK, ClaimError, Claims, pause};
-use crate::{Compare, Op};
+use crate::{Compare, Op, StoreError};
 
 /// What became of a host's claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,28 +41,46 @@ impl Claims {
                 return Err(self.gone(host).await?);
             }
             done.lost.clear();
-            let mut missing = Vec::new();
+            let (mut own, mut shared) = (Vec::new(), Vec::new());
             for record in cached.all().filter(|record| is_ours(record, host, cached)) {
+                let missing = if record.owner().is_some() { &mut own } else { &mut shared };
                 match verdict(record, said(&record.key())) {
                     Verdict::Put(compare) => missing.push((compare, record)),
                     Verdict::Lost(other) => done.lost.push((record.key(), other)),
                     Verdict::Agreed => {}
                 }
             }
-            if missing.is_empty() {
+            // What all share comes first: blocks of a network that is not there would be swept away.
+            let refused = match self.put_back(&shared, &mut done).await {
+                // Not every host may write that; one that may does.
+                Err(ClaimError::Store(StoreError::Refused { .. })) => true,
+                other => other.map(|()| false)?,
+            };
+            self.put_back(&own, &mut done).await?;
+            if own.is_empty() && (shared.is_empty() || refused) {
                 return Ok(done);
-            }
-            for chunk in missing.chunks(CHUNK) {
-                let compares: Vec<Compare> = chunk.iter().map(|(compare, _)| compare.clone()).collect();
-                let ops: Vec<Op> =
-                    chunk.iter().map(|(_, record)| Op::put(&record.key(), record.value())).collect();
-                if self.txn(&compares, &ops).await? {
-                    done.restored.extend(chunk.iter().map(|(_, record)| record.key()));
-                }
             }
             pause(attempt).await;
         }
         Err(ClaimError::Busy("what this host says again".into()))
+    }
+}
+
+impl Claims {
+    async fn put_back(
+        &self,
+        missing: &[(Compare, &Record)],
+        done: &mut Reasserted,
+    ) -> Result<(), ClaimError> {
+        for chunk in missing.chunks(CHUNK) {
+            let compares: Vec<Compare> = chunk.iter().map(|(compare, _)| compare.clone()).collect();
+            let ops: Vec<Op> =
+                chunk.iter().map(|(_, record)| Op::put(&record.key(), record.value())).collect();
+            if self.txn(&compares, &ops).await? {
+                done.restored.extend(chunk.iter().map(|(_, record)| record.key()));
+            }
+        }
+        Ok(())
     }
 }
 

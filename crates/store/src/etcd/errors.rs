@@ -60,6 +60,28 @@ fn unreachable_or_certificate(store: String, reason: String) -> StoreError {
     StoreError::Unreachable { store, reason }
 }
 
+/// Translates the error of the first request on a connection.
+///
+/// With TLS 1.3 a server judges our certificate when we are through with greeting it (RFC 8446, section 4.4.2.4), and the library
+/// passes on only that it hung up then.
+pub(super) fn of_first_request(store: &str, error: &Error, tls: bool) -> StoreError {
+    match translated(store, error) {
+        StoreError::Unreachable { store, reason }
+            if tls && HUNG_UP.iter().any(|word| reason.contains(word)) =>
+        {
+            let reason = format!("it does not take our certificate: {reason}");
+            StoreError::Refused { store, reason, hint: CERTIFICATE_HINT }
+        }
+        other => other,
+    }
+}
+
+/// Words of the library that mean a connection that was made and closed at once.
+const HUNG_UP: [&str; 3] = ["connection closed", "Broken pipe", "Connection reset"];
+
+const CERTIFICATE_HINT: &str =
+    "openssl x509 -in CERT -noout -dates -subject -ext subjectAltName, for the server's and for ours";
+
 /// Nothing was heard.
 pub(super) fn silent(store: &str, limit: Duration) -> StoreError {
     StoreError::Unreachable { store: store.into(), reason: format!("no answer within {} s", limit.as_secs()) }

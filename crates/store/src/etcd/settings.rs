@@ -72,6 +72,11 @@ impl EtcdSettings {
         self.options().map(drop)
     }
 
+    /// Returns whether servers are greeted with TLS.
+    pub(super) fn has_tls(&self) -> bool {
+        tls_of(&self.endpoints)
+    }
+
     /// Returns the client library's options, with the certificates as they are now.
     pub(super) fn options(&self) -> Result<ConnectOptions, StoreError> {
         let options = ConnectOptions::new()

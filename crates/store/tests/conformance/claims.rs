@@ -1,0 +1,458 @@
+//! What hosts claim.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use weft_overlay::blocks::Way;
+use weft_overlay::records::{Alive, Block, BlockState, Cluster, Egress, Encryption, Pool, Slots, Underlay};
+use weft_overlay::{ClusterId, HostId, Key, NetworkId, Snapshot, keys};
+use weft_store::claims::{ClaimError, Claims, JoinRequest, NewNetwork};
+use weft_store::{Op, SharedStore};
+
+use crate::server::Server;
+
+const DAY: u64 = 24 * 3600 * 1000;
+
+fn id(number: u8) -> HostId {
+    HostId::new([number; 16])
+}
+
+fn cluster() -> Cluster {
+    Cluster {
+        pools: vec![Pool { base: "10.64.0.0/10".parse().unwrap(), size: 16 }],
+        ..Cluster::new(ClusterId::random())
+    }
+}
+
+/// Host `number` has the underlay address 192.0.2.`number`.
+fn request(number: u8) -> JoinRequest {
+    JoinRequest {
+        id: id(number),
+        name: format!("h{number}"),
+        boot: "boot".into(),
+        underlay: Underlay { v4: Some(Ipv4Addr::new(192, 0, 2, number)), v6: None },
+        mtu: 1500,
+        version: "0".into(),
+        wireguard: Slots::default(),
+        takeover: false,
+        cluster: cluster(),
+    }
+}
+
+fn network(name: &str, subnets: &[&str]) -> NewNetwork {
+    NewNetwork {
+        id: NetworkId::random(),
+        name: name.parse().unwrap(),
+        vni: None,
+        subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
+        encryption: Encryption::None,
+        isolated: false,
+        egress: Egress::Nat,
+        mtu: None,
+        labels: Default::default(),
+        options: Default::default(),
+    }
+}
+
+/// Claims by a clock that the test moves.
+fn clocked(store: SharedStore) -> (Claims, Arc<AtomicU64>) {
+    let clock = Arc::new(AtomicU64::new(100 * DAY));
+    let read = Arc::clone(&clock);
+    (Claims::with_clock(store, Arc::new(move || read.load(Ordering::Relaxed))), clock)
+}
+
+async fn announce(claims: &Claims, host: HostId) {
+    let lease = claims.store().lease(Duration::from_secs(600)).await.unwrap();
+    let alive = Alive { host, boot: "boot".into(), degraded: None, used: Default::default() };
+    claims.announce(&alive, lease).await.unwrap();
+}
+
+async fn snapshot(store: &SharedStore) -> Snapshot {
+    Snapshot::from_list(&store.list(keys::PREFIX).await.unwrap())
+}
+
+fn cidrs(blocks: &[Block]) -> Vec<String> {
+    blocks.iter().map(|block| block.cidr.to_string()).collect()
+}
+
+/// Section A1 of the acceptance tests: an empty store, and everybody comes at once.
+pub(crate) async fn hosts_that_join_together_get_all_different_things(server: &mut Server) {
+    let blue = network("blue", &["10.1.0.0/16", "2001:db8:1::/64"]);
+    let mut tasks = Vec::new();
+    for number in 1..=8 {
+        let (claims, blue) = (Claims::new(server.store().await), blue.clone());
+        tasks.push(tokio::spawn(async move {
+            let joined = claims.join(&request(number)).await.unwrap();
+            let made = claims.create_network(&blue).await;
+            assert!(made.is_ok() || matches!(made, Err(ClaimError::NetworkExists(_))), "{made:?}");
+            let blocks = claims.ensure_blocks(id(number), &blue.name).await.unwrap();
+            (joined.cluster.id, joined.host.mesh, made.is_ok(), blocks)
+        }));
+    }
+    let (mut clusters, mut meshes, mut made, mut blocks) = (BTreeSet::new(), BTreeSet::new(), 0, Vec::new());
+    for task in tasks {
+        let (cluster, mesh, first, own) = task.await.unwrap();
+        clusters.insert(cluster);
+        assert!(meshes.insert(mesh), "two hosts have number {mesh}");
+        made += usize::from(first);
+        let families: Vec<bool> = own.iter().map(|block| block.cidr.is_ipv6()).collect();
+        assert_eq!(families, [false, true]);
+        blocks.extend(cidrs(&own));
+    }
+    assert_eq!((clusters.len(), made), (1, 1));
+    let different: BTreeSet<&String> = blocks.iter().collect();
+    assert_eq!((different.len(), blocks.len()), (16, 16), "{blocks:?}");
+    let known = snapshot(&server.store().await).await;
+    assert_eq!((known.hosts().count(), known.members().count(), known.bad_count()), (8, 8, 0));
+    let vnis: Vec<u32> = known.networks().map(|network| network.vni.get()).collect();
+    assert!(vnis.len() == 1 && vnis[0] >= 4096, "{vnis:?}");
+    // Who has blocks gets the same, and no more.
+    let claims = Claims::new(server.store().await);
+    claims.ensure_blocks(id(3), &blue.name).await.unwrap();
+    assert_eq!(snapshot(claims.store()).await.blocks().count(), 16);
+}
+
+/// Section C1, where the store is concerned.
+pub(crate) async fn a_host_that_boots_again_is_the_same_host(server: &mut Server) {
+    let claims = Claims::new(server.store().await);
+    let before = claims.join(&request(1)).await.unwrap().host;
+    claims.create_network(&network("blue", &["10.1.0.0/16"])).await.unwrap();
+    let blue = "blue".parse().unwrap();
+    let blocks = claims.ensure_blocks(id(1), &blue).await.unwrap();
+    let again = JoinRequest { boot: "another".into(), mtu: 9000, ..request(1) };
+    let after = claims.join(&again).await.unwrap().host;
+    assert_eq!((after.mesh, after.incarnation, after.epoch), (before.mesh, before.incarnation, before.epoch));
+    assert_eq!((after.boot.as_str(), after.mtu), ("another", 9000));
+    assert_eq!(claims.ensure_blocks(id(1), &blue).await.unwrap(), blocks);
+    // It may have another address with another boot; the old one is anybody's then.
+    let moved = Underlay { v4: Some(Ipv4Addr::new(198, 51, 100, 1)), v6: None };
+    claims.join(&JoinRequest { underlay: moved, ..request(1) }).await.unwrap();
+    let other = JoinRequest { underlay: request(1).underlay, ..request(2) };
+    claims.join(&other).await.unwrap();
+    let known = snapshot(claims.store()).await;
+    assert_eq!(known.host(id(2)).unwrap().underlay, request(1).underlay);
+}
+
+/// Section C3: two hosts with one address, both alive.
+pub(crate) async fn an_address_has_one_host(server: &mut Server) {
+    let claims = Claims::new(server.store().await);
+    claims.join(&request(1)).await.unwrap();
+    announce(&claims, id(1)).await;
+    let before = claims.store().list(keys::PREFIX).await.unwrap();
+    for takeover in [false, true] {
+        let second = JoinRequest { id: id(2), takeover, ..request(1) };
+        let error = claims.join(&second).await.unwrap_err();
+        assert!(matches!(error, ClaimError::AddressInUse { .. }), "{error}");
+        let text = error.to_string();
+        for part in ["192.0.2.1", "h1", &id(1).to_string(), &id(2).to_string()] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+    assert_eq!(claims.store().list(keys::PREFIX).await.unwrap(), before);
+    claims.join(&request(2)).await.unwrap();
+}
+
+/// Section C2: a host is replaced under the same address, and the old one comes back.
+pub(crate) async fn a_host_is_replaced_under_its_address(server: &mut Server) {
+    let (claims, _) = clocked(server.store().await);
+    let blue = claims_blue(&claims).await;
+    let block = claims.ensure_blocks(id(1), &blue).await.unwrap().remove(0);
+    let second = JoinRequest { id: id(2), name: "new".into(), ..request(1) };
+    let error = claims.join(&second).await.unwrap_err();
+    assert!(matches!(error, ClaimError::AddressOfSilent { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("--takeover"));
+    let joined = claims.join(&JoinRequest { takeover: true, ..second }).await.unwrap();
+    assert_eq!((joined.replaced, joined.host.incarnation), (vec![id(1)], 2));
+    let known = snapshot(claims.store()).await;
+    assert_eq!(known.host(id(1)).unwrap().superseded_by, Some(id(2)));
+    let state = known.block(block.network, block.cidr).unwrap().state;
+    assert!(matches!(state, BlockState::Quarantine { .. }), "{state:?}");
+    assert!(!known.is_member(block.network, id(1)));
+    // The old host is refused whatever it tries.
+    let lease = claims.store().lease(Duration::from_secs(600)).await.unwrap();
+    let alive = Alive { host: id(1), boot: "boot".into(), degraded: None, used: Default::default() };
+    for error in [
+        claims.join(&request(1)).await.unwrap_err(),
+        claims.announce(&alive, lease).await.unwrap_err(),
+        claims.claim_block(id(1), &blue, false).await.unwrap_err(),
+        claims.update_host(id(1), |host| host.mtu = 1).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, ClaimError::Superseded { by, .. } if by == id(2)), "{error}");
+    }
+}
+
+/// Joins host 1 and makes the network blue of four blocks.
+async fn claims_blue(claims: &Claims) -> weft_model::NetworkName {
+    claims.join(&request(1)).await.unwrap();
+    claims.create_network(&network("blue", &["10.1.0.0/24"])).await.unwrap().name
+}
+
+pub(crate) async fn a_host_that_leaves_or_is_forgotten_is_out(server: &mut Server) {
+    let claims = Claims::new(server.store().await);
+    let blue = claims_blue(&claims).await;
+    claims.join(&request(2)).await.unwrap();
+    for number in [1, 2] {
+        claims.ensure_blocks(id(number), &blue).await.unwrap();
+        announce(&claims, id(number)).await;
+    }
+    assert!(matches!(claims.forget(id(2), "gone").await, Err(ClaimError::Alive(_))));
+    claims.leave(id(1), "left").await.unwrap();
+    claims.store().txn(&[], &[Op::delete(&Key::Alive(id(2)))]).await.unwrap();
+    claims.forget(id(2), "its disk burnt").await.unwrap();
+    let known = snapshot(claims.store()).await;
+    assert_eq!((known.hosts().count(), known.left().count(), known.members().count()), (0, 2, 0));
+    assert_eq!(known.blocks().filter(|block| block.state == BlockState::Active).count(), 0);
+    assert_eq!(known.blocks().count(), 2);
+    assert!(
+        !known.all().any(|record| matches!(record.key(), Key::Underlay(_) | Key::Mesh(_) | Key::Alive(_)))
+    );
+    for (number, words) in [(1, "left"), (2, "its disk burnt")] {
+        let error = claims.join(&request(number)).await.unwrap_err();
+        assert!(matches!(error, ClaimError::Left { .. }) && error.to_string().ends_with(words), "{error}");
+        assert!(matches!(claims.claim_block(id(number), &blue, false).await, Err(ClaimError::Left { .. })));
+    }
+    claims.leave(id(1), "left").await.unwrap();
+    assert!(matches!(claims.forget(id(9), "never was").await, Err(ClaimError::NotJoined(_))));
+    // Under a new id the machine is welcome.
+    claims.join(&JoinRequest { id: id(3), ..request(1) }).await.unwrap();
+}
+
+/// Section C4: never-used blocks, then the one that was given up first, and none before its quarantine is over.
+pub(crate) async fn a_block_is_used_again_after_its_quarantine(server: &mut Server) {
+    let (claims, clock) = clocked(server.store().await);
+    let blue = claims_blue(&claims).await;
+    for number in [2, 3, 4] {
+        claims.join(&request(number)).await.unwrap();
+    }
+    let claim = async |number: u8| claims.claim_block(id(number), &blue, false).await;
+    let first = claim(1).await.unwrap();
+    let second = claim(2).await.unwrap();
+    claims.forget(id(2), "dead").await.unwrap();
+    clock.fetch_add(1000, Ordering::Relaxed);
+    claims.forget(id(1), "dead").await.unwrap();
+    // Two of four were never used.
+    let fresh = [claim(3).await.unwrap(), claim(3).await.unwrap()];
+    assert!(!fresh.iter().any(|block| block.cidr == first.cidr || block.cidr == second.cidr));
+    let error = claim(3).await.unwrap_err();
+    assert!(matches!(error, ClaimError::Exhausted { .. }), "{error}");
+    clock.fetch_add(DAY - 1000, Ordering::Relaxed);
+    assert_eq!(claim(4).await.unwrap().cidr, second.cidr, "the one whose quarantine is over");
+    assert!(claim(4).await.is_err());
+    clock.fetch_add(1000, Ordering::Relaxed);
+    let reused = claim(4).await.unwrap();
+    assert_eq!(reused.cidr, first.cidr);
+    assert!(reused.epoch > first.epoch);
+    // Its own a host has back at once.
+    claims.release_block(id(4), reused.network, reused.cidr).await.unwrap();
+    assert!(matches!(claim(3).await, Err(ClaimError::Exhausted { .. })));
+    assert_eq!(claim(4).await.unwrap().cidr, reused.cidr);
+}
+
+pub(crate) async fn a_network_that_is_used_up_says_so(server: &mut Server) {
+    let claims = Claims::new(server.store().await);
+    let blue = claims_blue(&claims).await;
+    let mut tasks = Vec::new();
+    for _ in 0..6 {
+        let (claims, blue) = (Claims::new(server.store().await), blue.clone());
+        tasks.push(tokio::spawn(async move { claims.claim_block(id(1), &blue, false).await }));
+    }
+    let (mut got, mut refused) = (BTreeSet::new(), 0);
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(block) => assert!(got.insert(block.cidr), "{} twice", block.cidr),
+            Err(error) => {
+                assert!(matches!(error, ClaimError::Exhausted { family: "IPv4", .. }), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((got.len(), refused), (4, 2));
+    let error = claims.claim_block(id(1), &blue, true).await.unwrap_err();
+    assert!(matches!(error, ClaimError::Exhausted { family: "IPv6", .. }), "{error}");
+    assert!(matches!(
+        claims.ensure_blocks(id(1), &"red".parse().unwrap()).await,
+        Err(ClaimError::NoNetwork(_))
+    ));
+}
+
+pub(crate) async fn a_single_address_is_borrowed_once(server: &mut Server) {
+    let claims = Claims::new(server.store().await);
+    let blue = claims_blue(&claims).await;
+    claims.join(&request(2)).await.unwrap();
+    let own = claims.claim_block(id(1), &blue, false).await.unwrap();
+    let inside = |block: &Block, number: u32| -> IpAddr {
+        let IpAddr::V4(first) = block.cidr.network() else { panic!() };
+        Ipv4Addr::from(first.to_bits() + number).into()
+    };
+    let borrow = async |number: u8, address: IpAddr| claims.borrow(id(number), &blue, address, "db").await;
+    assert_eq!(borrow(1, inside(&own, 9)).await.unwrap(), Way::Own);
+    let error = borrow(2, inside(&own, 9)).await.unwrap_err().to_string();
+    assert!(error.contains(&id(1).to_string()), "{error}");
+    // An address out of nobody's block, which two want at the same moment.
+    let far: IpAddr =
+        if own.cidr.contains("10.1.0.200".parse().unwrap()) { "10.1.0.100" } else { "10.1.0.200" }
+            .parse()
+            .unwrap();
+    let mut tasks = Vec::new();
+    for number in [1, 2] {
+        let (claims, blue) = (Claims::new(server.store().await), blue.clone());
+        tasks.push(tokio::spawn(async move { claims.borrow(id(number), &blue, far, "db").await.is_ok() }));
+    }
+    let mut got = Vec::new();
+    for task in tasks {
+        got.push(task.await.unwrap());
+    }
+    assert_eq!(got.iter().filter(|got| **got).count(), 1, "{got:?}");
+    let holder = if got[0] { 1 } else { 2 };
+    borrow(holder, far).await.unwrap();
+    // The block around it is nobody's from then on: two of four are left.
+    for _ in 0..2 {
+        assert!(!claims.claim_block(id(1), &blue, false).await.unwrap().cidr.contains(far));
+    }
+    assert!(matches!(claims.claim_block(id(1), &blue, false).await, Err(ClaimError::Exhausted { .. })));
+    claims.give_back(id(3 - holder), own.network, far).await.unwrap();
+    assert!(borrow(3 - holder, far).await.is_err(), "only who has it gives it back");
+    claims.give_back(id(holder), own.network, far).await.unwrap();
+    borrow(3 - holder, far).await.unwrap();
+}
+
+/// Section F4, where the store is concerned.
+pub(crate) async fn networks_are_apart(server: &mut Server) {
+    let claims = Claims::new(server.store().await);
+    let error = claims.create_network(&network("blue", &["10.1.0.0/16"])).await.unwrap_err();
+    assert!(matches!(error, ClaimError::NoCluster(_)), "{error}");
+    claims.join(&request(1)).await.unwrap();
+    let blue = claims.create_network(&network("blue", &["10.1.0.0/16"])).await.unwrap();
+    let taken = NewNetwork { vni: Some(blue.vni), ..network("vni", &["10.9.0.0/16"]) };
+    for (new, words) in [
+        (network("blue", &["10.2.0.0/16"]), "network blue exists already"),
+        (network("red", &["10.1.2.0/24"]), "subnet 10.1.2.0/24 overlaps 10.1.0.0/16 of network blue"),
+        (network("red", &["192.0.0.0/8"]), "overlaps 192.0.2.1/32 of a host's underlay"),
+        (taken, "belongs to another network"),
+    ] {
+        let error = claims.create_network(&new).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    assert_eq!(snapshot(claims.store()).await.networks().count(), 1);
+    // A host whose own address lies in a network is refused.
+    let inside = Underlay { v4: Some(Ipv4Addr::new(10, 1, 9, 9)), v6: None };
+    let error = claims.join(&JoinRequest { underlay: inside, ..request(2) }).await.unwrap_err().to_string();
+    assert!(error.contains("subnet 10.1.9.9/32 overlaps 10.1.0.0/16 of network blue"), "{error}");
+    // What is removed is free again, with all that was claimed in it.
+    claims.ensure_blocks(id(1), &blue.name).await.unwrap();
+    let changed = claims.update_network(&blue.name, |network| network.egress = Egress::None).await.unwrap();
+    assert_eq!((changed.generation, changed.egress), (2, Egress::None));
+    claims.remove_network(&blue.name).await.unwrap();
+    let known = snapshot(claims.store()).await;
+    assert_eq!((known.networks().count(), known.blocks().count(), known.members().count()), (0, 0, 0));
+    assert!(matches!(claims.remove_network(&blue.name).await, Err(ClaimError::NoNetwork(_))));
+    claims.create_network(&network("red", &["10.1.2.0/24"])).await.unwrap();
+}
+
+pub(crate) async fn networks_made_together_are_apart(server: &mut Server) {
+    let claims = Claims::new(server.store().await);
+    claims.join(&request(1)).await.unwrap();
+    let mut tasks = Vec::new();
+    for number in 0..6 {
+        let claims = Claims::new(server.store().await);
+        // Three of them want the same addresses, three take what the pool gives.
+        let subnets: &[&str] = if number % 2 == 0 { &["10.1.0.0/16"] } else { &[] };
+        let new = network(&format!("n{number}"), subnets);
+        tasks.push(tokio::spawn(async move { claims.create_network(&new).await }));
+    }
+    let (mut subnets, mut vnis, mut refused) = (BTreeSet::new(), BTreeSet::new(), 0);
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(made) => {
+                assert!(subnets.insert(made.subnets[0]) && vnis.insert(made.vni), "{made:?}");
+            }
+            Err(error) => {
+                assert!(matches!(error, ClaimError::Taken(_)), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((subnets.len(), refused), (4, 2), "{subnets:?}");
+}
+
+/// Section B7, where the store is concerned: what each host has heard is enough to make the store what it was.
+pub(crate) async fn a_wiped_store_has_everything_again(server: &mut Server) {
+    let claims = Claims::new(server.store().await);
+    let blue = claims_blue(&claims).await;
+    for number in [2, 3] {
+        claims.join(&request(number)).await.unwrap();
+        claims.ensure_blocks(id(number), &blue).await.unwrap();
+    }
+    claims.ensure_blocks(id(1), &blue).await.unwrap();
+    let before = snapshot(claims.store()).await;
+    server.stop();
+    server.wipe();
+    server.go_on();
+    let claims = Claims::new(server.store().await);
+    let mut restored = 0;
+    for number in [1, 2, 3] {
+        let done = claims.reassert(id(number), &before).await.unwrap();
+        assert_eq!(done.lost, []);
+        restored += done.restored.len();
+    }
+    let after = snapshot(claims.store()).await;
+    assert!(before.difference(&after).is_empty(), "{:?}", before.difference(&after));
+    assert_eq!(restored, before.all().count(), "nothing is put twice");
+    assert_eq!(claims.reassert(id(1), &before).await.unwrap().restored, []);
+    let error = claims.leave(id(1), "left").await;
+    assert!(error.is_ok(), "{error:?}");
+    assert!(matches!(claims.reassert(id(1), &before).await, Err(ClaimError::Left { .. })));
+}
+
+pub(crate) async fn an_earlier_claim_is_right(server: &mut Server) {
+    let (claims, clock) = clocked(server.store().await);
+    let blue = claims_blue(&claims).await;
+    let early = claims.claim_block(id(1), &blue, false).await.unwrap();
+    let before = snapshot(claims.store()).await;
+    // The store has lost host 1 and its block, and host 2 takes what looks free.
+    for key in [Key::Host(id(1)), Key::Block(early.network, early.cidr), Key::Member(early.network, id(1))] {
+        claims.store().txn(&[], &[Op::delete(&key)]).await.unwrap();
+    }
+    clock.fetch_add(5000, Ordering::Relaxed);
+    claims.join(&request(2)).await.unwrap();
+    let mut taken = Vec::new();
+    for _ in 0..4 {
+        taken.push(claims.claim_block(id(2), &blue, false).await.unwrap());
+    }
+    assert!(taken.iter().any(|block| block.cidr == early.cidr));
+    let other = snapshot(claims.store()).await;
+    let done = claims.reassert(id(1), &before).await.unwrap();
+    assert_eq!((done.restored.len(), done.lost.len()), (3, 0), "{done:?}");
+    let known = snapshot(claims.store()).await;
+    assert_eq!(known.block(early.network, early.cidr).unwrap().host, id(1));
+    // The later one has to see that it lost it.
+    let done = claims.reassert(id(2), &other).await.unwrap();
+    assert_eq!(done.lost, [(Key::Block(early.network, early.cidr), id(1))]);
+}
+
+pub(crate) async fn a_record_that_makes_no_sense_is_nobodys_to_take(server: &mut Server) {
+    let claims = Claims::new(server.store().await);
+    let blue = claims_blue(&claims).await;
+    let network = snapshot(claims.store()).await.network_named(&blue).unwrap().id;
+    let odd = "10.1.0.64/26".parse().unwrap();
+    for (key, value) in [
+        (Key::Block(network, odd).to_string(), "{"),
+        (format!("{}what", keys::PREFIX), "\u{0}"),
+        (Key::Host(id(7)).to_string(), r#"{"schema":9}"#),
+    ] {
+        let put = Op::Put { key, value: value.into(), lease: None };
+        claims.store().txn(&[], &[put]).await.unwrap();
+    }
+    for _ in 0..3 {
+        assert_ne!(claims.claim_block(id(1), &blue, false).await.unwrap().cidr, odd);
+    }
+    assert!(matches!(claims.claim_block(id(1), &blue, false).await, Err(ClaimError::Exhausted { .. })));
+    let known = snapshot(claims.store()).await;
+    assert_eq!((known.bad_count(), known.hosts().count()), (3, 1));
+    // One that would have to be read is named.
+    let error = claims.join(&request(7)).await.unwrap_err();
+    assert!(matches!(&error, ClaimError::Bad { key, .. } if *key == Key::Host(id(7)).to_string()), "{error}");
+}
