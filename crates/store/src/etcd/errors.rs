@@ -66,9 +66,7 @@ fn unreachable_or_certificate(store: String, reason: String) -> StoreError {
 /// passes on only that it hung up then.
 pub(super) fn of_first_request(store: &str, error: &Error, tls: bool) -> StoreError {
     match translated(store, error) {
-        StoreError::Unreachable { store, reason }
-            if tls && HUNG_UP.iter().any(|word| reason.contains(word)) =>
-        {
+        StoreError::Unreachable { store, reason } if tls && hung_up(&reason) => {
             let reason = format!("it does not take our certificate: {reason}");
             StoreError::Refused { store, reason, hint: CERTIFICATE_HINT }
         }
@@ -76,8 +74,11 @@ pub(super) fn of_first_request(store: &str, error: &Error, tls: bool) -> StoreEr
     }
 }
 
-/// Words of the library that mean a connection that was made and closed at once.
-const HUNG_UP: [&str; 3] = ["connection closed", "Broken pipe", "Connection reset"];
+/// Returns whether the library means a connection that was made and closed at once.
+fn hung_up(reason: &str) -> bool {
+    let reason = reason.to_lowercase();
+    ["connection closed", "broken pipe", "connection reset"].iter().any(|words| reason.contains(words))
+}
 
 const CERTIFICATE_HINT: &str =
     "openssl x509 -in CERT -noout -dates -subject -ext subjectAltName, for the server's and for ours";

@@ -5,6 +5,7 @@
 mod claims;
 mod refusals;
 mod server;
+mod storm;
 mod suite;
 
 use server::Server;

@@ -12,7 +12,7 @@ use weft_testkit::{Authority, Etcd, Lab, Program};
 /// A store, and what is behind it.
 pub(crate) enum Server {
     Files { dir: tempfile::TempDir },
-    Etcd { etcd: Box<Etcd>, settings: EtcdSettings, authority: Authority, lab: Lab },
+    Etcd { etcd: Box<Etcd>, settings: EtcdSettings, authority: Authority, lab: Box<Lab> },
 }
 
 impl Server {
@@ -35,7 +35,7 @@ impl Server {
             key: Some(own.key),
             timeout: Some(2),
         };
-        Self::Etcd { etcd: Box::new(etcd), settings, authority, lab }
+        Self::Etcd { etcd: Box::new(etcd), settings, authority, lab: Box::new(lab) }
     }
 
     /// Another client of the same store.
