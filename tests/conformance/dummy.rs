@@ -84,7 +84,7 @@ pub(crate) fn check_sees_it_down(host: &Host) -> Done {
     Ok(())
 }
 
-crate::suite::stories! { dummy:
+crate::suite::own_stories! {
     round_trip_0_1_0
     round_trip_0_2_0
     round_trip_0_3_0

@@ -156,6 +156,20 @@ macro_rules! stories {
 }
 pub(crate) use stories;
 
+/// Makes one test of every story of a section about a plugin that Debian's package does not have yet.
+macro_rules! own_stories {
+    ($($story:ident)*) => {
+        /// On our plugins.
+        mod ours {
+            $(#[test]
+            fn $story() {
+                crate::suite::on_ours(super::$story);
+            })*
+        }
+    };
+}
+pub(crate) use own_stories;
+
 /// Makes one story per specification version out of a function that takes the version.
 macro_rules! versions {
     ($story:ident: $($name:ident $version:literal)*) => {

@@ -27,6 +27,9 @@ pub enum Error {
     /// What came back is no netlink message, or lacks what it must have.
     #[error("the kernel's answer is malformed: {0}")]
     Malformed(&'static str),
+    /// A program that had to do the work did not.
+    #[error("ip tuntap: {0}")]
+    Program(String),
     /// What was waited for did not happen.
     #[error("{state}, even after {limit:?}")]
     Timeout {

@@ -12,10 +12,11 @@ use weft_model::{IfName, Mac};
 use crate::Request;
 use crate::ipvlan::Ipvlan;
 use crate::macvlan::Macvlan;
+use crate::tun::Tap;
 use crate::vlan::Vlan;
 
 /// What such a link is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A link that nothing comes in by or goes out by.
     Dummy,
@@ -23,6 +24,8 @@ pub enum Kind {
     Ipvlan(Ipvlan),
     /// A link with a MAC address of its own on another one.
     Macvlan(Macvlan),
+    /// A link whose frames a program reads and writes. It is made by [`crate::tun::create`].
+    Tap(Tap),
     /// A link for one tag of another one.
     Vlan(Vlan),
 }
@@ -34,6 +37,7 @@ impl Kind {
             Self::Dummy => "dummy",
             Self::Ipvlan(_) => "ipvlan",
             Self::Macvlan(_) => "macvlan",
+            Self::Tap(_) => "tun",
             Self::Vlan(_) => "vlan",
         }
     }
@@ -43,6 +47,7 @@ impl Kind {
             Self::Dummy => (InfoKind::Dummy, None),
             Self::Ipvlan(own) => (InfoKind::IpVlan, Some(own.info())),
             Self::Macvlan(own) => (InfoKind::MacVlan, Some(own.info())),
+            Self::Tap(_) => (InfoKind::Tun, None),
             Self::Vlan(own) => (InfoKind::Vlan, Some(own.info())),
         }
     }
@@ -53,6 +58,7 @@ impl Kind {
             "dummy" => Some(Self::Dummy),
             "ipvlan" => Ipvlan::read(data).map(Self::Ipvlan),
             "macvlan" => Macvlan::read(data).map(Self::Macvlan),
+            "tun" => Tap::read(data).map(Self::Tap),
             "vlan" => Vlan::read(data).map(Self::Vlan),
             _ => None,
         }
@@ -65,6 +71,7 @@ impl fmt::Display for Kind {
             Self::Dummy => out.write_str("dummy"),
             Self::Ipvlan(own) => own.fmt(out),
             Self::Macvlan(own) => own.fmt(out),
+            Self::Tap(own) => own.fmt(out),
             Self::Vlan(own) => own.fmt(out),
         }
     }

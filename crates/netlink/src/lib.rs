@@ -17,6 +17,7 @@ pub mod macvlan;
 pub mod neighbour;
 pub mod route;
 pub mod sockets;
+pub mod tun;
 pub mod vlan;
 pub mod vxlan;
 pub mod wireguard;

@@ -279,6 +279,28 @@ fn changed(builder: Builder, change: &Change) -> Request {
     Request::new(RouteNetlinkMessage::NewLink(message), 0)
 }
 
+/// Moves a link into another namespace, where it has this name and this alias. It is down there, and has lost its
+/// addresses.
+///
+/// KERNEL: the move comes first, then the name, then the alias; what fails leaves what was done before it
+/// (do_setlink, net/core/rtnetlink.c).
+pub fn move_to(index: u32, netns: BorrowedFd<'_>, name: &IfName, alias: &str) -> Request {
+    let message = Builder::new()
+        .index(index)
+        .name(name.as_str())
+        .setns_by_fd(netns.as_raw_fd())
+        .append_extra_attribute(LinkAttribute::IfAlias(alias.into()))
+        .build();
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Gives a link an alias; an empty one is none.
+pub fn set_alias(index: u32, alias: &str) -> Request {
+    let attribute = LinkAttribute::IfAlias(alias.into());
+    let message = Builder::new().index(index).append_extra_attribute(attribute).build();
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
 /// Gives a link, which must be down, another name.
 pub fn rename(index: u32, name: &IfName) -> Request {
     Request::new(RouteNetlinkMessage::SetLink(Builder::new().index(index).name(name.as_str()).build()), 0)

@@ -44,6 +44,17 @@ pub enum Cause {
         /// Under which name.
         name: IfName,
     },
+    /// The container's interface is none that the host has lent.
+    #[error("failed to find original ifname for {:?} (alias is not set)", .0.as_str())]
+    NotLent(IfName),
+    /// A link cannot come back under its own name.
+    #[error("the container's interface {ifname} cannot be {name} in the host again: there is one")]
+    HomeTaken {
+        /// Its name in the container.
+        ifname: IfName,
+        /// Its name in the host.
+        name: IfName,
+    },
     /// The kernel has no such links.
     #[error(
         "this kernel has no links of type {kind}: it was built without {option}, or the module is missing"
@@ -159,6 +170,7 @@ impl Cause {
                 Some(format!("delete {name}, or set \"bridge\" to a free name"))
             }
             Self::OtherKind { name, .. } => Some(format!("delete {name}, or give it another name")),
+            Self::HomeTaken { name, .. } => Some(format!("rename or remove {name}, then DEL again")),
             Self::NoKind { option, .. } => Some(format!("load the module, or use a kernel with {option}")),
             Self::NoVxlan => Some("modprobe vxlan".into()),
             Self::VniTaken { holder: Some(holder), .. } => {

@@ -12,7 +12,7 @@ use weft_netlink::link::{self, Change, LinkInfo};
 use weft_netlink::route::{self, RouteInfo};
 use weft_netlink::{Request, address};
 
-use crate::{Cause, Kernel, Place, sysctl, tuning};
+use crate::{Cause, Kernel, Lent, Place, sysctl, tuning};
 
 /// The changes made so far, in order. Forgetting it makes them permanent.
 #[derive(Debug, Default)]
@@ -49,15 +49,61 @@ impl Entry {
 /// How to take back one change.
 #[derive(Debug)]
 pub(crate) enum Undo {
-    DeleteLink { place: Place, name: IfName, index: u32 },
-    ChangeLink { place: Place, name: IfName, index: u32, change: Change },
-    DeleteAddress { place: Place, dev: IfName, index: u32, address: IpNetwork },
-    AddAddresses { place: Place, dev: IfName, index: u32, addresses: Vec<IpNetwork> },
-    DeleteRoute { place: Place, route: RouteInfo },
-    AddRoute { place: Place, route: RouteInfo },
-    RestoreSysctl { place: Place, key: String, value: String },
-    DeleteVlans { place: Place, dev: IfName, index: u32, side: Side, vlans: Vec<Vlans> },
-    AddVlans { place: Place, dev: IfName, index: u32, side: Side, vlans: Vec<Vlans> },
+    DeleteLink {
+        place: Place,
+        name: IfName,
+        index: u32,
+    },
+    ChangeLink {
+        place: Place,
+        name: IfName,
+        index: u32,
+        change: Change,
+    },
+    DeleteAddress {
+        place: Place,
+        dev: IfName,
+        index: u32,
+        address: IpNetwork,
+    },
+    AddAddresses {
+        place: Place,
+        dev: IfName,
+        index: u32,
+        addresses: Vec<IpNetwork>,
+    },
+    DeleteRoute {
+        place: Place,
+        route: RouteInfo,
+    },
+    AddRoute {
+        place: Place,
+        route: RouteInfo,
+    },
+    RestoreSysctl {
+        place: Place,
+        key: String,
+        value: String,
+    },
+    DeleteVlans {
+        place: Place,
+        dev: IfName,
+        index: u32,
+        side: Side,
+        vlans: Vec<Vlans>,
+    },
+    AddVlans {
+        place: Place,
+        dev: IfName,
+        index: u32,
+        side: Side,
+        vlans: Vec<Vlans>,
+    },
+    /// A link that was lent comes back.
+    TakeBack {
+        ifname: IfName,
+        lent: Lent,
+    },
     RemoveFragment(Fragment),
     RestoreFragment(Fragment),
     RemoveFile(PathBuf),
@@ -170,6 +216,7 @@ impl Undo {
                 request(kernel, place, bridge_vlan::add(index, side, &vlans))
             }
             Self::RemoveFile(path) => tuning::forget(&path),
+            Self::TakeBack { ifname, lent } => kernel.take_back(&ifname, Some(&lent)),
             Self::RemoveFragment(fragment) => Ok(kernel.firewall(|one| one.remove(&fragment))??),
             Self::RestoreFragment(fragment) => Ok(kernel.firewall(|one| one.ensure(&fragment))?.map(drop)?),
         }
@@ -206,6 +253,9 @@ impl fmt::Display for Undo {
                 write!(out, "{place} vlans of {dev} changed")
             }
             Self::RemoveFile(path) => path.display().fmt(out),
+            Self::TakeBack { ifname, lent } => {
+                write!(out, "host link {} as {ifname} in the container", lent.name)
+            }
             Self::RemoveFragment(fragment) => fragment.fmt(out),
             Self::RestoreFragment(fragment) => write!(out, "no longer {fragment}"),
         }

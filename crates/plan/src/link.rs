@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
 use weft_model::{IfName, Mac, Mtu};
 use weft_netlink::Kind;
 
@@ -40,6 +42,11 @@ pub enum LinkKind {
     Made(Made),
     /// A VXLAN device that neither learns nor floods.
     Vxlan(VxlanOptions),
+    /// A link of the host, lent to the container. Where things are taken apart, nobody may know any more what it
+    /// was.
+    Lent(Option<Box<Lent>>),
+    /// A device that a program drives past the kernel: there is no link to work on, and yet it is the container's.
+    Unseen,
 }
 
 /// The options of a VXLAN device.
@@ -86,6 +93,26 @@ impl Over {
     pub fn container(name: &IfName) -> Self {
         Self { place: Place::Container, name: name.clone() }
     }
+}
+
+/// A link of the host before it was lent to a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lent {
+    /// Its name in the host.
+    pub name: IfName,
+    /// Its alias.
+    #[serde(default)]
+    pub alias: Option<String>,
+    /// Its Ethernet address.
+    #[serde(default)]
+    pub mac: Option<Mac>,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Whether it was up.
+    pub up: bool,
+    /// Its addresses, those aside that follow from its Ethernet address.
+    #[serde(default)]
+    pub addresses: Vec<IpNetwork>,
 }
 
 /// The options of a bridge.
@@ -169,6 +196,16 @@ impl Link {
         Self::new(name, LinkKind::Vxlan(options)).link_local(false)
     }
 
+    /// Returns a link of the host that the container is lent.
+    pub fn lent(name: &IfName, lent: Option<Lent>) -> Self {
+        Self::new(name, LinkKind::Lent(lent.map(Box::new)))
+    }
+
+    /// Returns a device that no link stands for.
+    pub fn unseen(name: &IfName) -> Self {
+        Self::new(name, LinkKind::Unseen)
+    }
+
     /// Returns a link that exists already, such as `lo`.
     pub fn existing(name: &IfName) -> Self {
         Self::new(name, LinkKind::Existing)
@@ -245,6 +282,9 @@ impl fmt::Display for Link {
                 write!(out, " type vxlan id {vni} local {local} dstport {port} nolearning")?;
                 flag(out, " noudpcsum", !checksum)?;
             }
+            LinkKind::Lent(Some(lent)) => write!(out, " from host:{}", lent.name)?,
+            LinkKind::Lent(None) => out.write_str(" from host")?,
+            LinkKind::Unseen => out.write_str(" unseen")?,
         }
         match (&self.kind, self.mtu) {
             (_, Some(mtu)) => write!(out, " mtu {mtu}")?,

@@ -85,6 +85,9 @@ impl Kernel {
     }
 
     fn observe_link(&mut self, place: Place, wanted: &Link, found: &mut Vec<String>) -> Result<(), Cause> {
+        if wanted.kind == LinkKind::Unseen {
+            return Ok(());
+        }
         let Some(link) = self.find(place, &wanted.name, found)? else { return Ok(()) };
         let title = format!("{place} interface {}", wanted.name);
         let mut note = |wrong: bool, text: String| found.extend(wrong.then(|| format!("{title} {text}")));
@@ -100,7 +103,7 @@ impl Kernel {
             format!("has MTU {}, not {}", link.mtu, mtu.unwrap_or_default()),
         );
         match &wanted.kind {
-            LinkKind::Existing => {}
+            LinkKind::Existing | LinkKind::Lent(_) | LinkKind::Unseen => {}
             LinkKind::Bridge(options) => found.extend(bridge_differences(&title, *options, &link)),
             LinkKind::Veth(peer) => self.observe_peer(&title, peer, &link, found)?,
             LinkKind::Made(made) => self.observe_made(&title, made, &link, found)?,
@@ -282,6 +285,9 @@ fn kind_difference(title: &str, wanted: &Kind, link: &LinkInfo) -> Option<String
         }
         (Kind::Vlan(wanted), Some(Kind::Vlan(is))) => {
             (wanted != is).then(|| format!("{title} has VLAN id {}, not {}", is.id, wanted.id))
+        }
+        (Kind::Tap(wanted), Some(Kind::Tap(is))) => {
+            (!wanted.is_met_by(is)).then(|| format!("{title} is a {is}, not a {wanted}"))
         }
         (Kind::Dummy, Some(Kind::Dummy)) => None,
         _ => Some(format!("{title} is not a {}", wanted.name())),

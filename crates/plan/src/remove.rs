@@ -54,6 +54,8 @@ impl Kernel {
                 LinkKind::Bridge(_) => return self.remove_bridge(place, &link.name),
                 LinkKind::Made(made) => return self.remove_made(step, link, made, removal),
                 LinkKind::Vxlan(options) => return self.remove_vxlan(place, &link.name, options),
+                LinkKind::Lent(lent) => return self.take_back(&link.name, lent.as_deref()),
+                LinkKind::Unseen => return Ok(()),
                 LinkKind::Existing => &link.name,
             },
             Resource::Address(address) => &address.dev,
@@ -259,8 +261,10 @@ fn going(plan: &Plan) -> HashSet<(Place, &IfName)> {
     links
         .flat_map(|(place, link)| match &link.kind {
             LinkKind::Veth(peer) => vec![(place, &link.name), (peer.place, &peer.name)],
-            LinkKind::Bridge(_) | LinkKind::Made(_) | LinkKind::Vxlan(_) => vec![(place, &link.name)],
-            LinkKind::Existing => Vec::new(),
+            LinkKind::Bridge(_) | LinkKind::Made(_) | LinkKind::Vxlan(_) | LinkKind::Lent(_) => {
+                vec![(place, &link.name)]
+            }
+            LinkKind::Existing | LinkKind::Unseen => Vec::new(),
         })
         .collect()
 }

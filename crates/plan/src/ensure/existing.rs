@@ -21,6 +21,8 @@ impl<'a> Ensure<'a> {
                 self.flush()?;
                 self.vxlan(step, link, options).map_err(at(step))
             }
+            LinkKind::Lent(lent) => self.lent(step, link, lent.as_deref()),
+            LinkKind::Unseen => Ok(()),
             LinkKind::Existing => self.existing(step, link),
         }
     }

@@ -3,8 +3,9 @@
 use std::os::fd::AsFd;
 
 use weft_model::{IfName, Mtu};
-use weft_netlink::kind::{self, NewLink};
+use weft_netlink::kind::{self, Kind, NewLink};
 use weft_netlink::link::{self, LinkInfo};
+use weft_netlink::tun::{self, Tap};
 use weft_netlink::{Error, Request};
 
 use super::existing::inverse;
@@ -27,6 +28,9 @@ impl Ensure<'_> {
         {
             return self.adopt_made(step, link, made, lower, &found).map_err(at(step));
         }
+        if let Kind::Tap(tap) = &made.kind {
+            return self.opened(step, link, made, tap).map_err(at(step));
+        }
         let from = made.over.as_ref().map_or(step.place, |over| over.place);
         if from == step.place {
             self.born_here(step, link, made, lower)
@@ -34,6 +38,31 @@ impl Ensure<'_> {
             self.born_elsewhere(step, link, made, from, lower)
         }
         .map_err(at(step))
+    }
+
+    /// Makes a link that only its own device file makes, and then what that cannot say.
+    fn opened(&mut self, step: &Step, link: &Link, made: &Made, tap: &Tap) -> Result<(), Cause> {
+        let opened = self.kernel.run(step.place, || tun::create(&link.name, tap))?;
+        opened.map_err(|error| refused(error, made, step.place, &link.name))?;
+        let gone = || Cause::NoLink { place: step.place, name: link.name.clone() };
+        let created = self.kernel.socket(step.place)?.link(link::get(&link.name))?.ok_or_else(gone)?;
+        self.settle_made(step, link, &created);
+        let master = match &link.port {
+            Some(port) => Some(self.kernel.index(step.place, &port.bridge)?),
+            None => None,
+        };
+        let change = link::Change {
+            mtu: link.mtu.map(Mtu::get),
+            mac: link.mac,
+            master,
+            up: link.up.then_some(true),
+            ..link::Change::default()
+        };
+        if change != link::Change::default() {
+            self.kernel.socket(step.place)?.request(link::change(created.index, &change))?;
+            self.kernel.look(step.place, &link.name)?;
+        }
+        Ok(())
     }
 
     fn born_here(&mut self, step: &Step, link: &Link, made: &Made, lower: Option<u32>) -> Result<(), Cause> {

@@ -7,6 +7,7 @@
 mod address;
 mod bridge;
 mod existing;
+mod lent;
 mod made;
 mod route;
 mod tuning;
