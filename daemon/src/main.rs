@@ -1,5 +1,6 @@
 //! `weftd`: what of weft stays running, for those who want it. Networks work without it.
 
+mod agent;
 mod mend;
 mod notify;
 mod schedule;
@@ -44,6 +45,12 @@ enum Command {
     /// over what changes in that file. The agent starts it when it is needed; a service manager may start it earlier. When
     /// it ends, packets to other hosts are dropped until it runs again: they never go another way.
     Tunnel(tunnel::Args),
+    /// Keep this host in step with the other hosts of its cluster
+    ///
+    /// Programs the kernel with what `weft overlay` and `weft network create -d overlay` agreed on with other hosts, and
+    /// puts back what somebody takes away. It waits for `weft overlay join` if this host is of no cluster.
+    /// Containers come and go without it, and nothing is taken back when it ends.
+    Agent,
 }
 
 fn main() -> ExitCode {
@@ -66,6 +73,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         // Before there is a second thread: it forks.
         Command::Tunnel(args) => return tunnel::run(&root, &args),
+        Command::Agent => runtime()?.block_on(agent::run(root.clone(), manager()?))?,
         Command::Watch => runtime()?.block_on(watch::watch(&manager()?))?,
     }
     Ok(ExitCode::SUCCESS)

@@ -28,6 +28,8 @@ mod main_plugins;
 mod many;
 mod masquerade;
 mod others;
+mod overlay_agent;
+mod overlay_cli;
 mod overlay_plain;
 mod ownership;
 mod ports;

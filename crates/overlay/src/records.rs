@@ -101,6 +101,9 @@ pub struct Cluster {
     pub quarantine: u64,
     /// Seconds after which a host that is not heard of may be forgotten, or its underlay address taken.
     pub grace: u64,
+    /// What follows from the secret that all hosts have and the store does not: whoever has another one is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_proof: Option<PublicKey>,
 }
 
 impl Cluster {
@@ -120,6 +123,7 @@ impl Cluster {
             mesh_prefix: Ipv6Network::new(mesh, 48).unwrap_or_else(|_| mesh.into()),
             quarantine: 24 * 3600,
             grace: 72 * 3600,
+            secret_proof: None,
         }
     }
 

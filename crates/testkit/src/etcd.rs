@@ -1,7 +1,8 @@
 //! A real etcd, with or without certificates, for tests of what goes by it.
 
 use std::fs;
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,8 @@ use crate::{Background, Container, Output, Program};
 /// How long etcd may take until it answers.
 const LIMIT: Duration = Duration::from_secs(30);
 const PORT: u16 = 2379;
+/// Where it tells how it is, in its own namespace.
+const METRICS: &str = "127.0.0.1:2381";
 
 /// An etcd in a namespace, which keeps its data while it is stopped.
 #[derive(Debug)]
@@ -68,6 +71,7 @@ impl Etcd {
             "--name=etcd",
             "--logger=zap",
             "--listen-peer-urls=http://127.0.0.1:2380",
+            "--listen-metrics-urls=http://127.0.0.1:2381",
             "--unsafe-no-fsync",
         ]);
         program = program.args(["--data-dir".as_ref(), data.as_os_str()]);
@@ -153,6 +157,24 @@ impl Etcd {
     /// Returns the keys below `/weft/v1/`, and their values, one after another.
     pub fn records(&self) -> String {
         self.ctl(["get", "--prefix", "/weft/v1/"]).expect_ok().to_owned()
+    }
+
+    /// Returns how often leases have been renewed.
+    ///
+    /// # Panics
+    ///
+    /// When etcd does not say.
+    pub fn keep_alives(&self) -> u64 {
+        let page = self.netns.inside(|| {
+            let mut stream = TcpStream::connect(METRICS)?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+            let mut page = String::new();
+            stream.read_to_string(&mut page).map(|_| page)
+        });
+        let page = page.unwrap_or_else(|error| panic!("{METRICS}: {error}"));
+        let count = |line: &str| line.strip_prefix("etcd_debugging_lease_renewed_total ")?.trim().parse::<f64>().ok();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it counts")]
+        page.lines().find_map(count).map_or_else(|| panic!("no count of leases: {page}"), |count| count as u64)
     }
 
     /// Returns the store's revision.

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use nix::ifaddrs::getifaddrs;
 use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Join, Refusal};
+use weft_model::IfName;
+use weft_netlink::{Socket, link};
 use weft_overlay::records::Underlay;
 
 /// An address of one of this host's interfaces.
@@ -60,8 +62,9 @@ pub(crate) fn find(join: &Join) -> Result<Place, Refusal> {
 
 /// Returns the MTU of an interface of this network namespace; `None` if there is no such interface.
 pub(crate) fn mtu_of(interface: &str) -> Option<u32> {
-    let name: weft_model::IfName = interface.parse().ok()?;
-    std::fs::read_to_string(format!("/sys/class/net/{name}/mtu")).ok()?.trim().parse().ok()
+    let name: IfName = interface.parse().ok()?;
+    let link = Socket::open().ok()?.link(link::get(&name)).ok()??;
+    Some(link.mtu)
 }
 
 /// Returns the addresses of endpoints, as far as they can be known now.

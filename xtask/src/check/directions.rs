@@ -42,7 +42,20 @@ const LIBRARIES: [(&str, &[&str]); 17] = [
         ],
     ),
     ("weft-manager", &["weft-runtime", "weft-cni", "weft-model", "weft-state", "weft-ipam"]),
-    ("weft-daemon", &["weft-manager", "weft-nft", "weft-state", "weft-tunnel"]),
+    (
+        "weft-daemon",
+        &[
+            "weft-manager",
+            "weft-model",
+            "weft-netlink",
+            "weft-netns",
+            "weft-nft",
+            "weft-overlay",
+            "weft-state",
+            "weft-store",
+            "weft-tunnel",
+        ],
+    ),
     ("weft-cli", &["weft-manager", "weft-cni", "weft-model", "weft-state"]),
 ];
 

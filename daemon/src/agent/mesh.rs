@@ -1,0 +1,236 @@
+//! The mesh that encrypted networks ride in: made when the first of them appears, and kept in step.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::task::spawn_blocking;
+use weft_manager::Kind;
+use weft_manager::overlay::protocol::{Link, Peer, Refusal, Tunnel};
+use weft_overlay::NetworkId;
+use weft_overlay::ids::PublicKey;
+use weft_overlay::records::{Encryption, Host, Slots, Underlay};
+use weft_state::Root;
+use weft_store::claims::Claims;
+use weft_tunnel::rotation::Remote;
+use weft_tunnel::{ClusterSecret, Driver, MeshError, Outcome, PeerStats, View, device_mtu};
+
+use super::agent::{Agent, Inner};
+
+/// How often a tunnel that died is looked for, and a rotation goes on.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// The mesh, opened when it is needed for the first time. It is worked on in threads that may wait.
+#[derive(Clone, Default)]
+pub(crate) struct Mesh(Arc<Mutex<Option<Driver>>>);
+
+impl Mesh {
+    /// Works on the mesh, in the place of other work.
+    async fn work<T: Send + 'static>(
+        &self,
+        root: &Root,
+        work: impl FnOnce(&mut Driver) -> Result<T, MeshError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (mesh, root) = (self.0.clone(), root.clone());
+        let worked = spawn_blocking(move || {
+            let mut mesh = mesh.lock().unwrap_or_else(PoisonError::into_inner);
+            let driver = match &mut *mesh {
+                Some(driver) => driver,
+                none => none.insert(opened(root)?),
+            };
+            work(driver).map_err(|error| refused(&error))
+        });
+        worked.await.unwrap_or_else(|error| Err(Refusal::new(Kind::Failed, error)))
+    }
+}
+
+fn opened(root: Root) -> Result<Driver, Refusal> {
+    let weftd = std::env::current_exe().map_err(|error| Refusal::new(Kind::Failed, error))?;
+    Driver::open(root, weftd, None).map_err(|error| refused(&error))
+}
+
+fn refused(error: &MeshError) -> Refusal {
+    Refusal { hint: error.hint(), ..Refusal::new(Kind::Failed, error) }
+}
+
+/// Keeps the mesh in step until the agent ends.
+pub(crate) async fn keep(agent: Rc<Agent>) {
+    loop {
+        advance(&agent).await;
+        tokio::time::sleep(BEAT).await;
+    }
+}
+
+/// Does what can be done now, and tells others of new keys.
+pub(crate) async fn advance(agent: &Rc<Agent>) {
+    let secret = ClusterSecret::load(&agent.root);
+    let missing = match &secret {
+        Ok(Some(_)) => None,
+        Ok(None) => Some("this host has no cluster secret: weft overlay leave, and join with --secret".to_owned()),
+        Err(error) => Some(error.to_string()),
+    };
+    let encrypted = agent.with(Inner::encrypted);
+    let refused = missing.map(|why| encrypted.iter().map(|id| (*id, why.clone())).collect::<BTreeMap<_, _>>());
+    agent.refuse("secret", refused.unwrap_or_default());
+    let (Some(view), Ok(Some(secret))) = (agent.with(Inner::view), secret) else { return };
+    if encrypted.is_empty() {
+        return;
+    }
+    let outcome = agent.mesh.work(&agent.root, move |driver| driver.advance(&view, &secret)).await;
+    let why = match outcome {
+        Ok(outcome) => publish(agent, outcome).await.err(),
+        Err(refusal) => Some(refusal),
+    };
+    agent.trouble("the mesh", why.map(|why| format!("the mesh of encrypted networks: {why}")));
+}
+
+/// Tells others which keys this host has.
+async fn publish(agent: &Rc<Agent>, outcome: Outcome) -> Result<(), Refusal> {
+    for line in &outcome.done {
+        eprintln!("weftd: mesh: {line}");
+    }
+    let wireguard = outcome.wireguard;
+    let told = agent.with(|inner| {
+        let own = inner.membership.as_ref()?.host;
+        Some((own, inner.snapshot.host(own)?.wireguard == wireguard))
+    });
+    let (Some((host, false)), Ok((_, store))) = (told, agent.joined()) else { return Ok(()) };
+    if !agent.with(|inner| inner.hearing.connected) {
+        return Ok(());
+    }
+    let told = Claims::new(store).update_host(host, |record| record.wireguard = wireguard).await;
+    told.map(drop).map_err(|error| super::claim::refused(&error))
+}
+
+/// Replaces this host's keys.
+///
+/// # Errors
+///
+/// When this host has no encrypted network, or a key is being replaced already.
+pub(crate) async fn rotate(agent: &Rc<Agent>) -> Result<Value, Refusal> {
+    agent.joined()?;
+    if agent.with(Inner::encrypted).is_empty() {
+        let why = "the cluster has no encrypted network, so this host has no keys";
+        return Err(Refusal::new(Kind::NotFound, why).hint("weft network create -d overlay -o encrypted NAME"));
+    }
+    let view = agent.with(Inner::view).ok_or_else(|| Refusal::new(Kind::Failed, "the cluster is not known yet"))?;
+    match agent.mesh.work(&agent.root, move |driver| driver.rotate(&view)).await? {
+        Some(_) => {
+            advance(agent).await;
+            Ok(Value::Null)
+        }
+        None => {
+            let why = "a key is being replaced already: the old one goes when no host needs it any more";
+            Err(Refusal::new(Kind::Conflict, why).hint("weft overlay peers"))
+        }
+    }
+}
+
+/// Takes the mesh away: this host leaves.
+pub(crate) async fn dismantle(agent: &Rc<Agent>) -> Result<(), Refusal> {
+    let Some(view) = agent.with(Inner::view).filter(|_| !agent.with(Inner::encrypted).is_empty()) else {
+        return Ok(());
+    };
+    agent.mesh.work(&agent.root, move |driver| driver.leave(view.prefix)).await
+}
+
+/// Fills in how the tunnels to hosts are.
+pub(crate) async fn fill(agent: &Rc<Agent>, peers: &mut [Peer]) {
+    let stats = stats(agent).await;
+    for peer in peers {
+        let host = peer.id.parse().ok().and_then(|id| agent.with(|inner| inner.snapshot.host(id).cloned()));
+        peer.tunnels = host.map(|host| tunnels(&host, &stats)).unwrap_or_default();
+    }
+}
+
+/// Returns the tunnel to a host, as links of a way.
+pub(crate) async fn links(agent: &Rc<Agent>, host: &Host) -> Vec<Link> {
+    let link = |link: &str, sound: bool, found: String, mend: Option<String>| Link { link: link.into(), sound, found, mend };
+    if host.wireguard.a.is_none() && host.wireguard.b.is_none() {
+        let found = format!("{} has told no key", host.name);
+        return vec![link("tunnel", false, found, Some(format!("weft overlay status, on {}", host.name)))];
+    }
+    let tunnels = tunnels(host, &stats(agent).await);
+    let Some(best) = tunnels.iter().min_by_key(|tunnel| tunnel.handshake.unwrap_or(u64::MAX)) else {
+        let found = format!("no tunnel to {} on this host", host.name);
+        return vec![link("tunnel", false, found, Some("weft overlay status".into()))];
+    };
+    let made = link("tunnel", true, format!("slot {}, {} B in, {} B out", best.slot, best.received, best.sent), None);
+    let shaken = match best.handshake {
+        Some(seconds) => link("handshake", true, format!("{seconds} s ago"), None),
+        None => {
+            let ports: Vec<String> =
+                [host.wireguard.a, host.wireguard.b].into_iter().flatten().map(|slot| slot.port.to_string()).collect();
+            let mend = format!("let UDP port {} pass between the hosts", ports.join(" and "));
+            link("handshake", false, format!("never with {}", host.name), Some(mend))
+        }
+    };
+    vec![made, shaken]
+}
+
+async fn stats(agent: &Rc<Agent>) -> Slots<Vec<PeerStats>> {
+    if agent.with(Inner::encrypted).is_empty() {
+        return Slots::default();
+    }
+    agent.mesh.work(&agent.root, Driver::stats).await.unwrap_or_default()
+}
+
+fn tunnels(host: &Host, stats: &Slots<Vec<PeerStats>>) -> Vec<Tunnel> {
+    let of = |slot: &str, key: Option<PublicKey>, stats: &[PeerStats]| {
+        let found = stats.iter().find(|one| Some(one.public_key) == key)?;
+        Some(Tunnel {
+            slot: slot.into(),
+            key: found.public_key.to_string(),
+            handshake: found.handshake.map(|age| age.as_secs()),
+            received: found.received,
+            sent: found.sent,
+        })
+    };
+    let a = of("A", host.wireguard.a.map(|slot| slot.public_key), &stats.a);
+    let b = of("B", host.wireguard.b.map(|slot| slot.public_key), &stats.b);
+    a.into_iter().chain(b).collect()
+}
+
+impl Inner {
+    /// Returns the networks that need the mesh.
+    fn encrypted(&self) -> Vec<NetworkId> {
+        let encrypted = |network: &&weft_overlay::records::Network| network.encryption == Encryption::Wireguard;
+        self.snapshot.networks().filter(encrypted).map(|network| network.id).collect()
+    }
+
+    /// Returns what this host is to the mesh, and who else is in it.
+    fn view(&self) -> Option<View> {
+        let own = self.snapshot.host(self.membership.as_ref()?.host)?;
+        let cluster = self.snapshot.cluster()?;
+        let others = self.snapshot.hosts().filter(|host| host.id != own.id && host.superseded_by.is_none());
+        let remotes: Vec<Remote> = others
+            .filter_map(|host| {
+                Some(Remote {
+                    host: host.id,
+                    address: cluster.mesh_address(host.mesh),
+                    underlay: meeting(own.underlay, host.underlay)?,
+                    alive: self.snapshot.alive(host.id).is_some(),
+                    wireguard: host.wireguard,
+                })
+            })
+            .collect();
+        let over_ipv6 = own.underlay.v4.is_none() || remotes.iter().any(|remote| remote.underlay.is_ipv6());
+        Some(View {
+            mtu: device_mtu(own.mtu, over_ipv6),
+            address: cluster.mesh_address(own.mesh),
+            prefix: cluster.mesh_prefix,
+            vxlan: cluster.secure_port,
+            ports: cluster.wireguard_ports,
+            remotes,
+        })
+    }
+}
+
+/// Returns where a host is reached from another: IPv4 where both have it.
+fn meeting(own: Underlay, other: Underlay) -> Option<IpAddr> {
+    let v4 = own.v4.and(other.v4).map(IpAddr::V4);
+    v4.or_else(|| own.v6.and(other.v6).map(IpAddr::V6))
+}

@@ -1,0 +1,89 @@
+//! A round: everything that is known becomes what the kernel has, and what is on disk.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Instant;
+
+use weft_manager::overlay::protocol::{Difference, Refusal};
+use weft_overlay::NetworkId;
+use weft_overlay::desired::Desired;
+use weft_overlay::kernel::Report;
+
+use super::agent::{Agent, Inner};
+use super::kernel::Kernel;
+use super::{blocks, files};
+
+/// Brings the kernel and the files in step. Whoever comes meanwhile waits for their turn.
+pub(crate) async fn round(agent: &Rc<Agent>, kernel: &Rc<Kernel>) {
+    let turn = kernel.turn().await;
+    let desired = agent.with(Inner::desired);
+    if let Some(desired) = &desired {
+        let start = Instant::now();
+        let (report, same) = kernel.apply(desired.clone()).await;
+        agent.change(|inner| {
+            inner.counts.rounds += 1;
+            inner.counts.applied = start.elapsed();
+        });
+        note(agent, desired, &report, same);
+        let underlay = agent.with(|inner| inner.membership.as_ref().map(|joined| joined.interface.clone()));
+        kernel.listen_to(agent, desired, underlay.as_deref());
+    }
+    let networks = desired.map(|desired| desired.networks).unwrap_or_default();
+    let locals: Vec<_> = networks.into_iter().map(|network| network.local).collect();
+    files::conflists(agent, &locals).await;
+    drop(turn);
+    agent.tell_plugins();
+    blocks::look(agent);
+    agent.round_over();
+}
+
+/// Notes what was done and what could not be.
+fn note(agent: &Agent, desired: &Desired, report: &Report, same: bool) {
+    for step in report.steps.iter().filter(|_| same) {
+        eprintln!("weftd: mended: {step}");
+        let kind = step.trim_start_matches("no ").split(' ').next().unwrap_or_default();
+        agent.change(|inner| *inner.counts.drift.entry(kind.into()).or_default() += 1);
+    }
+    let mut refused: BTreeMap<NetworkId, String> = BTreeMap::new();
+    let id_of = |name: &weft_model::NetworkName| {
+        agent.with(|inner| inner.snapshot.network_named(name).map(|network| network.id))
+    };
+    for one in &desired.refused {
+        refused.extend(id_of(&one.network).map(|id| (id, format!("{}: {}", one.why, one.hint))));
+    }
+    let mut general = None;
+    for trouble in &report.troubles {
+        let why = match trouble.error.hint() {
+            Some(hint) => format!("{trouble}: {hint}"),
+            None => trouble.to_string(),
+        };
+        match trouble.network.as_ref().and_then(id_of) {
+            Some(id) => drop(refused.insert(id, why)),
+            None => general = Some(why),
+        }
+    }
+    agent.trouble("the kernel", general);
+    agent.refuse("kernel", refused);
+}
+
+/// Returns what is not as it should be.
+pub(crate) async fn verify(agent: &Rc<Agent>, kernel: &Rc<Kernel>) -> Result<Vec<Difference>, Refusal> {
+    let turn = kernel.turn().await;
+    let Some(desired) = agent.with(Inner::desired) else { return Ok(Vec::new()) };
+    let found = kernel.verify(desired).await;
+    drop(turn);
+    let difference = |drift: weft_overlay::kernel::Drift| Difference {
+        what: drift.network.map_or_else(|| "this host".into(), |name| format!("network {name}")),
+        why: drift.what,
+    };
+    Ok(found?.into_iter().map(difference).collect())
+}
+
+impl Inner {
+    /// Returns what the kernel should have; nothing when that is not known, and what it has stays.
+    pub(crate) fn desired(&self) -> Option<Desired> {
+        let own = self.membership.as_ref()?.host;
+        let known = self.snapshot.cluster().is_some() && self.snapshot.host(own).is_some();
+        (known && self.is_out().is_none()).then(|| Desired::of(&self.snapshot, own))
+    }
+}

@@ -1,0 +1,226 @@
+//! Networks of the cluster: made, removed, and given addresses to.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use serde_json::Value;
+use weft_manager::{Kind, pools};
+use weft_manager::overlay::protocol::{Made, NewNetwork, Refusal};
+use weft_model::{Mtu, NetworkName};
+use weft_overlay::records::{Egress, Encryption, Network, Pool};
+use weft_overlay::{HostId, NetworkId, Snapshot, Vni};
+use weft_store::claims;
+
+use crate::agent::agent::Agent;
+use crate::agent::socket::Reply;
+use crate::agent::{blocks, claim, status};
+
+/// How long a network may take until it is to be had on this host.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Creates a network on all hosts. When this returns, this host has it.
+pub(crate) async fn create(agent: &Rc<Agent>, new: NewNetwork, reply: &Reply) -> Result<Made, Refusal> {
+    let name: NetworkName = new
+        .name
+        .parse()
+        .map_err(|error| Refusal::new(Kind::Usage, format!("invalid network name {:?}: {error}", new.name)))?;
+    let (membership, _) = agent.joined()?;
+    let record = agent.with(|inner| described(&inner.snapshot, &new, name.clone()))?;
+    reply.progress(format!("creating network {name} in cluster {}", membership.cluster));
+    let network = claim::network(agent, &record).await?;
+    reply.progress(format!("network {name} has vni {}; waiting until it is to be had here", network.vni));
+    let id = network.id;
+    let path = agent.root.networks_dir().join(format!("{name}.conflist"));
+    let there = || {
+        blocks::look(agent);
+        let refused = agent.with(|inner| inner.refused(id).cloned());
+        let why = |why| Err(Refusal::new(Kind::Conflict, why).hint(format!("weft network rm {name}")));
+        refused.map(why).or_else(|| path.exists().then_some(Ok(())))
+    };
+    match agent.wait_for(&format!("network {name} on this host"), LIMIT, there).await {
+        Ok(Ok(())) => Ok(Made { network: name.to_string() }),
+        Ok(Err(refusal)) => {
+            // It was made for whoever asked, and they cannot have it.
+            claim::remove(agent, &network).await?;
+            Err(Refusal { hint: None, ..refusal })
+        }
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// Returns a network as it is asked for, with subnets of the cluster's pools where none are given.
+fn described(snapshot: &Snapshot, new: &NewNetwork, name: NetworkName) -> Result<claims::NewNetwork, Refusal> {
+    let cluster = snapshot.cluster().ok_or_else(|| Refusal::new(Kind::Failed, "the cluster is not known yet"))?;
+    let flag = |key: &str| switch(new, key);
+    let mut subnets = new.subnets.clone();
+    for (v4, wanted) in [(true, new.ipv4), (false, new.ipv6)] {
+        if wanted && !subnets.iter().any(|subnet| subnet.is_ipv4() == v4) {
+            subnets.push(free(snapshot, &cluster.pools, &new.avoid, v4)?);
+        }
+    }
+    subnets.sort_by_key(IpNetwork::is_ipv6);
+    let egress = match (new.internal, new.options.get("egress").map(String::as_str)) {
+        (true, _) | (_, Some("none")) => Egress::None,
+        (_, Some("routed")) => Egress::Routed,
+        (_, None | Some("nat")) => Egress::Nat,
+        (_, Some(other)) => return Err(value("egress", other, "nat, routed or none")),
+    };
+    let mtu = new.options.get("mtu").map(|text| {
+        let number = text.parse::<i64>().ok().and_then(|mtu| Mtu::try_from(mtu).ok());
+        number.ok_or_else(|| value("mtu", text, "a number of bytes"))
+    });
+    Ok(claims::NewNetwork {
+        id: NetworkId::random(),
+        name,
+        vni: wanted_vni(new)?,
+        subnets,
+        encryption: if flag("encrypted")? { Encryption::Wireguard } else { Encryption::None },
+        isolated: flag("isolated")?,
+        egress,
+        mtu: mtu.transpose()?,
+        labels: new.labels.clone(),
+        options: new.options.clone(),
+    })
+}
+
+fn wanted_vni(new: &NewNetwork) -> Result<Option<Vni>, Refusal> {
+    let parse = |text: &String| {
+        let number = text.parse::<u32>().ok().and_then(|number| Vni::try_from(number).ok());
+        number.ok_or_else(|| value("vni", text, "a number from 1 to 16777215"))
+    };
+    new.options.get("vni").map(parse).transpose()
+}
+
+/// DOCKER: `-o encrypted` alone says yes.
+fn switch(new: &NewNetwork, key: &str) -> Result<bool, Refusal> {
+    match new.options.get(key).map(String::as_str) {
+        None | Some("false") => Ok(false),
+        Some("" | "true") => Ok(true),
+        Some(other) => Err(value(key, other, "true or false")),
+    }
+}
+
+fn value(key: &str, given: &str, expected: &str) -> Refusal {
+    let why = format!("option {key}: {given:?} is given where {expected} is expected");
+    Refusal::new(Kind::Usage, why).hint("weft plugin describe overlay")
+}
+
+fn free(snapshot: &Snapshot, pools: &[Pool], avoid: &[IpNetwork], v4: bool) -> Result<IpNetwork, Refusal> {
+    let pools: Vec<pools::Pool> = pools.iter().map(|pool| pools::Pool { base: pool.base, size: pool.size }).collect();
+    let networks = snapshot.networks().flat_map(|network| network.subnets.iter().copied());
+    let underlays = snapshot.hosts().flat_map(|host| host.underlay.addresses()).map(IpNetwork::from);
+    let taken: pools::Taken = networks.chain(underlays).chain(avoid.iter().copied()).collect();
+    taken.first_free(&pools, v4).ok_or_else(|| {
+        let family = if v4 { "IPv4" } else { "IPv6" };
+        let why = format!("no {family} subnet of the cluster's pools is free");
+        Refusal::new(Kind::Failed, why).hint("give a --subnet")
+    })
+}
+
+/// Removes a network from all hosts.
+pub(crate) async fn remove(
+    agent: &Rc<Agent>,
+    name: &str,
+    force: bool,
+    reply: &Reply,
+) -> Result<Value, Refusal> {
+    let (membership, _) = agent.joined()?;
+    let network = find(agent, name)?;
+    if let Some(record) = agent.manager.connected_to(&network.name).first() {
+        let why = format!("container {} is connected to network {name} on this host", record.endpoint.container);
+        return Err(Refusal::new(Kind::Conflict, why).hint("weft ps"));
+    }
+    if !force {
+        agent.with(|inner| unused(&inner.snapshot, &network, membership.host))?;
+    }
+    claim::remove(agent, &network).await?;
+    reply.progress(format!("network {name} is removed from the cluster; waiting until it is gone here"));
+    let path = agent.root.networks_dir().join(format!("{name}.conflist"));
+    let gone = || (!path.exists()).then_some(());
+    agent.wait_for(&format!("the end of network {name} on this host"), LIMIT, gone).await?;
+    Ok(Value::Null)
+}
+
+/// Refuses when another host has containers on a network, or cannot be asked.
+fn unused(snapshot: &Snapshot, network: &Network, own: HostId) -> Result<(), Refusal> {
+    let members = snapshot.members().filter(|member| member.network == network.id && member.host != own);
+    for member in members {
+        let host = snapshot.host(member.host).map_or_else(|| member.host.short(), |host| host.name.clone());
+        let name = &network.name;
+        match snapshot.alive(member.host).map(|alive| alive.used.get(&network.id).copied().unwrap_or(0)) {
+            Some(0) => {}
+            Some(count) => {
+                let why = format!("network {name} is in use: {count} addresses on host {host}");
+                return Err(Refusal::new(Kind::Conflict, why).hint(format!("weft ps, on {host}")));
+            }
+            None => {
+                let why = format!("host {host} is not heard of, and may have containers on network {name}");
+                let hint = format!("weft network rm -f {name}, or weft overlay forget {host} if it will not come back");
+                return Err(Refusal::new(Kind::Conflict, why).hint(hint));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sees to it that this host may give out single addresses of a network.
+pub(crate) async fn borrow(
+    agent: &Rc<Agent>,
+    name: &str,
+    addresses: &[IpAddr],
+    container: &str,
+) -> Result<Value, Refusal> {
+    let network = find(agent, name)?;
+    let (membership, _) = agent.joined()?;
+    for address in addresses {
+        claim::borrow(agent, &network, *address, container).await?;
+    }
+    let path = agent.root.networks_dir().join(format!("{name}.conflist"));
+    let has = |address: &IpAddr| {
+        let known = agent.with(|inner| status::own_blocks(&inner.snapshot, network.id, membership.host));
+        known.iter().any(|block| block.contains(*address))
+    };
+    let made = || {
+        let local = agent.with(|inner| inner.made.get(&network.id).map(|made| made.local.borrowed.clone()));
+        let listed = |address: &IpAddr| local.as_ref().is_some_and(|local| local.contains(address));
+        let all = addresses.iter().all(|address| has(address) && (listed(address) || in_block(agent, network.id, *address)));
+        (all && path.exists()).then_some(())
+    };
+    agent.wait_for(&format!("addresses of network {name}"), LIMIT, made).await?;
+    Ok(Value::Null)
+}
+
+/// Returns whether an address is in a block that this host's plugins know of.
+fn in_block(agent: &Agent, network: NetworkId, address: IpAddr) -> bool {
+    let blocks = agent.with(|inner| inner.made.get(&network).map(|made| made.local.blocks.clone()));
+    blocks.is_some_and(|blocks| blocks.iter().any(|block| block.cidr.contains(address)))
+}
+
+/// Claims another block, and returns when this host's plugins know of it.
+pub(crate) async fn need_block(agent: &Rc<Agent>, name: &str) -> Result<Value, Refusal> {
+    let network = find(agent, name)?;
+    let count = || agent.with(|inner| inner.made.get(&network.id).map_or(0, |made| made.local.blocks.len()));
+    let before = count();
+    let mut claimed = false;
+    for v4 in [true, false] {
+        if agent.change(|inner| inner.is_short(&network, v4)) {
+            claim::block(agent, &network, v4).await?;
+            claimed = true;
+        }
+    }
+    if !claimed {
+        let why = format!("this host has addresses of network {name} left");
+        return Err(Refusal::new(Kind::Failed, why));
+    }
+    let more = || (count() > before).then_some(());
+    agent.wait_for(&format!("another block of network {name}"), LIMIT, more).await?;
+    Ok(Value::Null)
+}
+
+fn find(agent: &Agent, name: &str) -> Result<Network, Refusal> {
+    let missing = || Refusal::new(Kind::NotFound, format!("the cluster has no network {name}")).hint("weft network ls");
+    let parsed: NetworkName = name.parse().map_err(|_| missing())?;
+    agent.with(|inner| inner.snapshot.network_named(&parsed).cloned()).ok_or_else(missing)
+}

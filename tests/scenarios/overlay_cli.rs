@@ -1,0 +1,194 @@
+//! `weft overlay`: hosts join, see each other, leave and are forgotten; what cannot be is refused with the next command.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+
+use serde_json::Value;
+use weft_testkit::{Authority, Cluster, Host, Output};
+
+/// `weft overlay join` on a host, with the files that are given.
+fn join(host: &Host, url: &str, ca: &std::path::Path, cert: &weft_testkit::Certificate, more: &[&str]) -> Output {
+    let path = |path: &std::path::Path| path.display().to_string();
+    let (ca, cert, key) = (path(ca), path(&cert.file), path(&cert.key));
+    let words = ["overlay", "join", "--etcd", url, "--ca", &ca, "--cert", &cert, "--key", &key];
+    host.weft(words.into_iter().chain(more.iter().copied()))
+}
+
+/// Refused as a failure of the request, with these words and a hint.
+#[track_caller]
+fn refused(output: &Output, code: i32, words: &[&str]) {
+    let said = output.expect_failure(code, words);
+    assert!(said.contains("hint: "), "{said}");
+}
+
+/// Sends a line to the agent's socket and returns its first answer; nothing if it hangs up.
+fn say(host: &Host, line: &[u8]) -> Option<Value> {
+    let mut stream = UnixStream::connect(host.path("run/weft/overlay/agent.sock")).unwrap();
+    // Whoever is refused half-way cannot send the rest.
+    stream.write_all(line).ok();
+    stream.shutdown(std::net::Shutdown::Write).ok();
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).ok();
+    serde_json::from_str(&answer).ok()
+}
+
+#[test]
+fn hosts_join_and_see_each_other() {
+    let mut cluster = Cluster::unjoined(2);
+    cluster.start(1);
+    assert_eq!(cluster.status(1)["state"], "unjoined");
+    let joined = cluster.join(1);
+    let id = joined.expect_ok().trim().to_owned();
+    assert_eq!(id.len(), 32, "{id}");
+    for words in ["asking https://192.0.2.250:2379", "making a new cluster", "joined as h1 at 192.0.2.1"] {
+        assert!(joined.stderr.contains(words), "{}", joined.stderr);
+    }
+    cluster.start(2);
+    cluster.join(2).expect_ok();
+    cluster.eventually("h1 and h2 know each other", || {
+        [1, 2].iter().all(|host| cluster.status(*host)["alive"] == 1)
+    });
+    let status = cluster.status(2);
+    assert_eq!(status["state"], "ready", "{status}");
+    assert_eq!(status["host"]["underlay"], serde_json::json!(["192.0.2.2", "2001:db8::2"]));
+    assert_eq!(cluster.status(1)["cluster"], status["cluster"]);
+    let peers = cluster.host(2).weft(["overlay", "peers"]);
+    let table = peers.expect_ok();
+    assert!(table.starts_with("HOST ID") && table.contains("h1"), "{table}");
+    assert!(table.contains("alive") && table.contains("192.0.2.1, 2001:db8::1"), "{table}");
+    assert!(table.contains(&id[..12]) && !table.contains("h2"), "{table}");
+    let metrics = cluster.host(2).weft(["overlay", "status", "--metrics"]);
+    for line in ["weft_overlay_peers{state=\"alive\"} 1", "weft_overlay_store_connected 1", "weft_overlay_stale 0"] {
+        assert!(metrics.expect_ok().lines().any(|found| found == line), "{line}: {}", metrics.stdout);
+    }
+    refused(&cluster.join(1), 4, &["this host is one of cluster", "weft overlay leave"]);
+}
+
+#[test]
+fn what_cannot_join_is_told_why() {
+    let mut cluster = Cluster::unjoined(2);
+    let host = cluster.host(1);
+    let nobody = host.weft(["overlay", "status"]);
+    refused(&nobody, 1, &["weftd agent does not run on this host", "systemctl enable --now weft-agent"]);
+    cluster.start(1);
+    let host = cluster.host(1);
+    let (url, ca) = (cluster.etcd.url(), cluster.authority.file());
+    let good = cluster.authority.certificate("h1", &[]);
+
+    refused(&join(host, &url, &ca, &cluster.authority.expired("late"), &[]), 1, &["https://192.0.2.250:2379"]);
+    let others = Authority::new(&host.path("others"));
+    refused(&join(host, &url, &ca, &others.certificate("h1", &[]), &[]), 1, &["https://192.0.2.250:2379"]);
+    refused(&join(host, &url, &others.file(), &good, &[]), 1, &["https://192.0.2.250:2379"]);
+    let nowhere = "https://192.0.2.249:2379";
+    refused(&join(host, nowhere, &ca, &good, &["--underlay-if", "u0"]), 1, &[nowhere]);
+    join(host, "http://192.0.2.250:2379", &ca, &good, &[]).expect_failure(1, &["without TLS only on this host"]);
+    join(host, &url, &host.path("absent"), &good, &[]).expect_failure(1, &["absent"]);
+    refused(&join(host, &url, &ca, &good, &["--underlay-if", "nope"]), 2, &["there is no interface \"nope\""]);
+    refused(&join(host, &url, &ca, &good, &["--underlay-ip", "192.0.2.77"]), 2, &["192.0.2.77"]);
+    host.write("short", "abc\n");
+    host.sh(&format!("chmod 600 {}", host.path("short").display())).expect_ok();
+    let short = host.path("short").display().to_string();
+    refused(&join(host, &url, &ca, &good, &["--secret", &short]), 1, &["short"]);
+    assert_eq!(cluster.etcd.records(), "", "whoever was refused has left nothing");
+    assert_eq!(cluster.status(1)["state"], "unjoined");
+    cluster.join(1).expect_ok();
+
+    cluster.start(2);
+    let host = cluster.host(2);
+    host.write("other", format!("{}\n", "x".repeat(40)));
+    host.sh(&format!("chmod 600 {}", host.path("other").display())).expect_ok();
+    let other = host.path("other").display().to_string();
+    let second = cluster.authority.certificate("h2", &[]);
+    refused(&join(host, &url, &ca, &second, &["--secret", &other]), 1, &["secret"]);
+    // An address that h1 has told everybody is its own.
+    host.ip("address add 192.0.2.1/32 dev u0");
+    let taken = join(host, &url, &ca, &second, &["--underlay-ip", "192.0.2.1"]);
+    refused(&taken, 4, &["192.0.2.1", "h1"]);
+    host.ip("address del 192.0.2.1/32 dev u0");
+    cluster.join(2).expect_ok();
+}
+
+#[test]
+fn a_second_agent_is_refused() {
+    let mut cluster = Cluster::unjoined(1);
+    cluster.start(1);
+    let second = cluster.host(1).weftd(["agent"]).run();
+    second.expect_failure(1, &["another weftd agent is at work below", "weft overlay status"]);
+    assert_eq!(cluster.status(1)["state"], "unjoined", "the first one is not disturbed");
+    let said = cluster.end(1);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    cluster.start(1);
+}
+
+#[test]
+fn nonsense_on_the_socket_is_refused_and_disturbs_nobody() {
+    let mut cluster = Cluster::unjoined(1);
+    cluster.start(1);
+    let host = cluster.host(1);
+    let long = [vec![b'x'; 200_000], vec![b'\n']].concat();
+    for line in [&b"\n"[..], b"{}\n", b"\xff\n", b"{\"version\":1,\"request\":\"sing\"}\n", b"half", &long] {
+        let refused = say(host, line).is_none_or(|answer| answer["refused"]["kind"] == "usage");
+        assert!(refused, "{:?}", String::from_utf8_lossy(&line[..line.len().min(40)]));
+    }
+    let newer = say(host, b"{\"version\":9,\"request\":\"status\"}\n").unwrap();
+    assert!(newer["refused"]["hint"].as_str().unwrap().contains("systemctl restart weft-agent"), "{newer}");
+    let answer = say(host, b"{\"version\":1,\"request\":\"status\"}\n").unwrap();
+    assert_eq!(answer["done"]["state"], "unjoined", "{answer}");
+    let mode = host.sh(&format!("stat -c %a {}", host.path("run/weft/overlay/agent.sock").display()));
+    assert_eq!(mode.expect_ok().trim(), "600");
+}
+
+#[test]
+fn a_host_leaves_and_comes_back_as_another() {
+    let mut cluster = Cluster::new(2);
+    cluster.network(1, &["blue"]);
+    let red = cluster.host(2).container("red");
+    cluster.host(2).weft(["network", "connect", "blue", red.name()]).expect_ok();
+    let first = cluster.status(2)["host"]["id"].as_str().unwrap().to_owned();
+
+    let busy = cluster.host(2).weft(["overlay", "leave"]);
+    refused(&busy, 4, &["container h2-red is connected to network blue", "weft network disconnect blue h2-red"]);
+    cluster.host(2).weft(["network", "disconnect", "blue", red.name()]).expect_ok();
+    cluster.host(2).weft(["overlay", "leave"]).expect_ok();
+    assert_eq!(cluster.status(2)["state"], "unjoined");
+    cluster.eventually("blue is gone from h2", || cluster.host(2).weft(["network", "exists", "blue"]).code == 3);
+    cluster.eventually("h1 has dropped h2", || {
+        let peers = cluster.host(1).weft(["overlay", "peers", "--format", "json"]).expect_json();
+        peers.as_array().unwrap().is_empty()
+    });
+    assert_eq!(cluster.host(1).weft(["network", "exists", "blue"]).code, 0);
+    cluster.host(2).weft(["overlay", "leave"]).expect_failure(3, &["this host is of no cluster"]);
+
+    cluster.join(2).expect_ok();
+    assert_ne!(cluster.status(2)["host"]["id"], first.as_str());
+    cluster.eventually("blue is on h2 again", || cluster.host(2).weft(["network", "exists", "blue"]).code == 0);
+    let said = cluster.end(2);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+}
+
+#[test]
+fn a_dead_host_is_forgotten_and_a_living_one_is_not() {
+    let mut cluster = Cluster::new(3);
+    cluster.network(1, &["blue"]);
+    let host = cluster.host(1);
+    refused(&host.weft(["overlay", "forget", "h2"]), 4, &["host h2 (", "is alive"]);
+    host.weft(["overlay", "forget", "h1"]).expect_failure(2, &["h1 is this host"]);
+    refused(&host.weft(["overlay", "forget", "nobody"]), 3, &["no such host: nobody", "weft overlay peers"]);
+    cluster.kill(2);
+    cluster.host(1).weft(["overlay", "forget", "-f", "h2"]).expect_ok();
+    for number in [1, 3] {
+        cluster.eventually("h2 is dropped", || {
+            let peers = cluster.host(number).weft(["overlay", "peers", "--format", "json"]).expect_json();
+            peers.as_array().unwrap().iter().all(|peer| peer["name"] != "h2")
+        });
+    }
+    let blocks = cluster.host(1).weft(["network", "inspect", "blue"]).expect_json();
+    let blocks = blocks[0]["Blocks"].as_array().unwrap();
+    let states: Vec<&str> = blocks.iter().map(|block| block["State"].as_str().unwrap()).collect();
+    assert!(states.contains(&"quarantine") && states.contains(&"active"), "{states:?}");
+    // It was forgotten while it slept: it says so, and does not take part.
+    cluster.start(2);
+    cluster.eventually("h2 notices", || cluster.status(2)["state"] == "degraded");
+    let why = cluster.status(2)["why"].as_str().unwrap().to_owned();
+    assert!(why.contains("weft overlay leave"), "{why}");
+}
