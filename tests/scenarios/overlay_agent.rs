@@ -15,7 +15,8 @@ fn connected(cluster: &Cluster, number: u8, name: &str) -> Container {
 /// A container's addresses on its first interface, without their lengths.
 fn addresses(container: &Container) -> Vec<String> {
     let all = container.addresses("eth0");
-    let bare: Vec<String> = all.iter().filter_map(|address| Some(address.split_once('/')?.0.to_owned())).collect();
+    let bare: Vec<String> =
+        all.iter().filter_map(|address| Some(address.split_once('/')?.0.to_owned())).collect();
     assert!(!bare.is_empty(), "{} has no address", container.name());
     bare
 }
@@ -54,7 +55,8 @@ fn lost_nothing(ping: Background) {
 #[test]
 fn a_network_of_one_host_is_on_all_and_goes_from_all() {
     let cluster = Cluster::new(3);
-    let created = cluster.host(1).weft(["network", "create", "-d", "overlay", "--ipv6", "--label", "a=b", "blue"]);
+    let created =
+        cluster.host(1).weft(["network", "create", "-d", "overlay", "--ipv6", "--label", "a=b", "blue"]);
     let id = created.expect_ok().trim().to_owned();
     assert!(created.stderr.contains("creating network blue in cluster"), "{}", created.stderr);
     for number in [1, 2, 3] {
@@ -73,7 +75,10 @@ fn a_network_of_one_host_is_on_all_and_goes_from_all() {
     let shown = cluster.host(1).weft(["network", "inspect", "blue"]).expect_json();
     let blocks = shown[0]["Blocks"].as_array().unwrap();
     let hosts: Vec<&str> = blocks.iter().map(|block| block["Host"].as_str().unwrap()).collect();
-    assert_eq!(["h1", "h2", "h3"].map(|host| hosts.iter().filter(|found| **found == host).count()), [2, 2, 2]);
+    assert_eq!(
+        ["h1", "h2", "h3"].map(|host| hosts.iter().filter(|found| **found == host).count()),
+        [2, 2, 2]
+    );
     let own = blocks.iter().find(|block| block["Host"] == "h1").unwrap();
     assert_eq!((&own["Used"], &own["Size"]), (&1.into(), &61.into()), "{own}");
 
@@ -118,7 +123,8 @@ fn an_agent_that_starts_without_its_store_changes_nothing() {
     let (mut cluster, red, green) = pair();
     cluster.end(1);
     cluster.etcd.stop();
-    let monitor = cluster.host(1).program("ip").args(["monitor", "link", "route", "neigh", "address"]).background();
+    let monitor =
+        cluster.host(1).program("ip").args(["monitor", "link", "route", "neigh", "address"]).background();
     let ping = pinging(&red, &addresses(&green)[0]);
     cluster.start(1);
     let status = cluster.status(1);
@@ -143,7 +149,8 @@ fn what_somebody_deletes_comes_back() {
     let (cluster, red, green) = pair();
     let host = cluster.host(1);
     let vxlan = host.sh("ip -o link show type vxlan | cut -d: -f2 | tr -d ' '").expect_ok().trim().to_owned();
-    let block = host.sh("ip -4 route show proto 201 | grep via | cut -d' ' -f1").expect_ok().trim().to_owned();
+    let block =
+        host.sh("ip -4 route show proto 201 | grep via | cut -d' ' -f1").expect_ok().trim().to_owned();
     assert!(!vxlan.is_empty() && !block.is_empty());
     let fdb = format!("bridge fdb show dev {vxlan} | grep permanent | head -1 | cut -d' ' -f1");
     for line in [
@@ -176,14 +183,18 @@ fn diag_names_the_broken_link() {
     let whole = host.weft(["overlay", "diag", &address]);
     let table = whole.expect_ok();
     assert!(table.contains("block") && table.contains("h2") && !table.contains("BROKEN"), "{table}");
-    host.weft(["overlay", "diag", "198.51.100.9"]).expect_failure(3, &["no network of the cluster has the address"]);
+    host.weft(["overlay", "diag", "198.51.100.9"])
+        .expect_failure(3, &["no network of the cluster has the address"]);
     // What others made is theirs: the agent leaves it alone, and it is told.
     host.sh(&format!("ip route add blackhole {address}/32")).expect_ok();
     does_not_reach(&red, [&address]);
     let broken = host.weft(["overlay", "diag", &address]);
     let lines: Vec<&str> = broken.stdout.lines().filter(|line| line.contains("BROKEN")).collect();
     assert_eq!(broken.code, 1, "{}", broken.stdout);
-    assert!(matches!(lines[..], [line] if line.starts_with("route") && line.contains("ip route show to match")), "{lines:?}");
+    assert!(
+        matches!(lines[..], [line] if line.starts_with("route") && line.contains("ip route show to match")),
+        "{lines:?}"
+    );
     host.sh(&format!("ip route del blackhole {address}/32")).expect_ok();
     reaches(&red, [&address]);
     host.weft(["overlay", "diag", &address]).expect_ok();
@@ -203,9 +214,9 @@ fn an_address_may_be_anywhere() {
         blocks.as_array().unwrap().iter().any(|block| {
             let block = block["Block"].as_str().unwrap();
             let Some((first, _)) = block.split_once('/') else { return false };
-            first.parse::<std::net::Ipv4Addr>().is_ok_and(|first| {
-                (first.to_bits()..first.to_bits() + 64).contains(&address.to_bits())
-            })
+            first
+                .parse::<std::net::Ipv4Addr>()
+                .is_ok_and(|first| (first.to_bits()..first.to_bits() + 64).contains(&address.to_bits()))
         })
     };
     let free = (1..10).map(|nth| std::net::Ipv4Addr::from_bits(network.to_bits() + 256 * nth + 77));
@@ -229,7 +240,12 @@ fn a_host_that_fills_up_gets_another_block_in_time() {
     let v4 = || -> Vec<String> {
         let status = cluster.status(1);
         let blocks = status["networks"][0]["blocks"].as_array().unwrap().clone();
-        blocks.iter().filter_map(|block| block.as_str()).filter(|block| block.contains('.')).map(String::from).collect()
+        blocks
+            .iter()
+            .filter_map(|block| block.as_str())
+            .filter(|block| block.contains('.'))
+            .map(String::from)
+            .collect()
     };
     let [block] = &v4()[..] else { panic!("{:?}", v4()) };
     let first: std::net::Ipv4Addr = block.split('/').next().unwrap().parse().unwrap();

@@ -7,7 +7,13 @@ use serde_json::Value;
 use weft_testkit::{Authority, Cluster, Host, Output};
 
 /// `weft overlay join` on a host, with the files that are given.
-fn join(host: &Host, url: &str, ca: &std::path::Path, cert: &weft_testkit::Certificate, more: &[&str]) -> Output {
+fn join(
+    host: &Host,
+    url: &str,
+    ca: &std::path::Path,
+    cert: &weft_testkit::Certificate,
+    more: &[&str],
+) -> Output {
     let path = |path: &std::path::Path| path.display().to_string();
     let (ca, cert, key) = (path(ca), path(&cert.file), path(&cert.key));
     let words = ["overlay", "join", "--etcd", url, "--ca", &ca, "--cert", &cert, "--key", &key];
@@ -58,7 +64,9 @@ fn hosts_join_and_see_each_other() {
     assert!(table.contains("alive") && table.contains("192.0.2.1, 2001:db8::1"), "{table}");
     assert!(table.contains(&id[..12]) && !table.contains("h2"), "{table}");
     let metrics = cluster.host(2).weft(["overlay", "status", "--metrics"]);
-    for line in ["weft_overlay_peers{state=\"alive\"} 1", "weft_overlay_store_connected 1", "weft_overlay_stale 0"] {
+    for line in
+        ["weft_overlay_peers{state=\"alive\"} 1", "weft_overlay_store_connected 1", "weft_overlay_stale 0"]
+    {
         assert!(metrics.expect_ok().lines().any(|found| found == line), "{line}: {}", metrics.stdout);
     }
     refused(&cluster.join(1), 4, &["this host is one of cluster", "weft overlay leave"]);
@@ -75,15 +83,24 @@ fn what_cannot_join_is_told_why() {
     let (url, ca) = (cluster.etcd.url(), cluster.authority.file());
     let good = cluster.authority.certificate("h1", &[]);
 
-    refused(&join(host, &url, &ca, &cluster.authority.expired("late"), &[]), 1, &["https://192.0.2.250:2379"]);
+    refused(
+        &join(host, &url, &ca, &cluster.authority.expired("late"), &[]),
+        1,
+        &["https://192.0.2.250:2379"],
+    );
     let others = Authority::new(&host.path("others"));
     refused(&join(host, &url, &ca, &others.certificate("h1", &[]), &[]), 1, &["https://192.0.2.250:2379"]);
     refused(&join(host, &url, &others.file(), &good, &[]), 1, &["https://192.0.2.250:2379"]);
     let nowhere = "https://192.0.2.249:2379";
     refused(&join(host, nowhere, &ca, &good, &["--underlay-if", "u0"]), 1, &[nowhere]);
-    join(host, "http://192.0.2.250:2379", &ca, &good, &[]).expect_failure(1, &["without TLS only on this host"]);
+    join(host, "http://192.0.2.250:2379", &ca, &good, &[])
+        .expect_failure(1, &["without TLS only on this host"]);
     join(host, &url, &host.path("absent"), &good, &[]).expect_failure(1, &["absent"]);
-    refused(&join(host, &url, &ca, &good, &["--underlay-if", "nope"]), 2, &["there is no interface \"nope\""]);
+    refused(
+        &join(host, &url, &ca, &good, &["--underlay-if", "nope"]),
+        2,
+        &["there is no interface \"nope\""],
+    );
     refused(&join(host, &url, &ca, &good, &["--underlay-ip", "192.0.2.77"]), 2, &["192.0.2.77"]);
     host.write("short", "abc\n");
     host.sh(&format!("chmod 600 {}", host.path("short").display())).expect_ok();
@@ -147,11 +164,16 @@ fn a_host_leaves_and_comes_back_as_another() {
     let first = cluster.status(2)["host"]["id"].as_str().unwrap().to_owned();
 
     let busy = cluster.host(2).weft(["overlay", "leave"]);
-    refused(&busy, 4, &["container h2-red is connected to network blue", "weft network disconnect blue h2-red"]);
+    refused(
+        &busy,
+        4,
+        &["container h2-red is connected to network blue", "weft network disconnect blue h2-red"],
+    );
     cluster.host(2).weft(["network", "disconnect", "blue", red.name()]).expect_ok();
     cluster.host(2).weft(["overlay", "leave"]).expect_ok();
     assert_eq!(cluster.status(2)["state"], "unjoined");
-    cluster.eventually("blue is gone from h2", || cluster.host(2).weft(["network", "exists", "blue"]).code == 3);
+    cluster
+        .eventually("blue is gone from h2", || cluster.host(2).weft(["network", "exists", "blue"]).code == 3);
     cluster.eventually("h1 has dropped h2", || {
         let peers = cluster.host(1).weft(["overlay", "peers", "--format", "json"]).expect_json();
         peers.as_array().unwrap().is_empty()
@@ -161,7 +183,8 @@ fn a_host_leaves_and_comes_back_as_another() {
 
     cluster.join(2).expect_ok();
     assert_ne!(cluster.status(2)["host"]["id"], first.as_str());
-    cluster.eventually("blue is on h2 again", || cluster.host(2).weft(["network", "exists", "blue"]).code == 0);
+    cluster
+        .eventually("blue is on h2 again", || cluster.host(2).weft(["network", "exists", "blue"]).code == 0);
     let said = cluster.end(2);
     assert_eq!(said.code, 0, "{}", said.stderr);
 }

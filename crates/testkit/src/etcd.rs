@@ -172,9 +172,12 @@ impl Etcd {
             stream.read_to_string(&mut page).map(|_| page)
         });
         let page = page.unwrap_or_else(|error| panic!("{METRICS}: {error}"));
-        let count = |line: &str| line.strip_prefix("etcd_debugging_lease_renewed_total ")?.trim().parse::<f64>().ok();
+        let count =
+            |line: &str| line.strip_prefix("etcd_debugging_lease_renewed_total ")?.trim().parse::<f64>().ok();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it counts")]
-        page.lines().find_map(count).map_or_else(|| panic!("no count of leases: {page}"), |count| count as u64)
+        page.lines()
+            .find_map(count)
+            .map_or_else(|| panic!("no count of leases: {page}"), |count| count as u64)
     }
 
     /// Returns the store's revision.

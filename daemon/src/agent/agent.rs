@@ -106,7 +106,7 @@ impl Agent {
             refusals: BTreeMap::new(),
             troubles: BTreeMap::new(),
             made: BTreeMap::new(),
-                claims: Claims::default(),
+            claims: Claims::default(),
             usage: Usage::new(&root),
             counts: Counts::default(),
             told: None,
@@ -200,7 +200,8 @@ impl Agent {
             let refusal = Refusal::new(Kind::NotFound, "this host is of no cluster");
             return Err(refusal.hint("weft overlay join --etcd URL"));
         };
-        let unusable = || Refusal::new(Kind::Failed, error.unwrap_or_else(|| "the store was not asked yet".into()));
+        let unusable =
+            || Refusal::new(Kind::Failed, error.unwrap_or_else(|| "the store was not asked yet".into()));
         Ok((membership, store.ok_or_else(unusable)?))
     }
 
@@ -247,7 +248,9 @@ impl Agent {
 
     /// Notes which networks cannot be had, and no others, for reasons of one kind.
     pub(crate) fn refuse(&self, kind: &'static str, refused: BTreeMap<NetworkId, String>) {
-        let before = self.with(|inner| inner.refusals.keys().filter(|key| key.0 == kind).map(|key| key.1).collect::<Vec<_>>());
+        let before = self.with(|inner| {
+            inner.refusals.keys().filter(|key| key.0 == kind).map(|key| key.1).collect::<Vec<_>>()
+        });
         for id in before {
             if !refused.contains_key(&id) {
                 self.refuse_one(kind, id, None);
@@ -265,7 +268,10 @@ impl Agent {
             Some(why) => {
                 if inner.refusals.get(&(kind, id)) != Some(&why) {
                     let name = inner.snapshot.network(id).map(|network| network.name.to_string());
-                    eprintln!("weftd: network {} is not to be had on this host: {why}", name.unwrap_or_default());
+                    eprintln!(
+                        "weftd: network {} is not to be had on this host: {why}",
+                        name.unwrap_or_default()
+                    );
                 }
                 inner.refusals.insert((kind, id), why);
             }
@@ -305,9 +311,8 @@ impl Agent {
     ///
     /// Names the file and the reason.
     pub(crate) fn save(&self) -> Result<(), StateError> {
-        let snapshot = self.change(|inner| {
-            std::mem::take(&mut inner.unsaved).then(|| inner.snapshot.clone())
-        });
+        let snapshot =
+            self.change(|inner| std::mem::take(&mut inner.unsaved).then(|| inner.snapshot.clone()));
         match snapshot {
             Some(snapshot) => snapshot.save(&self.snapshot_file()),
             None => Ok(()),
@@ -316,7 +321,8 @@ impl Agent {
 
     /// Writes the snapshot if it has changed; what fails is told.
     pub(crate) fn save_told(&self) {
-        let why = self.save().err().map(|error| format!("{error}: a restart would go by what was known before"));
+        let why =
+            self.save().err().map(|error| format!("{error}: a restart would go by what was known before"));
         if why.is_some() {
             self.change(|inner| inner.unsaved = true);
         }

@@ -84,7 +84,8 @@ async fn once(
 /// Returns what is to be said now.
 fn present(agent: &Agent, host: HostId) -> Alive {
     agent.change(|inner| {
-        let names: Vec<_> = inner.snapshot.networks().map(|network| (network.id, network.name.clone())).collect();
+        let names: Vec<_> =
+            inner.snapshot.networks().map(|network| (network.id, network.name.clone())).collect();
         let mut used = BTreeMap::new();
         for (id, name) in names {
             let count = inner.usage.of(&name).len().try_into().unwrap_or(u64::MAX);
@@ -92,11 +93,6 @@ fn present(agent: &Agent, host: HostId) -> Alive {
                 used.insert(id, count);
             }
         }
-        Alive {
-            host,
-            boot: boot::id().unwrap_or_default(),
-            degraded: inner.why_degraded(),
-            used,
-        }
+        Alive { host, boot: boot::id().unwrap_or_default(), degraded: inner.why_degraded(), used }
     })
 }

@@ -54,7 +54,8 @@ async fn claim_one(agent: Rc<Agent>, network: Network, v4: bool) {
         }
     });
     let family = if v4 { "IPv4" } else { "IPv6" };
-    let why = outcome.err().map(|refusal| format!("no {family} block of network {}: {refusal}", network.name));
+    let why =
+        outcome.err().map(|refusal| format!("no {family} block of network {}: {refusal}", network.name));
     agent.trouble(&format!("block {} {family}", network.id), why);
 }
 
@@ -114,7 +115,8 @@ impl Inner {
 
     /// Returns whether a network has got its first container on this host, or lost its last, since the last look.
     fn became_busy(&mut self) -> bool {
-        let networks: Vec<_> = self.snapshot.networks().map(|network| (network.id, network.name.clone())).collect();
+        let networks: Vec<_> =
+            self.snapshot.networks().map(|network| (network.id, network.name.clone())).collect();
         let busy = networks.into_iter().filter(|(_, name)| !self.usage.of(name).is_empty()).map(|(id, _)| id);
         let busy: BTreeSet<NetworkId> = busy.collect();
         let before = std::mem::replace(&mut self.claims.busy, busy);

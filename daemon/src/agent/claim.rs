@@ -63,7 +63,8 @@ pub(crate) async fn leave(agent: &Rc<Agent>) -> Result<(), Refusal> {
 pub(crate) async fn forget(agent: &Rc<Agent>, other: HostId, force: bool) -> Result<(), Refusal> {
     let (claims, host) = of(agent)?;
     let reason = format!("it was forgotten by host {}", host.short());
-    let outcome = if force { claims.leave(other, &reason).await } else { claims.forget(other, &reason).await };
+    let outcome =
+        if force { claims.leave(other, &reason).await } else { claims.forget(other, &reason).await };
     outcome.map_err(|error| refused(&error))
 }
 

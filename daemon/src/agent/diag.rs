@@ -57,7 +57,10 @@ pub(crate) async fn walk(
         let found = format!("{}, vni {}: no host has a block with {address}", network.name, network.vni);
         return Ok(way.broken("network", found, format!("weft network inspect {}", network.name)));
     };
-    way.sound("network", format!("{}, vni {}, {part} of {}", network.name, network.vni, name_of(agent, host)));
+    way.sound(
+        "network",
+        format!("{}, vni {}, {part} of {}", network.name, network.vni, name_of(agent, host)),
+    );
     if host == membership.host {
         way.sound("host", "this one: nothing lies between");
         return Ok(way.0);
@@ -82,10 +85,12 @@ pub(crate) async fn walk(
     let root = agent.root.clone();
     let way = Kernelside { ours: &ours, peer: &peer, part, address, root: &root }.walk(way, &drifts)?;
     match way {
-        Ok(way) if ours.local.secure => Ok(mesh::links(agent, &record).await.into_iter().fold(way.0, |mut links, link| {
-            links.push(link);
-            links
-        })),
+        Ok(way) if ours.local.secure => {
+            Ok(mesh::links(agent, &record).await.into_iter().fold(way.0, |mut links, link| {
+                links.push(link);
+                links
+            }))
+        }
         Ok(way) => Ok(way.0),
         Err(links) => Ok(links),
     }
@@ -106,11 +111,20 @@ impl Kernelside<'_> {
         let local = &self.ours.local;
         let hop = self.peer.next_hop(self.part.is_ipv4()).map(|hop| hop.to_string()).unwrap_or_default();
         let steps = [
-            ("route", format!("route {} ", self.part), format!("{} via {hop} dev {}", self.part, local.vxlan)),
+            (
+                "route",
+                format!("route {} ", self.part),
+                format!("{} via {hop} dev {}", self.part, local.vxlan),
+            ),
             ("neighbour", format!("neighbour {hop} "), format!("{hop} is at {}", self.peer.mac)),
-            ("fdb", format!("fdb {} ", self.peer.mac), format!("{} is behind {}", self.peer.mac, self.peer.outer)),
+            (
+                "fdb",
+                format!("fdb {} ", self.peer.mac),
+                format!("{} is behind {}", self.peer.mac, self.peer.outer),
+            ),
         ];
-        let of_ways = |what: &str| ["route ", "neighbour ", "fdb "].iter().any(|start| what.starts_with(start));
+        let of_ways =
+            |what: &str| ["route ", "neighbour ", "fdb "].iter().any(|start| what.starts_with(start));
         let mine = |drift: &&Drift| drift.network.as_ref().is_none_or(|name| *name == local.name);
         let mut devices = drifts.iter().filter(mine).filter(|drift| !of_ways(&drift.what));
         if let Some(drift) = devices.next() {
@@ -118,7 +132,8 @@ impl Kernelside<'_> {
         }
         way.sound("device", format!("{}, mtu {}", local.vxlan, local.mtu.get()));
         for (name, start, found) in steps {
-            let broken = drifts.iter().filter(mine).find(|drift| format!("{} ", drift.what).starts_with(&start));
+            let broken =
+                drifts.iter().filter(mine).find(|drift| format!("{} ", drift.what).starts_with(&start));
             if let Some(drift) = broken {
                 return Ok(Err(way.broken(name, drift.what.clone(), APPLY)));
             }
@@ -164,14 +179,17 @@ impl Kernelside<'_> {
                 way.sound(name, format!("{outer} by {by}"));
                 Ok(way)
             }
-            Ok(None) => Err(way.broken(name, format!("no route to {outer}"), format!("ip route get {outer}"))),
+            Ok(None) => {
+                Err(way.broken(name, format!("no route to {outer}"), format!("ip route get {outer}")))
+            }
             Err(error) => Err(way.broken(name, format!("{outer}: {error}"), format!("ip route get {outer}"))),
         }
     }
 }
 
 fn name_of(agent: &Agent, host: HostId) -> String {
-    agent.with(|inner| inner.snapshot.host(host).map_or_else(|| host.short(), |host: &Host| host.name.clone()))
+    agent
+        .with(|inner| inner.snapshot.host(host).map_or_else(|| host.short(), |host: &Host| host.name.clone()))
 }
 
 /// Returns the network that a person means by an address.
@@ -188,7 +206,8 @@ fn meant(snapshot: &Snapshot, address: IpAddr, name: Option<&str>) -> Result<Net
         several => {
             let names: Vec<&str> = several.iter().map(|network| network.name.as_str()).collect();
             let why = format!("several networks have the address {address}: {}", names.join(", "));
-            Err(Refusal::new(Kind::Usage, why).hint(format!("weft overlay diag --network {} {address}", names[0])))
+            Err(Refusal::new(Kind::Usage, why)
+                .hint(format!("weft overlay diag --network {} {address}", names[0])))
         }
     }
 }

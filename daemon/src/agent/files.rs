@@ -49,7 +49,7 @@ async fn adopt(agent: &Rc<Agent>, network: Network, local: &LocalNetwork) {
     if path.exists() && agent.with(|inner| inner.made.get(&local.id) == Some(&made)) {
         return;
     }
-    let shared = shared(&made.network, local);
+    let shared = shared(&made.network);
     let manager = agent.manager.clone();
     let adopted = spawn_blocking(move || manager.adopt(&shared)).await;
     let why = match adopted {
@@ -67,7 +67,7 @@ async fn adopt(agent: &Rc<Agent>, network: Network, local: &LocalNetwork) {
     }
 }
 
-fn shared(network: &Network, local: &LocalNetwork) -> Shared {
+fn shared(network: &Network) -> Shared {
     Shared {
         name: network.name.clone(),
         id: *network.id.bytes(),
@@ -77,7 +77,6 @@ fn shared(network: &Network, local: &LocalNetwork) -> Shared {
         labels: network.labels.clone(),
         options: network.options.clone(),
         subnets: network.subnets.clone(),
-        interfaces: vec![local.bridge.to_string(), local.vxlan.to_string()],
     }
 }
 
@@ -88,7 +87,9 @@ async fn abandon(agent: &Rc<Agent>, name: NetworkName, id: NetworkId) {
     let outcome = spawn_blocking(move || manager.abandon(&of, false)).await;
     let why = match outcome {
         Ok(Ok(_)) => None,
-        Ok(Err(error)) => Some(format!("network {name} was removed from the cluster, and not from this host: {error}")),
+        Ok(Err(error)) => {
+            Some(format!("network {name} was removed from the cluster, and not from this host: {error}"))
+        }
         Err(error) => Some(error.to_string()),
     };
     let done = why.is_none();

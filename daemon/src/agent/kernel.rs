@@ -95,7 +95,8 @@ impl Kernel {
 
     /// Listens to the namespaces that networks are in, for what is theirs there.
     pub(crate) fn listen_to(self: &Rc<Self>, agent: &Rc<Agent>, desired: &Desired, underlay: Option<&str>) {
-        let mut wanted: BTreeMap<Option<NetworkName>, Vec<&DesiredNetwork>> = BTreeMap::from([(None, Vec::new())]);
+        let mut wanted: BTreeMap<Option<NetworkName>, Vec<&DesiredNetwork>> =
+            BTreeMap::from([(None, Vec::new())]);
         for network in &desired.networks {
             let place = network.local.isolated.then(|| network.local.name.clone());
             wanted.entry(place).or_default().push(network);
@@ -157,7 +158,8 @@ impl Kernel {
 fn interest(networks: &[&DesiredNetwork], underlay: Option<&str>) -> Result<Interest> {
     let mut socket = Socket::open()?;
     let mut interest = Interest { protocol: PROTOCOL, ..Interest::default() };
-    let mut index = |name: &IfName| Ok::<_, anyhow::Error>(socket.link(link::get(name))?.map(|link| link.index));
+    let mut index =
+        |name: &IfName| Ok::<_, anyhow::Error>(socket.link(link::get(name))?.map(|link| link.index));
     for network in networks {
         interest.links.extend(index(&network.local.bridge)?);
         let tunnel = index(&network.local.vxlan)?;

@@ -69,11 +69,14 @@ pub(crate) async fn advance(agent: &Rc<Agent>) {
     let secret = ClusterSecret::load(&agent.root);
     let missing = match &secret {
         Ok(Some(_)) => None,
-        Ok(None) => Some("this host has no cluster secret: weft overlay leave, and join with --secret".to_owned()),
+        Ok(None) => {
+            Some("this host has no cluster secret: weft overlay leave, and join with --secret".to_owned())
+        }
         Err(error) => Some(error.to_string()),
     };
     let encrypted = agent.with(Inner::encrypted);
-    let refused = missing.map(|why| encrypted.iter().map(|id| (*id, why.clone())).collect::<BTreeMap<_, _>>());
+    let refused =
+        missing.map(|why| encrypted.iter().map(|id| (*id, why.clone())).collect::<BTreeMap<_, _>>());
     agent.refuse("secret", refused.unwrap_or_default());
     let (Some(view), Ok(Some(secret))) = (agent.with(Inner::view), secret) else { return };
     if encrypted.is_empty() {
@@ -114,9 +117,12 @@ pub(crate) async fn rotate(agent: &Rc<Agent>) -> Result<Value, Refusal> {
     agent.joined()?;
     if agent.with(Inner::encrypted).is_empty() {
         let why = "the cluster has no encrypted network, so this host has no keys";
-        return Err(Refusal::new(Kind::NotFound, why).hint("weft network create -d overlay -o encrypted NAME"));
+        return Err(
+            Refusal::new(Kind::NotFound, why).hint("weft network create -d overlay -o encrypted NAME")
+        );
     }
-    let view = agent.with(Inner::view).ok_or_else(|| Refusal::new(Kind::Failed, "the cluster is not known yet"))?;
+    let view =
+        agent.with(Inner::view).ok_or_else(|| Refusal::new(Kind::Failed, "the cluster is not known yet"))?;
     match agent.mesh.work(&agent.root, move |driver| driver.rotate(&view)).await? {
         Some(_) => {
             advance(agent).await;
@@ -148,7 +154,12 @@ pub(crate) async fn fill(agent: &Rc<Agent>, peers: &mut [Peer]) {
 
 /// Returns the tunnel to a host, as links of a way.
 pub(crate) async fn links(agent: &Rc<Agent>, host: &Host) -> Vec<Link> {
-    let link = |link: &str, sound: bool, found: String, mend: Option<String>| Link { link: link.into(), sound, found, mend };
+    let link = |link: &str, sound: bool, found: String, mend: Option<String>| Link {
+        link: link.into(),
+        sound,
+        found,
+        mend,
+    };
     if host.wireguard.a.is_none() && host.wireguard.b.is_none() {
         let found = format!("{} has told no key", host.name);
         return vec![link("tunnel", false, found, Some(format!("weft overlay status, on {}", host.name)))];
@@ -158,12 +169,20 @@ pub(crate) async fn links(agent: &Rc<Agent>, host: &Host) -> Vec<Link> {
         let found = format!("no tunnel to {} on this host", host.name);
         return vec![link("tunnel", false, found, Some("weft overlay status".into()))];
     };
-    let made = link("tunnel", true, format!("slot {}, {} B in, {} B out", best.slot, best.received, best.sent), None);
+    let made = link(
+        "tunnel",
+        true,
+        format!("slot {}, {} B in, {} B out", best.slot, best.received, best.sent),
+        None,
+    );
     let shaken = match best.handshake {
         Some(seconds) => link("handshake", true, format!("{seconds} s ago"), None),
         None => {
-            let ports: Vec<String> =
-                [host.wireguard.a, host.wireguard.b].into_iter().flatten().map(|slot| slot.port.to_string()).collect();
+            let ports: Vec<String> = [host.wireguard.a, host.wireguard.b]
+                .into_iter()
+                .flatten()
+                .map(|slot| slot.port.to_string())
+                .collect();
             let mend = format!("let UDP port {} pass between the hosts", ports.join(" and "));
             link("handshake", false, format!("never with {}", host.name), Some(mend))
         }
@@ -197,7 +216,8 @@ fn tunnels(host: &Host, stats: &Slots<Vec<PeerStats>>) -> Vec<Tunnel> {
 impl Inner {
     /// Returns the networks that need the mesh.
     fn encrypted(&self) -> Vec<NetworkId> {
-        let encrypted = |network: &&weft_overlay::records::Network| network.encryption == Encryption::Wireguard;
+        let encrypted =
+            |network: &&weft_overlay::records::Network| network.encryption == Encryption::Wireguard;
         self.snapshot.networks().filter(encrypted).map(|network| network.id).collect()
     }
 

@@ -11,21 +11,42 @@ use super::status;
 pub(crate) fn text(agent: &Agent) -> String {
     let status = status::status(agent);
     let mut page = Page::default();
-    page.gauge("weft_overlay_joined", "Whether this host is one of a cluster", &[("", u64::from(status.cluster.is_some()))]);
+    page.gauge(
+        "weft_overlay_joined",
+        "Whether this host is one of a cluster",
+        &[("", u64::from(status.cluster.is_some()))],
+    );
     page.gauge(
         "weft_overlay_peers",
         "Other hosts of the cluster",
         &[("state=\"alive\"", status.alive as u64), ("state=\"suspect\"", status.suspect as u64)],
     );
     let store = &status.store;
-    page.gauge("weft_overlay_store_connected", "Whether the store answers", &[("", u64::from(store.connected))]);
-    page.gauge("weft_overlay_store_revision", "The store's revision that is known", &[("", store.revision.cast_unsigned())]);
+    page.gauge(
+        "weft_overlay_store_connected",
+        "Whether the store answers",
+        &[("", u64::from(store.connected))],
+    );
+    page.gauge(
+        "weft_overlay_store_revision",
+        "The store's revision that is known",
+        &[("", store.revision.cast_unsigned())],
+    );
     let silent: Vec<_> = store.silent.iter().map(|seconds| ("", *seconds)).collect();
     page.gauge("weft_overlay_store_last_event_age_seconds", "Since when the store was not heard of", &silent);
-    page.gauge("weft_overlay_stale", "Whether the kernel goes by what was known before the start", &[("", u64::from(status.state == "stale"))]);
-    page.gauge("weft_overlay_alarms", "Things that somebody should look at", &[("", status.alarms.len() as u64)]);
+    page.gauge(
+        "weft_overlay_stale",
+        "Whether the kernel goes by what was known before the start",
+        &[("", u64::from(status.state == "stale"))],
+    );
+    page.gauge(
+        "weft_overlay_alarms",
+        "Things that somebody should look at",
+        &[("", status.alarms.len() as u64)],
+    );
     agent.with(|inner| inner.counted(&mut page));
-    let labels: Vec<_> = status.networks.iter().map(|network| format!("network=\"{}\"", network.name)).collect();
+    let labels: Vec<_> =
+        status.networks.iter().map(|network| format!("network=\"{}\"", network.name)).collect();
     let of = |value: &dyn Fn(&weft_manager::overlay::protocol::NetworkStatus) -> u64| {
         labels.iter().map(String::as_str).zip(status.networks.iter().map(value)).collect::<Vec<_>>()
     };
@@ -33,7 +54,10 @@ pub(crate) fn text(agent: &Agent) -> String {
     page.gauge("weft_overlay_ips_free", "Addresses of this host's blocks that nobody has", &free);
     let refused = of(&|network| u64::from(network.refused.is_some()));
     page.gauge("weft_overlay_network_refused", "Whether a network is not to be had on this host", &refused);
-    let mtus: Vec<_> = status::peers(agent).into_iter().map(|peer| (format!("peer=\"{}\"", escaped(&peer.name)), u64::from(peer.mtu))).collect();
+    let mtus: Vec<_> = status::peers(agent)
+        .into_iter()
+        .map(|peer| (format!("peer=\"{}\"", escaped(&peer.name)), u64::from(peer.mtu)))
+        .collect();
     let mtus: Vec<_> = mtus.iter().map(|(label, mtu)| (label.as_str(), *mtu)).collect();
     page.gauge("weft_overlay_peer_mtu_bytes", "What fits through a peer's underlay", &mtus);
     page.text
@@ -44,7 +68,11 @@ impl Inner {
         let bad = self.snapshot.bad_count() as u64;
         page.gauge("weft_overlay_bad_records", "Records of the store that could not be used", &[("", bad)]);
         let held = self.snapshot.held().count() as u64;
-        page.gauge("weft_overlay_held_records", "Records that are kept although the store has lost them", &[("", held)]);
+        page.gauge(
+            "weft_overlay_held_records",
+            "Records that are kept although the store has lost them",
+            &[("", held)],
+        );
         let state = |wanted: fn(&BlockState) -> bool| {
             self.snapshot.blocks().filter(|block| wanted(&block.state)).count() as u64
         };
@@ -60,8 +88,16 @@ impl Inner {
         let listings = labelled("reason", &self.counts.listings);
         page.counter("weft_overlay_resync_total", "Listings of the whole store", &listings);
         let drift = labelled("kind", &self.counts.drift);
-        page.counter("weft_overlay_drift_repaired_total", "Things in the kernel that others had changed", &drift);
-        page.counter("weft_overlay_rounds_total", "Comparisons with the kernel", &[(String::new(), self.counts.rounds)]);
+        page.counter(
+            "weft_overlay_drift_repaired_total",
+            "Things in the kernel that others had changed",
+            &drift,
+        );
+        page.counter(
+            "weft_overlay_rounds_total",
+            "Comparisons with the kernel",
+            &[(String::new(), self.counts.rounds)],
+        );
         page.head("weft_overlay_apply_seconds", "gauge", "How long the kernel took in the last round");
         writeln!(page.text, "weft_overlay_apply_seconds {}", self.counts.applied.as_secs_f64()).ok();
     }

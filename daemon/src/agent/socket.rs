@@ -65,7 +65,9 @@ pub(crate) fn listen(path: &Path) -> Result<UnixListener> {
         weft_state::atomic::create_dir(dir, 0o755).with_context(context)?;
     }
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(context),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(context);
+        }
         _ => {}
     }
     let listener = UnixListener::bind(path).with_context(context)?;
@@ -163,7 +165,10 @@ mod tests {
             (b"\xff\xfe\n", "no question"),
             (b"{\"version\":2,\"request\":\"status\"}\n", "version 2"),
             (b"{\"version\":1,\"request\":\"sing\"}\n", "no question"),
-            (b"{\"version\":1,\"request\":{\"diag\":{\"address\":\"10.1.0.0/16\",\"network\":null}}}\n", "no question"),
+            (
+                b"{\"version\":1,\"request\":{\"diag\":{\"address\":\"10.1.0.0/16\",\"network\":null}}}\n",
+                "no question",
+            ),
         ] {
             let refusal = read(line).unwrap_err();
             assert!(refusal.why.contains(part) && refusal.kind == Kind::Usage, "{refusal:?}");

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use ipnetwork::IpNetwork;
-use weft_manager::overlay::protocol::{Bad, BlockUsage, NetworkStatus, Peer, Refusal, Status, StoreStatus};
 use weft_manager::Kind;
+use weft_manager::overlay::protocol::{Bad, BlockUsage, NetworkStatus, Peer, Refusal, Status, StoreStatus};
 use weft_overlay::records::{BlockState, Encryption, Host, Network};
 use weft_overlay::{HostId, NetworkId, Snapshot};
 
@@ -18,7 +18,8 @@ const LISTED: usize = 100;
 pub(crate) fn status(agent: &Agent) -> Status {
     agent.change(|inner| {
         let own = inner.membership.as_ref().map(|membership| membership.host);
-        let others = || inner.snapshot.hosts().filter(|host| Some(host.id) != own && host.superseded_by.is_none());
+        let others =
+            || inner.snapshot.hosts().filter(|host| Some(host.id) != own && host.superseded_by.is_none());
         let alive = others().filter(|host| inner.snapshot.alive(host.id).is_some()).count();
         let suspect = others().count() - alive;
         let (state, why) = inner.state();
@@ -51,7 +52,8 @@ pub(crate) fn peers(agent: &Agent) -> Vec<Peer> {
 
 /// Returns a network's blocks on all hosts.
 pub(crate) fn blocks(agent: &Agent, name: &str) -> Result<Vec<BlockUsage>, Refusal> {
-    let missing = || Refusal::new(Kind::NotFound, format!("the cluster has no network {name}")).hint("weft network ls");
+    let missing =
+        || Refusal::new(Kind::NotFound, format!("the cluster has no network {name}")).hint("weft network ls");
     let parsed = name.parse().map_err(|_| missing())?;
     agent.change(|inner| {
         let network = inner.snapshot.network_named(&parsed).ok_or_else(missing)?.clone();
@@ -88,9 +90,9 @@ fn peer(snapshot: &Snapshot, host: &Host, own: Option<HostId>) -> Peer {
 
 /// Returns the blocks that a host gives addresses out of, and the single addresses it borrowed.
 pub(crate) fn own_blocks(snapshot: &Snapshot, network: NetworkId, host: HostId) -> Vec<IpNetwork> {
-    let blocks = snapshot.blocks().filter(|block| {
-        block.network == network && block.host == host && block.state == BlockState::Active
-    });
+    let blocks = snapshot
+        .blocks()
+        .filter(|block| block.network == network && block.host == host && block.state == BlockState::Active);
     let borrows = snapshot.borrows().filter(|borrow| borrow.network == network && borrow.host == host);
     blocks.map(|block| block.cidr).chain(borrows.map(|borrow| borrow.address.into())).collect()
 }
@@ -114,7 +116,10 @@ impl Inner {
     /// Returns what is wrong, if something is.
     pub(crate) fn why_degraded(&self) -> Option<String> {
         if !self.hearing.connected && self.hearing.ever {
-            return Some(format!("the store does not answer: {}", self.hearing.error.as_deref().unwrap_or("no reason")));
+            return Some(format!(
+                "the store does not answer: {}",
+                self.hearing.error.as_deref().unwrap_or("no reason")
+            ));
         }
         self.alarms().into_iter().next()
     }
@@ -122,7 +127,8 @@ impl Inner {
     /// Returns what somebody should look at.
     pub(crate) fn alarms(&self) -> Vec<String> {
         let held = self.snapshot.held().count();
-        let alarm = self.hearing.alarm.as_ref().map(|why| format!("{why}: {held} records are kept against it"));
+        let alarm =
+            self.hearing.alarm.as_ref().map(|why| format!("{why}: {held} records are kept against it"));
         let refused = self.all_refused().filter_map(|(id, why)| {
             let network = self.snapshot.network(id)?;
             Some(format!("network {} is not to be had on this host: {why}", network.name))
@@ -143,7 +149,11 @@ impl Inner {
 
     fn store_status(&self) -> StoreStatus {
         StoreStatus {
-            endpoints: self.membership.as_ref().map(|joined| joined.join.endpoints.clone()).unwrap_or_default(),
+            endpoints: self
+                .membership
+                .as_ref()
+                .map(|joined| joined.join.endpoints.clone())
+                .unwrap_or_default(),
             connected: self.hearing.connected,
             revision: self.snapshot.revision,
             silent: self.hearing.last.map(|last| last.elapsed().as_secs()),
@@ -179,7 +189,10 @@ impl Inner {
         let name_of = |id: HostId| snapshot.host(id).map(|host| host.name.clone()).unwrap_or_default();
         // What other hosts tell is how many addresses they use of all their blocks together.
         let told = |host: HostId, count: usize| {
-            snapshot.alive(host).filter(|_| count == 1).map(|alive| alive.used.get(&network.id).copied().unwrap_or(0))
+            snapshot
+                .alive(host)
+                .filter(|_| count == 1)
+                .map(|alive| alive.used.get(&network.id).copied().unwrap_or(0))
         };
         let of_network: Vec<_> = snapshot.blocks().filter(|block| block.network == network.id).collect();
         let blocks = of_network.iter().map(|block| {
@@ -203,14 +216,15 @@ impl Inner {
                 size: usage::size(block.cidr),
             }
         });
-        let borrows = snapshot.borrows().filter(|borrow| borrow.network == network.id).map(|borrow| BlockUsage {
-            block: borrow.address.into(),
-            state: "borrowed".into(),
-            host: borrow.host.to_string(),
-            host_name: name_of(borrow.host),
-            used: (Some(borrow.host) == own).then(|| usage::within(&leases, &[borrow.address.into()])),
-            size: 1,
-        });
+        let borrows =
+            snapshot.borrows().filter(|borrow| borrow.network == network.id).map(|borrow| BlockUsage {
+                block: borrow.address.into(),
+                state: "borrowed".into(),
+                host: borrow.host.to_string(),
+                host_name: name_of(borrow.host),
+                used: (Some(borrow.host) == own).then(|| usage::within(&leases, &[borrow.address.into()])),
+                size: 1,
+            });
         blocks.chain(borrows).collect()
     }
 }

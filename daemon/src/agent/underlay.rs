@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn addresses_others_cannot_reach_are_passed_over() {
-        let all = ["169.254.1.1", "fe80::1", "192.0.2.1", "192.0.2.9", "2001:db8::1"].map(|text| text.parse().unwrap());
+        let all = ["169.254.1.1", "fe80::1", "192.0.2.1", "192.0.2.9", "2001:db8::1"]
+            .map(|text| text.parse().unwrap());
         let underlay = chosen(&all);
         assert_eq!(underlay.v4, Some([192, 0, 2, 1].into()));
         assert_eq!(underlay.v6, Some("2001:db8::1".parse().unwrap()));
@@ -136,7 +137,8 @@ mod tests {
 
     #[test]
     fn endpoints_are_read_as_far_as_they_go() {
-        let endpoints = ["https://192.0.2.250:2379", "http://[2001:db8::1]:2379/", "nonsense"].map(String::from);
+        let endpoints =
+            ["https://192.0.2.250:2379", "http://[2001:db8::1]:2379/", "nonsense"].map(String::from);
         let addresses = addresses_of(&endpoints);
         assert_eq!(addresses, ["192.0.2.250:2379", "[2001:db8::1]:2379"].map(|text| text.parse().unwrap()));
     }

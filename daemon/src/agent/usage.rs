@@ -96,7 +96,8 @@ mod tests {
         assert!(usage.of(&blue).is_empty());
         let leases = root.cni_networks_dir().join("blue");
         let lease = |name: &str| {
-            weft_state::atomic::write(&leases.join(name), b"x", weft_state::atomic::Durability::Boot, 0o600).unwrap();
+            weft_state::atomic::write(&leases.join(name), b"x", weft_state::atomic::Durability::Boot, 0o600)
+                .unwrap();
         };
         lease("10.1.0.2");
         lease("last_reserved_ip.0");

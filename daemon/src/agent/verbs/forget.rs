@@ -38,7 +38,9 @@ fn meant(agent: &Agent, reference: &str) -> Result<Host, Refusal> {
     let found: Vec<&Host> = hosts.iter().filter(is_meant).filter(|_| !reference.is_empty()).collect();
     match &found[..] {
         [host] => Ok((*host).clone()),
-        [] => Err(Refusal::new(Kind::NotFound, format!("no such host: {reference}")).hint("weft overlay peers")),
+        [] => {
+            Err(Refusal::new(Kind::NotFound, format!("no such host: {reference}")).hint("weft overlay peers"))
+        }
         several => {
             let ids: Vec<String> = several.iter().map(|host| host.id.short()).collect();
             let why = format!("{reference} is ambiguous: {}", ids.join(", "));

@@ -36,7 +36,8 @@ const POOL: &str = "10.96.0.0/12";
 /// Makes this host one of a cluster.
 pub(crate) async fn join(agent: &Rc<Agent>, join: Join, reply: &Reply) -> Result<Status, Refusal> {
     if let Some(membership) = agent.with(|inner| inner.membership.clone()) {
-        let why = format!("this host is one of cluster {} already, as {}", membership.cluster, membership.name);
+        let why =
+            format!("this host is one of cluster {} already, as {}", membership.cluster, membership.name);
         return Err(Refusal::new(Kind::Conflict, why).hint("weft overlay leave"));
     }
     let place = underlay::find(&join)?;
@@ -150,7 +151,8 @@ async fn say_again(agent: &Rc<Agent>, membership: &Membership, store: &SharedSto
         match claims.reassert(membership.host, &snapshot).await {
             Ok(done) if done.lost.is_empty() => {}
             Ok(done) => {
-                let lost: Vec<String> = done.lost.iter().map(|(key, host)| format!("{key} to {}", host.short())).collect();
+                let lost: Vec<String> =
+                    done.lost.iter().map(|(key, host)| format!("{key} to {}", host.short())).collect();
                 why = Some(format!("another host has what this one had: {}", lost.join(", ")));
             }
             Err(error) => why = Some(error.to_string()),
@@ -187,7 +189,8 @@ fn store(join: &Join) -> Result<SharedStore, StoreError> {
 }
 
 fn request(host: HostId, join: &Join, place: &Place, cluster: Cluster) -> JoinRequest {
-    let hostname = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
+    let hostname =
+        || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
     JoinRequest {
         id: host,
         name: join.name.clone().or_else(hostname).unwrap_or_else(|| host.short()),

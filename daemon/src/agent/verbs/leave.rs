@@ -7,15 +7,19 @@ use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Leave, Refusal};
 
 use crate::agent::agent::Agent;
-use crate::agent::{claim, mesh};
 use crate::agent::socket::Reply;
+use crate::agent::{claim, mesh};
 
 /// Makes this host leave its cluster: others are told, and what the kernel has goes with the next round.
 pub(crate) async fn leave(agent: &Rc<Agent>, leave: &Leave, reply: &Reply) -> Result<Value, Refusal> {
     let failed = |error: anyhow::Error| Refusal::new(Kind::Failed, format!("{error:#}"));
     let Some(membership) = agent.with(|inner| inner.membership.clone()) else {
         let why = Refusal::new(Kind::NotFound, "this host is of no cluster");
-        return if leave.force { agent.file.remove().map(|()| Value::Null).map_err(failed) } else { Err(why) };
+        return if leave.force {
+            agent.file.remove().map(|()| Value::Null).map_err(failed)
+        } else {
+            Err(why)
+        };
     };
     if !leave.force {
         in_use(agent)?;
@@ -23,9 +27,14 @@ pub(crate) async fn leave(agent: &Rc<Agent>, leave: &Leave, reply: &Reply) -> Re
     reply.progress(format!("leaving cluster {}", membership.cluster));
     if let Err(refusal) = claim::leave(agent).await {
         if !leave.force {
-            return Err(refusal.hint("weft overlay leave -f leaves without telling; then, on another host, weft overlay forget"));
+            return Err(refusal.hint(
+                "weft overlay leave -f leaves without telling; then, on another host, weft overlay forget",
+            ));
         }
-        reply.progress(format!("{refusal}; other hosts do not know: weft overlay forget {} there", membership.host));
+        reply.progress(format!(
+            "{refusal}; other hosts do not know: weft overlay forget {} there",
+            membership.host
+        ));
     }
     let dismantled = mesh::dismantle(agent).await;
     agent.file.remove().map_err(failed)?;

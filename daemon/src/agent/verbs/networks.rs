@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use serde_json::Value;
-use weft_manager::{Kind, pools};
 use weft_manager::overlay::protocol::{Made, NewNetwork, Refusal};
+use weft_manager::{Kind, pools};
 use weft_model::{Mtu, NetworkName};
 use weft_overlay::records::{Egress, Encryption, Network, Pool};
 use weft_overlay::{HostId, NetworkId, Snapshot, Vni};
@@ -22,10 +22,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// Creates a network on all hosts. When this returns, this host has it.
 pub(crate) async fn create(agent: &Rc<Agent>, new: NewNetwork, reply: &Reply) -> Result<Made, Refusal> {
-    let name: NetworkName = new
-        .name
-        .parse()
-        .map_err(|error| Refusal::new(Kind::Usage, format!("invalid network name {:?}: {error}", new.name)))?;
+    let name: NetworkName = new.name.parse().map_err(|error| {
+        Refusal::new(Kind::Usage, format!("invalid network name {:?}: {error}", new.name))
+    })?;
     let (membership, _) = agent.joined()?;
     let record = agent.with(|inner| described(&inner.snapshot, &new, name.clone()))?;
     reply.progress(format!("creating network {name} in cluster {}", membership.cluster));
@@ -51,8 +50,13 @@ pub(crate) async fn create(agent: &Rc<Agent>, new: NewNetwork, reply: &Reply) ->
 }
 
 /// Returns a network as it is asked for, with subnets of the cluster's pools where none are given.
-fn described(snapshot: &Snapshot, new: &NewNetwork, name: NetworkName) -> Result<claims::NewNetwork, Refusal> {
-    let cluster = snapshot.cluster().ok_or_else(|| Refusal::new(Kind::Failed, "the cluster is not known yet"))?;
+fn described(
+    snapshot: &Snapshot,
+    new: &NewNetwork,
+    name: NetworkName,
+) -> Result<claims::NewNetwork, Refusal> {
+    let cluster =
+        snapshot.cluster().ok_or_else(|| Refusal::new(Kind::Failed, "the cluster is not known yet"))?;
     let flag = |key: &str| switch(new, key);
     let mut subnets = new.subnets.clone();
     for (v4, wanted) in [(true, new.ipv4), (false, new.ipv6)] {
@@ -108,7 +112,8 @@ fn value(key: &str, given: &str, expected: &str) -> Refusal {
 }
 
 fn free(snapshot: &Snapshot, pools: &[Pool], avoid: &[IpNetwork], v4: bool) -> Result<IpNetwork, Refusal> {
-    let pools: Vec<pools::Pool> = pools.iter().map(|pool| pools::Pool { base: pool.base, size: pool.size }).collect();
+    let pools: Vec<pools::Pool> =
+        pools.iter().map(|pool| pools::Pool { base: pool.base, size: pool.size }).collect();
     let networks = snapshot.networks().flat_map(|network| network.subnets.iter().copied());
     let underlays = snapshot.hosts().flat_map(|host| host.underlay.addresses()).map(IpNetwork::from);
     let taken: pools::Taken = networks.chain(underlays).chain(avoid.iter().copied()).collect();
@@ -129,7 +134,8 @@ pub(crate) async fn remove(
     let (membership, _) = agent.joined()?;
     let network = find(agent, name)?;
     if let Some(record) = agent.manager.connected_to(&network.name).first() {
-        let why = format!("container {} is connected to network {name} on this host", record.endpoint.container);
+        let why =
+            format!("container {} is connected to network {name} on this host", record.endpoint.container);
         return Err(Refusal::new(Kind::Conflict, why).hint("weft ps"));
     }
     if !force {
@@ -157,7 +163,9 @@ fn unused(snapshot: &Snapshot, network: &Network, own: HostId) -> Result<(), Ref
             }
             None => {
                 let why = format!("host {host} is not heard of, and may have containers on network {name}");
-                let hint = format!("weft network rm -f {name}, or weft overlay forget {host} if it will not come back");
+                let hint = format!(
+                    "weft network rm -f {name}, or weft overlay forget {host} if it will not come back"
+                );
                 return Err(Refusal::new(Kind::Conflict, why).hint(hint));
             }
         }
@@ -185,7 +193,9 @@ pub(crate) async fn borrow(
     let made = || {
         let local = agent.with(|inner| inner.made.get(&network.id).map(|made| made.local.borrowed.clone()));
         let listed = |address: &IpAddr| local.as_ref().is_some_and(|local| local.contains(address));
-        let all = addresses.iter().all(|address| has(address) && (listed(address) || in_block(agent, network.id, *address)));
+        let all = addresses
+            .iter()
+            .all(|address| has(address) && (listed(address) || in_block(agent, network.id, *address)));
         (all && path.exists()).then_some(())
     };
     agent.wait_for(&format!("addresses of network {name}"), LIMIT, made).await?;
@@ -220,7 +230,8 @@ pub(crate) async fn need_block(agent: &Rc<Agent>, name: &str) -> Result<Value, R
 }
 
 fn find(agent: &Agent, name: &str) -> Result<Network, Refusal> {
-    let missing = || Refusal::new(Kind::NotFound, format!("the cluster has no network {name}")).hint("weft network ls");
+    let missing =
+        || Refusal::new(Kind::NotFound, format!("the cluster has no network {name}")).hint("weft network ls");
     let parsed: NetworkName = name.parse().map_err(|_| missing())?;
     agent.with(|inner| inner.snapshot.network_named(&parsed).cloned()).ok_or_else(missing)
 }
