@@ -240,7 +240,7 @@ pub fn change(index: u32, change: &Change) -> Request {
     changed(Builder::new().index(index), change)
 }
 
-/// Gives a link an alias, which the kernel takes no notice of when the link is created.
+/// Gives a link an alias, which the kernel takes no notice of when the link is created; an empty one is none.
 pub fn set_alias(index: u32, alias: &str) -> Request {
     let message =
         Builder::new().index(index).append_extra_attribute(LinkAttribute::IfAlias(alias.into())).build();
@@ -291,13 +291,6 @@ pub fn move_to(index: u32, netns: BorrowedFd<'_>, name: &IfName, alias: &str) ->
         .setns_by_fd(netns.as_raw_fd())
         .append_extra_attribute(LinkAttribute::IfAlias(alias.into()))
         .build();
-    Request::new(RouteNetlinkMessage::SetLink(message), 0)
-}
-
-/// Gives a link an alias; an empty one is none.
-pub fn set_alias(index: u32, alias: &str) -> Request {
-    let attribute = LinkAttribute::IfAlias(alias.into());
-    let message = Builder::new().index(index).append_extra_attribute(attribute).build();
     Request::new(RouteNetlinkMessage::SetLink(message), 0)
 }
 
