@@ -2,7 +2,7 @@
 //!
 //! Whole processes, started as a runtime starts them, each side on a host of its own (network and
 //! mount namespaces), one after the other. `--quick` prints a rough picture, `--traffic` only what passes
-//! through a published port; without either docs/performance.md is written.
+//! through a published port, `--hosts` how five hundred hosts come to know each other; without either docs/performance.md is written.
 #![expect(clippy::print_stdout, reason = "a tool for people: its stdout is a screen, not a protocol")]
 
 mod bare;
@@ -15,6 +15,7 @@ mod process;
 mod published;
 mod report;
 mod rounds;
+mod storm;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -42,7 +43,11 @@ fn run() -> Result<()> {
             print!("{}", published::traffic_alone(&rounds::Size::TRAFFIC)?);
             return Ok(());
         }
-        _ => bail!("takes --quick, --traffic or nothing"),
+        [word] if word == "--hosts" => {
+            print!("{}", storm::measure()?);
+            return Ok(());
+        }
+        _ => bail!("takes --quick, --traffic, --hosts or nothing"),
     };
     let size = if quick { rounds::Size::QUICK } else { rounds::Size::FULL };
     let figures = rounds::measure(&size)?;
