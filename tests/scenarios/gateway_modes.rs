@@ -160,6 +160,30 @@ fn packets_leave_with_the_address_that_was_named() {
 }
 
 #[test]
+fn packets_leave_with_no_address_of_another_host_unless_that_is_allowed() {
+    let lab = Lab::new();
+    lab.uplink();
+    lab.container("red");
+    let before = lab.snapshot();
+    let create = ["network", "create", "--subnet", "10.90.0.0/24", "-o", "host_ipv4=192.0.2.99"];
+    lab.weft(create.into_iter().chain(["blue"])).expect_ok();
+    lab.weft(["network", "connect", "blue", "red"])
+        .expect_failure(4, &["192.0.2.99", "is not an address of this host", "allow_foreign_host_ip"]);
+    assert!(!lab.ruleset().contains("192.0.2.99"), "{}", lab.ruleset());
+    // It is the host's by now.
+    lab.ip("address add 192.0.2.99/24 dev uplink0");
+    lab.weft(["network", "connect", "blue", "red"]).expect_ok();
+    assert!(lab.ruleset().contains("192.0.2.99"), "{}", lab.ruleset());
+    lab.weft(["network", "rm", "-f", "blue"]).expect_ok();
+    lab.ip("address del 192.0.2.99/24 dev uplink0");
+    lab.assert_restored(&before);
+
+    lab.weft(create.into_iter().chain(["-o", "allow_foreign_host_ip=true", "blue"])).expect_ok();
+    lab.weft(["network", "connect", "blue", "red"]).expect_ok();
+    assert!(lab.ruleset().contains("192.0.2.99"), "{}", lab.ruleset());
+}
+
+#[test]
 fn packets_keep_their_address_where_nothing_is_masqueraded() {
     let lab = Lab::new();
     let outside = routed_to(&lab);

@@ -64,12 +64,17 @@ pub fn reload(root: &Root) -> Result<(), FirewallError> {
     attempt(rebuild(&mut firewall, &claims));
     attempt(write_iptables(&claims));
     attempt(localnet::restore_iptables(&Claims(&claims)));
-    for owner in books.owners() {
-        attempt(match Backend::named(&owner.backend) {
-            Backend::Weft => Ok(()),
-            Backend::Iptables => iptables::publish::ensure(&claims, &owner).map(drop),
-            Backend::UpstreamNftables => upstream_ports::ensure(&claims, None, &owner).map(drop),
-        });
+    let owners = books.owners();
+    let by = |backend| owners.iter().filter(move |owner| Backend::named(&owner.backend) == backend);
+    let by_iptables: Vec<&Owner> = by(Backend::Iptables).collect();
+    if iptables::publish::ensure_all(&claims, &by_iptables).is_err() {
+        // One attachment's rules may be refused, for conditions that the program does not know: the others get theirs.
+        for owner in by_iptables {
+            attempt(iptables::publish::ensure(&claims, owner).map(drop));
+        }
+    }
+    for owner in by(Backend::UpstreamNftables) {
+        attempt(upstream_ports::ensure(&claims, None, owner).map(drop));
     }
     attempt(admission::restore(&claims));
     attempt(foreign::restore(&mut firewall, &claims));

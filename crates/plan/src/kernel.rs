@@ -1,6 +1,7 @@
 //! The kernel, seen from the host and from one container.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
@@ -192,6 +193,16 @@ impl Kernel {
     /// When the kernel refuses to answer.
     pub fn mtu_of(&mut self, place: Place, name: &IfName) -> Result<Option<u32>, Cause> {
         Ok(self.look(place, name)?.map(|link| link.mtu))
+    }
+
+    /// Returns whether packets to an address are the host's own.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn is_own_address(&mut self, address: IpAddr) -> Result<bool, Cause> {
+        let path = route::get(self.socket(Place::Host)?, address)?;
+        Ok(path.is_some_and(|path| path.local))
     }
 
     /// Returns the MTU of the link that the host's default route leaves by: IPv4's, else IPv6's.

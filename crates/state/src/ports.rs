@@ -281,7 +281,7 @@ impl Books {
     }
 
     fn claims(&self) -> Claims {
-        Claims(self.dir.join("claims"))
+        Claims::at(self.dir.join("claims"))
     }
 
     fn lock(&self) -> Result<FileLock, StateError> {

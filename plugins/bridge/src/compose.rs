@@ -65,6 +65,9 @@ pub(crate) fn compose(request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
     flag("macspoofchk", options.flag("spoof-check", false)?);
     if !sources.is_empty() {
         conf.insert("ipMasqSource".into(), json!(sources));
+        if options.flag("allow_foreign_host_ip", false)? {
+            conf.insert("allowForeignHostIP".into(), json!(true));
+        }
     }
     // The key is what keeps out whoever has a route. Nobody has one to an internal network, but its own containers
     // have one to each other.

@@ -34,6 +34,8 @@ pub struct Conf {
     isolate: bool,
     internal: bool,
     gateway_mode: Option<Gateways>,
+    #[serde(rename = "allowForeignHostIP")]
+    allow_foreign_host_ip: bool,
 }
 
 /// One entry of `vlanTrunk`: a range, a single id, or both.
@@ -63,6 +65,8 @@ pub struct Settings {
     /// Which addresses of the host they get, at most one for each family; others get those of the interface
     /// they leave by.
     pub sources: Vec<IpAddr>,
+    /// Whether these may be addresses that the host does not have (yet).
+    pub foreign_sources: bool,
     /// How the host lets connections in, for each family.
     pub gateways: Gateways,
     /// Who sees to it that nothing else gets in; absent means that whoever has a route gets in.
@@ -238,6 +242,7 @@ impl Conf {
             force_address: self.force_address,
             masquerade,
             sources: forgive(dismantles, self.sources(), Vec::new())?,
+            foreign_sources: self.allow_foreign_host_ip,
             gateways: self.gateway_mode.unwrap_or_default(),
             guard: fence.filter(|_| guarded),
             isolation: fence

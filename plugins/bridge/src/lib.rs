@@ -4,8 +4,10 @@ mod compose;
 mod conf;
 mod plan;
 
+use std::net::IpAddr;
+
 use serde_json::Value;
-use weft_cni::{Failure, Finding, Version};
+use weft_cni::{Code, Failure, Finding, Version};
 use weft_model::Endpoint;
 use weft_plan::{Kernel, Plan};
 use weft_plugin::{
@@ -36,6 +38,20 @@ static ABOUT: About = About {
     }),
 };
 
+/// Refuses an address that packets could leave with and no answer would come back to.
+fn refuse_foreign(source: IpAddr, kernel: &mut Kernel) -> Result<(), Failure> {
+    match kernel.is_own_address(source) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let why = format!("ipMasqSource {source} is not an address of this host");
+            let how = "weft network create -o allow_foreign_host_ip, or \"allowForeignHostIP\": true";
+            let hint = format!("name an address of this host, or allow others for the network: {how}");
+            Err(Failure::new(Code::UNFIT, why).with_hint(Some(hint)))
+        }
+        Err(cause) => Err(Failure::new(Code::Internal, format!("cannot find out about {source}: {cause}"))),
+    }
+}
+
 impl Driver for Bridge {
     type Settings = Settings;
 
@@ -51,7 +67,10 @@ impl Driver for Bridge {
         // Links of one bridge that differ in MTU lose each other's long packets without a word.
         let of_ours = |kernel: &mut Kernel| kernel.mtu_of_ours(&settings.bridge);
         settings.mtu = settings.mtu.or_else(|| of_ours(kernel)).or_else(|| kernel.uplink_mtu());
-        Ok(())
+        if settings.foreign_sources {
+            return Ok(());
+        }
+        settings.sources.iter().try_for_each(|source| refuse_foreign(*source, kernel))
     }
 
     fn links(&self, settings: &Settings, endpoint: &Endpoint) -> Plan {

@@ -45,22 +45,42 @@ pub(crate) const ROUTED: &str = "WEFT-ROUTED";
 
 /// Brings an attachment from whatever it had to exactly what the books say.
 pub(crate) fn ensure(claims: &Path, owner: &Owner) -> Result<Change, FirewallError> {
+    ensure_all(claims, &[owner])
+}
+
+/// Brings attachments to what the books say of them, in one transaction for each table of each family.
+pub(crate) fn ensure_all(claims: &Path, owners: &[&Owner]) -> Result<Change, FirewallError> {
+    if owners.is_empty() {
+        return Ok(Change::AlreadyThere);
+    }
     let _writer = Writer::alone(claims)?;
     let keeps = keeps_localhost(claims)?;
     let mut change = Change::AlreadyThere;
     for tool in Tool::BOTH {
-        let family = Family::of(owner, tool);
         // A program that is not there has no rules to be taken back.
-        if family.is_empty() && !tool.is_ready() {
+        if !tool.is_ready() && owners.iter().all(|owner| Family::of(owner, tool).is_empty()) {
             continue;
         }
-        let scripts = scripts(&tool.saved_all()?, owner, &family, keeps);
+        let scripts = scripts_of_all(tool.saved_all()?, owners, tool, keeps);
         if !scripts.is_empty() {
             change = Change::Made;
             tool.restore_all(&scripts.as_tables())?;
         }
     }
     Ok(change)
+}
+
+/// Returns the lines for several attachments, each after those before it have been written.
+fn scripts_of_all(mut saved: Saved, owners: &[&Owner], tool: Tool, keeps: bool) -> Scripts {
+    let mut all = Scripts::default();
+    for owner in owners {
+        let of_one = scripts(&saved, owner, &Family::of(owner, tool), keeps);
+        of_one.all().for_each(|(table, line)| saved.write(table, line));
+        all.nat.extend(of_one.nat);
+        all.filter.extend(of_one.filter);
+        all.raw.extend(of_one.raw);
+    }
+    all
 }
 
 /// Takes back everything of an attachment: what we wrote, or what upstream's plugin did.

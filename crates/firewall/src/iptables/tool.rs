@@ -76,6 +76,11 @@ impl Saved {
         self.tables.get(table.name()).unwrap_or(&self.none)
     }
 
+    /// Makes of what was saved what it is once `iptables-restore --noflush` has read this line of ours.
+    pub(crate) fn write(&mut self, table: Table, line: &str) {
+        self.tables.entry(table.name().to_owned()).or_default().write(line);
+    }
+
     pub(crate) fn parse(text: &str) -> Self {
         let mut saved = Self::default();
         for part in text.split("\n*").map(|part| part.trim_start_matches('*')) {
@@ -124,6 +129,30 @@ impl Rules {
     /// Returns the names of all chains that start so.
     pub(crate) fn chains_from<'a>(&'a self, start: &'a str) -> impl Iterator<Item = &'a str> {
         self.chains.keys().map(String::as_str).filter(move |name| name.starts_with(start))
+    }
+
+    fn write(&mut self, line: &str) {
+        let mut words = line.splitn(3, ' ');
+        let (command, chain) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let rest = words.next().unwrap_or_default();
+        if let Some(chain) = command.strip_prefix(':') {
+            // Naming a chain empties it.
+            self.chains.insert(chain.to_owned(), Vec::new());
+            return;
+        }
+        let rules = self.chains.entry(chain.to_owned()).or_default();
+        match command {
+            "-A" => rules.push(line.to_owned()),
+            "-I" => rules.insert(0, format!("-A {chain} {}", rest.strip_prefix("1 ").unwrap_or(rest))),
+            "-D" => {
+                let gone = format!("-A {chain} {rest}");
+                let place = rules.iter().position(|rule| *rule == gone);
+                place.map(|place| rules.remove(place));
+            }
+            "-F" => rules.clear(),
+            "-X" => drop(self.chains.remove(chain)),
+            _ => {}
+        }
     }
 
     pub(crate) fn parse(text: &str) -> Self {
@@ -372,6 +401,24 @@ mod tests {
         assert_eq!(rules.policy("CNI-A"), None);
         assert_eq!(rules.chain("CNI-B"), None);
         assert_eq!(rules.chains_from("CNI-").collect::<Vec<_>>(), ["CNI-A"]);
+    }
+
+    #[test]
+    fn what_is_written_is_there_for_the_next() {
+        let mut saved = Saved::parse("*nat\n:CNI-A - [0:0]\n-A CNI-A -j RETURN\n-A CNI-A -j DROP\nCOMMIT\n");
+        for line in [":CNI-B - [0:0]", "-A CNI-B -j CNI-A", "-I CNI-B 1 -p tcp -j DROP", "-D CNI-A -j RETURN"] {
+            saved.write(Table::Nat, line);
+        }
+        saved.write(Table::Filter, "-A INPUT -j ACCEPT");
+        let nat = saved.table(Table::Nat);
+        assert_eq!(nat.chain("CNI-A").unwrap(), ["-A CNI-A -j DROP"]);
+        assert_eq!(nat.chain("CNI-B").unwrap(), ["-A CNI-B -p tcp -j DROP", "-A CNI-B -j CNI-A"]);
+        assert!(saved.table(Table::Filter).has("INPUT", "-A INPUT -j ACCEPT"));
+        for line in ["-F CNI-B", "-X CNI-B", ":CNI-A - [0:0]"] {
+            saved.write(Table::Nat, line);
+        }
+        let nat = saved.table(Table::Nat);
+        assert_eq!((nat.chain("CNI-A"), nat.chain("CNI-B")), (Some(&[][..]), None));
     }
 
     #[test]

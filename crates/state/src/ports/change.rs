@@ -10,7 +10,7 @@ use weft_model::Endpoint;
 use weft_model::port::{Protocol, Publication};
 
 use super::claims::Claims;
-use super::judge::{host_claim, refuse_twice};
+use super::judge::{host_claim, refuse_too_many, refuse_twice};
 use super::{Books, Choice, Chosen, Claim, DONE, GONE, INTENT, Owner, PortsError, read, remove_file};
 use crate::atomic::Durability;
 use crate::lock::FileLock;
@@ -169,6 +169,7 @@ impl Change {
         choices: &[Choice],
         is_free: &mut dyn FnMut(Protocol, IpAddr, u16) -> bool,
     ) -> Result<Claimed, PortsError> {
+        refuse_too_many(choices)?;
         let books = self.books.clone();
         let _lock = books.lock()?;
         let claims = books.claims();

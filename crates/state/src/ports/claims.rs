@@ -1,5 +1,7 @@
 //! One file for each thing that only one attachment can have.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -85,9 +87,25 @@ pub(super) struct Found {
 }
 
 /// The directory of claims.
-pub(super) struct Claims(pub(super) PathBuf);
+pub(super) struct Claims {
+    dir: PathBuf,
+    /// What was listed and has not been changed since. Whoever asks for thousands of ports looks at the same few
+    /// directories for each, and everybody else waits meanwhile.
+    listed: RefCell<Listed>,
+}
+
+#[derive(Default)]
+struct Listed {
+    addresses: HashMap<String, Vec<IpAddr>>,
+    ranges: HashMap<PathBuf, Vec<PortRange>>,
+}
 
 impl Claims {
+    /// Returns the claims in a directory, for as long as the lock of the books is held or nothing is changed.
+    pub(super) fn at(dir: PathBuf) -> Self {
+        Self { dir, listed: RefCell::default() }
+    }
+
     /// Returns the claims that cannot stand beside this one, whoever made them.
     pub(super) fn colliding(&self, claim: &Claim) -> Result<Vec<Found>, StateError> {
         let mut found = Vec::new();
@@ -96,11 +114,9 @@ impl Claims {
             return Ok(found);
         };
         for address in self.relevant(claim)? {
-            let dir = self.0.join(claim.kind()).join(address.to_string());
-            for range in listed::<PortRange>(&dir.join(RANGES))? {
-                if range.overlaps(ports) {
-                    found.extend(self.found(claim.moved(address, range))?);
-                }
+            let dir = self.dir.join(claim.kind()).join(address.to_string());
+            for range in self.ranges(&dir)?.into_iter().filter(|range| range.overlaps(ports)) {
+                found.extend(self.found(claim.moved(address, range))?);
             }
             for port in single_ports(&dir, ports)? {
                 found.extend(self.found(claim.moved(address, port))?);
@@ -111,11 +127,12 @@ impl Claims {
 
     /// Makes a claim, which nobody must have.
     pub(super) fn make(&self, claim: &Claim, owner: &Endpoint) -> Result<(), StateError> {
+        self.listed.take();
         let path = self.path(claim);
         let open = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let created = match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                atomic::create_dir(path.parent().unwrap_or(&self.0), 0o755)?;
+                atomic::create_dir(path.parent().unwrap_or(&self.dir), 0o755)?;
                 open()
             }
             outcome => outcome,
@@ -145,14 +162,14 @@ impl Claims {
             let kinds: [(String, Make); 2] =
                 [(protocol.to_string(), Claim::Host), (routed(protocol), Claim::Target)];
             for (kind, make) in kinds {
-                let dir = self.0.join(kind);
+                let dir = self.dir.join(kind);
                 for address in listed::<IpAddr>(&dir)? {
                     let ports = all_ports(&dir.join(address.to_string()))?;
                     claims.extend(ports.into_iter().map(|ports| make(protocol, address, ports)));
                 }
             }
         }
-        let addresses = listed(&self.0.join(ADDRESSES))?;
+        let addresses = listed(&self.dir.join(ADDRESSES))?;
         claims.extend(addresses.into_iter().map(Claim::Address));
         let mut found = Vec::new();
         for claim in claims {
@@ -163,12 +180,13 @@ impl Claims {
 
     /// Drops a claim, whoever made it, with the directories that it leaves empty.
     pub(super) fn drop(&self, claim: &Claim) -> Result<(), StateError> {
+        self.listed.take();
         let path = self.path(claim);
         match fs::remove_file(&path) {
             Err(error) if !is_absent(&error) => return Err(StateError::io("remove", &path)(error)),
             _ => {}
         }
-        for dir in path.ancestors().skip(1).take_while(|dir| *dir != self.0) {
+        for dir in path.ancestors().skip(1).take_while(|dir| *dir != self.dir) {
             // Another claim keeps the directory.
             if fs::remove_dir(dir).is_err() {
                 break;
@@ -195,15 +213,34 @@ impl Claims {
         match claim.addresses() {
             Some(addresses) => Ok(addresses),
             None => {
-                let mut addresses = listed::<IpAddr>(&self.0.join(claim.kind()))?;
+                let kind = claim.kind();
+                let known = self.listed.borrow().addresses.get(&kind).cloned();
+                let mut addresses = match known {
+                    Some(known) => known,
+                    None => {
+                        let addresses = listed::<IpAddr>(&self.dir.join(&kind))?;
+                        self.listed.borrow_mut().addresses.insert(kind, addresses.clone());
+                        addresses
+                    }
+                };
                 addresses.retain(|address| address.is_ipv4() == family.is_ipv4());
                 Ok(addresses)
             }
         }
     }
 
+    /// Returns the ranges that are claimed in an address's directory.
+    fn ranges(&self, dir: &Path) -> Result<Vec<PortRange>, StateError> {
+        if let Some(known) = self.listed.borrow().ranges.get(dir) {
+            return Ok(known.clone());
+        }
+        let ranges = listed::<PortRange>(&dir.join(RANGES))?;
+        self.listed.borrow_mut().ranges.insert(dir.into(), ranges.clone());
+        Ok(ranges)
+    }
+
     fn path(&self, claim: &Claim) -> PathBuf {
-        let path = self.0.join(claim.kind());
+        let path = self.dir.join(claim.kind());
         match claim.ports() {
             None => path.join(claim.address().to_string()),
             Some(ports) => {

@@ -1,9 +1,10 @@
 //! Who keeps a port, and which one is chosen.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use weft_model::Endpoint;
-use weft_model::port::{Protocol, Publication};
+use weft_model::port::{PortRange, Protocol, Publication};
 
 use super::claims::{Claims, Found};
 use super::{Change, Choice, Claim, Owner, PortsError, choice};
@@ -141,6 +142,25 @@ pub(super) struct Judged {
 
 pub(super) fn host_claim(one: &Publication) -> Claim {
     Claim::Host(one.protocol, one.host, one.host_ports)
+}
+
+/// Refuses more choices from the same ports than there are, before any of them is made.
+pub(super) fn refuse_too_many(choices: &[Choice]) -> Result<(), PortsError> {
+    let mut alike: HashMap<(Protocol, Option<PortRange>, Option<IpAddr>), usize> = HashMap::new();
+    for choice in choices {
+        let host = choice.bindings.first().map(|binding| binding.host);
+        *alike.entry((choice.protocol, choice.among, host)).or_default() += 1;
+    }
+    for ((protocol, among, host), count) in alike {
+        let (among, reserved) = among.map_or_else(choice::ephemeral_ports, |among| (among, Vec::new()));
+        let never = |port: &u16| reserved.iter().any(|range| range.contains(*port));
+        // Fewer may do as well; how many are free is seen one by one.
+        if count > usize::from(among.len()) || count > among.ports().filter(|port| !never(port)).count() {
+            let host = host.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+            return Err(PortsError::NoneFree { protocol, host, among });
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn refuse_twice(publications: &[Publication]) -> Result<(), PortsError> {

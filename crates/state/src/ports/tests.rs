@@ -347,6 +347,21 @@ fn the_first_free_port_of_a_range_is_chosen_and_kept() {
 }
 
 #[test]
+fn more_choices_than_ports_are_refused_at_once() {
+    let (_dir, books) = books();
+    let many = |count: u16, among: Option<&str>| {
+        let one = any_port(among, &["0.0.0.0"]);
+        (1..=count).map(|target_port| Choice { target_port, ..one.clone() }).collect::<Vec<_>>()
+    };
+    assert_eq!(choose(&books, "c1", &many(3, Some("8000-8002")), &[]).unwrap(), [8000, 8001, 8002]);
+    let error = choose(&books, "c2", &many(4, Some("9000-9002")), &[]).unwrap_err();
+    assert_eq!(error.to_string(), "no tcp port of 9000-9002 is free on 0.0.0.0");
+    let error = choose(&books, "c2", &many(u16::MAX, None), &[]).unwrap_err().to_string();
+    assert!(error.contains(" is free on 0.0.0.0"), "{error}");
+    assert!(!files(&books).iter().any(|file| file.contains("c2")), "{:?}", files(&books));
+}
+
+#[test]
 fn ephemeral_ports_go_round() {
     let (_dir, books) = books();
     let (among, reserved) = ephemeral_ports();

@@ -90,7 +90,7 @@ pub(crate) const OPTIONS: &[OptionAbout] = &[
         aliases: &[],
         value: "BOOL",
         default: "false",
-        help: "whether ports can be published on addresses that the host does not have (yet)",
+        help: "whether ports can be published on, and packets leave with, addresses that the host does not have (yet)",
     },
     OptionAbout {
         name: "hairpin",

@@ -235,3 +235,21 @@ fn protection_of_localhost_goes_with_the_last_attachment() {
     assert!(retirement(&others, &endpoint("test", LONG, "eth0"), false).raw.is_empty());
     assert!(retirement(&alone, &endpoint("test", "c9", "eth0"), false).raw.is_empty());
 }
+
+#[test]
+fn several_attachments_are_written_as_one_by_one() {
+    let mut second = owner(&["tcp 0.0.0.0:9090 -> 10.0.0.3:90 from 192.0.2.0/24"]);
+    second.endpoint = endpoint("test", "second", "eth0");
+    let first = owner(&["tcp 0.0.0.0:8080 -> 10.0.0.2:80 from 192.0.2.0/24"]);
+    let together = scripts_of_all(Saved::default(), &[&first, &second], Tool::V4, false);
+    let lines: Vec<String> = together.all().map(|(table, line)| format!("{table} {line}")).collect();
+    for shared in ["nat :CNI-HOSTPORT-DNAT - [0:0]", "filter :WEFT-INPUT - [0:0]"] {
+        assert_eq!(lines.iter().filter(|line| *line == shared).count(), 1, "{shared}: {lines:#?}");
+    }
+    let mut saved = Saved::default();
+    together.all().for_each(|(table, line)| saved.write(table, line));
+    for owner in [&first, &second] {
+        let again = scripts(&saved, owner, &Family::of(owner, Tool::V4), false);
+        assert!(again.is_empty(), "{again:?}");
+    }
+}
