@@ -137,6 +137,9 @@ pub enum Vlans {
 /// and tests search for.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfError {
+    /// Packets would leave with an address that no answer comes back to.
+    #[error("ipMasqSource {0} is not an address of this host")]
+    ForeignSource(IpAddr),
     /// The bridge's name is no interface name.
     #[error("bridge {0:?}: {1}")]
     Bridge(String, weft_model::IfNameError),

@@ -43,12 +43,11 @@ fn refuse_foreign(source: IpAddr, kernel: &mut Kernel) -> Result<(), Failure> {
     match kernel.is_own_address(source) {
         Ok(true) => Ok(()),
         Ok(false) => {
-            let why = format!("ipMasqSource {source} is not an address of this host");
             let how = "weft network create -o allow_foreign_host_ip, or \"allowForeignHostIP\": true";
             let hint = format!("name an address of this host, or allow others for the network: {how}");
-            Err(Failure::new(Code::UNFIT, why).with_hint(Some(hint)))
+            Err(Failure::new(Code::UNFIT, ConfError::ForeignSource(source)).with_hint(Some(hint)))
         }
-        Err(cause) => Err(Failure::new(Code::Internal, format!("cannot find out about {source}: {cause}"))),
+        Err(cause) => Err(Failure::new(Code::Internal, cause)),
     }
 }
 

@@ -406,7 +406,8 @@ mod tests {
     #[test]
     fn what_is_written_is_there_for_the_next() {
         let mut saved = Saved::parse("*nat\n:CNI-A - [0:0]\n-A CNI-A -j RETURN\n-A CNI-A -j DROP\nCOMMIT\n");
-        for line in [":CNI-B - [0:0]", "-A CNI-B -j CNI-A", "-I CNI-B 1 -p tcp -j DROP", "-D CNI-A -j RETURN"] {
+        for line in [":CNI-B - [0:0]", "-A CNI-B -j CNI-A", "-I CNI-B 1 -p tcp -j DROP", "-D CNI-A -j RETURN"]
+        {
             saved.write(Table::Nat, line);
         }
         saved.write(Table::Filter, "-A INPUT -j ACCEPT");

@@ -208,7 +208,7 @@ mod tests {
             books.set_out(container, &[asked("0.0.0.0")]).unwrap();
         }
         assert!(books.damaged_moving().is_empty());
-        std::fs::write(books.moving_file(&red), "{\"schema\": 1, \"boot").unwrap();
+        atomic::write(&books.moving_file(&red), b"{\"schema\": 1, \"boot", Durability::Boot, 0o600).unwrap();
         let damaged = books.damaged_moving();
         assert_eq!(damaged.iter().map(|(container, _)| container).collect::<Vec<_>>(), [&red]);
         assert!(damaged[0].1.to_string().contains("red.json"), "{}", damaged[0].1);
