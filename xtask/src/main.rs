@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod demo;
 mod docs;
+mod kernel;
 mod new_driver;
 mod peers;
 mod setup;
@@ -19,6 +20,8 @@ const HELP: &str = "\
 cargo xtask demo                  one network, two namespaces, one ping: what weft does, in ten seconds
 cargo xtask test [FILTER]...      every test, after installing and staging what they need
 cargo xtask test --unit           the tests of the libraries alone: no root, nothing staged
+cargo xtask test --kernel debian [FILTER]...
+                                  tests of kernel features that few machines have, under Debian's stock kernel in a virtual machine
 cargo xtask check                 what a change must pass besides its tests: fmt, clippy, spelling, licences, shell, links, house rules
 
 cargo xtask bench [--quick]       measures against Debian's CNI plugins, docker and netavark; writes docs/performance.md (--quick, --traffic: prints only)

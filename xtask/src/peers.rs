@@ -40,6 +40,14 @@ pub(crate) fn ensure() {
     }
 }
 
+/// Returns a busybox that needs no libraries.
+pub(crate) fn busybox() -> Result<PathBuf> {
+    ensure();
+    let places =
+        [folder().join("bin/busybox"), PathBuf::from("/usr/bin/busybox"), PathBuf::from("/bin/busybox")];
+    places.into_iter().find(|path| path.is_file()).context("busybox-static is neither installed nor unpacked")
+}
+
 fn folder() -> PathBuf {
     top().join("target/peers")
 }

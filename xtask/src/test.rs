@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::shell::{cargo, is_root, output, program, top, write};
-use crate::{peers, setup, stage};
+use crate::{kernel, peers, setup, stage};
 
 /// What the tests call the variable that names the file of notices (`weft_testkit::SKIPS`).
 const SKIPS: &str = "WEFT_SKIPS";
@@ -26,6 +26,11 @@ struct Count {
 
 /// Runs the tests; words that are no option of ours go to the runner as filters.
 pub(crate) fn run(words: &[String]) -> Result<()> {
+    if let Some(at) = words.iter().position(|word| word == "--kernel") {
+        let name = words.get(at + 1).context("test: --kernel needs a name: debian")?;
+        let filters = words.iter().enumerate().filter(|(place, _)| *place != at && *place != at + 1);
+        return under(name, &filters.map(|(_, word)| word).collect::<Vec<_>>());
+    }
     let unit = words.iter().any(|word| word == "--unit");
     let filters: Vec<&String> = words.iter().filter(|word| *word != "--unit").collect();
     if !unit {
@@ -43,6 +48,17 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     write(&notices, "")?;
     let (text, good) = follow(command.env(SKIPS, &notices), nextest)?;
     close(&text, good, &notices)
+}
+
+/// Runs tests under another kernel.
+fn under(name: &str, filters: &[&String]) -> Result<()> {
+    setup::run()?;
+    let mut guest = kernel::prepare(name, filters)?;
+    let notices = guest.shared.join("skips");
+    write(&notices, "")?;
+    let (text, good) = follow(&mut guest.command, false)?;
+    let ended = std::fs::read_to_string(guest.shared.join("rc")).unwrap_or_default();
+    close(&text, good && ended.trim() == "0", &notices)
 }
 
 fn runner(nextest: bool, unit: bool, filters: Vec<&String>) -> Result<Command> {
