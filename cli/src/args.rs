@@ -270,6 +270,12 @@ pub(crate) struct Doctor {
     /// Mend what can be mended without a decision, and say what is left
     #[arg(long)]
     pub(crate) fix: bool,
+    /// Look at a node instead whose runtimes call weft's plugins in this folder (docs/drop-in.md)
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = "/opt/cni/bin", conflicts_with = "fix")]
+    pub(crate) drop_in: Option<PathBuf>,
+    /// Where these runtimes have their networks
+    #[arg(long, value_name = "FOLDER", default_value = "/etc/cni/net.d", requires = "drop_in")]
+    pub(crate) networks: PathBuf,
     /// `table`, `json`, a template such as '{{.Mend}}', or `table` and a template
     #[arg(long)]
     pub(crate) format: Option<String>,

@@ -15,7 +15,11 @@ const LIST: Form<'_> = Form {
 
 /// Carries the command out. It fails if something is out of step.
 pub(crate) fn run(manager: &Manager, args: &Doctor, report: &mut Report) {
-    let Some(found) = report.take(manager.doctor(args.fix)) else { return };
+    let found = match &args.drop_in {
+        Some(plugins) => manager.examine_node(plugins, &args.networks),
+        None => manager.doctor(args.fix),
+    };
+    let Some(found) = report.take(found) else { return };
     if found.is_empty() {
         return;
     }

@@ -11,6 +11,7 @@ mod conflist;
 mod connect;
 mod delegates;
 mod doctor;
+mod drop_in;
 mod dummy_plugin;
 mod firewall_plugin;
 mod gateway_modes;

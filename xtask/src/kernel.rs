@@ -138,7 +138,6 @@ fn script(kernel: &Kernel, shared: &Path, binaries: &[PathBuf], words: &[String]
         r#"#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t tmpfs -o mode=755 tmpfs /run; mkdir -p /run/lock /run/netns
-mount -t tmpfs -o mode=1777 tmpfs /tmp
 mkdir -p /dev/pts /dev/shm; mount -t devpts devpts /dev/pts; mount -t tmpfs tmpfs /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 [ -e /lib/modules/{version}/modules.dep ] || {{ mkdir -p /lib/modules/{version}; mount --bind {modules} /lib/modules/{version}; }}
@@ -253,7 +252,7 @@ fn machine(
         _ => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
     };
     command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(archive);
-    command.args(["-append", &format!("console=ttyS0 quiet panic=-1 weft={what}")]);
+    command.args(["-append", &format!("console=ttyS0 quiet panic=-1 no_timer_check weft={what}")]);
     command.args(["-virtfs", &share(Path::new("/"), "host", ",readonly=on")]);
     command.args(["-virtfs", &share(shared, "shared", "")]);
     command.stdin(std::process::Stdio::null());

@@ -53,6 +53,8 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
 /// Runs tests under another kernel.
 fn under(name: &str, filters: &[&String]) -> Result<()> {
     setup::run()?;
+    peers::ensure();
+    stage::all()?;
     let mut guest = kernel::prepare(name, filters)?;
     let notices = guest.shared.join("skips");
     write(&notices, "")?;

@@ -22,6 +22,7 @@ mod ls;
 mod mend;
 pub mod namespace;
 pub mod network;
+mod node;
 pub mod order;
 pub mod overlay;
 mod plugins;
