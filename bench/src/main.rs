@@ -2,11 +2,13 @@
 //!
 //! Whole processes, started as a runtime starts them, each side on a host of its own (network and
 //! mount namespaces), one after the other. `--quick` prints a rough picture, `--traffic` only what passes
-//! through a published port, `--hosts` how five hundred hosts come to know each other; without either docs/performance.md is written.
+//! through a published port, `--plugins` only every plugin, `--hosts` how five hundred hosts come to know each other;
+//! without any docs/performance.md is written.
 #![expect(clippy::print_stdout, reason = "a tool for people: its stdout is a screen, not a protocol")]
 
 mod bare;
 mod docker;
+mod every;
 mod host;
 mod machine;
 mod netavark;
@@ -47,12 +49,18 @@ fn run() -> Result<()> {
             print!("{}", storm::measure()?);
             return Ok(());
         }
-        _ => bail!("takes --quick, --traffic, --hosts or nothing"),
+        [word] if word == "--plugins" => {
+            print!("{}", every::measure(rounds::Size::QUICK.containers)?);
+            return Ok(());
+        }
+        _ => bail!("takes --quick, --traffic, --plugins, --hosts or nothing"),
     };
     let size = if quick { rounds::Size::QUICK } else { rounds::Size::FULL };
     let figures = rounds::measure(&size)?;
     let published = published::measure(&size)?;
-    let page = report::page(&figures, &published, &size)?;
+    let mut page = report::page(&figures, &published, &size)?;
+    page.push_str("\n## Every plugin\n");
+    page.push_str(&every::measure(size.containers)?);
     print!("{page}");
     if !quick {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(PAGE);

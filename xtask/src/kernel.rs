@@ -170,6 +170,8 @@ options=trans=virtio,version=9p2000.L,msize=512000
 /bin/busybox mkdir -p /layer/upper /layer/work
 /bin/busybox mount -t overlay -o lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work overlay /root
 /bin/busybox mount -t 9p -o $options shared /root/SHARED
+# The kernel starts the program that loads modules where it was started itself: here.
+echo /bin/load > /proc/sys/kernel/modprobe
 for folder in proc sys dev; do /bin/busybox mount --move /$folder /root/$folder; done
 echo up > /root/SHARED/up
 case "$(/bin/busybox cat /root/proc/cmdline)" in
@@ -180,6 +182,9 @@ echo o > /root/proc/sysrq-trigger
 /bin/busybox sleep 10
 "#;
 
+/// What the kernel calls for a module that something asks for.
+const LOAD: &str = "#!/bin/busybox sh\nexec /bin/busybox chroot /root /sbin/modprobe \"$@\"\n";
+
 /// Writes the first file system: busybox, its script, and the modules that it needs.
 fn initramfs(kernel: &Kernel, shared: &Path, archive: &Path) -> Result<()> {
     let below = shared.to_string_lossy().trim_start_matches('/').to_string();
@@ -189,6 +194,7 @@ fn initramfs(kernel: &Kernel, shared: &Path, archive: &Path) -> Result<()> {
     }
     let busybox = std::fs::read(peers::busybox()?).context("cannot read busybox")?;
     cpio.add("bin/busybox", 0o100_755, &busybox);
+    cpio.add("bin/load", 0o100_755, LOAD.as_bytes());
     cpio.add("init", 0o100_755, INIT.replace("SHARED", &below).as_bytes());
     let table = kernel.modules.join("modules.dep");
     let table =

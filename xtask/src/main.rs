@@ -24,7 +24,7 @@ cargo xtask test --kernel debian [FILTER]...
                                   tests of kernel features that few machines have, under Debian's stock kernel in a virtual machine
 cargo xtask check                 what a change must pass besides its tests: fmt, clippy, spelling, licences, shell, links, house rules
 
-cargo xtask bench [--quick]       measures against Debian's CNI plugins, docker and netavark; writes docs/performance.md (--quick, --traffic: prints only)
+cargo xtask bench [--quick]       measures against Debian's CNI plugins, docker and netavark; writes docs/performance.md (--quick, --traffic, --plugins: prints only)
 cargo xtask docs                  rewrites the generated pages under docs/
 cargo xtask new-driver NAME       copies plugins/none to plugins/NAME
 cargo xtask setup                 installs or unpacks the programs that tests, demo and bench call, when one is missing

@@ -1,0 +1,246 @@
+//! Every plugin's ADD and DEL beside the reference's, and `host-local` with many addresses taken.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use weft_testkit::staged_folder;
+
+use crate::host::{Ground, Host, Side};
+use crate::process::Cost;
+use crate::report::ms;
+use crate::{machine, rounds};
+
+/// How many addresses are taken where many are.
+const TAKEN: u32 = 60_000;
+/// What the containers are behind that a chained plugin works on.
+const BASE: &str = "ptp";
+
+/// One plugin, as it is called.
+struct Case {
+    kind: &'static str,
+    /// Whether it works on what another plugin made.
+    chained: bool,
+    /// Its own keys.
+    conf: Value,
+    /// What the host gets for each container before, for `ip`; `#` stands for its number.
+    device: Option<&'static str>,
+}
+
+fn case(kind: &'static str, conf: Value) -> Case {
+    Case { kind, chained: false, conf, device: None }
+}
+
+fn chained(kind: &'static str, conf: Value) -> Case {
+    Case { chained: true, ..case(kind, conf) }
+}
+
+/// The plugins that both sides have, each in its most usual form. `dhcp` is not here: what it costs is
+/// a server's answer.
+fn cases(leases: &Path) -> Vec<Case> {
+    let ipam = || json!({"type": "host-local", "dataDir": leases, "ranges": [[{"subnet": "10.92.0.0/16"}]]});
+    let mapping = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]);
+    vec![
+        case("loopback", json!({})),
+        case("bridge", json!({"bridge": "bench1", "isGateway": true, "ipMasq": true, "ipam": ipam()})),
+        case("ptp", json!({"ipMasq": true, "ipam": ipam()})),
+        case("macvlan", json!({"master": "uplink0", "ipam": ipam()})),
+        case("ipvlan", json!({"master": "uplink0", "ipam": ipam()})),
+        case("vlan", json!({"master": "uplink0", "vlanId": 5, "ipam": ipam()})),
+        case("dummy", json!({"ipam": ipam()})),
+        case("tap", json!({"ipam": ipam()})),
+        Case {
+            device: Some("link add benchdev type veth peer name benchpeer"),
+            ..case("host-device", json!({"device": "benchdev", "ipam": ipam()}))
+        },
+        case("host-local", json!({"ipam": ipam()})),
+        case("static", json!({"ipam": {"type": "static", "addresses": [{"address": "10.92.0.5/16"}]}})),
+        chained("portmap", json!({"runtimeConfig": {"portMappings": mapping}})),
+        chained("firewall", json!({})),
+        chained("bandwidth", json!({"ingressRate": 8_000_000, "ingressBurst": 8_000_000})),
+        chained("tuning", json!({"sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}, "mtu": 1400})),
+        chained("sbr", json!({})),
+        chained("vrf", json!({"vrfname": "blue"})),
+    ]
+}
+
+/// What one plugin's calls cost on either side: ADD and DEL.
+type Pair = [[Cost; 2]; 2];
+
+/// Measures everything, with this many containers one after the other, and writes it as a page's section.
+pub(crate) fn measure(containers: usize) -> Result<String> {
+    let [ours, theirs] =
+        [Host::start(Side::Weft, containers + 1)?, Host::start(Side::Debian, containers + 1)?];
+    let mut rows: Vec<(&'static str, Result<Pair>)> = Vec::new();
+    for number in 0..cases(Path::new("/")).len() {
+        let kind = cases(Path::new("/"))[number].kind;
+        if !staged_folder().join(kind).exists() {
+            continue;
+        }
+        eprintln!("{kind}");
+        let sides = [&ours, &theirs].map(|host| {
+            host.run(move |ground| {
+                let leases = ground.lab.path("every");
+                one(ground, &cases(&leases)[number], containers)
+            })
+        });
+        let [one, other] = sides;
+        rows.push((kind, one.and_then(|one| Ok([one, other?]))));
+    }
+    let mut page = String::new();
+    table(&mut page, &rows);
+    let (_, mine, reference) = machine::plugins();
+    let times = ratio(Duration::from_millis(reference), Duration::from_millis(mine));
+    let _ =
+        writeln!(page, "\nAll plugins together: {mine} KiB beside {reference} KiB, a ratio of {times:.1}.");
+    crowded(&mut page, &ours, &theirs, containers)?;
+    Ok(page)
+}
+
+/// The medians of one plugin's ADD and DEL on one host.
+fn one(ground: &mut Ground, case: &Case, containers: usize) -> Result<[Cost; 2]> {
+    let mut costs = [Vec::new(), Vec::new()];
+    // The first call of all is left out: it makes what all share.
+    for container in 0..=containers {
+        if let Some(device) = case.device {
+            ground.lab.ip(device);
+        }
+        let base = if case.chained { Some(connect(ground, container)?) } else { None };
+        let mut conf = complete(&case.conf, case.kind);
+        if let Some(result) = &base {
+            conf["prevResult"] = result.clone();
+        }
+        let (add, printed) = ground.call(case.kind, "ADD", container, "eth0", &conf)?;
+        conf["prevResult"] = serde_json::from_str(&printed).context("ADD printed no JSON")?;
+        let (del, _) = ground.call(case.kind, "DEL", container, "eth0", &conf)?;
+        if base.is_some() {
+            ground.call(BASE, "DEL", container, "eth0", &base_conf(ground))?;
+        }
+        if case.device.is_some() {
+            ground.lab.ip("link delete benchdev");
+        }
+        if container > 0 {
+            costs[0].push(add);
+            costs[1].push(del);
+        }
+    }
+    Ok(costs.map(rounds::median))
+}
+
+fn complete(own: &Value, kind: &str) -> Value {
+    let mut conf = own.clone();
+    conf["cniVersion"] = "1.0.0".into();
+    conf["name"] = "every".into();
+    conf["type"] = kind.into();
+    conf
+}
+
+fn base_conf(ground: &Ground) -> Value {
+    let leases = ground.lab.path("every");
+    let own = json!({"ipam": {"type": "host-local", "dataDir": leases, "ranges": [[{"subnet": "10.93.0.0/16"}]],
+        "routes": [{"dst": "0.0.0.0/0"}]}});
+    let mut conf = complete(&own, BASE);
+    conf["name"] = "base".into();
+    conf
+}
+
+fn connect(ground: &Ground, container: usize) -> Result<Value> {
+    let (_, printed) = ground.call(BASE, "ADD", container, "eth0", &base_conf(ground))?;
+    serde_json::from_str(&printed).context("ADD printed no JSON")
+}
+
+fn table(page: &mut String, rows: &[(&'static str, Result<Pair>)]) {
+    page.push_str(
+        "\n| plugin | ADD | reference | ratio | DEL | reference | ratio |\n|---|--:|--:|--:|--:|--:|--:|\n",
+    );
+    let mut ratios = Vec::new();
+    for (kind, measured) in rows {
+        match measured {
+            Ok([ours, theirs]) => {
+                let _ = write!(page, "| {kind} |");
+                for (mine, reference) in ours.iter().zip(theirs) {
+                    let times = ratio(reference.wall, mine.wall);
+                    ratios.push(times);
+                    let _ = write!(page, " {} | {} | {times:.1} |", ms(mine.wall), ms(reference.wall));
+                }
+                page.push('\n');
+            }
+            Err(error) => {
+                let why = error.to_string();
+                let why = why.split("\"msg\":").nth(1).unwrap_or(&why).lines().next().unwrap_or_default();
+                let _ = writeln!(page, "| {kind} | not here: {} | | | | | |", why.replace('|', "/").trim());
+            }
+        }
+    }
+    ratios.sort_by(f64::total_cmp);
+    let (middle, worst) = (ratios.get(ratios.len() / 2), ratios.first());
+    if let (Some(middle), Some(worst)) = (middle, worst) {
+        let _ = writeln!(page, "\nThe median of all ratios is {middle:.1}, the smallest {worst:.1}.");
+    }
+}
+
+fn ratio(reference: Duration, mine: Duration) -> f64 {
+    reference.as_secs_f64() / mine.as_secs_f64().max(f64::EPSILON)
+}
+
+/// `host-local` with no address taken, and with many.
+fn crowded(page: &mut String, ours: &Host, theirs: &Host, containers: usize) -> Result<()> {
+    let mut figures: BTreeMap<(usize, bool), Cost> = BTreeMap::new();
+    for (side, host) in [ours, theirs].into_iter().enumerate() {
+        for full in [false, true] {
+            eprintln!("host-local, {} addresses taken", if full { TAKEN } else { 0 });
+            let cost = host.run(move |ground| leased(ground, full, containers))?;
+            figures.insert((side, full), cost);
+        }
+    }
+    page.push_str("\n| host-local ADD | no address taken | 60,000 taken | |\n|---|--:|--:|--:|\n");
+    for (side, name) in ["weft", "reference"].into_iter().enumerate() {
+        let (none, many) = (figures[&(side, false)].wall, figures[&(side, true)].wall);
+        let _ = writeln!(page, "| {name} | {} | {} | {:.2} × |", ms(none), ms(many), ratio(many, none));
+    }
+    Ok(())
+}
+
+fn leased(ground: &mut Ground, full: bool, containers: usize) -> Result<Cost> {
+    let name = if full { "full" } else { "empty" };
+    let folder = ground.lab.path("crowd");
+    if full {
+        take(&folder.join(name))?;
+    }
+    let own =
+        json!({"ipam": {"type": "host-local", "dataDir": folder, "ranges": [[{"subnet": "10.64.0.0/15"}]]}});
+    let mut conf = complete(&own, "bridge");
+    conf["name"] = name.into();
+    let mut costs = Vec::new();
+    // The first one reads the directory.
+    for container in 0..=containers {
+        let (cost, _) = ground.call("host-local", "ADD", container, "eth0", &conf)?;
+        ground.call("host-local", "DEL", container, "eth0", &conf)?;
+        if container > 0 {
+            costs.push(cost);
+        }
+    }
+    Ok(rounds::median(costs))
+}
+
+/// Fills a folder with leases as either implementation writes them.
+fn take(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let first = u32::from(std::net::Ipv4Addr::new(10, 64, 0, 2));
+    for number in 0..TAKEN {
+        let address = std::net::Ipv4Addr::from(first + number).to_string();
+        put(&folder.join(&address), &format!("crowd{number}\r\neth0"))?;
+        if number + 1 == TAKEN {
+            put(&folder.join("last_reserved_ip.0"), &address)?;
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a lease of somebody who is not there")]
+fn put(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| path.display().to_string())
+}
