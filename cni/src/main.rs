@@ -8,6 +8,7 @@ use weft_plugin::Plugin;
 
 /// The plugins, one line each.
 static PLUGINS: &[&dyn Plugin] = &[
+    &bandwidth::PLUGIN,
     &bridge::PLUGIN,
     &dummy::PLUGIN,
     &firewall::PLUGIN,
@@ -21,10 +22,12 @@ static PLUGINS: &[&dyn Plugin] = &[
     &overlay::PLUGIN,
     &portmap::PLUGIN,
     &ptp::PLUGIN,
+    &sbr::PLUGIN,
     &static_ipam::PLUGIN,
     &tap::PLUGIN,
     &tuning::PLUGIN,
     &vlan::PLUGIN,
+    &vrf::PLUGIN,
 ];
 
 /// What the C library calls: the standard library's own `main` first looks after the stack and the signals of programs

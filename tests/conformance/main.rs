@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a story that finds something else than it looks for ends there")]
 
 mod attached;
+mod bandwidth;
 mod bridge;
 mod bridge_del;
 mod bridge_masquerade;
@@ -17,8 +18,10 @@ mod macvlan;
 mod portmap;
 mod protocol;
 mod ptp;
+mod sbr;
 mod static_ipam;
 mod suite;
 mod tap;
 mod tuning;
 mod vlan;
+mod vrf;

@@ -3,6 +3,7 @@
 
 mod addressing;
 mod bad_input;
+mod bandwidth_plugin;
 mod bridge_plugin;
 mod broken_plugins;
 mod coexistence;
@@ -40,6 +41,7 @@ mod ports_plugin;
 mod ports_traffic;
 mod ptp_plugin;
 mod publish;
+mod sbr_plugin;
 mod takeover;
 mod tap_plugin;
 mod tuning_plugin;

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage,
+    InfoPortKind, InfoVeth, InfoVrf, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use nix::libc;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
@@ -120,6 +120,8 @@ pub struct LinkInfo {
     pub peer_netns: Option<i32>,
     /// What it is more exactly, for the kinds that need no more than a lower link.
     pub own: Option<Kind>,
+    /// A VRF's table.
+    pub table: Option<u32>,
     /// A bridge's options.
     pub bridge: Option<BridgeInfo>,
     /// A bridge port's options.
@@ -190,6 +192,19 @@ pub fn create_veth(new: &NewVeth<'_>) -> Request {
         builder = builder.controller(master);
     }
     create(up(one_queue(sized(builder, new.mtu, new.mac)), new.up).build())
+}
+
+/// Asks for a new intermediate functional block, which sends what is redirected to it to where that came from; the
+/// answer is the link.
+pub fn create_ifb(name: &IfName, mtu: u32) -> Request {
+    let builder = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Ifb).name(name.as_str());
+    create(one_queue(builder.mtu(mtu).up()).build())
+}
+
+/// Asks for a new VRF, which is up; the answer is the link.
+pub fn create_vrf(name: &IfName, table: u32) -> Request {
+    let builder = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Vrf).name(name.as_str());
+    create(builder.set_info_data(InfoData::Vrf(vec![InfoVrf::TableId(table)])).up().build())
 }
 
 /// KERNEL: a veth gets a queue for each CPU, and each queue costs sysfs objects; one carries all we send.
@@ -353,6 +368,7 @@ mod ifla {
     pub(super) const INFO_DATA: u16 = 2;
     pub(super) const INFO_SLAVE_KIND: u16 = 4;
     pub(super) const INFO_SLAVE_DATA: u16 = 5;
+    pub(super) const VRF_TABLE: u16 = 1;
     pub(super) const BR_VLAN_FILTERING: u16 = 7;
     pub(super) const BR_VLAN_DEFAULT_PVID: u16 = 39;
     pub(super) const BRPORT_MODE: u16 = 4;
@@ -410,6 +426,10 @@ impl LinkInfo {
         }
         if self.kind.as_deref() == Some("vxlan") {
             self.vxlan = Some(vxlan::read(data.unwrap_or_default()));
+        }
+        if self.kind.as_deref() == Some("vrf") {
+            let table = |(kind, value)| (kind == ifla::VRF_TABLE).then(|| u32_at(value, 0)).flatten();
+            self.table = attributes(data.unwrap_or_default()).find_map(table);
         }
         if port_kind.as_deref() == Some("bridge") {
             self.port = port_data.map(read_port);

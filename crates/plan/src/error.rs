@@ -99,6 +99,45 @@ pub enum Cause {
         /// The port.
         port: u16,
     },
+    /// The kernel was built without.
+    #[error("this kernel has no {feature}: it was built without {option}")]
+    Lacks {
+        /// What it lacks.
+        feature: &'static str,
+        /// The option of its configuration.
+        option: &'static str,
+    },
+    /// The interface is no end of a pair.
+    #[error("container interface {name} has no veth peer")]
+    NoPeer {
+        /// The interface's name in the container.
+        name: IfName,
+    },
+    /// The other end of the pair is elsewhere.
+    #[error("veth peer with index {index} is not in host ns")]
+    NotInHost {
+        /// The other end's index.
+        index: u32,
+    },
+    /// The link belongs to another one already.
+    #[error("interface {name} has already a master set: {master}")]
+    HasMaster {
+        /// The link.
+        name: IfName,
+        /// What it belongs to.
+        master: String,
+    },
+    /// A domain of that name routes by another table.
+    #[error("VRF {name} already exist with different routing table {table}")]
+    OtherTable {
+        /// The domain.
+        name: IfName,
+        /// Its table.
+        table: u32,
+    },
+    /// Every routing table is in use.
+    #[error("every routing table is in use")]
+    NoTable,
     /// The link has another address.
     #[error("\"{dev}\" already has an IP address different from {address}")]
     AddressConflict {

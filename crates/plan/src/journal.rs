@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
@@ -10,8 +11,9 @@ use weft_model::IfName;
 use weft_netlink::bridge_vlan::{self, Side, Vlans};
 use weft_netlink::link::{self, Change, LinkInfo};
 use weft_netlink::route::{self, RouteInfo};
-use weft_netlink::{Request, address};
+use weft_netlink::{Request, address, rule, tc};
 
+use crate::traffic::is_bare;
 use crate::{Cause, Kernel, Lent, Place, sysctl, tuning};
 
 /// The changes made so far, in order. Forgetting it makes them permanent.
@@ -107,6 +109,9 @@ pub(crate) enum Undo {
     RemoveFragment(Fragment),
     RestoreFragment(Fragment),
     RemoveFile(PathBuf),
+    DeleteRule { place: Place, from: IpAddr, table: u32 },
+    Unshape { place: Place, dev: IfName, index: u32 },
+    IgnoreReceived { place: Place, dev: IfName, index: u32 },
 }
 
 /// A change that could not be taken back.
@@ -219,6 +224,11 @@ impl Undo {
             Self::TakeBack { ifname, lent } => kernel.take_back(&ifname, Some(&lent)),
             Self::RemoveFragment(fragment) => Ok(kernel.firewall(|one| one.remove(&fragment))??),
             Self::RestoreFragment(fragment) => Ok(kernel.firewall(|one| one.ensure(&fragment))?.map(drop)?),
+            Self::DeleteRule { place, from, table } => request(kernel, place, rule::delete(from, table)),
+            Self::Unshape { place, index, .. } => bare(request(kernel, place, tc::unshape(index))),
+            Self::IgnoreReceived { place, index, .. } => {
+                bare(request(kernel, place, tc::ignore_received(index)))
+            }
         }
     }
 }
@@ -228,6 +238,14 @@ fn request(kernel: &mut Kernel, place: Place, request: Request) -> Result<(), Ca
     match kernel.socket(place)?.request(request) {
         Err(error) if !error.is_missing() && !error.is_exists() => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+/// A link that has only what it was born with is bare.
+fn bare(outcome: Result<(), Cause>) -> Result<(), Cause> {
+    match outcome {
+        Err(Cause::Netlink(error)) if is_bare(&error) => Ok(()),
+        outcome => outcome,
     }
 }
 
@@ -255,6 +273,11 @@ impl fmt::Display for Undo {
             Self::RemoveFile(path) => path.display().fmt(out),
             Self::TakeBack { ifname, lent } => {
                 write!(out, "host link {} as {ifname} in the container", lent.name)
+            }
+            Self::DeleteRule { place, from, table } => write!(out, "{place} rule from {from} table {table}"),
+            Self::Unshape { place, dev, .. } => write!(out, "{place} link {dev} shaped"),
+            Self::IgnoreReceived { place, dev, .. } => {
+                write!(out, "{place} link {dev} with filters on what it receives")
             }
             Self::RemoveFragment(fragment) => fragment.fmt(out),
             Self::RestoreFragment(fragment) => write!(out, "no longer {fragment}"),

@@ -18,7 +18,9 @@ mod observe;
 mod plan;
 mod remove;
 mod resource;
+mod routing;
 mod sysctl;
+mod traffic;
 mod tuning;
 
 pub use error::{ApplyError, Cause, Difference, Problem};
@@ -28,5 +30,8 @@ pub use link::{BridgeOptions, Lent, Link, LinkKind, Made, Over, Peer, Port, Vxla
 pub use plan::{Lifetime, Place, Plan, Resource, Step};
 pub use remove::Removal;
 pub use resource::{Address, Blackhole, BridgeVlan, Conflict, Rivals, Route, Sysctl, VlanRange, VlanSide};
+pub use routing::{Routing, SourceRouting, Vrf};
+pub use traffic::{Shape, Share, Traffic};
 pub use tuning::Tuning;
+pub use weft_netlink::tc::{End, Rate};
 pub use weft_netlink::{Kind, ipvlan, macvlan, tun, vlan};

@@ -5,7 +5,7 @@ use std::fmt;
 use weft_firewall::Fragment;
 use weft_model::IfName;
 
-use crate::{Address, Blackhole, BridgeVlan, Link, Route, Sysctl, Tuning};
+use crate::{Address, Blackhole, BridgeVlan, Link, Route, Routing, Sysctl, Traffic, Tuning};
 
 /// What should exist, in the order in which it is made. Removal goes the other way.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,6 +60,10 @@ pub enum Resource {
     BridgeVlan(BridgeVlan),
     /// Attributes of a link that somebody else made.
     Tuning(Tuning),
+    /// How fast a link sends and receives.
+    Traffic(Traffic),
+    /// Routing of its own for a link.
+    Routing(Routing),
     /// Something the firewall does.
     Firewall(Fragment),
 }
@@ -169,6 +173,8 @@ impl fmt::Display for Resource {
             Self::Sysctl(sysctl) => sysctl.fmt(out),
             Self::BridgeVlan(vlan) => vlan.fmt(out),
             Self::Tuning(tuning) => tuning.fmt(out),
+            Self::Traffic(traffic) => traffic.fmt(out),
+            Self::Routing(routing) => routing.fmt(out),
             Self::Firewall(fragment) => fragment.fmt(out),
         }
     }
@@ -200,7 +206,7 @@ macro_rules! resource_from {
     };
 }
 
-resource_from!(Link, Address, Route, Blackhole, Sysctl, BridgeVlan, Tuning);
+resource_from!(Link, Address, Route, Blackhole, Sysctl, BridgeVlan, Tuning, Traffic, Routing);
 
 impl From<Fragment> for Resource {
     fn from(fragment: Fragment) -> Self {

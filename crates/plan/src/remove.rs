@@ -64,6 +64,8 @@ impl Kernel {
             Resource::Blackhole(hole) => return self.remove_blackhole(place, hole),
             Resource::Firewall(fragment) => return Ok(self.firewall(|one| one.remove(fragment))??),
             Resource::Tuning(tuning) => return self.untune(place, tuning),
+            Resource::Traffic(traffic) => return self.remove_traffic(place, traffic),
+            Resource::Routing(routing) => return self.remove_routing(place, routing),
             Resource::Sysctl(_) => return Ok(()),
         };
         // It goes with its link, or went with its namespace.
@@ -82,9 +84,12 @@ impl Kernel {
                 let vlans: Vec<_> = wanted.vlans.iter().map(vlans_of).collect();
                 bridge_vlan::delete(link.index, vlan_side(wanted.side), &vlans)
             }
-            Resource::Blackhole(_) | Resource::Firewall(_) | Resource::Sysctl(_) | Resource::Tuning(_) => {
-                return Ok(());
-            }
+            Resource::Blackhole(_)
+            | Resource::Firewall(_)
+            | Resource::Sysctl(_)
+            | Resource::Tuning(_)
+            | Resource::Traffic(_)
+            | Resource::Routing(_) => return Ok(()),
         };
         match self.socket(place)?.request(request) {
             Err(error) if !error.is_missing() => Err(error.into()),

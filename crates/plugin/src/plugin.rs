@@ -87,6 +87,11 @@ pub trait Plugin: Sync {
         Ok(Vec::new())
     }
 
+    /// Runs a command of the plugin's own, such as a daemon, and returns its exit code; nothing for words that are none.
+    fn command(&self, _words: &[String], _root: &Root) -> Option<i32> {
+        None
+    }
+
     /// Returns whether the container is meant to be in the host's namespace. For every other plugin, being called
     /// with its own namespace is an error.
     fn shares_host_namespace(&self) -> bool {
@@ -111,7 +116,10 @@ pub fn main(plugins: &'static [&'static dyn Plugin]) -> i32 {
     let program = std::env::args_os().next().unwrap_or_default();
     let name = Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
     let reply = match linked.get(&name) {
-        Some(plugin) => answer(plugin, inputs),
+        Some(plugin) => match own_command(plugin) {
+            Some(code) => return code,
+            None => answer(plugin, inputs),
+        },
         None => unnamed(&name, inputs),
     };
     if !reply.stderr.is_empty() {
@@ -120,6 +128,12 @@ pub fn main(plugins: &'static [&'static dyn Plugin]) -> i32 {
     }
     let written = reply.stdout.is_empty() || write_all(&io::stdout(), reply.stdout.as_bytes()).is_ok();
     i32::from(!reply.ok || !written)
+}
+
+/// CNI: the reference `dhcp` plugin is told by its first word that it is a daemon, whatever the environment says.
+fn own_command(plugin: &dyn Plugin) -> Option<i32> {
+    let words: Vec<String> = std::env::args_os().skip(1).filter_map(|word| word.into_string().ok()).collect();
+    if words.is_empty() { None } else { plugin.command(&words, &Root::from_env()) }
 }
 
 /// A descriptor read without a buffer between: the whole input goes into one vector anyway.

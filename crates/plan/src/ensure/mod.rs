@@ -10,6 +10,8 @@ mod existing;
 mod lent;
 mod made;
 mod route;
+mod routing;
+mod traffic;
 mod tuning;
 mod veth;
 mod vlan;
@@ -125,6 +127,16 @@ impl<'a> Ensure<'a> {
                     tail
                 }
                 Resource::Sysctl(_) => self.sysctls(rest)?,
+                Resource::Traffic(traffic) => {
+                    self.flush()?;
+                    self.traffic(step, traffic).map_err(at(step))?;
+                    tail
+                }
+                Resource::Routing(routing) => {
+                    self.flush()?;
+                    self.routing(step, routing).map_err(at(step))?;
+                    tail
+                }
                 Resource::Tuning(tuning) => {
                     self.flush()?;
                     self.tuning(step, tuning).map_err(at(step))?;

@@ -1,0 +1,117 @@
+//! The chained `sbr` plugin: answers go back the way the calls came.
+
+use serde_json::{Value, json};
+use weft_testkit::{Container, Lab, PluginCall};
+
+fn sbr<'lab>(lab: &'lab Lab, keys: &Value) -> PluginCall<'lab> {
+    let mut conf = json!({"cniVersion": "1.1.0", "name": "second", "type": "sbr"});
+    for (key, value) in keys.as_object().into_iter().flatten() {
+        conf[key] = value.clone();
+    }
+    lab.plugin("sbr").json(&conf).ifname("net1")
+}
+
+/// A container on two bridges: eth0 has the default route, net1 has not. Beyond net1's bridge there is an outside.
+fn connected(lab: &Lab, name: &str) -> (Container, Value) {
+    let container = lab.container(name);
+    let bridge = |network: &str, net: u8, ifname: &str| {
+        let conf = json!({
+            "cniVersion": "1.1.0", "name": network, "type": "bridge", "bridge": network, "isDefaultGateway": net == 1,
+            "isGateway": true, "ipam": {"type": "host-local", "ranges": [
+                [{"subnet": format!("10.90.{net}.0/24")}], [{"subnet": format!("fd00:90:{net}::/64")}],
+            ]},
+        });
+        lab.plugin("bridge").json(&conf).ifname(ifname).add(&container).expect_json()
+    };
+    bridge("first", 1, "eth0");
+    let result = bridge("second", 2, "net1");
+    (container, result)
+}
+
+fn rules(container: &Container) -> String {
+    container.ip("rule show") + &container.ip("-6 rule show")
+}
+
+/// Which link packets from net1's address to somebody far away leave by.
+fn way(container: &Container) -> [String; 2] {
+    let v4 = container.ip("route get 198.51.100.7 from 10.90.2.2");
+    let v6 = container.ip("-6 route get 2001:db8:77::7 from fd00:90:2::2");
+    [v4, v6].map(|text| {
+        text.split("dev ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default().into()
+    })
+}
+
+#[test]
+fn packets_leave_by_the_interface_whose_address_they_have() {
+    let lab = Lab::new();
+    let (red, result) = connected(&lab, "red");
+    assert_eq!(way(&red), ["eth0", "eth0"]);
+    let before = (lab.snapshot(), rules(&red));
+    let call = sbr(&lab, &json!({})).prev_result(&result);
+    assert_eq!(call.add(&red).expect_json(), result);
+    assert_eq!(way(&red), ["net1", "net1"]);
+    // Real packets: the host answers to net1's address by net1's bridge, and gets there.
+    assert!(red.ping("10.90.1.1"));
+    assert_eq!(red.run("ping", "-n -c 1 -W 2 -I 10.90.2.2 10.90.2.1").code, 0);
+    call.check(&red).expect_ok();
+    call.add(&red).expect_ok();
+    assert_eq!(rules(&red).matches("10.90.2.2").count(), 1, "a second ADD makes no second rule");
+    sbr(&lab, &json!({})).del(&red).expect_ok();
+    assert_eq!(way(&red), ["eth0", "eth0"]);
+    assert_eq!(rules(&red), before.1);
+    lab.assert_restored(&before.0);
+}
+
+#[test]
+fn a_failed_add_puts_the_routes_back() {
+    let lab = Lab::new();
+    let (red, result) = connected(&lab, "red");
+    let routes = |red: &Container| red.ip("route show table all") + &red.ip("-6 route show table main");
+    let before = (routes(&red), rules(&red));
+    let refused = sbr(&lab, &json!({"gateways": ["203.0.113.1"]})).prev_result(&result).add(&red);
+    assert_ne!(refused.code, 0, "the gateway is out of reach: {refused}");
+    assert_eq!((routes(&red), rules(&red)), before);
+}
+
+#[test]
+fn del_succeeds_in_every_bad_case() {
+    let lab = Lab::new();
+    let none = lab.snapshot();
+    sbr(&lab, &json!({})).netns("").id("never").del(&lab.container("unseen")).expect_ok();
+    lab.assert_restored(&none);
+    type Case = fn(&Lab, &Container, PluginCall<'_>);
+    let cases: [(&str, Case); 5] = [
+        ("gone", |_, red, call| {
+            red.vanish();
+            call.del(red).expect_ok();
+            assert!(!red.netns().exists(), "a file was made in the place of the namespace");
+        }),
+        ("empty", |_, red, call| {
+            call.netns("").del(red).expect_ok();
+            assert!(!rules(red).contains("10.90.2."), "the record knows the namespace");
+        }),
+        ("file", |_, red, call| {
+            red.vanish_leaving_a_file();
+            call.del(red).expect_ok();
+            std::fs::remove_file(red.netns()).unwrap();
+        }),
+        ("nolink", |_, red, call| {
+            red.ip("link delete net1");
+            call.del(red).expect_ok();
+            assert!(!rules(red).contains("10.90.2."), "a rule stayed");
+        }),
+        ("broken", |lab, red, _| {
+            let conf =
+                r#"{"cniVersion": "1.1.0", "name": "second", "type": "sbr", "gateways": 5, "prevResult": 5}"#;
+            lab.plugin("sbr").conf(conf).ifname("net1").del(red).expect_ok();
+            assert!(!rules(red).contains("10.90.2."), "a rule stayed");
+        }),
+    ];
+    for (name, case) in cases {
+        let (red, result) = connected(&lab, name);
+        sbr(&lab, &json!({})).prev_result(&result).add(&red).expect_ok();
+        assert!(rules(&red).contains("10.90.2."), "{name}");
+        case(&lab, &red, sbr(&lab, &json!({})));
+        assert!(!lab.path("run/weft/chained/sbr").join(name).exists(), "{name}: the record stayed");
+    }
+}
