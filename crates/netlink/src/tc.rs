@@ -1,7 +1,7 @@
 //! `tc`: how fast a link sends, and what it receives being led elsewhere.
 
 use ipnetwork::IpNetwork;
-use netlink_packet_core::{DefaultNla, Emitable, Nla};
+use netlink_packet_core::{DefaultNla, Emitable};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use nix::libc;
@@ -365,9 +365,6 @@ pub fn exceptions(socket: &mut Socket, index: u32) -> Result<usize, Error> {
     }
 }
 
-/// Keeps the trait that attributes are measured by in use.
-const _: fn(&DefaultNla) -> usize = <DefaultNla as Nla>::value_len;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -388,7 +385,7 @@ mod tests {
             for byte in [0, 1, 4, 8, 0xff] {
                 let payload = vec![byte; length];
                 drop(Queue::read(&payload, 0));
-                drop(redirection(&payload, u32::from_ne_bytes([byte; 4])));
+                assert_eq!(redirection(&payload, u32::from_ne_bytes([byte; 4]) ^ 1), None);
             }
         }
     }
