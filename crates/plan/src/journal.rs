@@ -109,9 +109,21 @@ pub(crate) enum Undo {
     RemoveFragment(Fragment),
     RestoreFragment(Fragment),
     RemoveFile(PathBuf),
-    DeleteRule { place: Place, from: IpAddr, table: u32 },
-    Unshape { place: Place, dev: IfName, index: u32 },
-    IgnoreReceived { place: Place, dev: IfName, index: u32 },
+    DeleteRule {
+        place: Place,
+        from: IpAddr,
+        table: u32,
+    },
+    Unshape {
+        place: Place,
+        dev: IfName,
+        index: u32,
+    },
+    IgnoreReceived {
+        place: Place,
+        dev: IfName,
+        index: u32,
+    },
 }
 
 /// A change that could not be taken back.
