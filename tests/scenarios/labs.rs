@@ -56,3 +56,21 @@ fn two_networks_isolated() {
         }
     });
 }
+
+#[test]
+fn overlay_three_hosts() {
+    up_and_down("overlay-three-hosts.sh", |lab, said| {
+        assert!(
+            said.contains("--down") && said.contains("weft overlay apply"),
+            "it says what to try: {said}"
+        );
+        for address in ["10.1.0.66", "10.1.0.130"] {
+            lab.sh(&format!("ip netns exec c1 ping -n -c 1 -W 2 {address}")).expect_ok();
+        }
+        let routes = lab.sh("ip netns exec h1 ip route show proto 201");
+        assert_eq!(routes.expect_ok().matches("dev ov1388").count(), 2, "{routes}");
+        lab.sh("ip netns exec h1 ip link delete ov1388").expect_ok();
+        lab.sh("WEFT_ROOT=/run/weft-three-hosts/h1 ip netns exec h1 weft overlay apply").expect_ok();
+        lab.sh("ip netns exec c1 ping -n -c 1 -W 2 10.1.0.66").expect_ok();
+    });
+}

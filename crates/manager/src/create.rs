@@ -172,7 +172,8 @@ impl Manager {
         families: Families,
     ) -> Result<Vec<ComposedSubnet>, Error> {
         let surroundings = self.surroundings(pools)?;
-        for subnet in &given {
+        let apart = is_apart(&network.about.options);
+        for subnet in given.iter().filter(|_| !apart) {
             // An existing interface the network is to use has its subnet already.
             surroundings.check(&subnet.subnet, |route| is_named(network, route))?;
         }
@@ -233,7 +234,9 @@ impl Manager {
             let name = network.name.clone();
             network.subnets().map(|subnet| (name.clone(), subnet)).collect::<Vec<_>>()
         };
-        let networks = self.store.known()?.into_iter().flat_map(|stored| subnets(stored.network)).collect();
+        let networks = self.store.known()?.into_iter().map(|stored| stored.network);
+        let networks =
+            networks.filter(|network| !is_apart(&network.about.options)).flat_map(subnets).collect();
         Ok(Surroundings { networks, routes: routes::of_host() })
     }
 
@@ -363,6 +366,15 @@ impl Surroundings {
             None => Ok(()),
         }
     }
+}
+
+/// Returns whether a network lives in a namespace of its own, where no other network and no route of the host is in its
+/// way: what a driver's option `isolated` means, whatever the driver.
+pub(crate) fn is_apart(options: &BTreeMap<String, String>) -> bool {
+    matches!(
+        options.get("isolated").map(String::as_str),
+        Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True")
+    )
 }
 
 /// Returns whether a network's options name the interface of a route.

@@ -79,6 +79,9 @@ impl Host {
         let subnets = network.subnets();
         let mut words = vec!["network", "create", "-d", "overlay", network.name];
         words.extend(subnets.iter().flat_map(|subnet| ["--subnet", subnet]));
+        if network.more.contains("isolated = true") {
+            words.extend(["-o", "isolated"]);
+        }
         self.weft(words).expect_ok();
     }
 

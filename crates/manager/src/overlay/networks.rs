@@ -16,7 +16,7 @@ use weft_runtime::ChainError;
 use weft_state::document::SCHEMA;
 
 use super::protocol::{BlockUsage, Made, NewNetwork, Request};
-use crate::create::{Create, Families, new_name};
+use crate::create::{Create, Families, is_apart, new_name};
 use crate::network::{About, Ipam, Network};
 use crate::pools::{address, bounds};
 use crate::store::Stored;
@@ -94,7 +94,7 @@ impl Manager {
             let pools = self.locks.pools()?;
             return self.alone_to_make(&shared.name, || {
                 let surroundings = self.surroundings(&pools)?;
-                for subnet in &shared.subnets {
+                for subnet in shared.subnets.iter().filter(|_| !is_apart(&shared.options)) {
                     // Whoever made the network's devices has looked at the routes, before there were its own.
                     surroundings.check(subnet, |_| true)?;
                 }
@@ -189,7 +189,7 @@ impl Manager {
             return Err(Error::NameTaken(name));
         }
         let surroundings = self.survey()?;
-        for subnet in &subnets {
+        for subnet in subnets.iter().filter(|_| !is_apart(&request.options)) {
             surroundings.check(&subnet.subnet, |_| false)?;
         }
         let new = NewNetwork {
