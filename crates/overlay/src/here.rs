@@ -44,8 +44,7 @@ impl Here {
     ///
     /// Names the file that cannot be used.
     pub fn read(root: &Root) -> Result<Option<Self>, StateError> {
-        let membership: Option<Membership> = document::read(&root.overlay_dir().join("membership.json"))?;
-        if let Some(Membership { host }) = membership {
+        if let Some(Membership { host }) = membership(root)? {
             let snapshot = Snapshot::load(&root.overlay_dir().join("state.json"))?;
             return Ok(snapshot.map(|snapshot| Self { host, snapshot }));
         }
@@ -65,9 +64,27 @@ impl Here {
 ///
 /// Names the file that cannot be used.
 pub fn network(root: &Root, name: &NetworkName) -> Result<Found, StateError> {
-    if let Some(local) = LocalNetwork::load(root, name)? {
-        return Ok(Found::Here(Box::new(local)));
+    match LocalNetwork::load(root, name)? {
+        Some(local) => Ok(Found::Here(Box::new(local))),
+        None => worked_out(root, name),
     }
+}
+
+/// As [`network`], for whoever writes what others go by. Files of static peers may have changed since an ADD read them;
+/// of a cluster, the agent has written what it knows.
+///
+/// # Errors
+///
+/// Names the file that cannot be used.
+pub fn newest(root: &Root, name: &NetworkName) -> Result<Found, StateError> {
+    if membership(root)?.is_some() { network(root, name) } else { worked_out(root, name) }
+}
+
+fn membership(root: &Root) -> Result<Option<Membership>, StateError> {
+    document::read(&root.overlay_dir().join("membership.json"))
+}
+
+fn worked_out(root: &Root, name: &NetworkName) -> Result<Found, StateError> {
     let Some(here) = Here::read(root)? else { return Ok(Found::Unknown) };
     Ok(match here.desired().network(name) {
         Some(Ok(network)) => Found::Here(Box::new(network.local.clone())),

@@ -58,7 +58,7 @@ pub(crate) fn compose(request: &ComposeRequest, root: &Root) -> Result<Vec<Value
         let hint = format!("its options are {}", known.join(", "));
         return Err(Failure::text(Code::InvalidConfig, text).with_hint(Some(hint)));
     }
-    let local = match here::network(root, &request.name).map_err(|error| Failure::new(Code::Io, error))? {
+    let local = match here::newest(root, &request.name).map_err(|error| Failure::new(Code::Io, error))? {
         Found::Here(local) => local,
         Found::Refused(refused) => return Err(conf::cannot_be(&refused)),
         Found::Unknown => return Err(conf::unknown(&request.name)),
@@ -77,8 +77,7 @@ pub(crate) fn compose(request: &ComposeRequest, root: &Root) -> Result<Vec<Value
     Ok(plugins)
 }
 
-/// Returns the `ipam` object: a set of ranges for each family, a range for each block. What was borrowed is a range of
-/// one address that only somebody gets who asks for it.
+/// Returns the `ipam` object: a set of ranges for each family, a range for each block.
 fn ipam(local: &LocalNetwork) -> Value {
     let mut sets = Vec::new();
     for v4 in [true, false] {

@@ -71,8 +71,10 @@ impl Driver for Overlay {
         let desired = here.desired();
         match desired.network(&local.name) {
             Some(Ok(network)) => {
-                let made = Reconciler::new(&settings.root).apply_network(&desired, network);
-                made.map(drop).map_err(refused)
+                Reconciler::new(&settings.root).apply_network(&desired, network).map_err(refused)?;
+                // What was written for earlier ADDs may be older than what was made.
+                settings.local = Some(network.local.clone());
+                Ok(())
             }
             Some(Err(refused)) => Err(conf::cannot_be(refused)),
             None => Err(settings.unknown()),

@@ -24,9 +24,6 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
         return plan;
     };
     plan.extend(devices(local, &settings.root).steps);
-    for (key, value) in [("accept_ra", "0"), ("accept_dad", "0")] {
-        plan.network(Sysctl::attempt(format!("net/ipv6/conf/{}/{key}", local.bridge), value));
-    }
     plan.host(pair.mtu(Some(local.mtu)).port(Port::of(&local.bridge)).up(true));
     plan
 }

@@ -20,6 +20,11 @@ use crate::records::Egress;
 pub fn devices(local: &LocalNetwork, root: &Root) -> Plan {
     let mut plan = Plan::new();
     plan.network(Link::bridge(&local.bridge).mtu(Some(local.mtu)).up(true));
+    // As on any bridge of ours: containers advertise no routes to the host, and nobody waits for the bridge's own
+    // link-local address.
+    for key in ["accept_ra", "accept_dad"] {
+        plan.network(Sysctl::attempt(format!("net/ipv6/conf/{}/{key}", local.bridge), "0"));
+    }
     plan.network(
         Link::vxlan(&local.vxlan, vxlan(local))
             .mac(Some(vtep_mac(local.host, local.id)))
