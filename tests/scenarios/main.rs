@@ -36,6 +36,7 @@ mod overlay_cli;
 mod overlay_mtu;
 mod overlay_plain;
 mod overlay_reconcile;
+mod overlay_tunnel;
 mod ownership;
 mod ports;
 mod ports_moving;

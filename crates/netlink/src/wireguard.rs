@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnetwork::{IpNetwork, Ipv6Network};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_sys::protocols::NETLINK_GENERIC;
 use nix::libc;
@@ -33,12 +33,14 @@ pub fn create(name: &IfName, mtu: u32) -> Request {
     Request::new(RouteNetlinkMessage::NewLink(message), libc::NLM_F_CREATE | libc::NLM_F_EXCL)
 }
 
-/// Sets how many packets may wait in a link.
-pub fn set_queue(index: u32, length: u32) -> Request {
-    let message = LinkMessageBuilder::<LinkUnspec>::new()
+/// Sets how many packets may wait in a link, and has nobody on it asked for Ethernet addresses.
+pub fn set_up(index: u32, queue: u32) -> Request {
+    let mut message = LinkMessageBuilder::<LinkUnspec>::new()
         .index(index)
-        .append_extra_attribute(LinkAttribute::TxQueueLen(length))
+        .append_extra_attribute(LinkAttribute::TxQueueLen(queue))
         .build();
+    message.header.flags |= LinkFlags::Noarp;
+    message.header.change_mask |= LinkFlags::Noarp;
     Request::new(RouteNetlinkMessage::SetLink(message), 0)
 }
 

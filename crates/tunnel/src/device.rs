@@ -9,6 +9,7 @@ use weft_netlink::{Error, Socket, address, route, wireguard};
 
 use crate::mesh::{Device, MeshError};
 use crate::slot::Slot;
+use crate::tun::STATION;
 
 /// What marks a link as the mesh's.
 pub(crate) const ALIAS: &str = "weft mesh";
@@ -51,8 +52,11 @@ pub(crate) fn raise(socket: &mut Socket, slot: Slot, device: &Device) -> Result<
     // Before it is up, or the kernel gives it a link-local address that nobody asked for. Refused without IPv6.
     let mut say = |request, action| socket.request(request).map(drop).map_err(refused(slot, action));
     say(link::without_ipv6_address(&name), "keep it without an address of its own making")?;
-    say(wireguard::set_queue(link.index, QUEUE), "set its queue")?;
-    let change = Change { up: Some(true), mtu: Some(device.mtu), alias: Some(ALIAS), ..Change::default() };
+    say(wireguard::set_up(link.index, QUEUE), "set its queue")?;
+    // The kernel's WireGuard has no Ethernet address.
+    let mac = link.mac.filter(|mac| *mac != STATION).map(|_| STATION);
+    let change =
+        Change { up: Some(true), mtu: Some(device.mtu), mac, alias: Some(ALIAS), ..Change::default() };
     say(link::change(link.index, &change), "bring it up")?;
     if !addressed {
         match socket.request(address::add(link.index, own, false)) {

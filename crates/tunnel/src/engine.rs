@@ -46,6 +46,7 @@ pub(crate) struct Engine {
     peers: RwLock<Arc<Peers>>,
     sessions: RwLock<HashMap<u32, Arc<Peer>>>,
     mtu: AtomicUsize,
+    vxlan: u16,
 }
 
 #[derive(Default)]
@@ -87,6 +88,7 @@ impl Engine {
             peers: RwLock::default(),
             sessions: RwLock::default(),
             mtu: AtomicUsize::new(0),
+            vxlan: config.device.vxlan,
         };
         engine.configure(config);
         engine
@@ -269,9 +271,7 @@ impl Engine {
         let takes = Takes {
             tcp: self.tun.takes_tcp(),
             udp: self.tun.takes_udp(),
-            // KERNEL: what VXLAN carries is handed over joined and not taken back so by a device without Ethernet headers:
-            // virtio_net_hdr_tnl_to_skb (include/linux/virtio_net.h) refuses offsets that leave no room for one.
-            vxlan: None,
+            vxlan: self.tun.takes_tunnels().then_some(self.vxlan),
         };
         let mut merger = Merger::new(takes);
         loop {

@@ -1,4 +1,7 @@
 //! The TUN device: packets of the host's own stack, as large as the kernel can hand them over.
+//!
+//! It has Ethernet headers (IFF_TAP) that mean nothing: nobody is asked for an address (IFF_NOARP). KERNEL: what VXLAN carries
+//! is taken joined only with one in front, virtio_net_hdr_tnl_to_skb (include/linux/virtio_net.h) counts on it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -6,12 +9,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::libc::{self, c_int, c_uint, c_ulong};
-use weft_model::IfName;
+use weft_model::{IfName, Mac};
 
 use crate::vnet::{Header, LENGTH};
 
 /// What one read may bring: a header, and what the kernel cuts into segments at most.
-pub(crate) const BUFFER: usize = LENGTH + 65_536 + 256;
+pub(crate) const BUFFER: usize = LENGTH + ETHERNET + 65_536 + 256;
+
+/// The length of an Ethernet header, and what comes before the two bytes that name the protocol: ours is the only station.
+const ETHERNET: usize = 14;
+/// The same, as offsets in a packet are counted.
+const SHIFT: u16 = 14;
+/// The device's Ethernet address, local to this host.
+pub(crate) const STATION: Mac = Mac([0x02, 0x77, 0x65, 0x66, 0x74, 0x01]);
 
 // include/uapi/linux/if_tun.h: _IOW('T', n, int), and for TUNSETIFF and TUNSETOFFLOAD of whatever is passed.
 const TUNSETIFF: c_ulong = 0x4004_54ca;
@@ -53,7 +63,7 @@ impl Tun {
         let mut tun = Self { file, offload: 0 };
         let mut request = [0u8; 40];
         request[..name.as_str().len()].copy_from_slice(name.as_str().as_bytes());
-        let kind = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR).to_ne_bytes();
+        let kind = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR).to_ne_bytes();
         request[16..18].copy_from_slice(&kind[..2]);
         if cfg!(target_endian = "big") {
             request[16..18].copy_from_slice(&kind[2..]);
@@ -93,13 +103,21 @@ impl Tun {
             Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let (head, packet) = buffer[..length].split_first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok(Some((Header::read(head), packet)))
+        let (head, frame) = buffer[..length].split_first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
+        // Nothing real is shorter; a header that points into what is taken away belongs to nothing we know.
+        let packet = frame.get(ETHERNET..).unwrap_or_default();
+        Ok(Some((Header::read(head).pulled(SHIFT).unwrap_or_default(), packet)))
     }
 
     /// Writes one packet.
     pub(crate) fn write<'a>(&self, header: Header, pieces: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
-        let head = header.write();
+        let mut pieces = pieces.peekable();
+        let v6 = pieces.peek().and_then(|piece| piece.first()).is_some_and(|byte| byte >> 4 == 6);
+        let mut head = [0; LENGTH + ETHERNET];
+        head[..LENGTH].copy_from_slice(&header.pushed(SHIFT).ok_or(io::ErrorKind::InvalidInput)?.write());
+        head[LENGTH..LENGTH + 6].copy_from_slice(&STATION.0);
+        head[LENGTH + 6..LENGTH + 12].copy_from_slice(&STATION.0);
+        head[LENGTH + 12..].copy_from_slice(if v6 { &[0x86, 0xdd] } else { &[0x08, 0x00] });
         let mut slices = vec![io::IoSlice::new(&head)];
         for piece in pieces {
             slices.push(io::IoSlice::new(piece));

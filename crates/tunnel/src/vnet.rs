@@ -66,6 +66,33 @@ impl Header {
         bytes
     }
 
+    /// Returns the header of the same packet when `more` bytes come to stand before it.
+    pub(crate) fn pushed(self, more: u16) -> Option<Self> {
+        self.moved(|at| at.checked_add(more))
+    }
+
+    /// Returns the header of the same packet when the first `fewer` bytes are taken away.
+    pub(crate) fn pulled(self, fewer: u16) -> Option<Self> {
+        self.moved(|at| at.checked_sub(fewer))
+    }
+
+    /// Moves the offsets that mean something.
+    fn moved(self, by: impl Fn(u16) -> Option<u16>) -> Option<Self> {
+        let mut header = self;
+        if self.checksum().is_some() {
+            header.checksum_start = by(self.checksum_start)?;
+        }
+        if self.segment().is_some() {
+            // A hint only, and at times a wrong one.
+            header.header_length = by(self.header_length).unwrap_or_default();
+        }
+        if self.is_tunnelled() {
+            header.outer_transport = by(self.outer_transport)?;
+            header.inner_network = by(self.inner_network)?;
+        }
+        Some(header)
+    }
+
     /// Returns the header of a packet that is `size` bytes of payload times several, in a form the kernel may cut again.
     pub(crate) fn merged(layout: &Layout, size: usize) -> Self {
         // Offsets are in a packet of at most 64 KiB.
@@ -139,5 +166,13 @@ mod tests {
         assert_eq!(header.checksum(), Some((90, 106)));
         assert_eq!(header.outer_transport(), 40);
         assert_eq!(header.write(), bytes);
+        let pushed = header.pushed(14).unwrap();
+        assert_eq!(
+            (pushed.checksum(), pushed.outer_transport(), pushed.inner_network()),
+            (Some((104, 120)), 54, 84)
+        );
+        assert_eq!(pushed.pulled(14), Some(header));
+        assert_eq!(header.pulled(41), None);
+        assert_eq!(Header::default().pulled(14), Some(Header::default()));
     }
 }

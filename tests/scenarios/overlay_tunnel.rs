@@ -1,0 +1,335 @@
+//! The mesh that encrypted networks ride in: hosts with `weftd tunnel`, and VXLAN set up by hand on top.
+
+use std::net::{Ipv6Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use weft_overlay::ids::{ClusterId, HostId};
+use weft_overlay::records::{self, Cluster, Slots};
+use weft_state::Root;
+use weft_testkit::{Host, Underlay, does_not_reach, reaches, staged};
+use weft_tunnel::rotation::{Policy, Remote};
+use weft_tunnel::{ClusterSecret, Driver, Implementation, Slot, View, device_mtu};
+
+/// What is sought on the wire.
+const CANARY: &[u8] = b"a canary nobody may see";
+const SECURE: u16 = 8473;
+
+/// A host, its mesh, and what others know of it.
+struct Member<'a> {
+    host: &'a Host,
+    driver: Driver,
+    secret: ClusterSecret,
+    wireguard: Slots<Option<records::Slot>>,
+}
+
+fn cluster() -> Cluster {
+    Cluster::new(ClusterId::new([7; 16]))
+}
+
+fn secret(text: &str, host: &Host) -> ClusterSecret {
+    use std::os::unix::fs::PermissionsExt;
+    host.write("brought", text);
+    let path = host.path("brought");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    ClusterSecret::read(&path).unwrap()
+}
+
+impl<'a> Member<'a> {
+    fn new(host: &'a Host, words: &str) -> Self {
+        let root = Root::new(Some(host.root().into()));
+        let open = || Driver::open(root, staged("weftd"), Some(Implementation::Userspace)).unwrap();
+        let policy = Policy { linger: Duration::from_secs(2), ..Policy::default() };
+        let driver = host.inside(open).with_policy(policy);
+        Self { host, driver, secret: secret(words, host), wireguard: Slots::default() }
+    }
+
+    fn address(&self) -> Ipv6Addr {
+        cluster().mesh_address(self.host.number().into())
+    }
+
+    fn view(&self, remotes: Vec<Remote>) -> View {
+        let cluster = cluster();
+        View {
+            mtu: device_mtu(1500, false),
+            address: self.address(),
+            prefix: cluster.mesh_prefix,
+            vxlan: cluster.secure_port,
+            ports: cluster.wireguard_ports,
+            remotes,
+        }
+    }
+
+    fn remote(&self) -> Remote {
+        Remote {
+            host: HostId::new([self.host.number(); 16]),
+            address: self.address(),
+            underlay: self.host.ipv4(),
+            alive: true,
+            wireguard: self.wireguard.clone(),
+        }
+    }
+
+    /// Sets up VXLAN to every other host, as an encrypted network of two does.
+    fn vxlan(&self, others: &[Ipv6Addr]) {
+        let (host, own) = (self.host, self.address());
+        host.ip(&format!(
+            "link add vx mtu 1370 type vxlan id 9 local {own} dstport {SECURE} nolearning udp6zerocsumtx udp6zerocsumrx"
+        ));
+        host.ip(&format!("address add 10.9.0.{}/24 dev vx", host.number()));
+        host.ip("link set vx up");
+        for other in others {
+            let number = other.octets()[15];
+            host.run("bridge", &format!("fdb append 00:00:00:00:00:00 dev vx dst {other}")).expect_ok();
+            assert_ne!(number, host.number());
+        }
+    }
+
+    fn pid(&self, slot: Slot) -> u32 {
+        let socket = slot.socket(&Root::new(Some(self.host.root().into())));
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        std::io::Write::write_all(&mut stream, b"{\"do\":\"stats\"}\n").unwrap();
+        let answer: serde_json::Value = serde_json::from_reader(stream).unwrap();
+        u32::try_from(answer["pid"].as_u64().unwrap()).unwrap()
+    }
+}
+
+impl Drop for Member<'_> {
+    /// Processes outlive a test that fails.
+    fn drop(&mut self) {
+        let (host, driver) = (self.host, &mut self.driver);
+        host.inside(|| driver.leave(cluster().mesh_prefix)).ok();
+    }
+}
+
+/// Lets every host work once with what it knows of the others; returns whether one had anything to do.
+fn advance(members: &mut [Member<'_>]) -> bool {
+    let mut changed = false;
+    for index in 0..members.len() {
+        let others = members.iter().enumerate().filter(|(other, _)| *other != index);
+        let remotes = others.map(|(_, member)| member.remote()).collect();
+        let member = &mut members[index];
+        let view = member.view(remotes);
+        let (host, driver, secret) = (member.host, &mut member.driver, &member.secret);
+        let outcome = host.inside(|| driver.advance(&view, secret)).unwrap_or_else(|error| panic!("{error}"));
+        member.wireguard = outcome.wireguard;
+        changed |= outcome.changed;
+    }
+    changed
+}
+
+/// Lets all work until what is wanted is so.
+#[track_caller]
+fn until(members: &mut [Member<'_>], wanted: &str, mut is_so: impl FnMut(&mut [Member<'_>]) -> bool) {
+    let begun = Instant::now();
+    while !is_so(members) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{wanted}: not after a minute");
+        advance(members);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn handshaken(members: &mut [Member<'_>], slot: Slot) -> bool {
+    let others = members.len() - 1;
+    members.iter_mut().all(|member| {
+        let (host, driver) = (member.host, &mut member.driver);
+        let stats = host.inside(|| driver.stats());
+        stats.is_ok_and(|stats| slot.of(&stats).iter().filter(|peer| peer.handshake.is_some()).count() == others)
+    })
+}
+
+/// A mesh of all hosts, with VXLAN on top.
+fn mesh<'a>(net: &'a Underlay, words: &str) -> Vec<Member<'a>> {
+    let mut members: Vec<Member<'a>> = net.hosts().iter().map(|host| Member::new(host, words)).collect();
+    until(&mut members, "all have a key and know the others", |members| {
+        members.iter().all(|member| member.wireguard.a.is_some()) && !advance(members)
+    });
+    let addresses: Vec<Ipv6Addr> = members.iter().map(Member::address).collect();
+    for member in &members {
+        let own = member.address();
+        member.vxlan(&addresses.iter().copied().filter(|address| *address != own).collect::<Vec<_>>());
+    }
+    members
+}
+
+/// Sends a megabyte of what is sought, by TCP, and asserts that it arrives.
+fn transfer(from: &Host, to: &Host, address: &str) {
+    let listener = to.inside(|| std::net::TcpListener::bind("[::]:0").unwrap());
+    let port = listener.local_addr().unwrap().port();
+    let bytes = CANARY.repeat((1 << 20) / CANARY.len());
+    let (sent, address) = (bytes.clone(), format!("{address}:{port}"));
+    let mut stream = from.inside(|| std::net::TcpStream::connect(address).unwrap());
+    let sender = std::thread::spawn(move || std::io::Write::write_all(&mut stream, &sent).unwrap());
+    let (mut accepted, _) = listener.accept().unwrap();
+    let mut received = Vec::new();
+    std::io::Read::read_to_end(&mut accepted, &mut received).unwrap();
+    sender.join().unwrap();
+    assert!(received == bytes, "{} bytes of {}", received.len(), bytes.len());
+}
+
+#[test]
+fn hosts_reach_each_other_and_the_wire_shows_nothing() {
+    let net = Underlay::new(2);
+    let members = mesh(&net, "one secret for all of them");
+    let (one, two) = (net.host(1), net.host(2));
+    reaches(one, ["10.9.0.2"]);
+    reaches(two, ["10.9.0.1", &members[0].address().to_string()]);
+    let capture = net.capture();
+    transfer(one, two, "10.9.0.2");
+    transfer(two, one, "10.9.0.1");
+    assert_eq!(capture.stop_and_count(CANARY), 0);
+    // The same without the mesh: the canary is where it is sought.
+    let capture = net.capture();
+    transfer(one, two, "192.0.2.2");
+    assert_ne!(capture.stop_and_count(CANARY), 0);
+}
+
+#[test]
+fn another_secret_never_shakes_hands() {
+    let net = Underlay::new(3);
+    let mut members = mesh(&net, "one secret for all of them");
+    let [one, two, three] = [1, 2, 3].map(|number| net.host(number));
+    reaches(one, ["10.9.0.2", "10.9.0.3"]);
+    members[2].secret = secret("another secret it has now", three);
+    // A new key is in no session: the pairs' secrets are asked for.
+    let view = members[2].view(Vec::new());
+    let (host, driver) = (members[2].host, &mut members[2].driver);
+    host.inside(|| driver.leave(view.prefix)).unwrap();
+    members[2].wireguard = Slots::default();
+    until(&mut members, "the third has a key again", |members| {
+        members[2].wireguard.a.is_some() && !advance(members)
+    });
+    three.run("ip", "link set vx down").expect_ok();
+    three.run("ip", "link set vx up").expect_ok();
+    reaches(one, ["10.9.0.2"]);
+    reaches(two, ["10.9.0.1"]);
+    does_not_reach(three, ["10.9.0.1", "10.9.0.2"]);
+    does_not_reach(one, ["10.9.0.3"]);
+}
+
+#[test]
+fn a_tunnel_that_dies_lets_nothing_out_and_comes_back_by_itself() {
+    let net = Underlay::new(2);
+    let members = mesh(&net, "one secret for all of them");
+    let (one, two) = (net.host(1), net.host(2));
+    reaches(one, ["10.9.0.2"]);
+    let capture = net.capture();
+    // No agent, no store: the process that holds the device starts another worker.
+    let before = members[0].pid(Slot::A);
+    one.run("kill", &format!("-9 {before}")).expect_ok();
+    transfer(one, two, "10.9.0.2");
+    assert_ne!(members[0].pid(Slot::A), before);
+    assert_eq!(capture.stop_and_count(CANARY), 0);
+}
+
+#[test]
+fn both_processes_dead_means_nothing_leaves_until_the_agent_looks() {
+    let net = Underlay::new(2);
+    let mut members = mesh(&net, "one secret for all of them");
+    let (one, two) = (net.host(1), net.host(2));
+    reaches(one, ["10.9.0.2"]);
+    let worker = members[0].pid(Slot::A);
+    let holder = one.run("ps", &format!("-o ppid= -p {worker}")).expect_ok().trim().to_string();
+    let capture = net.capture();
+    one.run("kill", &format!("-9 {holder} {worker}")).expect_ok();
+    let sent = one.inside(|| UdpSocket::bind("10.9.0.1:0").unwrap());
+    for _ in 0..50 {
+        sent.send_to(CANARY, "10.9.0.2:9").ok();
+    }
+    does_not_reach(one, ["10.9.0.2"]);
+    // Nor with the device down, or gone: the mesh's addresses lead nowhere else.
+    for words in ["link set weftwga down", "link delete weftwga"] {
+        one.ip(words);
+        for _ in 0..50 {
+            sent.send_to(CANARY, "10.9.0.2:9").ok();
+        }
+        let route = one.run("ip", &format!("route get {}", members[1].address()));
+        assert_ne!(route.code, 0, "{route}");
+    }
+    assert_eq!(capture.stop_and_count(CANARY), 0);
+    let capture = net.capture();
+    until(&mut members, "the tunnel is there again", |members| !advance(members));
+    transfer(one, two, "10.9.0.2");
+    assert_eq!(capture.stop_and_count(CANARY), 0);
+}
+
+#[test]
+fn a_key_is_replaced_under_load_and_no_datagram_is_lost() {
+    let net = Underlay::new(2);
+    let mut members = mesh(&net, "one secret for all of them");
+    let (one, two) = (net.host(1), net.host(2));
+    reaches(one, ["10.9.0.2"]);
+    let sink = two.inside(|| UdpSocket::bind("10.9.0.2:0").unwrap());
+    sink.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let to = sink.local_addr().unwrap();
+    let source = one.inside(|| UdpSocket::bind("10.9.0.1:0").unwrap());
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let mut count = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                let datagram = [&count.to_be_bytes()[..], &[0; 1192]].concat();
+                source.send_to(&datagram, to).unwrap();
+                count += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            source.send_to(&u64::MAX.to_be_bytes(), to).unwrap();
+            count
+        });
+        let receiver = scope.spawn(|| {
+            let (mut buffer, mut received) = ([0; 2048], 0u64);
+            loop {
+                let length = sink.recv(&mut buffer).unwrap();
+                if buffer[..length].starts_with(&u64::MAX.to_be_bytes()) {
+                    return received;
+                }
+                received += 1;
+            }
+        });
+        let view = members[0].view(Vec::new());
+        let (host, driver) = (members[0].host, &mut members[0].driver);
+        assert_eq!(host.inside(|| driver.rotate(&view)).unwrap(), Some(Slot::B));
+        until(&mut members, "the old key is gone everywhere", |members| {
+            members.iter().all(|member| member.wireguard.b.is_some() && member.wireguard.a.is_none())
+        });
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(receiver.join().unwrap(), sender.join().unwrap());
+    });
+    assert!(handshaken(&mut members, Slot::B));
+    for host in [one, two] {
+        assert!(!host.has_link("weftwga") && host.has_link("weftwgb"));
+    }
+}
+
+#[test]
+fn a_lossy_network_is_no_obstacle() {
+    let net = Underlay::new(2);
+    net.host(1).lose(10);
+    let mut members = mesh(&net, "one secret for all of them");
+    until(&mut members, "hands are shaken", |members| handshaken(members, Slot::A));
+    transfer(net.host(1), net.host(2), "10.9.0.2");
+    transfer(net.host(2), net.host(1), "10.9.0.1");
+}
+
+#[test]
+fn what_is_sent_to_the_port_by_a_stranger_changes_nothing() {
+    let net = Underlay::new(2);
+    let members = mesh(&net, "one secret for all of them");
+    let stranger = net.stranger(66);
+    let (one, two) = (net.host(1), net.host(2));
+    reaches(one, ["10.9.0.2"]);
+    let before = members[1].pid(Slot::A);
+    let socket = stranger.inside(|| UdpSocket::bind("192.0.2.66:0").unwrap());
+    let mut datagram = vec![0u8; 1500];
+    for kind in 0..=6u8 {
+        for length in [0, 1, 3, 4, 31, 32, 33, 63, 64, 65, 91, 92, 93, 147, 148, 149, 1400] {
+            datagram.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * 31 + usize::from(kind)) as u8);
+            datagram[..4].copy_from_slice(&[kind, 0, 0, 0]);
+            socket.send_to(&datagram[..length], "192.0.2.2:51820").unwrap();
+        }
+    }
+    // And VXLAN as it is inside, to the host's address in the mesh: not by this way.
+    reaches(one, ["10.9.0.2"]);
+    assert_eq!(members[1].pid(Slot::A), before, "the worker died");
+    drop(two);
+}
