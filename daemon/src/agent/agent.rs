@@ -23,6 +23,9 @@ use super::mesh::Mesh;
 use super::underlay::Place;
 use super::usage::Usage;
 
+/// The snapshot is not written more often than this.
+const REST: Duration = Duration::from_millis(900);
+
 /// The agent of one host.
 pub(crate) struct Agent {
     pub(crate) root: Root,
@@ -61,8 +64,9 @@ pub(crate) struct Inner {
     pub(crate) counts: Counts,
     /// What plugins were last told.
     told: Option<Option<String>>,
-    /// Whether the snapshot on disk is older than ours.
+    /// Whether the snapshot on disk is older than ours, and when it was written.
     unsaved: bool,
+    saved: Option<Instant>,
     /// The tasks of the membership.
     tasks: Vec<JoinHandle<()>>,
 }
@@ -111,6 +115,7 @@ impl Agent {
             counts: Counts::default(),
             told: None,
             unsaved: false,
+            saved: None,
             tasks: Vec::new(),
         };
         Rc::new(Self {
@@ -227,6 +232,7 @@ impl Agent {
                 counts: std::mem::take(&mut inner.counts),
                 told: inner.told.take(),
                 unsaved: true,
+                saved: None,
                 tasks: Vec::new(),
             }
         });
@@ -313,14 +319,19 @@ impl Agent {
     pub(crate) fn save(&self) -> Result<(), StateError> {
         let snapshot =
             self.change(|inner| std::mem::take(&mut inner.unsaved).then(|| inner.snapshot.clone()));
+        self.change(|inner| inner.saved = snapshot.as_ref().map(|_| Instant::now()).or(inner.saved));
         match snapshot {
             Some(snapshot) => snapshot.save(&self.snapshot_file()),
             None => Ok(()),
         }
     }
 
-    /// Writes the snapshot if it has changed; what fails is told.
+    /// Writes the snapshot if it has changed and was not written just now; what fails is told.
     pub(crate) fn save_told(&self) {
+        let just_now = |inner: &Inner| inner.saved.is_some_and(|saved| saved.elapsed() < REST);
+        if self.with(just_now) {
+            return;
+        }
         let why =
             self.save().err().map(|error| format!("{error}: a restart would go by what was known before"));
         if why.is_some() {

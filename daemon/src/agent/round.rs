@@ -30,6 +30,7 @@ pub(crate) async fn round(agent: &Rc<Agent>, kernel: &Rc<Kernel>) {
     }
     let networks = desired.map(|desired| desired.networks).unwrap_or_default();
     let locals: Vec<_> = networks.into_iter().map(|network| network.local).collect();
+    agent.save_told();
     files::conflists(agent, &locals).await;
     drop(turn);
     agent.tell_plugins();

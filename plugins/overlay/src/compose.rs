@@ -77,18 +77,29 @@ pub(crate) fn compose(request: &ComposeRequest, root: &Root) -> Result<Vec<Value
     Ok(plugins)
 }
 
-/// Returns the `ipam` object: a set of ranges for each family, a range for each block.
+/// Returns the `ipam` object: a set of ranges for each family, a range for each block. What was borrowed is a range of
+/// one address, which others get only when nothing else is left.
 fn ipam(local: &LocalNetwork) -> Value {
     let mut sets = Vec::new();
     for v4 in [true, false] {
         let blocks = local.blocks.iter().filter(|block| block.cidr.is_ipv4() == v4);
-        let set: Vec<Value> =
+        let mut set: Vec<Value> =
             blocks.map(|block| json!({"subnet": block.cidr.to_string(), "gateway": block.gateway})).collect();
+        for address in local.borrowed.iter().filter(|address| address.is_ipv4() == v4) {
+            let subnet = local.subnets.iter().find(|subnet| subnet.contains(*address));
+            set.extend(subnet.map(|subnet| {
+                json!({"subnet": subnet.to_string(), "rangeStart": address, "rangeEnd": address})
+            }));
+        }
         if !set.is_empty() {
             sets.push(Value::Array(set));
         }
     }
-    json!({"type": "host-local", "ranges": sets, "requestable": "subnet"})
+    let mut ipam = json!({"type": "host-local", "ranges": sets});
+    if !local.borrowed.is_empty() {
+        ipam["avoid"] = json!(local.borrowed);
+    }
+    ipam
 }
 
 #[cfg(test)]
