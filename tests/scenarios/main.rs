@@ -35,6 +35,7 @@ mod overlay_attacks;
 mod overlay_cli;
 mod overlay_mtu;
 mod overlay_plain;
+mod overlay_plugin;
 mod overlay_reconcile;
 mod overlay_tunnel;
 mod ownership;

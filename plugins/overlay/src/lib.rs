@@ -62,7 +62,7 @@ impl Driver for Overlay {
 
     /// Devices go with a reboot, or by somebody's hand. Whoever comes first makes them, with the ways to all peers, so
     /// that the container's first packet arrives.
-    fn survey(&self, settings: &mut Settings, kernel: &mut Kernel) -> Result<(), Failure> {
+    fn establish(&self, settings: &mut Settings, kernel: &mut Kernel) -> Result<(), Failure> {
         let local = settings.required()?;
         if kernel.exists(Place::Host, &local.vxlan).is_ok_and(|exists| exists) {
             return Ok(());

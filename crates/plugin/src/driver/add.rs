@@ -60,7 +60,8 @@ fn connect<D: Driver>(
 
     // Addresses are looked for while the kernel builds the links.
     ipam.as_mut().map_or(Ok(()), delegate::begin)?;
-    let surveyed = driver.survey(&mut settings, kernel);
+    let surveyed =
+        driver.survey(&mut settings, kernel).and_then(|()| driver.establish(&mut settings, kernel));
     let links = driver.links(&settings, endpoint);
     let built = surveyed
         .and_then(|()| change.announce(driver.remember(&settings)))

@@ -103,6 +103,16 @@ pub trait Driver: Sync {
         Ok(())
     }
 
+    /// Makes what the network has on this host when nobody has yet, where that is more than a plan of one attachment:
+    /// ADD only, after [`Driver::survey`]. It stays if the ADD fails. Most drivers have nothing of the kind.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    fn establish(&self, _settings: &mut Self::Settings, _kernel: &mut Kernel) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Returns what was found by [`Driver::survey`] and nobody will know later. It is recorded before the kernel is
     /// touched. Most drivers need none of it.
     fn remember(&self, _settings: &Self::Settings) -> Value {
