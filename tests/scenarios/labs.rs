@@ -74,3 +74,13 @@ fn overlay_three_hosts() {
         lab.sh("ip netns exec c1 ping -n -c 1 -W 2 10.1.0.66").expect_ok();
     });
 }
+
+#[test]
+fn overlay_encrypted() {
+    up_and_down("overlay-encrypted.sh", |lab, said| {
+        assert!(said.contains("--down") && said.contains("kill -9"), "it says what to try: {said}");
+        lab.sh("ip netns exec h1 ping -n -c 1 -W 5 10.92.0.2").expect_ok();
+        lab.sh("ip netns exec h1 ip link set weftwga down").expect_ok();
+        assert_ne!(lab.sh("ip netns exec h1 ping -n -c 1 -W 1 10.92.0.2").code, 0);
+    });
+}

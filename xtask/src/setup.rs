@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{have, is_root, output, program};
 
 /// What must be there, and the Debian package that brings it.
-const NEEDS: [(&str, &str); 14] = [
+const NEEDS: [(&str, &str); 15] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
@@ -20,6 +20,7 @@ const NEEDS: [(&str, &str); 14] = [
     ("/usr/include/google/protobuf/empty.proto", "libprotobuf-dev"),
     ("strace", "strace"),
     ("shellcheck", "shellcheck"),
+    ("wg", "wireguard-tools"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
 ];
 
