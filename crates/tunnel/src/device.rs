@@ -84,7 +84,9 @@ pub(crate) fn routes(socket: &mut Socket) -> Result<BTreeMap<Ipv6Addr, Slot>, Me
         let routes =
             route::of_link(socket, route::MAIN, link.index).map_err(refused(slot, "read its routes"))?;
         found.extend(routes.iter().filter_map(|route| match route.dst {
-            IpNetwork::V6(to) if to.prefix() == 128 && route.gateway.is_none() => Some((to.ip(), slot)),
+            IpNetwork::V6(to) if to.prefix() == 128 && route.protocol == wireguard::PROTOCOL => {
+                Some((to.ip(), slot))
+            }
             _ => None,
         }));
     }
