@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use weft_overlay::ids::{ClusterId, HostId};
 use weft_overlay::records::{self, Cluster, Slots};
 use weft_state::Root;
-use weft_testkit::{Host, Underlay, does_not_reach, reaches, staged};
+use weft_testkit::{Host, Underlay, does_not_reach, reaches, skip_unless, staged};
 use weft_tunnel::rotation::{Policy, Remote};
 use weft_tunnel::{ClusterSecret, Driver, Implementation, Slot, View, device_mtu};
 
@@ -37,8 +37,12 @@ fn secret(text: &str, host: &Host) -> ClusterSecret {
 
 impl<'a> Member<'a> {
     fn new(host: &'a Host, words: &str) -> Self {
+        Self::with(host, words, Some(Implementation::Userspace))
+    }
+
+    fn with(host: &'a Host, words: &str, whose: Option<Implementation>) -> Self {
         let root = Root::new(Some(host.root().into()));
-        let open = || Driver::open(root, staged("weftd"), Some(Implementation::Userspace)).unwrap();
+        let open = || Driver::open(root, staged("weftd"), whose).unwrap();
         let policy = Policy { linger: Duration::from_secs(2), ..Policy::default() };
         let driver = host.inside(open).with_policy(policy);
         Self { host, driver, secret: secret(words, host), wireguard: Slots::default() }
@@ -134,22 +138,29 @@ fn handshaken(members: &mut [Member<'_>], slot: Slot) -> bool {
     members.iter_mut().all(|member| {
         let (host, driver) = (member.host, &mut member.driver);
         let stats = host.inside(|| driver.stats());
-        stats.is_ok_and(|stats| slot.of(&stats).iter().filter(|peer| peer.handshake.is_some()).count() == others)
+        stats.is_ok_and(|stats| {
+            slot.of(&stats).iter().filter(|peer| peer.handshake.is_some()).count() == others
+        })
     })
 }
 
 /// A mesh of all hosts, with VXLAN on top.
 fn mesh<'a>(net: &'a Underlay, words: &str) -> Vec<Member<'a>> {
     let mut members: Vec<Member<'a>> = net.hosts().iter().map(|host| Member::new(host, words)).collect();
-    until(&mut members, "all have a key and know the others", |members| {
+    settle(&mut members);
+    members
+}
+
+/// Lets all find each other, and sets up VXLAN on top.
+fn settle(members: &mut [Member<'_>]) {
+    until(members, "all have a key and know the others", |members| {
         members.iter().all(|member| member.wireguard.a.is_some()) && !advance(members)
     });
     let addresses: Vec<Ipv6Addr> = members.iter().map(Member::address).collect();
-    for member in &members {
+    for member in members.iter() {
         let own = member.address();
         member.vxlan(&addresses.iter().copied().filter(|address| *address != own).collect::<Vec<_>>());
     }
-    members
 }
 
 /// Sends a megabyte of what is sought, by TCP, and asserts that it arrives.
@@ -323,11 +334,97 @@ fn what_is_sent_to_the_port_by_a_stranger_changes_nothing() {
     let mut datagram = vec![0u8; 1500];
     for kind in 0..=6u8 {
         for length in [0, 1, 3, 4, 31, 32, 33, 63, 64, 65, 91, 92, 93, 147, 148, 149, 1400] {
-            datagram.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * 31 + usize::from(kind)) as u8);
+            datagram
+                .iter_mut()
+                .enumerate()
+                .for_each(|(at, byte)| *byte = (at * 31 + usize::from(kind)) as u8);
             datagram[..4].copy_from_slice(&[kind, 0, 0, 0]);
             socket.send_to(&datagram[..length], "192.0.2.2:51820").unwrap();
         }
     }
     reaches(one, ["10.9.0.2"]);
     assert_eq!(members[1].pid(Slot::A), before, "the worker died");
+}
+
+#[test]
+fn debians_wireguard_go_is_a_peer_like_any_other() {
+    let Some(program) = weft_testkit::peer("/usr/bin/wireguard-go") else { return };
+    let net = Underlay::new(2);
+    // Where wireguard-go is asked: the same place whatever the namespace.
+    net.lab().sh("mkdir -p /run/wireguard && mount -t tmpfs none /run/wireguard").expect_ok();
+    let (one, two) = (net.host(1), net.host(2));
+    let mut member = Member::new(one, "one secret for all of them");
+    let key = weft_tunnel::SecretKey::random().unwrap();
+    let theirs = cluster().mesh_address(2);
+    let slot =
+        records::Slot { public_key: key.public(), port: 51820, epoch: 1, state: records::SlotState::Active };
+    let remote = Remote {
+        host: HostId::new([2; 16]),
+        address: theirs,
+        underlay: two.ipv4(),
+        alive: true,
+        wireguard: Slots { a: Some(slot), b: None },
+    };
+    let (view, ours) = (member.view(vec![remote]), member.address());
+    let secret = member.secret.clone();
+    let mut step = || one.inside(|| member.driver.advance(&view, &secret)).unwrap();
+    let own = loop {
+        let outcome = step();
+        if let (Some(own), false) = (outcome.wireguard.a, outcome.changed) {
+            break own;
+        }
+    };
+    let _peer = two.program(program).args(["--foreground", "wg0"]).background();
+    two.write("key", String::from(key));
+    two.write("pair", String::from(secret.of_pair(&own.public_key, &slot.public_key)));
+    let (key, pair) = (two.path("key"), two.path("pair"));
+    let set = format!(
+        "for i in $(seq 100); do wg show wg0 >/dev/null 2>&1 && break; sleep 0.05; done
+         wg set wg0 listen-port 51820 private-key {} peer {} preshared-key {} allowed-ips {ours}/128 endpoint {}:51820
+         ip address add {theirs}/128 dev wg0 && ip link set wg0 mtu 1440 up && ip route add {ours} dev wg0",
+        key.display(),
+        own.public_key,
+        pair.display(),
+        one.ipv4(),
+    );
+    two.sh(&set).expect_ok();
+    reaches(one, [theirs.to_string()]);
+    reaches(two, [ours.to_string()]);
+    let capture = net.capture();
+    transfer(one, two, &format!("[{theirs}]"));
+    transfer(two, one, &format!("[{ours}]"));
+    assert_eq!(capture.stop_and_count(CANARY), 0);
+}
+
+#[test]
+fn the_kernels_wireguard_and_ours_are_one_mesh() {
+    let net = Underlay::new(2);
+    skip_unless!(net.lab().has_link_type("wireguard"), "CONFIG_WIREGUARD");
+    let words = "one secret for all of them";
+    let hosts = [(net.host(1), Implementation::Userspace), (net.host(2), Implementation::Kernel)];
+    let mut members: Vec<Member<'_>> =
+        hosts.map(|(host, whose)| Member::with(host, words, Some(whose))).into();
+    settle(&mut members);
+    let (one, two) = (net.host(1), net.host(2));
+    reaches(one, ["10.9.0.2"]);
+    reaches(two, ["10.9.0.1"]);
+    let capture = net.capture();
+    transfer(one, two, "10.9.0.2");
+    transfer(two, one, "10.9.0.1");
+    assert_eq!(capture.stop_and_count(CANARY), 0);
+    for (turn, slot) in [(1, Slot::B), (0, Slot::A)] {
+        let view = members[turn].view(Vec::new());
+        let (host, driver) = (members[turn].host, &mut members[turn].driver);
+        assert_eq!(host.inside(|| driver.rotate(&view)).unwrap(), Some(slot));
+        until(&mut members, "the old key is gone everywhere", |members| {
+            let gone = |member: &Member<'_>| slot.other().of(&member.wireguard).is_none();
+            members.iter().all(|member| slot.of(&member.wireguard).is_some() && gone(member))
+        });
+        transfer(one, two, "10.9.0.2");
+        transfer(two, one, "10.9.0.1");
+    }
+    // What is found out without being told.
+    let root = Root::new(Some(two.root().into()));
+    let found = two.inside(|| Driver::open(root, staged("weftd"), None).unwrap());
+    assert_eq!(found.implementation(), Implementation::Kernel);
 }
