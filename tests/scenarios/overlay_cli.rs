@@ -215,3 +215,36 @@ fn a_dead_host_is_forgotten_and_a_living_one_is_not() {
     let why = cluster.status(2)["why"].as_str().unwrap().to_owned();
     assert!(why.contains("weft overlay leave"), "{why}");
 }
+
+#[test]
+fn keys_of_encrypted_networks_are_replaced() {
+    let cluster = Cluster::new(2);
+    let host = cluster.host(1);
+    refused(&host.weft(["overlay", "rotate"]), 3, &["the cluster has no encrypted network"]);
+    cluster.network(1, &["-o", "encrypted", "blue"]);
+    let [red, green] = [1, 2].map(|number| {
+        let container = cluster.host(number).container("c");
+        cluster.host(number).weft(["network", "connect", "blue", container.name()]).expect_ok();
+        container
+    });
+    let address = green.addresses("eth0")[0].split('/').next().unwrap().to_owned();
+    cluster.eventually("containers reach each other", || red.ping(&address));
+    let diag = host.weft(["overlay", "diag", &address]);
+    for link in ["mesh", "tunnel", "handshake"] {
+        assert!(
+            diag.expect_ok().lines().any(|line| line.starts_with(link) && line.contains("ok")),
+            "{}",
+            diag.stdout
+        );
+    }
+    let slots = || -> Vec<String> {
+        let peers = cluster.host(2).weft(["overlay", "peers", "--format", "json"]).expect_json();
+        let tunnels = peers[0]["tunnels"].as_array().unwrap().clone();
+        tunnels.iter().map(|tunnel| tunnel["slot"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(slots(), ["A"]);
+    host.weft(["overlay", "rotate"]).expect_ok();
+    refused(&host.weft(["overlay", "rotate"]), 4, &["a key is being replaced already"]);
+    cluster.eventually("h2 has a tunnel by the new key", || slots().contains(&"B".to_owned()));
+    assert!(red.ping(&address));
+}
