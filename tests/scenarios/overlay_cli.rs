@@ -248,3 +248,36 @@ fn keys_of_encrypted_networks_are_replaced() {
     cluster.eventually("h2 has a tunnel by the new key", || slots().contains(&"B".to_owned()));
     assert!(red.ping(&address));
 }
+
+#[test]
+fn networks_that_cannot_be_are_refused_and_leave_nothing() {
+    let cluster = Cluster::new(2);
+    cluster.network(1, &["--subnet", "10.200.0.0/16", "-o", "vni=4711", "blue"]);
+    let host = cluster.host(1);
+    host.sh("ip link add foreign type vxlan id 4712 dstport 4789 local 192.0.2.1 nolearning && ip link set foreign up")
+        .expect_ok();
+    host.ip("route add 10.77.0.0/16 dev u0");
+    let before = cluster.etcd.records();
+    for (words, code, parts) in [
+        (&["--subnet", "10.200.4.0/24", "red"][..], 4, &["10.200.4.0/24", "blue"][..]),
+        (&["--subnet", "192.0.0.0/16", "red"], 4, &["192.0.0.0/16"]),
+        (&["--subnet", "10.77.1.0/24", "red"], 4, &["overlaps the host's route 10.77.0.0/16"]),
+        (&["-o", "vni=4711", "red"], 4, &["VNI 4711 belongs to another network"]),
+        (&["-o", "vni=4712", "red"], 4, &["4712", "foreign"]),
+        (&["-o", "vni=0", "red"], 2, &["option vni", "1 to 16777215"]),
+        (&["-o", "mtu=9000", "red"], 4, &["9000", "1500"]),
+        (&["-o", "mtu=many", "red"], 2, &["option mtu"]),
+        (&["-o", "encrypted=perhaps", "red"], 2, &["option encrypted", "true or false"]),
+        (&["-o", "colour=red", "red"], 2, &["colour"]),
+        (&["--gateway", "10.201.0.1", "--subnet", "10.201.0.0/16", "red"], 2, &["--gateway"]),
+    ] {
+        let create = ["network", "create", "-d", "overlay"];
+        let output = host.weft(create.iter().chain(words).copied());
+        assert_eq!(output.code, code, "{words:?}: {}", output.stderr);
+        assert!(parts.iter().all(|part| output.stderr.contains(part)), "{words:?}: {}", output.stderr);
+        host.weft(["network", "exists", "red"]).expect_failure(3, &[]);
+    }
+    let networks = |records: &str| records.lines().filter(|line| line.starts_with("/weft/v1/net/")).count();
+    assert_eq!(networks(&cluster.etcd.records()), networks(&before));
+    host.weft(["network", "create", "-d", "overlay", "red"]).expect_ok();
+}

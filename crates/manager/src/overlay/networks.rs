@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use weft_cni::json::get;
-use weft_cni::{Code, ComposedSubnet, Dns};
+use weft_cni::{Code, ComposedSubnet, Dns, Failure};
 use weft_model::{NetworkId, NetworkName};
 use weft_runtime::ChainError;
 use weft_state::document::SCHEMA;
@@ -184,6 +184,7 @@ impl Manager {
         if !(wanted.gateways.is_empty() && wanted.ranges.is_empty() && wanted.aux.is_empty()) {
             return Err(Error::SharedRange(name));
         }
+        check_options(&described, &request.options)?;
         let families = Families::of(request)?;
         if self.store.path(&name).exists() {
             return Err(Error::NameTaken(name));
@@ -287,6 +288,17 @@ impl Manager {
         }
         Ok(errors)
     }
+}
+
+/// Refuses options that the driver does not have, before other hosts hear of them.
+fn check_options(about: &drivers::About, options: &BTreeMap<String, String>) -> Result<(), Error> {
+    let options = about.canonical(options);
+    let Some(unknown) = options.keys().find(|key| !about.has_option(key)) else { return Ok(()) };
+    let known: Vec<&str> = about.options.iter().map(|option| option.name.as_str()).collect();
+    let failure =
+        Failure::text(Code::InvalidConfig, format!("the {} driver has no option {unknown:?}", about.kind));
+    let failure = failure.with_hint(Some(format!("its options are {}", known.join(", "))));
+    Err(Error::Refused { kind: about.kind.clone(), failure })
 }
 
 /// Returns what this host gives addresses out of.
