@@ -82,8 +82,11 @@ fn a_network_of_one_host_is_on_all_and_goes_from_all() {
 
     let host = cluster.host(1);
     host.weft(["network", "create", "-d", "overlay", "blue"]).expect_failure(4, &["blue"]);
+    host.weft(["network", "rm", "blue"]).expect_failure(4, &["h1-c"]);
+    // Each host tells within a second that it has a container.
+    cluster.eventually("all have told", || cluster.etcd.records().matches("\"used\":{").count() == 3);
     host.weft(["network", "disconnect", "blue", all[0].name()]).expect_ok();
-    cluster.eventually("h1 hears of the containers on h2", || {
+    cluster.eventually("h1 hears of the containers on the others", || {
         let refused = host.weft(["network", "rm", "blue"]);
         assert_eq!(refused.code, 4, "{}", refused.stderr);
         refused.stderr.contains("network blue is in use: 2 addresses on host h")

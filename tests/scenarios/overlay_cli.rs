@@ -170,8 +170,11 @@ fn a_host_leaves_and_comes_back_as_another() {
         &["container h2-red is connected to network blue", "weft network disconnect blue h2-red"],
     );
     cluster.host(2).weft(["network", "disconnect", "blue", red.name()]).expect_ok();
+    assert!(cluster.host(2).ruleset().contains("weft_tunnels"), "{}", cluster.host(2).ruleset());
     cluster.host(2).weft(["overlay", "leave"]).expect_ok();
     assert_eq!(cluster.status(2)["state"], "unjoined");
+    assert!(!cluster.host(2).ruleset().contains("weft_tunnels"), "{}", cluster.host(2).ruleset());
+    assert!(!cluster.host(2).sh("ip -d link").stdout.contains("vxlan"));
     cluster
         .eventually("blue is gone from h2", || cluster.host(2).weft(["network", "exists", "blue"]).code == 3);
     cluster.eventually("h1 has dropped h2", || {

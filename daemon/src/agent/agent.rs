@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
 use weft_manager::overlay::protocol::Refusal;
 use weft_manager::{Kind, Manager};
@@ -32,6 +32,8 @@ pub(crate) struct Agent {
     pub(crate) manager: Arc<Manager>,
     pub(crate) file: MembershipFile,
     pub(crate) mesh: Mesh,
+    /// Held by whoever joins or leaves.
+    pub(crate) turn: Mutex<()>,
     inner: RefCell<Inner>,
     dirty: Notify,
     urgent: Notify,
@@ -121,6 +123,7 @@ impl Agent {
         Rc::new(Self {
             file: MembershipFile::new(&root),
             mesh: Mesh::default(),
+            turn: Mutex::new(()),
             root,
             manager: Arc::new(manager),
             inner: RefCell::new(inner),

@@ -45,6 +45,7 @@ const LIBRARIES: [(&str, &[&str]); 17] = [
     (
         "weft-daemon",
         &[
+            "weft-firewall",
             "weft-manager",
             "weft-model",
             "weft-netlink",

@@ -1,14 +1,20 @@
 //! `weft overlay leave`.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::task::spawn_blocking;
+use weft_firewall::Tunnels;
 use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Leave, Refusal};
 
 use crate::agent::agent::Agent;
 use crate::agent::socket::Reply;
 use crate::agent::{claim, mesh};
+
+/// How long the networks may take to go.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Makes this host leave its cluster: others are told, and what the kernel has goes with the next round.
 pub(crate) async fn leave(agent: &Rc<Agent>, leave: &Leave, reply: &Reply) -> Result<Value, Refusal> {
@@ -36,6 +42,7 @@ pub(crate) async fn leave(agent: &Rc<Agent>, leave: &Leave, reply: &Reply) -> Re
             membership.host
         ));
     }
+    let _turn = agent.turn.lock().await;
     let dismantled = mesh::dismantle(agent).await;
     agent.file.remove().map_err(failed)?;
     agent.exit();
@@ -46,8 +53,24 @@ pub(crate) async fn leave(agent: &Rc<Agent>, leave: &Leave, reply: &Reply) -> Re
         }
         _ => {}
     }
-    agent.touch();
+    open(agent).await?;
     dismantled.map(|()| Value::Null)
+}
+
+/// Takes the guard of the tunnels away, once nothing is behind it.
+async fn open(agent: &Rc<Agent>) -> Result<(), Refusal> {
+    let networks = || agent.manager.shared_networks().unwrap_or_default();
+    let gone =
+        || networks().iter().all(|(name, _)| !agent.manager.connected_to(name).is_empty()).then_some(());
+    agent.wait_for("the end of the cluster's networks on this host", LIMIT, gone).await?;
+    if !networks().is_empty() {
+        return Ok(());
+    }
+    let opened = spawn_blocking(Tunnels::remove).await;
+    let why = opened
+        .map_err(|error| error.to_string())
+        .and_then(|opened| opened.map_err(|error| error.to_string()));
+    why.map_err(|why| Refusal::new(Kind::Failed, why))
 }
 
 /// Refuses while containers are connected to networks of the cluster.
