@@ -87,9 +87,9 @@ fn ipam(local: &LocalNetwork) -> Value {
             blocks.map(|block| json!({"subnet": block.cidr.to_string(), "gateway": block.gateway})).collect();
         for address in local.borrowed.iter().filter(|address| address.is_ipv4() == v4) {
             let subnet = local.subnets.iter().find(|subnet| subnet.contains(*address));
-            set.extend(subnet.map(|subnet| {
-                json!({"subnet": subnet.to_string(), "rangeStart": address, "rangeEnd": address})
-            }));
+            set.extend(subnet.map(
+                |subnet| json!({"subnet": subnet.to_string(), "rangeStart": address, "rangeEnd": address}),
+            ));
         }
         if !set.is_empty() {
             sets.push(Value::Array(set));
