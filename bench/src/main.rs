@@ -12,6 +12,7 @@ mod every;
 mod host;
 mod machine;
 mod netavark;
+mod overlay;
 mod peers;
 mod process;
 mod published;
@@ -49,11 +50,15 @@ fn run() -> Result<()> {
             print!("{}", storm::measure()?);
             return Ok(());
         }
+        [word] if word == "--overlay" => {
+            print!("{}", overlay::measure()?);
+            return Ok(());
+        }
         [word] if word == "--plugins" => {
             print!("{}", every::measure(rounds::Size::QUICK.containers)?);
             return Ok(());
         }
-        _ => bail!("takes --quick, --traffic, --plugins, --hosts or nothing"),
+        _ => bail!("takes --quick, --traffic, --plugins, --overlay, --hosts or nothing"),
     };
     let size = if quick { rounds::Size::QUICK } else { rounds::Size::FULL };
     let figures = rounds::measure(&size)?;
@@ -61,6 +66,8 @@ fn run() -> Result<()> {
     let mut page = report::page(&figures, &published, &size)?;
     page.push_str("\n## Every plugin\n");
     page.push_str(&every::measure(size.containers)?);
+    page.push_str("\n## Overlays\n");
+    page.push_str(&overlay::measure()?);
     print!("{page}");
     if !quick {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(PAGE);
