@@ -76,7 +76,7 @@ const PLUGIN: [&str; 11] = [
 ];
 
 /// Packages for developers, which may use what they like and which nothing that ships may use.
-const DEVELOPERS: [&str; 4] = ["weft-testkit", "weft-tests", "weft-bench", "xtask"];
+const DEVELOPERS: [&str; 5] = ["weft-testkit", "weft-tests", "weft-bench", "weft-harness", "xtask"];
 
 /// The package that is all plugins in one binary, and nothing else.
 const MULTICALL: &str = "weft-multicall";

@@ -1,0 +1,185 @@
+//! What comes from outside, as functions of bytes: nothing may panic, whatever the bytes are.
+//!
+//! `fuzz/fuzz_targets` gives them bytes that a fuzzer thinks up, `tests/replay.rs` those in `fuzz/corpus`.
+#![expect(clippy::disallowed_methods, reason = "the files that are read are to be as bad as the bytes are")]
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use weft_cni::{Conflist, NetConf};
+use weft_model::Endpoint;
+use weft_plugin::env::Environment;
+use weft_plugin::{Attachment, Call, Driver, Leases, Linked, Plugin, Verb};
+use weft_state::ports::Books;
+use weft_state::{Records, Reservations, Root};
+
+/// A function of bytes.
+pub type Target = fn(&[u8]);
+
+/// The targets, by the names of their corpora.
+pub const TARGETS: [(&str, Target); 4] =
+    [("conf", conf), ("environment", environment), ("ipam", ipam), ("state", state)];
+
+/// The configuration and the previous result of a call, as every driver reads it: settings, plans, nothing of the
+/// kernel. The first byte names the driver and the verb.
+pub fn conf(bytes: &[u8]) {
+    let Some((choice, bytes)) = bytes.split_first() else { return };
+    drop(Conflist::parse(bytes));
+    let Some(call) = call(bytes, VERBS[usize::from(choice / 32) % VERBS.len()], &Root::new(None)) else { return };
+    match choice % 16 {
+        0 => plan(&bridge::Bridge, &call),
+        1 => plan(&dummy::Dummy, &call),
+        2 => plan(&firewall::Firewall, &call),
+        3 => plan(&host_device::HostDevice, &call),
+        4 => plan(&ipvlan::Ipvlan, &call),
+        5 => plan(&loopback::Loopback, &call),
+        6 => plan(&macvlan::Macvlan, &call),
+        7 => plan(&none::NoNetwork, &call),
+        8 => plan(&overlay::Overlay, &call),
+        9 => plan(&portmap::Portmap, &call),
+        10 => plan(&ptp::PointToPoint, &call),
+        11 => plan(&tap::TapDevice, &call),
+        12 => plan(&tuning::Tuned, &call),
+        _ => plan(&vlan::Tagged, &call),
+    }
+}
+
+const VERBS: [Verb; 5] = [Verb::Add, Verb::Check, Verb::Del, Verb::Gc, Verb::Status];
+
+fn call(bytes: &[u8], verb: Verb, root: &Root) -> Option<Call> {
+    Some(Call {
+        verb,
+        conf: NetConf::parse(bytes).ok()?,
+        stdin: bytes.to_vec(),
+        paths: Vec::new(),
+        root: root.clone(),
+        args: String::new(),
+        linked: Linked::default(),
+    })
+}
+
+#[expect(clippy::expect_used, reason = "the names are ours")]
+fn endpoint(call: &Call) -> Endpoint {
+    let network = call.conf.name.clone();
+    Endpoint { network, container: "red".parse().expect("an id"), ifname: "eth0".parse().expect("a name") }
+}
+
+fn plan<D: Driver>(driver: &D, call: &Call) {
+    let Ok(settings) = driver.settings(call) else { return };
+    let endpoint = endpoint(call);
+    let mut text = driver.links(&settings, &endpoint).to_string();
+    let result = call.conf.prev_result().ok().flatten().unwrap_or_default();
+    let leases = Leases::of_result(&result, &endpoint.ifname);
+    if let Ok(leases) = driver.resolve(&settings, leases) {
+        text += &driver.addresses(&settings, &endpoint, &leases).to_string();
+    }
+    text += &driver.network(&settings).to_string();
+    drop(text);
+}
+
+/// The environment of a call: variables that end with a NUL each, `NAME=value`, and the pairs of `CNI_ARGS`.
+pub fn environment(bytes: &[u8]) {
+    let mut variables: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    for pair in bytes.split(|byte| *byte == 0) {
+        let mut parts = pair.splitn(2, |byte| *byte == b'=');
+        if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+            variables.insert(name.into(), value.into());
+        }
+    }
+    let lookup = |name: &str| variables.get(name.as_bytes()).map(|value| OsString::from_vec(value.clone()));
+    if let Ok(Some(environment)) = Environment::read(lookup) {
+        drop(weft_cni::CniArgs::parse(&environment.args, &["IP", "MAC", "GATEWAY"]));
+    }
+}
+
+/// The configurations of the IPAM plugins, and with them whole calls: they work on files alone. The first byte names
+/// the plugin.
+pub fn ipam(bytes: &[u8]) {
+    let Some((choice, bytes)) = bytes.split_first() else { return };
+    in_folder(|root| {
+        let plugin: &dyn Plugin = if choice % 2 == 0 { &host_local::PLUGIN } else { &static_ipam::PLUGIN };
+        all_verbs(plugin, bytes, root);
+    });
+}
+
+fn all_verbs(plugin: &dyn Plugin, bytes: &[u8], root: &Root) {
+    for verb in [Verb::Add, Verb::Check, Verb::Status, Verb::Gc, Verb::Del] {
+        let Some(call) = call(bytes, verb, root) else { return };
+        // A folder that the bytes name is the machine's own.
+        if elsewhere(&call) {
+            return;
+        }
+        let attachment = Attachment { endpoint: endpoint(&call), netns: None, call };
+        match verb {
+            Verb::Add => drop(plugin.add(&attachment)),
+            Verb::Check => drop(plugin.check(&attachment)),
+            Verb::Status => drop(plugin.status(&attachment.call)),
+            Verb::Gc => drop(plugin.gc(&attachment.call)),
+            _ => drop(plugin.del(&attachment)),
+        }
+    }
+}
+
+fn elsewhere(call: &Call) -> bool {
+    let has = |key| call.conf.ipam.as_ref().is_some_and(|ipam| weft_cni::json::get(ipam, key).is_some());
+    has("dataDir") || has("resolvConf")
+}
+
+/// A file of ours that others have had their hands on. The first byte names the file.
+pub fn state(bytes: &[u8]) {
+    let Some((choice, bytes)) = bytes.split_first() else { return };
+    in_folder(|root| {
+        let leases = root.cni_networks_dir();
+        let file = match choice % 10 {
+            0 => root.attachments_dir().join("red/eth0.json"),
+            1 => root.ports_dir().join("owners/red,eth0.json"),
+            2 => root.ports_dir().join("owners/red,eth0.intent"),
+            3 => root.ports_dir().join("claims/tcp/0.0.0.0/31/8080"),
+            4 => root.ports_dir().join("moving/red.json"),
+            5 => root.reservations_dir().join("n1.json"),
+            6 => leases.join("n1/10.1.2.3"),
+            7 => leases.join("n1/last_reserved_ip.0"),
+            8 => leases.join(".index/n1/leases"),
+            _ => root.cni_results_dir().join("n1-red-eth0"),
+        };
+        put(&file, bytes);
+        read_everything(root);
+        let conf = br#"{"cniVersion": "1.1.0", "name": "n1", "type": "bridge", "cni.dev/valid-attachments": [],
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/29"}]]}}"#;
+        all_verbs(&host_local::PLUGIN, conf, root);
+    });
+}
+
+fn read_everything(root: &Root) {
+    let records = Records::new(root);
+    drop(records.all());
+    drop(records.all_damaged());
+    drop(records.list());
+    let books = Books::new(root);
+    drop(books.owners());
+    drop(books.list());
+    drop(books.damaged());
+    drop(books.interrupted_changes());
+    drop(books.standing());
+    drop(books.all_moving());
+    if let Ok(network) = "n1".parse() {
+        drop(books.holders(&network));
+        drop(records.of_network(&network));
+        drop(Reservations::new(root).of_network(&network));
+    }
+}
+
+fn put(file: &Path, bytes: &[u8]) {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).ok();
+    }
+    fs::write(file, bytes).ok();
+}
+
+fn in_folder(work: impl FnOnce(&Root)) {
+    let Ok(folder) = tempfile::tempdir() else { return };
+    work(&Root::new(Some(folder.path().into())));
+}
