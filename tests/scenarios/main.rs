@@ -29,6 +29,7 @@ mod macvlan_plugin;
 mod main_plugins;
 mod many;
 mod masquerade;
+mod on_a_parent;
 mod others;
 mod overlay_agent;
 mod overlay_attacks;

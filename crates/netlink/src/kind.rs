@@ -92,8 +92,6 @@ pub struct NewLink<'a> {
     pub mac: Option<Mac>,
     /// Its MTU; absent means the lower link's.
     pub mtu: Option<u32>,
-    /// Its alias.
-    pub alias: Option<&'a str>,
 }
 
 /// Asks for a new link; the answer is the link, unless it is born in another namespace.
@@ -112,9 +110,6 @@ pub fn create(new: &NewLink<'_>) -> Request {
     }
     if let Some(netns) = new.netns {
         builder = builder.setns_by_fd(netns.as_raw_fd());
-    }
-    if let Some(alias) = new.alias {
-        builder = builder.append_extra_attribute(LinkAttribute::IfAlias(alias.into()));
     }
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ECHO;
     Request::new(RouteNetlinkMessage::NewLink(builder.build()), flags)

@@ -11,7 +11,7 @@ use weft_netlink as netlink;
 use weft_netns::NetnsError;
 use weft_state::StateError;
 
-use crate::{Place, Resource, Step};
+use crate::{Kind, Over, Place, Resource, Step};
 
 /// Why a step cannot be made, removed or observed.
 ///
@@ -43,6 +43,14 @@ pub enum Cause {
         place: Place,
         /// Under which name.
         name: IfName,
+    },
+    /// The lower link has such a link already, in whatever namespace that is.
+    #[error("failed to create {}: file exists: {} interface {} has another {kind}", .kind.name(), .over.place, .over.name)]
+    Again {
+        /// What should have been made.
+        kind: Kind,
+        /// The lower link.
+        over: Over,
     },
     /// The container's interface is none that the host has lent.
     #[error("failed to find original ifname for {:?} (alias is not set)", .0.as_str())]

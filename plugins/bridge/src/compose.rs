@@ -8,10 +8,9 @@ use serde_json::{Map, Value, json};
 use weft_cni::Failure;
 use weft_firewall::Backend;
 use weft_model::{GatewayMode, Gateways, IfName, Mtu, VlanId};
-use weft_plugin::{ComposeRequest, host_local};
+use weft_plugin::{ComposeRequest, Options, bad_option as bad, host_local};
 
 pub(crate) use options::OPTIONS;
-use options::{Options, bad};
 
 /// The smallest MTU that a link with IPv6 may have (RFC 8200, section 5).
 const IPV6_LEAST: u32 = 1280;
@@ -20,7 +19,7 @@ const OURS: &str = "weft";
 
 /// Returns the plugins of the network's conflist.
 pub(crate) fn compose(request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
-    let options = Options(&request.options);
+    let options = Options { about: &crate::ABOUT, given: &request.options };
     options.refuse_unknown()?;
     let name = options.get("bridge").map_or_else(|| format!("br-{}", request.id.short()), str::to_owned);
     let bridge: IfName = name.parse().map_err(|error| bad("bridge", &name, &error))?;

@@ -1,5 +1,6 @@
 //! The `ipvlan` CNI plugin: containers with addresses of their own on a link of the host, whose MAC address they share.
 
+mod compose;
 mod conf;
 mod plan;
 
@@ -7,7 +8,7 @@ use serde_json::Value;
 use weft_cni::{Failure, Version};
 use weft_model::Endpoint;
 use weft_plan::{Kernel, Plan};
-use weft_plugin::{About, Call, Driven, Driver, Leases};
+use weft_plugin::{About, Call, ComposeRequest, Driven, Driver, DriverAbout, Leases};
 
 pub use conf::{Conf, Settings};
 
@@ -21,8 +22,15 @@ static ABOUT: About = About {
     kind: "ipvlan",
     summary: "containers with addresses of their own on a link of the host, whose MAC address they share",
     versions: &Version::ALL,
-    options: &[],
-    driver: None,
+    options: compose::OPTIONS,
+    driver: Some(DriverAbout {
+        addressing: true,
+        attachable: true,
+        clustered: false,
+        instances: None,
+        refusal: None,
+        hint: None,
+    }),
 };
 
 impl Driver for Ipvlan {
@@ -58,5 +66,9 @@ impl Driver for Ipvlan {
 
     fn addresses(&self, _settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Plan {
         leases.announced(&endpoint.ifname)
+    }
+
+    fn compose(&self, request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
+        compose::compose(request)
     }
 }

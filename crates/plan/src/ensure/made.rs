@@ -43,7 +43,7 @@ impl Ensure<'_> {
     /// Makes a link that only its own device file makes, and then what that cannot say.
     fn opened(&mut self, step: &Step, link: &Link, made: &Made, tap: &Tap) -> Result<(), Cause> {
         let opened = self.kernel.run(step.place, || tun::create(&link.name, tap))?;
-        opened.map_err(|error| refused(error, made, step.place, &link.name))?;
+        opened.map_err(|error| self.refused(error, step.place, link, made))?;
         let gone = || Cause::NoLink { place: step.place, name: link.name.clone() };
         let created = self.kernel.socket(step.place)?.link(link::get(&link.name))?.ok_or_else(gone)?;
         self.settle_made(step, link, &created);
@@ -67,8 +67,12 @@ impl Ensure<'_> {
 
     fn born_here(&mut self, step: &Step, link: &Link, made: &Made, lower: Option<u32>) -> Result<(), Cause> {
         let socket = self.kernel.socket(step.place)?;
-        let asked = socket.request(request(&link.name, step, link, made, lower));
-        let reply = asked.map_err(|error| refused(error, made, step.place, &link.name))?;
+        let asked = socket.request(request(&link.name, link, made, lower));
+        let reply = match asked {
+            Ok(reply) => reply,
+            Err(error) => return Err(self.refused(error, step.place, link, made)),
+        };
+        let socket = self.kernel.socket(step.place)?;
         let created = socket.created(&reply, &link.name)?;
         self.settle_made(step, link, &created);
         self.raise_made(step, link, &created)
@@ -89,7 +93,7 @@ impl Ensure<'_> {
         let netns = self.kernel.netns(step.place)?;
         let mut asked = Ok(());
         for again in [false, true] {
-            let request = request_in(&passing, step, link, made, lower, &netns);
+            let request = request_in(&passing, link, made, lower, &netns);
             asked = self.kernel.socket(from)?.request(request).map(drop);
             match &asked {
                 // An ADD that was killed has left it, before it could take its name.
@@ -97,13 +101,13 @@ impl Ensure<'_> {
                 _ => break,
             }
         }
-        asked.map_err(|error| refused(error, made, step.place, &link.name))?;
+        asked.map_err(|error| self.refused(error, step.place, link, made))?;
         let gone = || Cause::NoLink { place: step.place, name: passing.clone() };
         let socket = self.kernel.socket(step.place)?;
         let created = socket.link(link::get(&passing))?.ok_or_else(gone)?;
         let renamed = socket.request(link::rename(created.index, &link.name));
         self.settle_made(step, link, &created);
-        renamed.map_err(|error| refused(error, made, step.place, &link.name))?;
+        renamed.map_err(|error| self.refused(error, step.place, link, made))?;
         self.raise_made(step, link, &created)
     }
 
@@ -114,7 +118,12 @@ impl Ensure<'_> {
     }
 
     fn raise_made(&mut self, step: &Step, link: &Link, created: &LinkInfo) -> Result<(), Cause> {
-        let up = link::Change { up: link.up.then_some(true), ..link::Change::default() };
+        let up = link::Change {
+            up: link.up.then_some(true),
+            // The alias says who removes what the network's attachments share.
+            alias: (step.lifetime == Lifetime::Network).then_some(MADE_BY_WEFT),
+            ..link::Change::default()
+        };
         if up != link::Change::default() {
             self.kernel.socket(step.place)?.request(link::change(created.index, &up))?;
         }
@@ -145,6 +154,18 @@ impl Ensure<'_> {
         Ok(())
     }
 
+    /// Says what is there already, or what the kernel lacks.
+    fn refused(&mut self, error: Error, place: Place, link: &Link, made: &Made) -> Cause {
+        if !error.is_exists() {
+            return no_kind(error, made.kind.name());
+        }
+        match (&made.over, self.kernel.exists(place, &link.name)) {
+            // KERNEL: a tag of a link has one link at most (register_vlan_dev, net/8021q/vlan.c).
+            (Some(over), Ok(false)) => Cause::Again { kind: made.kind.clone(), over: over.clone() },
+            _ => taken(made, place, &link.name),
+        }
+    }
+
     fn clear(&mut self, place: Place, name: &IfName) -> Result<(), Cause> {
         let socket = self.kernel.socket(place)?;
         if let Some(left) = socket.link(link::get(name))? {
@@ -159,36 +180,22 @@ pub(crate) fn passing_name(name: &IfName) -> IfName {
     IfName::derived(&["passing", name.as_str()])
 }
 
-fn new_link<'a>(name: &'a IfName, step: &Step, link: &Link, made: &'a Made) -> NewLink<'a> {
-    NewLink {
-        name,
-        kind: &made.kind,
-        lower: None,
-        netns: None,
-        mac: link.mac,
-        mtu: link.mtu.map(Mtu::get),
-        // The alias says who removes what the network's attachments share.
-        alias: (step.lifetime == Lifetime::Network).then_some(MADE_BY_WEFT),
-    }
+fn new_link<'a>(name: &'a IfName, link: &Link, made: &'a Made) -> NewLink<'a> {
+    NewLink { name, kind: &made.kind, lower: None, netns: None, mac: link.mac, mtu: link.mtu.map(Mtu::get) }
 }
 
-fn request(name: &IfName, step: &Step, link: &Link, made: &Made, lower: Option<u32>) -> Request {
-    kind::create(&NewLink { lower, ..new_link(name, step, link, made) })
+fn request(name: &IfName, link: &Link, made: &Made, lower: Option<u32>) -> Request {
+    kind::create(&NewLink { lower, ..new_link(name, link, made) })
 }
 
 fn request_in(
     name: &IfName,
-    step: &Step,
     link: &Link,
     made: &Made,
     lower: Option<u32>,
     netns: &weft_netns::Netns,
 ) -> Request {
-    kind::create(&NewLink { lower, netns: Some(netns.as_fd()), ..new_link(name, step, link, made) })
-}
-
-fn refused(error: Error, made: &Made, place: Place, name: &IfName) -> Cause {
-    if error.is_exists() { taken(made, place, name) } else { no_kind(error, made.kind.name()) }
+    kind::create(&NewLink { lower, netns: Some(netns.as_fd()), ..new_link(name, link, made) })
 }
 
 fn taken(made: &Made, place: Place, name: &IfName) -> Cause {

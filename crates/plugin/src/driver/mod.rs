@@ -16,6 +16,7 @@ mod loopback;
 mod masquerade;
 mod master;
 mod mend;
+mod options;
 mod result;
 
 use std::path::Path;
@@ -34,12 +35,13 @@ use weft_state::lock::FileLock;
 use weft_state::ports::PortsError;
 
 pub use attach::ContainerRequest;
-pub use compose::host_local;
+pub use compose::{default_routes, host_local, on_parent};
 pub use leases::Leases;
 pub use loopback::loopback_addresses;
 pub use masquerade::{Masqueraded, dismantles, masquerade_backend};
 pub use master::Master;
 pub use mend::{examine_firewall, release_ports, restore_firewall};
+pub use options::{Options, bad as bad_option};
 
 use crate::{About, Attachment, Call, ComposeRequest, Plugin};
 
@@ -397,6 +399,7 @@ fn code_of(cause: &Cause) -> Code {
         | Cause::BadKey(_) => Code::InvalidConfig,
         Cause::NameTaken { .. }
         | Cause::Taken { .. }
+        | Cause::Again { .. }
         | Cause::InUse { .. }
         | Cause::Firewall(FirewallError::Ports(PortsError::Taken { .. } | PortsError::NoneFree { .. })) => {
             Code::TAKEN

@@ -1,9 +1,5 @@
-//! The options of a network, and how their values are read.
+//! The options of a network.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-
-use weft_cni::{Code, Failure};
 use weft_plugin::OptionAbout;
 
 /// The options of `weft network create -d bridge`, with docker's names for them.
@@ -121,59 +117,3 @@ pub(crate) const OPTIONS: &[OptionAbout] = &[
         help: "whether frames with another source MAC address than the container's are dropped",
     },
 ];
-
-/// The options as given, read by name.
-pub(super) struct Options<'request>(pub(super) &'request BTreeMap<String, String>);
-
-impl Options<'_> {
-    pub(super) fn refuse_unknown(&self) -> Result<(), Failure> {
-        let Some(unknown) = self.0.keys().find(|key| OPTIONS.iter().all(|option| option.name != *key)) else {
-            return Ok(());
-        };
-        let known: Vec<_> = OPTIONS.iter().map(|option| option.name).collect();
-        let text = format!("the bridge driver has no option {unknown:?}");
-        let hint = format!("its options are {}", known.join(", "));
-        Err(Failure::text(Code::InvalidConfig, text).with_hint(Some(hint)))
-    }
-
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
-    }
-
-    pub(super) fn flag(&self, name: &str, default: bool) -> Result<bool, Failure> {
-        match self.get(name) {
-            None => Ok(default),
-            // DOCKER: `-o key` alone means true; the words are those of Go's ParseBool.
-            Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-            Some(other) => Err(bad(name, other, &"true or false is expected")),
-        }
-    }
-
-    /// Returns an address of a family.
-    pub(super) fn address(&self, name: &str, v4: bool) -> Result<Option<IpAddr>, Failure> {
-        let Some(text) = self.get(name) else { return Ok(None) };
-        let address: IpAddr = text.parse().map_err(|error| bad(name, text, &error))?;
-        match address.is_ipv4() == v4 {
-            true => Ok(Some(address)),
-            false => {
-                Err(bad(name, text, &format!("an {} address is expected", if v4 { "IPv4" } else { "IPv6" })))
-            }
-        }
-    }
-
-    pub(super) fn number<T>(&self, name: &str) -> Result<Option<T>, Failure>
-    where
-        T: TryFrom<i64>,
-        T::Error: std::fmt::Display,
-    {
-        let Some(text) = self.get(name) else { return Ok(None) };
-        let number: i64 = text.parse().map_err(|error| bad(name, text, &error))?;
-        T::try_from(number).map(Some).map_err(|error| bad(name, text, &error))
-    }
-}
-
-/// Returns the error about one option's value.
-pub(super) fn bad(name: &str, value: &str, why: &dyn std::fmt::Display) -> Failure {
-    Failure::text(Code::InvalidConfig, format!("option {name}={value}: {why}"))
-}
