@@ -39,6 +39,7 @@ mod overlay_plain;
 mod overlay_plugin;
 mod overlay_reconcile;
 mod overlay_tunnel;
+mod overlay_store;
 mod ownership;
 mod ports;
 mod ports_moving;

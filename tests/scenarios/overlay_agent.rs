@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use weft_testkit::{Background, Cluster, Container, does_not_reach, reaches};
 
 /// A container on a host, connected to `blue`, and its addresses.
-fn connected(cluster: &Cluster, number: u8, name: &str) -> Container {
+pub(crate) fn connected(cluster: &Cluster, number: u8, name: &str) -> Container {
     let host = cluster.host(number);
     let container = host.container(name);
     host.weft(["network", "connect", "blue", container.name()]).expect_ok();
@@ -13,7 +13,7 @@ fn connected(cluster: &Cluster, number: u8, name: &str) -> Container {
 }
 
 /// A container's addresses on its first interface, without their lengths.
-fn addresses(container: &Container) -> Vec<String> {
+pub(crate) fn addresses(container: &Container) -> Vec<String> {
     let all = container.addresses("eth0");
     let bare: Vec<String> =
         all.iter().filter_map(|address| Some(address.split_once('/')?.0.to_owned())).collect();
@@ -22,7 +22,7 @@ fn addresses(container: &Container) -> Vec<String> {
 }
 
 /// Two hosts with a container on each, that reach each other in both families.
-fn pair() -> (Cluster, Container, Container) {
+pub(crate) fn pair() -> (Cluster, Container, Container) {
     let cluster = Cluster::new(2);
     cluster.network(1, &["--ipv6", "blue"]);
     let (red, green) = (connected(&cluster, 1, "red"), connected(&cluster, 2, "green"));
@@ -32,14 +32,14 @@ fn pair() -> (Cluster, Container, Container) {
 }
 
 /// A ping every 10 ms until it is told to end.
-fn pinging(from: &Container, to: &str) -> Background {
+pub(crate) fn pinging(from: &Container, to: &str) -> Background {
     let words = ["-n", "-q", "-i", "0.01", to];
     weft_testkit::Program::new("ping").inside(from).args(words).background()
 }
 
 /// Nothing was lost but what was on its way when the ping was told to end.
 #[track_caller]
-fn lost_nothing(ping: Background) {
+pub(crate) fn lost_nothing(ping: Background) {
     let id = nix::unistd::Pid::from_raw(ping.id().cast_signed());
     nix::sys::signal::kill(id, Signal::SIGINT).unwrap();
     let said = ping.end().stdout;

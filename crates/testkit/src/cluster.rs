@@ -92,12 +92,18 @@ impl Cluster {
 
     /// Has a host join. Its agent runs.
     pub fn join(&self, number: u8) -> Output {
+        self.join_with(number, &[])
+    }
+
+    /// As [`Cluster::join`], with more options.
+    pub fn join_with(&self, number: u8, more: &[&str]) -> Output {
         let certificate = self.authority.certificate(&format!("h{number}"), &[]);
         let path = |path: &std::path::Path| path.display().to_string();
         let (ca, cert, key) = (path(&self.authority.file()), path(&certificate.file), path(&certificate.key));
         let (url, name) = (self.etcd.url(), format!("h{number}"));
         let mut words = vec!["overlay", "join", "--etcd", &url, "--ca", &ca, "--cert", &cert, "--key", &key];
         words.extend(["--name", &name]);
+        words.extend(more);
         // The first host makes the cluster's secret, the others get it as people would bring it.
         let secret =
             self.underlay.hosts().iter().map(|host| host.path("var/lib/weft/overlay/keys/cluster.secret"));

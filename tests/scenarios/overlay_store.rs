@@ -1,0 +1,273 @@
+//! What becomes of hosts when their store is away, cut off, emptied, set back or swept behind their backs. Containers must not
+//! notice.
+
+use std::collections::BTreeSet;
+
+use nix::sys::signal::Signal;
+use weft_testkit::{Cluster, Container, Host, Output, Program, reaches};
+
+use crate::overlay_agent::{addresses, connected, lost_nothing, pair, pinging};
+
+/// The records of the cluster that no lease takes, one a line.
+fn records(cluster: &Cluster) -> BTreeSet<(String, String)> {
+    let all = cluster.etcd.records();
+    let lines: Vec<&str> = all.lines().collect();
+    let pairs =
+        lines.chunks(2).map(|pair| (pair[0].to_owned(), pair.get(1).copied().unwrap_or_default().to_owned()));
+    pairs.filter(|(key, _)| !key.starts_with("/weft/v1/alive/")).collect()
+}
+
+/// Runs programs all at once.
+fn together(programs: impl IntoIterator<Item = Program>) -> Vec<Output> {
+    std::thread::scope(|scope| {
+        let running: Vec<_> =
+            programs.into_iter().map(|program| scope.spawn(move || program.run())).collect();
+        running.into_iter().map(|one| one.join().unwrap()).collect()
+    })
+}
+
+fn routes(host: &Host) -> BTreeSet<String> {
+    let families = ["-4", "-6"].map(|family| host.sh(&format!("ip {family} route show proto 201")).stdout);
+    families.iter().flat_map(|said| said.lines()).map(|line| line.trim().to_owned()).collect()
+}
+
+fn id_of(cluster: &Cluster, on: u8, name: &str) -> String {
+    let peers = cluster.host(on).weft(["overlay", "peers", "--format", "json"]).expect_json();
+    let peer =
+        peers.as_array().unwrap().iter().find(|peer| peer["name"] == name && peer["state"] != "superseded");
+    peer.unwrap_or_else(|| panic!("no {name}: {peers}"))["id"].as_str().unwrap().to_owned()
+}
+
+/// A1: an empty store, and three hosts come at once.
+#[test]
+fn hosts_that_join_at_once_are_one_cluster() {
+    let mut cluster = Cluster::unjoined(3);
+    for number in [1, 2, 3] {
+        cluster.start(number);
+    }
+    let secret = cluster.underlay.lab().path("secret");
+    cluster
+        .underlay
+        .lab()
+        .write("secret", "c2l4dHkgZm91ciBieXRlcyBhcmUgbW9yZSB0aGFuIGVub3VnaCBmb3IgYSBzZWNyZXQuLi4uLi4u\n");
+    let joins = [1, 2, 3].map(|number| {
+        let own = cluster.authority.certificate(&format!("h{number}"), &[]);
+        let program = cluster.host(number).weft_program(["overlay", "join", "--etcd", &cluster.etcd.url()]);
+        let (ca, name) = (cluster.authority.file(), format!("h{number}"));
+        let files = [("--ca", &ca), ("--cert", &own.file), ("--key", &own.key), ("--secret", &secret)];
+        let program = files
+            .iter()
+            .fold(program, |program, (flag, file)| program.args([flag.as_ref(), file.as_os_str()]));
+        program.args(["--name", &name])
+    });
+    for join in together(joins) {
+        join.expect_ok();
+    }
+    let of_cluster: BTreeSet<String> = [1, 2, 3]
+        .iter()
+        .map(|number| cluster.status(*number)["cluster"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(of_cluster.len(), 1, "{of_cluster:?}");
+    cluster.network(2, &["blue"]);
+    let all = [1, 2, 3].map(|number| connected(&cluster, number, "c"));
+    for from in &all {
+        for to in &all {
+            reaches(from, addresses(to));
+        }
+    }
+}
+
+/// A4 and B4: containers come, all at once, and go without the store, until the host's block is used up; then ADD says that it may be
+/// tried later, and later it works.
+#[test]
+fn containers_come_and_go_without_the_store() {
+    let (mut cluster, red, green) = pair();
+    cluster.etcd.stop();
+    let host = cluster.host(1);
+    let many: Vec<_> = (0..24).map(|number| host.container(&format!("c{number}"))).collect();
+    let add = |container: &Container| host.weft_program(["network", "connect", "blue", container.name()]);
+    for added in together(many.iter().map(add)) {
+        added.expect_ok();
+    }
+    let different: BTreeSet<String> = many.iter().flat_map(addresses).collect();
+    assert_eq!(different.len(), 48, "{different:?}");
+    reaches(&green, addresses(&many[23]));
+    host.weft(["network", "disconnect", "blue", many[0].name()]).expect_ok();
+    // Leases of containers that are not there fill the block up.
+    let block = host.weft(["overlay", "status", "--format", "json"]).expect_json();
+    let block = block["networks"][0]["blocks"].as_array().unwrap().iter();
+    let block =
+        block.filter_map(|block| block.as_str()).find(|block| block.contains('.')).unwrap().to_owned();
+    let first: std::net::Ipv4Addr = block.split('/').next().unwrap().parse().unwrap();
+    for nth in 2..63 {
+        let lease =
+            format!("var/lib/cni/networks/blue/{}", std::net::Ipv4Addr::from_bits(first.to_bits() + nth));
+        if !host.path(&lease).exists() {
+            host.write(&lease, "somebody\r\neth0");
+        }
+    }
+    let late = host.container("late");
+    let refused = host.weft(["network", "connect", "blue", late.name()]);
+    assert_ne!(refused.code, 0, "{}", refused.stdout);
+    assert!(!late.has_link("eth0"));
+    reaches(&red, addresses(&green));
+    cluster.etcd.go_on();
+    let host = cluster.host(1);
+    cluster.eventually("there is another block", || {
+        host.weft(["network", "connect", "blue", late.name()]).code == 0
+    });
+    cluster.eventually("its peers know", || addresses(&late).iter().all(|address| green.ping(address)));
+}
+
+/// B5: a host is cut off from the store, and from nothing else.
+#[test]
+fn a_host_that_is_cut_off_from_the_store_alone_keeps_its_traffic() {
+    let (cluster, red, green) = pair();
+    let before = records(&cluster);
+    let ping = pinging(&red, &addresses(&green)[0]);
+    let cut = cluster.host(2);
+    cut.sh("nft add table inet t; nft 'add chain inet t o { type filter hook output priority 0; }'")
+        .expect_ok();
+    cut.sh("nft add rule inet t o tcp dport 2379 drop").expect_ok();
+    cluster.eventually("h2 knows it", || cluster.status(2)["state"] == "degraded");
+    // As if its lease had run out meanwhile.
+    cluster.etcd.ctl(["del", &format!("/weft/v1/alive/{}", id_of(&cluster, 1, "h2"))]).expect_ok();
+    cluster.eventually("h2 is suspect", || cluster.status(1)["suspect"] == 1);
+    let late = connected(&cluster, 2, "late");
+    reaches(&red, addresses(&late));
+    assert_eq!(records(&cluster), before, "nothing is reassigned");
+    cut.sh("nft delete table inet t").expect_ok();
+    cluster.eventually("h2 is heard of", || {
+        cluster.status(1)["suspect"] == 0 && cluster.status(2)["state"] == "ready"
+    });
+    lost_nothing(ping);
+}
+
+/// B6: an agent sleeps while the store changes more than it remembers, and a peer's attributes with it.
+#[test]
+fn an_agent_that_slept_through_a_compaction_knows_what_changed() {
+    let (cluster, red, green) = pair();
+    let key = format!("/weft/v1/host/{}", id_of(&cluster, 1, "h2"));
+    assert!(routes(cluster.host(1)).iter().all(|route| !route.contains("mtu 1300")));
+    cluster.signal(1, Signal::SIGSTOP);
+    // More than sockets hold, so that the server has to put the watch off.
+    let noise = "x".repeat(60_000);
+    for number in 0..150 {
+        cluster.etcd.ctl(["put", &format!("/weft/v1/noise/{number}"), &noise]).expect_ok();
+    }
+    cluster.etcd.ctl(["del", "--prefix", "/weft/v1/noise/"]).expect_ok();
+    let record = cluster.etcd.ctl(["get", "--print-value-only", &key]).expect_ok().trim().to_owned();
+    let smaller = record.replace("\"mtu\":1500", "\"mtu\":1350");
+    assert_ne!(record, smaller, "{record}");
+    cluster.etcd.ctl(["put", &key, &smaller]).expect_ok();
+    let revision = cluster.etcd.revision().to_string();
+    cluster.etcd.ctl(["compact", &revision]).expect_ok();
+    cluster.signal(1, Signal::SIGCONT);
+    cluster.eventually("h1 knows", || {
+        let peers = cluster.host(1).weft(["overlay", "peers", "--format", "json"]).expect_json();
+        peers[0]["mtu"] == 1350
+    });
+    cluster.eventually("the kernel knows", || {
+        routes(cluster.host(1)).iter().any(|route| route.contains("mtu 1300"))
+    });
+    cluster.eventually("the noise is forgotten", || cluster.status(1)["bad"].as_array().unwrap().is_empty());
+    reaches(&red, addresses(&green));
+}
+
+/// B7: the store is emptied. The hosts keep everything, say so, and make it what it was.
+#[test]
+fn an_emptied_store_is_filled_again() {
+    let (mut cluster, red, green) = pair();
+    cluster.eventually("all is said", || records(&cluster).len() >= 12);
+    let (before, routes_before) = (records(&cluster), [1, 2].map(|number| routes(cluster.host(number))));
+    let monitor = cluster.host(1).program("ip").args(["monitor", "link", "route", "neigh"]).background();
+    let ping = pinging(&red, &addresses(&green)[0]);
+    cluster.etcd.wipe();
+    cluster.etcd.go_on();
+    cluster.eventually("the store is what it was", || records(&cluster) == before);
+    cluster.eventually("both are content", || {
+        [1, 2].iter().all(|number| cluster.status(*number)["state"] == "ready")
+    });
+    lost_nothing(ping);
+    assert_eq!([1, 2].map(|number| routes(cluster.host(number))), routes_before);
+    let said = monitor.end().stdout;
+    let gone = |line: &&str| line.contains("Deleted") && line.contains("proto 201");
+    assert_eq!(said.lines().filter(gone).collect::<Vec<_>>(), Vec::<&str>::new());
+    // The positive twin: a host that says that it goes is gone.
+    cluster.host(2).weft(["network", "disconnect", "blue", green.name()]).expect_ok();
+    cluster.host(2).weft(["overlay", "leave", "-f"]).expect_ok();
+    cluster.eventually("h1 has no way to h2", || routes(cluster.host(1)).len() < routes_before[0].len());
+}
+
+/// As B7, by a hand that deletes every key while everybody listens.
+#[test]
+fn keys_that_are_all_deleted_at_once_come_back() {
+    let (cluster, red, green) = pair();
+    let before = records(&cluster);
+    let ping = pinging(&red, &addresses(&green)[0]);
+    cluster.etcd.ctl(["del", "--prefix", "/weft/v1/"]).expect_ok();
+    cluster.eventually("the store is what it was", || records(&cluster) == before);
+    lost_nothing(ping);
+    reaches(&green, addresses(&red));
+}
+
+/// B8: the store is restored from a backup that knows less.
+#[test]
+fn a_store_that_is_set_back_hears_what_it_forgot() {
+    let (mut cluster, red, green) = pair();
+    cluster.etcd.back_up("backup");
+    cluster.network(1, &["later"]);
+    let host = cluster.host(2);
+    let late = host.container("late");
+    host.weft(["network", "connect", "later", late.name()]).expect_ok();
+    let first = cluster.host(1).container("first");
+    cluster.host(1).weft(["network", "connect", "later", first.name()]).expect_ok();
+    cluster
+        .eventually("they reach each other", || addresses(&late).iter().all(|address| first.ping(address)));
+    let before = records(&cluster);
+    let pings = [pinging(&red, &addresses(&green)[0]), pinging(&first, &addresses(&late)[0])];
+    cluster.etcd.restore("backup");
+    cluster.etcd.go_on();
+    cluster.eventually("the store knows again", || records(&cluster) == before);
+    pings.into_iter().for_each(lost_nothing);
+    assert!(cluster.host(1).weft(["network", "ls"]).expect_ok().contains("later"));
+}
+
+/// C2 and C3: a machine takes another one's place under its address, which it may only once that one is silent.
+#[test]
+fn a_host_is_replaced_under_its_address() {
+    let (mut cluster, red, green) = pair();
+    let (old, way) = (id_of(&cluster, 1, "h2"), addresses(&green)[0].clone());
+    cluster.host(2).weft(["network", "disconnect", "blue", green.name()]).expect_ok();
+    cluster.kill(2);
+    // Another disk: the machine knows nothing of who was there.
+    let host = cluster.host(2);
+    for folder in ["var/lib/weft", "run/weft", "etc/weft", "var/lib/cni"] {
+        let folder = host.path(folder);
+        Program::new("rm").args(["-rf".as_ref(), folder.as_os_str()]).run().expect_ok();
+    }
+    for kind in ["vxlan", "bridge"] {
+        let names = host.sh(&format!("ip -o link show type {kind} | cut -d: -f2")).stdout;
+        names.split_whitespace().for_each(|name| drop(host.sh(&format!("ip link del {name}"))));
+    }
+    host.sh("nft flush ruleset; ip route flush proto 201; ip -6 route flush proto 201").expect_ok();
+    cluster.start(2);
+    let refused = cluster.join(2);
+    assert_ne!(refused.code, 0);
+    for part in ["192.0.2.2", "h2", &old, "is alive"] {
+        assert!(refused.stderr.contains(part), "{}", refused.stderr);
+    }
+    cluster.etcd.ctl(["del", &format!("/weft/v1/alive/{old}")]).expect_ok();
+    let refused = cluster.join(2);
+    assert!(refused.code != 0 && refused.stderr.contains("--takeover"), "{}", refused.stderr);
+    cluster.join_with(2, &["--takeover"]).expect_ok();
+    let new = cluster.status(2)["host"]["id"].as_str().unwrap().to_owned();
+    assert_ne!(new, old);
+    cluster.eventually("blue is there", || cluster.host(2).weft(["network", "exists", "blue"]).code == 0);
+    let fresh = connected(&cluster, 2, "fresh");
+    assert_ne!(addresses(&fresh)[0], way, "what the old one gave out is in quarantine");
+    cluster.eventually("h1 knows the new one", || addresses(&fresh).iter().all(|address| red.ping(address)));
+    let of_old =
+        records(&cluster).into_iter().find(|(key, _)| key.ends_with(&format!("host/{old}"))).unwrap();
+    assert!(of_old.1.contains(&format!("\"superseded_by\":\"{new}\"")), "{}", of_old.1);
+}
