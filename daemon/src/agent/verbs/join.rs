@@ -133,9 +133,11 @@ async fn follow(agent: Rc<Agent>, membership: Membership) {
     let mut follower = Follower::new(store.clone(), keys::PREFIX);
     loop {
         let update = follower.next().await;
-        let listed = matches!(update, Update::Listed(..));
+        let alarmed = || agent.with(|inner| inner.hearing.alarm.is_some());
+        let (listed, before) = (matches!(update, Update::Listed(..)), alarmed());
         agent.hear(update);
-        if listed {
+        // Everything may also be lost while we listen: somebody deletes it.
+        if listed || (alarmed() && !before) {
             say_again(&agent, &membership, &store).await;
         }
     }
