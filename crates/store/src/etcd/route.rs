@@ -7,8 +7,8 @@ use weft_netlink::{Socket, link, route};
 use super::settings::host_of;
 use crate::StoreError;
 
-/// What the aliases of an overlay's devices begin with.
-const ALIAS: &str = "weft:";
+/// What the aliases of devices begin with whose way is made of what etcd tells: VXLAN devices, and those of the mesh.
+const ALIASES: [&str; 2] = [weft_overlay::kernel::ALIAS, "weft mesh"];
 
 /// Refuses endpoints that would be reached through an overlay's device in the calling thread's namespace.
 ///
@@ -48,6 +48,7 @@ fn overlay_to(address: IpAddr) -> Option<String> {
     let mut socket = Socket::open().ok()?;
     let path = route::get(&mut socket, address).ok()??;
     let found = socket.link(link::get_index(path.index)).ok()??;
-    let is_ours = found.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS));
+    let is_ours =
+        found.alias.as_deref().is_some_and(|alias| ALIASES.iter().any(|ours| alias.starts_with(ours)));
     (is_ours && !path.local).then(|| found.name.to_string())
 }

@@ -71,7 +71,7 @@ fn etcd_behind_an_overlay_is_refused() {
     crate::run(Server::etcd(), async |server| {
         let Server::Etcd { settings, lab, .. } = &*server else { panic!() };
         lab.ip("link add ov1000 type bridge");
-        lab.ip("link set ov1000 up alias weft:overlay:x");
+        lab.ip("link set ov1000 up alias weft-overlay:x");
         lab.ip("address add 10.1.0.1/24 dev ov1000");
         let behind = EtcdSettings { endpoints: vec!["https://10.1.0.7:2379".into()], ..settings.clone() };
         let error = asked(&behind).await.unwrap_err();
