@@ -50,6 +50,7 @@ fn hosts_that_join_at_once_are_one_cluster() {
         .underlay
         .lab()
         .write("secret", "c2l4dHkgZm91ciBieXRlcyBhcmUgbW9yZSB0aGFuIGVub3VnaCBmb3IgYSBzZWNyZXQuLi4uLi4u\n");
+    cluster.underlay.lab().sh(&format!("chmod 0600 {}", secret.display())).expect_ok();
     let joins = [1, 2, 3].map(|number| {
         let own = cluster.authority.certificate(&format!("h{number}"), &[]);
         let program = cluster.host(number).weft_program(["overlay", "join", "--etcd", &cluster.etcd.url()]);
@@ -243,8 +244,9 @@ fn a_host_is_replaced_under_its_address() {
     // Another disk: the machine knows nothing of who was there.
     let host = cluster.host(2);
     for folder in ["var/lib/weft", "run/weft", "etc/weft", "var/lib/cni"] {
-        let folder = host.path(folder);
-        Program::new("rm").args(["-rf".as_ref(), folder.as_os_str()]).run().expect_ok();
+        // What is in them: a folder may be a mount.
+        let folder = host.path(folder).display().to_string();
+        host.sh(&format!("find {folder} -mindepth 1 -delete")).expect_ok();
     }
     for kind in ["vxlan", "bridge"] {
         let names = host.sh(&format!("ip -o link show type {kind} | cut -d: -f2")).stdout;
