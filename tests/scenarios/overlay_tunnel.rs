@@ -70,7 +70,7 @@ impl<'a> Member<'a> {
             address: self.address(),
             underlay: self.host.ipv4(),
             alive: true,
-            wireguard: self.wireguard.clone(),
+            wireguard: self.wireguard,
         }
     }
 
@@ -337,7 +337,7 @@ fn what_is_sent_to_the_port_by_a_stranger_changes_nothing() {
             datagram
                 .iter_mut()
                 .enumerate()
-                .for_each(|(at, byte)| *byte = (at * 31 + usize::from(kind)) as u8);
+                .for_each(|(at, byte)| *byte = (at % 251) as u8 ^ kind);
             datagram[..4].copy_from_slice(&[kind, 0, 0, 0]);
             socket.send_to(&datagram[..length], "192.0.2.2:51820").unwrap();
         }

@@ -129,7 +129,7 @@ impl Driver {
             }
         }
         let observed = self.observe(&stored)?;
-        let own = Own { wireguard: stored.wireguard.clone(), retiring_for: stored.retiring_for() };
+        let own = Own { wireguard: stored.wireguard, retiring_for: stored.retiring_for() };
         for step in rotation::plan(&own, &view.remotes, &observed, now(), self.policy) {
             if let Err(error) = self.take(&step, view, &mut stored, &mut outcome) {
                 failure.get_or_insert(error);

@@ -16,6 +16,8 @@ pub mod mesh;
 mod packet;
 pub mod process;
 pub mod rotation;
+#[cfg(test)]
+mod segments;
 mod slot;
 mod split;
 mod tun;

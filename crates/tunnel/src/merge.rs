@@ -366,7 +366,7 @@ pub(crate) mod tests {
         pub(crate) fn segments(case: &Case, count: usize, size: usize) -> Vec<Vec<u8>> {
             let part = |number: usize| {
                 let length = if number + 1 == count { size / 2 + 1 } else { size };
-                let payload: Vec<u8> = (0..length).map(|byte| ((byte * 7 + number) & 0xff) as u8).collect();
+                let payload: Vec<u8> = (0..=255u8).cycle().skip(number).take(length).collect();
                 let sequence =
                     u32::MAX.wrapping_sub(1500).wrapping_add(u32::try_from(number * size).unwrap());
                 let flags = if number + 1 == count { ACK | PSH } else { ACK };

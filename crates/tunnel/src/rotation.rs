@@ -260,7 +260,7 @@ mod tests {
                     address: address(host.number),
                     underlay: [192, 0, 2, host.number].into(),
                     alive: host.alive,
-                    wireguard: host.own.wireguard.clone(),
+                    wireguard: host.own.wireguard,
                 })
                 .collect()
         }
@@ -285,10 +285,11 @@ mod tests {
             let mut ages = Slots::<BTreeMap<PublicKey, Duration>>::default();
             for ((one, other, slot), when) in &self.sessions {
                 let peer = if *one == of.number { *other } else { *one };
-                if (*one == of.number || *other == of.number) && slot.of(&of.own.wireguard).is_some() {
-                    if let Some(theirs) = slot.of(&self.host(peer).own.wireguard) {
-                        slot.of_mut(&mut ages).insert(theirs.public_key, self.clock - *when);
-                    }
+                if (*one == of.number || *other == of.number)
+                    && slot.of(&of.own.wireguard).is_some()
+                    && let Some(theirs) = slot.of(&self.host(peer).own.wireguard)
+                {
+                    slot.of_mut(&mut ages).insert(theirs.public_key, self.clock - *when);
                 }
             }
             ages

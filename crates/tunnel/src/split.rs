@@ -1,7 +1,7 @@
 //! Cutting a packet that stands for several, as the kernel hands them over, into what goes on the wire.
 //!
 //! KERNEL: tcp_gso_segment, __udp_gso_segment and, around them, skb_udp_tunnel_segment (net/ipv4/) do the same for devices
-//! that cannot; `tests/segments.rs` compares the two.
+//! that cannot; the test in `segments.rs` compares the two.
 
 use bytes::BytesMut;
 

@@ -24,6 +24,9 @@ const SEGMENTS: usize = 64;
 const TOTAL: usize = 65_000;
 /// What waits in the socket: 4 ms of 10 Gb/s are 5 MB.
 const QUEUE: usize = 7 << 20;
+/// The length of an address of any family.
+const ADDRESS: libc::socklen_t = 128;
+const _: () = assert!(size_of::<libc::sockaddr_storage>() == ADDRESS as usize);
 /// Room for one control message that holds an int.
 const CONTROL: usize = 64;
 
@@ -178,16 +181,16 @@ fn message(
 /// Has the kernel cut a message into datagrams of this size.
 fn cut_into(mut message: libc::mmsghdr, size: usize) -> libc::mmsghdr {
     let size = u16::try_from(size).unwrap_or(u16::MAX);
-    let length = size_of::<u16>() as libc::c_uint;
+    const LENGTH: libc::c_uint = 2;
     #[expect(unsafe_code, reason = "control messages are laid out by macros")]
     // SAFETY: msg_control points to CONTROL bytes, aligned to 8, more than CMSG_SPACE(2) is anywhere, so CMSG_FIRSTHDR is not
     // null and CMSG_DATA has room for the number.
     unsafe {
-        message.msg_hdr.msg_controllen = libc::CMSG_SPACE(length) as _;
+        message.msg_hdr.msg_controllen = libc::CMSG_SPACE(LENGTH) as _;
         let control = libc::CMSG_FIRSTHDR(&raw const message.msg_hdr);
         (*control).cmsg_level = libc::SOL_UDP;
         (*control).cmsg_type = libc::UDP_SEGMENT;
-        (*control).cmsg_len = libc::CMSG_LEN(length) as _;
+        (*control).cmsg_len = libc::CMSG_LEN(LENGTH) as _;
         libc::CMSG_DATA(control).cast::<u16>().write_unaligned(size);
     }
     message
@@ -247,7 +250,7 @@ impl Receiver {
             // SAFETY: all zeros are a message without anything.
             let mut message: libc::mmsghdr = unsafe { zeroed() };
             message.msg_hdr.msg_name = (&raw mut *address).cast();
-            message.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            message.msg_hdr.msg_namelen = ADDRESS;
             message.msg_hdr.msg_iov = slice;
             message.msg_hdr.msg_iovlen = 1;
             message.msg_hdr.msg_control = control.as_mut_ptr().cast();
