@@ -10,6 +10,7 @@ use weft_plugin::Plugin;
 static PLUGINS: &[&dyn Plugin] = &[
     &bandwidth::PLUGIN,
     &bridge::PLUGIN,
+    &dhcp::PLUGIN,
     &dummy::PLUGIN,
     &firewall::PLUGIN,
     &host::PLUGIN,

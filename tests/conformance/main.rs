@@ -8,6 +8,7 @@ mod bandwidth;
 mod bridge;
 mod bridge_del;
 mod bridge_masquerade;
+mod dhcp;
 mod dummy;
 mod firewall;
 mod host_device;

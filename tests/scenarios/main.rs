@@ -11,6 +11,7 @@ mod collect;
 mod conflist;
 mod connect;
 mod delegates;
+mod dhcp_plugin;
 mod doctor;
 mod drop_in;
 mod dummy_plugin;

@@ -11,11 +11,12 @@ use crate::setup;
 use crate::shell::{entries, have, output, program, top, write};
 
 /// What must be there, and the Debian package that brings it.
-const PEERS: [(&str, &str); 12] = [
+const PEERS: [(&str, &str); 13] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/lib/podman/netavark", "netavark"),
     ("/usr/sbin/firewalld", "firewalld"),
     ("/usr/bin/wireguard-go", "wireguard-go"),
+    ("/usr/sbin/dnsmasq", "dnsmasq-base"),
     ("/usr/bin/etcd", "etcd-server"),
     ("/usr/bin/etcdctl", "etcd-client"),
     ("/usr/bin/containerd", "containerd"),

@@ -52,6 +52,11 @@ impl Root {
         self.0.join("run/weft/chained")
     }
 
+    /// Returns the directory of DHCP leases.
+    pub fn dhcp_dir(&self) -> PathBuf {
+        self.0.join("run/weft/dhcp")
+    }
+
     /// Returns the directory of files that say which networks' subnets are masqueraded.
     pub fn masquerade_dir(&self) -> PathBuf {
         self.0.join("run/weft/masquerade")

@@ -1,0 +1,126 @@
+//! The `dhcp` CNI plugin: IPv4 addresses from the network's DHCP server.
+//!
+//! The plugin asks a daemon, `dhcp daemon`, which is this binary as well: somebody has to renew the leases.
+
+mod about;
+mod client;
+mod daemon;
+mod flags;
+mod frame;
+mod lease;
+mod message;
+mod options;
+mod rpc;
+
+use std::path::PathBuf;
+
+use weft_cni::{Code, Failure, NetworkResult};
+use weft_plugin::{About, Attachment, Call, Plugin};
+use weft_state::Root;
+
+use lease::Leases;
+use options::Conf;
+use rpc::{Allocation, Request, Unserved};
+
+/// The `dhcp` plugin.
+pub struct Dhcp;
+
+/// The plugin.
+pub static PLUGIN: Dhcp = Dhcp;
+
+fn socket(call: &Call, conf: &Conf) -> PathBuf {
+    match conf.daemon_socket_path.as_str() {
+        "" => daemon::usual_socket(&call.root),
+        path => path.into(),
+    }
+}
+
+fn conf(call: &Call) -> Result<Conf, Failure> {
+    let conf: Conf = call.conf.ipam()?;
+    options::check_args(&call.args)?;
+    conf.options(&call.args)?;
+    Ok(conf)
+}
+
+impl Plugin for Dhcp {
+    fn about(&self) -> &'static About {
+        &about::ABOUT
+    }
+
+    fn add(&self, attachment: &Attachment) -> Result<NetworkResult, Failure> {
+        let conf = conf(attachment)?;
+        let request = Request::Allocate(Box::new(Allocation {
+            endpoint: attachment.endpoint.clone(),
+            netns: attachment.required_netns()?.into(),
+            args: attachment.args.clone(),
+            conf: String::from_utf8_lossy(&attachment.stdin).into_owned(),
+        }));
+        let result = rpc::call(&socket(attachment, &conf), &request)?;
+        result.ok_or_else(|| Failure::text(Code::Internal, "error calling DHCP.Allocate: there is no result"))
+    }
+
+    fn check(&self, attachment: &Attachment) -> Result<(), Failure> {
+        let conf = conf(attachment)?;
+        rpc::call(&socket(attachment, &conf), &Request::Check(attachment.endpoint.clone()))?;
+        Ok(())
+    }
+
+    /// Without a daemon the address is given back from here: it keeps its leases where we find them.
+    fn del(&self, attachment: &Attachment) -> Result<(), Failure> {
+        let conf: Conf = attachment.conf.ipam().unwrap_or_default();
+        let request = Request::Release(attachment.endpoint.clone());
+        match rpc::call(&socket(attachment, &conf), &request) {
+            Err(Unserved::NoDaemon(_)) => {
+                daemon::give_back(&Leases::new(&attachment.root), &attachment.endpoint)
+            }
+            Err(Unserved::Refused(failure)) => Err(failure),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn gc(&self, call: &Call) -> Result<(), Failure> {
+        let valid = call.valid_attachments()?;
+        let valid: Vec<_> = valid.iter().map(|one| (one.container_id.clone(), one.ifname.clone())).collect();
+        let conf: Conf = call.conf.ipam().unwrap_or_default();
+        let request = Request::Collect { network: call.conf.name.to_string(), valid: valid.clone() };
+        match rpc::call(&socket(call, &conf), &request) {
+            Err(Unserved::Refused(failure)) => Err(failure),
+            Ok(_) => Ok(()),
+            Err(Unserved::NoDaemon(_)) => {
+                let leases = Leases::new(&call.root);
+                let of_network =
+                    leases.all().into_iter().filter(|one| one.endpoint.network == call.conf.name);
+                let is_valid = |one: &lease::Lease| {
+                    let key = (one.endpoint.container.to_string(), one.endpoint.ifname.to_string());
+                    valid.contains(&key)
+                };
+                let stale = of_network.filter(|one| !is_valid(one));
+                Failure::all(
+                    stale.filter_map(|one| daemon::give_back(&leases, &one.endpoint).err()).collect(),
+                )
+            }
+        }
+    }
+
+    fn status(&self, call: &Call) -> Result<(), Failure> {
+        let conf = conf(call)?;
+        match rpc::call(&socket(call, &conf), &Request::Status) {
+            Ok(_) => Ok(()),
+            Err(unserved) => Err(Failure { code: Code::NotAvailable, ..unserved.into() }),
+        }
+    }
+
+    fn command(&self, words: &[String], root: &Root) -> Option<i32> {
+        let (first, flags) = words.split_first()?;
+        if first != "daemon" {
+            return None;
+        }
+        Some(match daemon::run(flags, root) {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("dhcp: {error}");
+                1
+            }
+        })
+    }
+}

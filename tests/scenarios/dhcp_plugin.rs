@@ -1,0 +1,315 @@
+//! The `dhcp` plugin and its daemon, beside a real server.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use weft_testkit::{
+    Background, Container, Lab, Output, PluginCall, Program, peer, peer_program, staged, until,
+};
+
+/// A host whose bridge leads to a DHCP server.
+struct Net {
+    // The server goes before its namespace.
+    server: Option<Background>,
+    daemon: Option<Background>,
+    place: Container,
+    program: PathBuf,
+    lab: Lab,
+}
+
+impl Net {
+    /// Starts server and daemon; nothing when there is no server on this machine.
+    fn new(further: &[&str]) -> Option<Self> {
+        let program = peer("/usr/sbin/dnsmasq")?;
+        let lab = Lab::new();
+        lab.ip("link add br0 type bridge");
+        lab.ip("link set br0 up");
+        let place = lab.container("server");
+        lab.ip("link add up0 type veth peer name eth0 netns server");
+        lab.ip("link set up0 master br0 up");
+        place.ip("address add 10.70.0.1/24 dev eth0");
+        place.ip("link set eth0 up");
+        place.ip("link set lo up");
+        let mut net = Self { server: None, daemon: None, place, program, lab };
+        net.serve(further);
+        net.start(&[]);
+        Some(net)
+    }
+
+    fn serve(&mut self, further: &[&str]) {
+        let [leases, log] = ["served", "log"].map(|name| self.lab.path(name).display().to_string());
+        let fixed = [
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--port=0",
+            "--interface=eth0",
+            "--bind-interfaces",
+            "--dhcp-authoritative",
+            "--log-dhcp",
+            "--user=root",
+            "--pid-file=",
+            "--no-ping",
+            "--dhcp-range=10.70.0.50,10.70.0.59,255.255.255.0,3m",
+            "--dhcp-option=option:router,10.70.0.1",
+        ];
+        let files = [format!("--dhcp-leasefile={leases}"), format!("--log-facility={log}")];
+        let program = peer_program(&self.program).inside(&self.place).args(fixed).args(&files).args(further);
+        self.server = Some(program.background());
+        until("dnsmasq's start", || self.log().contains("DHCP, IP range"));
+    }
+
+    fn start(&mut self, further: &[&str]) {
+        let words = ["daemon", "-timeout=3s", "-resendmax=1s", "-resendtimeout=20s"];
+        let program =
+            Program::new(staged("dhcp")).args(words).args(further).env("WEFT_ROOT", self.lab.root());
+        self.daemon = Some(program.background());
+        let socket = self.lab.path("run/cni/dhcp.sock");
+        until("the daemon's start", || UnixStream::connect(&socket).is_ok());
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.lab.path("log")).unwrap_or_default()
+    }
+
+    /// How often the server said this to this address.
+    fn said(&self, word: &str, address: &str) -> usize {
+        let line = format!("{word}(eth0) {address} ");
+        self.log().matches(&line).count()
+    }
+
+    /// The addresses that the server has given.
+    fn given(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.lab.path("served")).unwrap_or_default();
+        text.lines().filter_map(|line| line.split(' ').nth(2)).map(String::from).collect()
+    }
+
+    fn bridge(&self, ipam: &Value) -> PluginCall<'_> {
+        let mut conf = json!({"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0"});
+        conf["ipam"] = json!({"type": "dhcp"});
+        for (key, value) in ipam.as_object().into_iter().flatten() {
+            conf["ipam"][key] = value.clone();
+        }
+        self.lab.plugin("bridge").json(&conf)
+    }
+}
+
+fn address(result: &Value) -> String {
+    result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_string()
+}
+
+macro_rules! net {
+    ($($word:expr),*) => {
+        match Net::new(&[$($word),*]) {
+            Some(net) => net,
+            None => return,
+        }
+    };
+}
+
+#[test]
+fn an_address_is_got_and_given_back() {
+    let net = net!(
+        "--dhcp-option=option:dns-server,10.70.0.53",
+        "--dhcp-option=option:domain-name,a.test",
+        "--dhcp-option=option:mtu,1400",
+        "--dhcp-option=option:classless-static-route,10.71.0.0/16,10.70.0.7,0.0.0.0/0,10.70.0.1"
+    );
+    let red = net.lab.container("red");
+    let before = net.lab.snapshot();
+    let call = net.bridge(&json!({"priority": 50}));
+    let result = call.add(&red).expect_json();
+    let got = address(&result);
+    assert!(got.starts_with("10.70.0.5") && net.given() == [got.clone()], "{result}");
+    assert_eq!(red.addresses("eth0"), [format!("{got}/24")]);
+    assert_eq!(result["ips"][0]["gateway"], "10.70.0.1");
+    assert_eq!(
+        (&result["dns"]["nameservers"], &result["dns"]["domain"]),
+        (&json!(["10.70.0.53"]), &json!("a.test"))
+    );
+    let routes = red.ip("route show");
+    assert!(routes.contains("10.71.0.0/16 via 10.70.0.7 dev eth0 metric 50 mtu 1400"), "{routes}");
+    assert!(routes.contains("default via 10.70.0.1 dev eth0 metric 50"), "{routes}");
+    assert!(red.ping("10.70.0.1"));
+    call.status().expect_ok();
+    net.bridge(&json!({})).prev_result(&result).check(&red).expect_ok();
+    // The client says who it is as the reference daemon does.
+    assert!(
+        fs::read_to_string(net.lab.path("served"))
+            .unwrap()
+            .contains("00:72:65:64:2f:6e:65:74:2f:65:74:68:30")
+    );
+
+    call.del(&red).expect_ok();
+    until("the release", || net.given().is_empty());
+    assert_eq!(net.said("DHCPRELEASE", &got), 1);
+    call.del(&red).expect_ok();
+    fs::remove_file(net.lab.path("served")).unwrap();
+    fs::write(net.lab.path("served"), "").unwrap();
+    let after = net.lab.snapshot();
+    let left = before.difference(&after);
+    let left: Vec<_> =
+        left.lines().filter(|line| !line.contains(" log ") && !line.contains(" served ")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_lease_is_renewed_also_after_a_restart() {
+    let mut net = net!("--dhcp-option=option:T1,4", "--dhcp-option=option:T2,60");
+    let red = net.lab.container("red");
+    let got = address(&net.bridge(&json!({})).add(&red).expect_json());
+    let acks = net.said("DHCPACK", &got);
+    until("a renewal", || net.said("DHCPACK", &got) > acks);
+    net.daemon = None;
+    let acks = net.said("DHCPACK", &got);
+    net.start(&[]);
+    until("a renewal after the restart", || net.said("DHCPACK", &got) > acks);
+    assert_eq!(net.said("DHCPDISCOVER", ""), 0);
+    // A second ADD of somebody else does not get red's address.
+    let blue = net.lab.container("blue");
+    assert_ne!(address(&net.bridge(&json!({})).add(&blue).expect_json()), got);
+    net.bridge(&json!({})).del(&red).expect_ok();
+    until("the release", || !net.given().contains(&got));
+}
+
+#[test]
+fn options_are_asked_for_and_told() {
+    let net = net!("--dhcp-option=option:dns-server,10.70.0.53");
+    let red = net.lab.container("red");
+    let ipam = json!({
+        "request": [{"skipDefault": true}, {"option": "subnet-mask"}],
+        "provide": [{"option": "host-name", "fromArg": "K8S_POD_NAME"}, {"option": "vendor-class-identifier", "value": "weft-test"}],
+    });
+    let call = net.bridge(&ipam).args("IgnoreUnknown=1;K8S_POD_NAME=webserver");
+    let result = call.add(&red).expect_json();
+    assert!(
+        result["dns"].is_null() && result["routes"].is_null(),
+        "what was not asked for is not there: {result}"
+    );
+    assert!(net.log().contains("vendor class: weft-test"));
+    assert!(fs::read_to_string(net.lab.path("served")).unwrap().contains(" webserver "));
+    let bad = net.bridge(&json!({"request": [{"option": "nonsense"}]})).add(&net.lab.container("blue"));
+    bad.expect_error(7);
+    assert!(bad.stdout.contains(r#"Can not parse option \"nonsense\""#), "{bad}");
+}
+
+#[test]
+fn without_a_server_nothing_is_left() {
+    let mut net = net!();
+    net.server = None;
+    net.daemon = None;
+    net.start(&["-timeout=300ms", "-resendtimeout=1s"]);
+    let red = net.lab.container("red");
+    let before = net.lab.snapshot();
+    let refused: Output = net.bridge(&json!({})).add(&red);
+    assert!(
+        refused.code != 0 && refused.stdout.contains("error calling DHCP.Allocate: no more tries"),
+        "{refused}"
+    );
+    net.lab.assert_restored(&before);
+    assert!(!red.has_link("eth0"));
+    net.bridge(&json!({})).del(&red).expect_ok();
+    net.lab.assert_restored(&before);
+}
+
+#[test]
+fn without_a_daemon_del_gives_the_address_back() {
+    let mut net = net!();
+    let [red, blue] = ["red", "blue"].map(|name| net.lab.container(name));
+    let got = address(&net.bridge(&json!({})).add(&red).expect_json());
+    net.bridge(&json!({})).add(&blue).expect_ok();
+    net.daemon = None;
+    let refused = net.bridge(&json!({})).add(&net.lab.container("green"));
+    assert!(
+        refused.code != 0 && refused.stdout.contains("error dialing DHCP daemon: dial unix "),
+        "{refused}"
+    );
+    net.bridge(&json!({})).status().expect_error(50);
+    net.bridge(&json!({})).del(&red).expect_ok();
+    assert!(!red.has_link("eth0") && !net.lab.path("run/weft/dhcp/red").exists());
+    // With the interface gone before the lease, the server is told only by those who still have it.
+    net.lab
+        .plugin("dhcp")
+        .conf(
+            json!({"cniVersion": "1.1.0", "name": "net", "type": "bridge", "ipam": {"type": "dhcp"}})
+                .to_string(),
+        )
+        .del(&blue)
+        .expect_ok();
+    until("the release", || net.given().len() < 2);
+    assert!(net.given().contains(&got) || net.given().is_empty());
+}
+
+#[test]
+fn gc_gives_back_what_nobody_lists() {
+    let net = net!();
+    let [red, blue] = ["red", "blue"].map(|name| net.lab.container(name));
+    net.bridge(&json!({})).add(&red).expect_ok();
+    net.bridge(&json!({})).add(&blue).expect_ok();
+    assert_eq!(net.given().len(), 2);
+    net.bridge(&json!({})).gc(&[("blue", "eth0")]).expect_ok();
+    assert!(!net.lab.path("run/weft/dhcp/red").exists() && net.lab.path("run/weft/dhcp/blue").exists());
+    assert!(!red.has_link("eth0") && blue.has_link("eth0"));
+}
+
+#[test]
+fn del_succeeds_in_every_bad_case() {
+    let net = net!();
+    type Case = fn(&Net, &Container, PluginCall<'_>);
+    let cases: [(&str, Case); 4] = [
+        ("gone", |_, red, call| {
+            red.vanish();
+            call.del(red).expect_ok();
+        }),
+        ("empty", |_, red, call| {
+            call.netns("").del(red).expect_ok();
+        }),
+        ("nolink", |_, red, call| {
+            red.ip("link delete eth0");
+            call.del(red).expect_ok();
+        }),
+        ("broken", |net, red, _| {
+            let conf = r#"{"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0",
+                "ipam": {"type": "dhcp", "request": 5}}"#;
+            net.lab.plugin("bridge").conf(conf).del(red).expect_ok();
+        }),
+    ];
+    for (name, case) in cases {
+        let red = net.lab.container(name);
+        net.bridge(&json!({})).add(&red).expect_ok();
+        assert!(net.lab.path("run/weft/dhcp").join(name).exists());
+        case(&net, &red, net.bridge(&json!({})));
+        assert!(!net.lab.path("run/weft/dhcp").join(name).exists(), "{name}: the lease stayed");
+    }
+}
+
+#[test]
+fn the_daemon_survives_whatever_it_is_told() {
+    let net = net!();
+    let socket = net.lab.path("run/cni/dhcp.sock");
+    for text in [
+        "",
+        "\n",
+        "{",
+        "[]\n",
+        "\"status\"\n",
+        "{\"allocate\":5}\n",
+        "{\"release\":{\"network\":\"..\"}}\n",
+        "\0\u{fffd}\n",
+    ] {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("}\n"), "{text:?}: {answer:?}");
+    }
+    net.bridge(&json!({})).add(&net.lab.container("red")).expect_ok();
+    // There is one daemon for a socket, and a word that is none ends it.
+    let daemon =
+        |words: &[&str]| Program::new(staged("dhcp")).args(words).env("WEFT_ROOT", net.lab.root()).run();
+    daemon(&["daemon"]).expect_failure(1, &["another daemon listens on"]);
+    daemon(&["daemon", "-nonsense"]).expect_failure(1, &["there is no option -nonsense"]);
+}
