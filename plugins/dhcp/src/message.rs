@@ -18,6 +18,25 @@ const SHORTEST: u32 = 8;
 const ENTRIES: usize = 64;
 /// The smallest MTU of IPv4 (RFC 791), below which an option is nonsense.
 const SMALLEST_MTU: u16 = 576;
+/// How long a message is before its options, and what its last four bytes are (RFC 2131, section 3).
+const HEAD: usize = 240;
+const MAGIC: [u8; 4] = [99, 130, 83, 99];
+/// The options that are read of an answer.
+const READ: [OptionCode; 13] = [
+    OptionCode::SubnetMask,
+    OptionCode::Router,
+    OptionCode::DomainNameServer,
+    OptionCode::DomainName,
+    OptionCode::InterfaceMtu,
+    OptionCode::StaticRoutingTable,
+    OptionCode::AddressLeaseTime,
+    OptionCode::MessageType,
+    OptionCode::ServerIdentifier,
+    OptionCode::Renewal,
+    OptionCode::Rebinding,
+    OptionCode::DomainSearch,
+    OptionCode::ClasslessStaticRoute,
+];
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +114,7 @@ impl Client {
 
     /// Reads an answer to this client; nothing for whatever else it is.
     pub(crate) fn read(&self, bytes: &[u8], xid: u32) -> Option<Answer> {
-        let message = Message::decode(&mut Decoder::new(bytes)).ok()?;
+        let message = Message::decode(&mut Decoder::new(&sift(bytes)?)).ok()?;
         // Not `chaddr()`, which believes the length that it is told.
         let hardware = bytes.get(28..34)?;
         let ours =
@@ -110,6 +129,31 @@ impl Client {
             _ => None,
         }
     }
+}
+
+/// Returns the message with those options alone that are read: the decoder takes the lengths of some others on trust.
+fn sift(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (head, mut rest) = bytes.split_at_checked(HEAD)?;
+    if !head.ends_with(&MAGIC) {
+        return None;
+    }
+    let mut sifted = head.to_vec();
+    while let [code, after @ ..] = rest {
+        rest = match *code {
+            0 => after,
+            255 => break,
+            code => {
+                let (value, next) =
+                    after.split_first().and_then(|(len, after)| after.split_at_checked((*len).into()))?;
+                if READ.contains(&OptionCode::from(code)) {
+                    sifted.extend(rest.get(..2 + value.len())?);
+                }
+                next
+            }
+        };
+    }
+    sifted.push(255);
+    Some(sifted)
 }
 
 /// What a server says.
