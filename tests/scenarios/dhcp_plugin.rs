@@ -150,8 +150,9 @@ fn an_address_is_got_and_given_back() {
     fs::write(net.lab.path("served"), "").unwrap();
     let after = net.lab.snapshot();
     let left = before.difference(&after);
-    let left: Vec<_> =
-        left.lines().filter(|line| !line.contains(" log ") && !line.contains(" served ")).collect();
+    // The server's own files, and what the first container makes the bridge plugin do to a bridge that was there before.
+    let others = [" log ", " served ", "ipv6/conf/br0/accept_dad", "ipv6/conf/br0/accept_ra "];
+    let left: Vec<_> = left.lines().filter(|line| !others.iter().any(|other| line.contains(other))).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 

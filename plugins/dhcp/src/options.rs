@@ -119,7 +119,8 @@ fn encode(code: u8, value: &str) -> Result<Vec<u8>, Failure> {
 ///
 /// Code 4 for malformed pairs.
 pub(crate) fn check_args(args: &str) -> Result<(), Failure> {
-    CniArgs::parse(&format!("IgnoreUnknown=1;{args}"), &[]).map(drop)
+    // Which keys there are is not known here: `fromArg` names them.
+    if args.is_empty() { Ok(()) } else { CniArgs::parse(&format!("IgnoreUnknown=1;{args}"), &[]).map(drop) }
 }
 
 #[cfg(test)]
@@ -127,6 +128,14 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn args_are_pairs_or_nothing() {
+        for args in ["", "A=b", "A=b;K8S_POD_NAME=web"] {
+            assert_eq!(check_args(args), Ok(()), "{args:?}");
+        }
+        assert_eq!(check_args("A").unwrap_err().code, Code::InvalidEnvironment);
+    }
 
     fn options(conf: &Value, args: &str) -> Result<Options, String> {
         let conf: Conf = weft_cni::json::from_value(conf).unwrap();

@@ -37,8 +37,15 @@ fn disconnect<D: Driver>(driver: &D, attachment: &Attachment, record: Option<&Re
     let known = || record.and_then(Record::same_netns);
     let netns = attachment.netns.as_deref().or_else(known).and_then(|path| Netns::open(path).ok());
     // The IPAM plugin gets ready meanwhile, but gives an address free only when nobody has it any more.
-    let ipam = attachment.conf.ipam_type().map(|_| delegate::prepare(attachment, Verb::Del));
-    let mut problems = remove_links(driver, attachment, &attachment.endpoint, record, netns.as_ref());
+    let after = |kind: &String| !speaks_over_link(kind);
+    let ipam = attachment
+        .conf
+        .ipam_type()
+        .map(String::from)
+        .filter(after)
+        .map(|_| delegate::prepare(attachment, Verb::Del));
+    let mut problems = if ipam.is_some() { Vec::new() } else { release(attachment) };
+    problems.extend(remove_links(driver, attachment, &attachment.endpoint, record, netns.as_ref()));
     let still =
         || super::is_connected(driver, attachment, &attachment.endpoint, netns.as_ref()).unwrap_or(true);
     // An address stays taken while its interface is there.
@@ -46,6 +53,12 @@ fn disconnect<D: Driver>(driver: &D, attachment: &Attachment, record: Option<&Re
         problems.extend(ipam.and_then(|ipam| ipam.and_then(delegate::finish).err()));
     }
     problems
+}
+
+/// Whether an IPAM plugin, whoever's it is, gives addresses back over the interface that has them: a DHCP server is told
+/// from it, so the interface goes after that.
+fn speaks_over_link(ipam: &str) -> bool {
+    ipam == "dhcp"
 }
 
 /// Gives the address free.
