@@ -123,7 +123,7 @@ pub(crate) fn a_sysctl_is_set_for_the_interface(host: &Host) -> Done {
         ("500".into(), "1".into())
     );
     call.check(&red).expect_ok();
-    red.inside(|| std::fs::write("/proc/sys/net/core/somaxconn", "501")).unwrap();
+    red.set_sysctl("core/somaxconn", "501");
     let refused = call.check(&red);
     assert_ne!(refused.code, 0, "{refused}");
     assert!(refused.stdout.contains("somaxconn is 500, current value is 501"), "{refused}");

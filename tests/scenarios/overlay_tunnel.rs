@@ -334,10 +334,7 @@ fn what_is_sent_to_the_port_by_a_stranger_changes_nothing() {
     let mut datagram = vec![0u8; 1500];
     for kind in 0..=6u8 {
         for length in [0, 1, 3, 4, 31, 32, 33, 63, 64, 65, 91, 92, 93, 147, 148, 149, 1400] {
-            datagram
-                .iter_mut()
-                .enumerate()
-                .for_each(|(at, byte)| *byte = (at % 251) as u8 ^ kind);
+            datagram.iter_mut().zip((0..=250u8).cycle()).for_each(|(byte, at)| *byte = at ^ kind);
             datagram[..4].copy_from_slice(&[kind, 0, 0, 0]);
             socket.send_to(&datagram[..length], "192.0.2.2:51820").unwrap();
         }

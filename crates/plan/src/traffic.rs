@@ -164,7 +164,7 @@ impl Kernel {
     ) -> Result<(), Cause> {
         if let Traffic::Ifb { name, .. } = wanted {
             let link = self.look(place, name)?;
-            if !link.is_some_and(|link| link.kind.as_deref() == Some("ifb")) {
+            if link.is_none_or(|link| link.kind.as_deref() != Some("ifb")) {
                 found.push(format!("get ifb device: {name} is not there"));
             }
             return Ok(());

@@ -87,6 +87,12 @@ impl Container {
         text.unwrap_or_else(|error| panic!("{key}: {error}")).trim().to_string()
     }
 
+    /// Writes a value under `/proc/sys/net` inside the namespace.
+    pub fn set_sysctl(&self, key: &str, value: &str) {
+        let path = Path::new("/proc/sys/net").join(key);
+        self.inside(|| std::fs::write(&path, value)).unwrap_or_else(|error| panic!("{key}: {error}"));
+    }
+
     /// Says whether one ping to `address` is answered.
     ///
     /// One packet and no second try: what is lost is lost.

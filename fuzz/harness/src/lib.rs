@@ -28,7 +28,9 @@ pub const TARGETS: [(&str, Target); 4] =
 pub fn conf(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else { return };
     drop(Conflist::parse(bytes));
-    let Some(call) = call(bytes, VERBS[usize::from(choice / 32) % VERBS.len()], &Root::new(None)) else { return };
+    let Some(call) = call(bytes, VERBS[usize::from(choice / 32) % VERBS.len()], &Root::new(None)) else {
+        return;
+    };
     match choice % 16 {
         0 => plan(&bridge::Bridge, &call),
         1 => plan(&dummy::Dummy, &call),
@@ -147,7 +149,8 @@ pub fn state(bytes: &[u8]) {
         };
         put(&file, bytes);
         read_everything(root);
-        let conf = br#"{"cniVersion": "1.1.0", "name": "n1", "type": "bridge", "cni.dev/valid-attachments": [],
+        let conf =
+            br#"{"cniVersion": "1.1.0", "name": "n1", "type": "bridge", "cni.dev/valid-attachments": [],
             "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/29"}]]}}"#;
         all_verbs(&host_local::PLUGIN, conf, root);
     });
