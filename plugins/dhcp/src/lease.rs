@@ -249,7 +249,7 @@ mod tests {
         leases.write(&two).unwrap();
         assert_eq!(leases.get(&one.endpoint).as_ref(), Some(&one));
         assert_eq!(leases.get(&two.endpoint), None, "another boot's");
-        assert_eq!(leases.all(), [one.clone()]);
+        assert_eq!(leases.all(), std::slice::from_ref(&one));
         leases.remove(&one.endpoint).unwrap();
         leases.remove(&one.endpoint).unwrap();
         assert_eq!(leases.get(&one.endpoint), None);
