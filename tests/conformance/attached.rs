@@ -5,6 +5,9 @@ use weft_testkit::Container;
 
 use crate::suite::{Done, Host, Lack};
 
+mod master;
+pub(crate) use master::*;
+
 /// A plugin, and how it is used.
 pub(crate) struct Subject {
     pub(crate) plugin: &'static str,
@@ -14,15 +17,116 @@ pub(crate) struct Subject {
     pub(crate) conf: fn(&str) -> Value,
 }
 
-/// Gives a section the stories of this file under its own names.
-macro_rules! attached_stories {
-    ($subject:ident: $($story:ident)*) => {
-        $(pub(crate) fn $story(host: &crate::suite::Host) -> crate::suite::Done {
-            crate::attached::$story(host, &$subject)
+/// Makes a section of a plugin that makes an interface: its name as for [`stories`] (or `alone`, when Debian's package
+/// does not have the plugin yet), its subject, then groups of stories of this file, single ones, and its own.
+///
+/// [`stories`]: crate::suite::stories
+macro_rules! attached_section {
+    ($section:ident: $subject:ident [$($group:ident)*] [$($shared:ident)*] $($own:ident)*) => {
+        crate::attached::attached_section! { @ $section $subject [$($shared)*] [$($own)*] $($group)* }
+    };
+    // What every such plugin does.
+    (@ $section:ident $subject:ident [$($shared:ident)*] [$($own:ident)*] every $($rest:ident)*) => {
+        crate::attached::attached_section! { @ $section $subject [$($shared)*
+            round_trip_0_1_0
+            round_trip_0_2_0
+            round_trip_0_3_0
+            round_trip_0_3_1
+            round_trip_0_4_0
+            round_trip_1_0_0
+            round_trip_1_1_0
+            del_of_what_never_was_succeeds
+            del_twice_succeeds
+            del_frees_the_address_when_the_namespace_is_gone
+            del_frees_the_address_when_no_namespace_is_given
+            del_frees_the_address_when_a_plain_file_is_left
+            del_frees_the_address_when_the_link_is_gone
+            a_taken_name_is_refused_and_nothing_is_left
+            a_route_out_of_reach_leaves_nothing
+            an_address_plugin_without_an_address_is_refused
+            the_dns_of_the_address_plugin_is_passed_on
+            the_dns_of_the_network_wins
+            check_sees_a_lost_interface
+            check_sees_a_lost_address
+            check_sees_a_lost_default_route
+            check_sees_a_lost_reservation
+            check_needs_a_previous_result
+            gc_without_a_list_refuses
+            status_fails_when_the_address_plugin_is_missing
+        ] [$($own)*] $($rest)* }
+    };
+    // An interface may be asked for without addresses.
+    (@ $section:ident $subject:ident [$($shared:ident)*] [$($own:ident)*] layer_2 $($rest:ident)*) => {
+        crate::attached::attached_section! { @ $section $subject [$($shared)*
+            l2_0_1_0
+            l2_0_2_0
+            l2_0_3_0
+            l2_0_3_1
+            l2_0_4_0
+            l2_1_0_0
+            l2_1_1_0
+        ] [$($own)*] $($rest)* }
+    };
+    // The interface stands on a link of the host, its master.
+    (@ $section:ident $subject:ident [$($shared:ident)*] [$($own:ident)*] on_a_link $($rest:ident)*) => {
+        crate::attached::attached_section! { @ $section $subject [$($shared)*
+            the_mtu_is_the_lower_links_unless_said_otherwise
+            an_mtu_beyond_the_lower_links_is_refused
+            a_negative_mtu_is_refused
+            a_missing_master_is_refused
+            del_needs_no_master
+            the_name_may_be_taken_in_the_host
+            the_lower_link_may_be_in_the_container
+            check_sees_another_lower_link
+            status_fails_when_the_master_is_missing
+        ] [$($own)*] $($rest)* }
+    };
+    // Containers share the master.
+    (@ $section:ident $subject:ident [$($shared:ident)*] [$($own:ident)*] sharing_a_link $($rest:ident)*) => {
+        crate::attached::attached_section! { @ $section $subject [$($shared)*
+            containers_reach_the_wire_and_each_other
+            the_default_routes_link_is_the_master
+            without_a_default_route_a_master_must_be_named
+        ] [$($own)*] $($rest)* }
+    };
+    (@ $section:ident $subject:ident [$($shared:ident)*] [$($own:ident)*]) => {
+        $(fn $shared(host: &crate::suite::Host) -> crate::suite::Done {
+            crate::attached::$shared(host, &$subject)
+        })*
+        crate::attached::attached_section! { @@ $section $($own)* $($shared)* }
+    };
+    (@@ alone $($story:ident)*) => { crate::suite::own_stories! { $($story)* } };
+    (@@ $section:ident $($story:ident)*) => { crate::suite::stories! { $section: $($story)* } };
+}
+pub(crate) use attached_section;
+
+macro_rules! versions_of {
+    ($story:ident: $($name:ident $version:literal)*) => {
+        $(pub(crate) fn $name(host: &Host, subject: &Subject) -> Done {
+            $story(host, subject, $version)
         })*
     };
 }
-pub(crate) use attached_stories;
+
+versions_of! { round_trip:
+    round_trip_0_1_0 "0.1.0"
+    round_trip_0_2_0 "0.2.0"
+    round_trip_0_3_0 "0.3.0"
+    round_trip_0_3_1 "0.3.1"
+    round_trip_0_4_0 "0.4.0"
+    round_trip_1_0_0 "1.0.0"
+    round_trip_1_1_0 "1.1.0"
+}
+
+versions_of! { layer_2:
+    l2_0_1_0 "0.1.0"
+    l2_0_2_0 "0.2.0"
+    l2_0_3_0 "0.3.0"
+    l2_0_3_1 "0.3.1"
+    l2_0_4_0 "0.4.0"
+    l2_1_0_0 "1.0.0"
+    l2_1_1_0 "1.1.0"
+}
 
 impl Subject {
     /// Returns a configuration with one address from each of these subnets.
@@ -49,7 +153,7 @@ pub(crate) fn refused(host: &Host, subject: &Subject, conf: &Value, message: &st
 }
 
 /// ADD, CHECK and DEL in one version of the specification, with both families.
-pub(crate) fn round_trip(host: &Host, subject: &Subject, version: &str) -> Done {
+fn round_trip(host: &Host, subject: &Subject, version: &str) -> Done {
     (subject.prepare)(host)?;
     let red = host.lab.container("red");
     let conf = subject.addressed(host, version, &["10.1.2.0/24", "2001:db8:1::/64"]);
@@ -88,7 +192,7 @@ pub(crate) fn round_trip(host: &Host, subject: &Subject, version: &str) -> Done 
 }
 
 /// ADD and DEL without addresses. The two oldest versions have no result without an address.
-pub(crate) fn layer_2(host: &Host, subject: &Subject, version: &str) -> Done {
+fn layer_2(host: &Host, subject: &Subject, version: &str) -> Done {
     (subject.prepare)(host)?;
     let red = host.lab.container("red");
     let call = host.plugin(subject.plugin).json(&(subject.conf)(version));
@@ -109,130 +213,6 @@ pub(crate) fn layer_2(host: &Host, subject: &Subject, version: &str) -> Done {
     call.del(&red).expect_ok();
     assert!(!red.has_link("eth0"));
     Ok(())
-}
-
-/// Red and green reach the far side and each other.
-pub(crate) fn containers_reach_the_wire_and_each_other(host: &Host, subject: &Subject) -> Done {
-    (subject.prepare)(host)?;
-    let (red, green) = (host.lab.container("red"), host.lab.container("green"));
-    let conf = subject.addressed(host, "1.0.0", &["10.1.2.0/24", "2001:db8:1::/64"]);
-    host.plugin(subject.plugin).json(&conf).add(&red).expect_ok();
-    host.plugin(subject.plugin).json(&conf).add(&green).expect_ok();
-    weft_testkit::reaches(&red, ["10.1.2.1", "2001:db8:1::1", "10.1.2.3", "2001:db8:1::3"]);
-    weft_testkit::reaches(&green, ["10.1.2.1", "2001:db8:1::1"]);
-    Ok(())
-}
-
-pub(crate) fn the_mtu_is_the_lower_links_unless_said_otherwise(host: &Host, subject: &Subject) -> Done {
-    (subject.prepare)(host)?;
-    let red = host.lab.container("red");
-    let mut conf = subject.one(host, "1.0.0");
-    host.plugin(subject.plugin).json(&conf).add(&red).expect_ok();
-    assert_eq!(red.link("eth0")["mtu"], 1500);
-    host.plugin(subject.plugin).json(&conf).del(&red).expect_ok();
-    conf["mtu"] = json!(1454);
-    host.plugin(subject.plugin).json(&conf).add(&red).expect_ok();
-    assert_eq!(red.link("eth0")["mtu"], 1454);
-    Ok(())
-}
-
-pub(crate) fn an_mtu_beyond_the_lower_links_is_refused(host: &Host, subject: &Subject) -> Done {
-    let mut conf = subject.one(host, "1.0.0");
-    conf["mtu"] = json!(9001);
-    refused(host, subject, &conf, "invalid MTU 9001, must be [0, master MTU(1500)]")
-}
-
-pub(crate) fn a_negative_mtu_is_refused(host: &Host, subject: &Subject) -> Done {
-    let mut conf = subject.one(host, "1.0.0");
-    conf["mtu"] = json!(-100);
-    refused(host, subject, &conf, "invalid MTU -100, must be [0, master MTU(1500)]")
-}
-
-pub(crate) fn a_missing_master_is_refused(host: &Host, subject: &Subject) -> Done {
-    let mut conf = subject.one(host, "1.0.0");
-    conf["master"] = json!("nobody0");
-    refused(host, subject, &conf, "failed to lookup master")
-}
-
-pub(crate) fn the_default_routes_link_is_the_master(host: &Host, subject: &Subject) -> Done {
-    (subject.prepare)(host)?;
-    host.lab.ip("route add default dev up0");
-    let red = host.lab.container("red");
-    let mut conf = subject.one(host, "1.0.0");
-    conf.as_object_mut().unwrap().remove("master");
-    let result = host.plugin(subject.plugin).json(&conf).add(&red).expect_json();
-    assert_eq!(red.link("eth0")["link_index"], host.lab.ip_json("link show dev up0")[0]["ifindex"]);
-    let call = host.plugin(subject.plugin).json(&conf).prev_result(&result);
-    assert_eq!(call.check(&red).expect_ok(), "");
-    call.del(&red).expect_ok();
-    Ok(())
-}
-
-pub(crate) fn without_a_default_route_a_master_must_be_named(host: &Host, subject: &Subject) -> Done {
-    let mut conf = subject.one(host, "1.0.0");
-    conf.as_object_mut().unwrap().remove("master");
-    refused(host, subject, &conf, "no default route interface found")
-}
-
-pub(crate) fn del_needs_no_master(host: &Host, subject: &Subject) -> Done {
-    (subject.prepare)(host)?;
-    let red = host.lab.container("red");
-    let call = host.plugin(subject.plugin).json(&subject.one(host, "1.0.0"));
-    call.add(&red).expect_ok();
-    host.lab.ip("link delete up0");
-    call.del(&red).expect_ok();
-    assert!(host.leases().is_empty(), "the address stayed");
-    Ok(())
-}
-
-pub(crate) fn the_name_may_be_taken_in_the_host(host: &Host, subject: &Subject) -> Done {
-    (subject.prepare)(host)?;
-    host.lab.ip("link add eth0 type veth peer name other0");
-    let before = host.lab.ip_json("link show dev eth0")[0]["address"].clone();
-    let red = host.lab.container("red");
-    let call = host.plugin(subject.plugin).json(&subject.one(host, "1.0.0"));
-    call.add(&red).expect_ok();
-    assert!(red.has_link("eth0"));
-    call.del(&red).expect_ok();
-    assert_eq!(host.lab.ip_json("link show dev eth0")[0]["address"], before);
-    Ok(())
-}
-
-pub(crate) fn the_lower_link_may_be_in_the_container(host: &Host, subject: &Subject) -> Done {
-    (subject.prepare)(host)?;
-    let red = host.lab.container("red");
-    red.ip("link add in0 type veth peer name in1");
-    red.ip("link set in0 up");
-    let mut conf = subject.one(host, "1.0.0");
-    conf["master"] = json!("in0");
-    conf["linkInContainer"] = json!(true);
-    let call = host.plugin(subject.plugin).json(&conf);
-    let result = call.add(&red).expect_json();
-    assert_eq!(red.link("eth0")["link"], "in0");
-    let call = call.prev_result(&result);
-    assert_eq!(call.check(&red).expect_ok(), "");
-    call.del(&red).expect_ok();
-    assert!(!red.has_link("eth0") && red.has_link("in0"));
-    Ok(())
-}
-
-pub(crate) fn status_fails_when_the_master_is_missing(host: &Host, subject: &Subject) -> Done {
-    (subject.prepare)(host)?;
-    let mut conf = subject.one(host, "1.1.0");
-    host.plugin(subject.plugin).json(&conf).status().expect_ok();
-    conf["master"] = json!("nobody0");
-    let refused = host.plugin(subject.plugin).json(&conf).status();
-    assert!(refused.stdout.contains("\"code\": 50"), "{refused}");
-    Ok(())
-}
-
-pub(crate) fn check_sees_another_lower_link(host: &Host, subject: &Subject) -> Done {
-    check_refuses(host, subject, |host, _| {
-        // Only newer kernels rename a link that is up.
-        host.lab.ip("link set up0 down");
-        host.lab.ip("link set up0 name up9");
-        host.lab.ip("link set up9 up");
-    })
 }
 
 pub(crate) fn check_sees_a_link_of_another_kind(host: &Host, subject: &Subject) -> Done {

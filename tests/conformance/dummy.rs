@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::attached::{self, Subject, attached_stories};
-use crate::suite::{Done, Host, Lack, versions};
+use crate::attached::{self, Subject, attached_section};
+use crate::suite::{Done, Host, Lack};
 
 const DUMMY: Subject = Subject { plugin: "dummy", prepare, conf };
 
@@ -16,43 +16,6 @@ fn prepare(host: &Host) -> Result<(), Lack> {
 
 fn conf(version: &str) -> Value {
     json!({"cniVersion": version, "name": "n1", "type": "dummy"})
-}
-
-fn round_trip(host: &Host, version: &str) -> Done {
-    attached::round_trip(host, &DUMMY, version)
-}
-
-versions! { round_trip:
-    round_trip_0_1_0 "0.1.0"
-    round_trip_0_2_0 "0.2.0"
-    round_trip_0_3_0 "0.3.0"
-    round_trip_0_3_1 "0.3.1"
-    round_trip_0_4_0 "0.4.0"
-    round_trip_1_0_0 "1.0.0"
-    round_trip_1_1_0 "1.1.0"
-}
-
-attached_stories! { DUMMY:
-    del_of_what_never_was_succeeds
-    del_twice_succeeds
-    del_frees_the_address_when_the_namespace_is_gone
-    del_frees_the_address_when_no_namespace_is_given
-    del_frees_the_address_when_a_plain_file_is_left
-    del_frees_the_address_when_the_link_is_gone
-    a_taken_name_is_refused_and_nothing_is_left
-    a_route_out_of_reach_leaves_nothing
-    an_address_plugin_without_an_address_is_refused
-    the_dns_of_the_address_plugin_is_passed_on
-    the_dns_of_the_network_wins
-    check_sees_a_lost_interface
-    check_sees_a_lost_address
-    check_sees_a_lost_default_route
-    check_sees_a_lost_reservation
-    check_needs_a_previous_result
-    check_sees_a_link_of_another_kind
-    gc_removes_what_is_not_valid
-    gc_without_a_list_refuses
-    status_fails_when_the_address_plugin_is_missing
 }
 
 pub(crate) fn an_address_plugin_is_required(host: &Host) -> Done {
@@ -84,35 +47,10 @@ pub(crate) fn check_sees_it_down(host: &Host) -> Done {
     Ok(())
 }
 
-crate::suite::own_stories! {
-    round_trip_0_1_0
-    round_trip_0_2_0
-    round_trip_0_3_0
-    round_trip_0_3_1
-    round_trip_0_4_0
-    round_trip_1_0_0
-    round_trip_1_1_0
+attached_section! { alone: DUMMY
+    [every]
+    [check_sees_a_link_of_another_kind gc_removes_what_is_not_valid]
     an_address_plugin_is_required
     a_conflict_is_named
     check_sees_it_down
-    del_of_what_never_was_succeeds
-    del_twice_succeeds
-    del_frees_the_address_when_the_namespace_is_gone
-    del_frees_the_address_when_no_namespace_is_given
-    del_frees_the_address_when_a_plain_file_is_left
-    del_frees_the_address_when_the_link_is_gone
-    a_taken_name_is_refused_and_nothing_is_left
-    a_route_out_of_reach_leaves_nothing
-    an_address_plugin_without_an_address_is_refused
-    the_dns_of_the_address_plugin_is_passed_on
-    the_dns_of_the_network_wins
-    check_sees_a_lost_interface
-    check_sees_a_lost_address
-    check_sees_a_lost_default_route
-    check_sees_a_lost_reservation
-    check_needs_a_previous_result
-    check_sees_a_link_of_another_kind
-    gc_removes_what_is_not_valid
-    gc_without_a_list_refuses
-    status_fails_when_the_address_plugin_is_missing
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::attached::{self, Subject, attached_stories};
-use crate::suite::{Done, Host, Lack, versions};
+use crate::attached::{self, Subject, attached_section};
+use crate::suite::{Done, Host, Lack};
 
 const HOST_DEVICE: Subject = Subject { plugin: "host-device", prepare, conf };
 
@@ -14,55 +14,6 @@ fn prepare(host: &Host) -> Result<(), Lack> {
 
 fn conf(version: &str) -> Value {
     json!({"cniVersion": version, "name": "n1", "type": "host-device", "device": "up0"})
-}
-
-fn round_trip(host: &Host, version: &str) -> Done {
-    attached::round_trip(host, &HOST_DEVICE, version)
-}
-
-versions! { round_trip:
-    round_trip_0_1_0 "0.1.0"
-    round_trip_0_2_0 "0.2.0"
-    round_trip_0_3_0 "0.3.0"
-    round_trip_0_3_1 "0.3.1"
-    round_trip_0_4_0 "0.4.0"
-    round_trip_1_0_0 "1.0.0"
-    round_trip_1_1_0 "1.1.0"
-}
-
-fn layer_2(host: &Host, version: &str) -> Done {
-    attached::layer_2(host, &HOST_DEVICE, version)
-}
-
-versions! { layer_2:
-    l2_0_1_0 "0.1.0"
-    l2_0_2_0 "0.2.0"
-    l2_0_3_0 "0.3.0"
-    l2_0_3_1 "0.3.1"
-    l2_0_4_0 "0.4.0"
-    l2_1_0_0 "1.0.0"
-    l2_1_1_0 "1.1.0"
-}
-
-attached_stories! { HOST_DEVICE:
-    del_of_what_never_was_succeeds
-    del_twice_succeeds
-    del_frees_the_address_when_the_namespace_is_gone
-    del_frees_the_address_when_no_namespace_is_given
-    del_frees_the_address_when_a_plain_file_is_left
-    del_frees_the_address_when_the_link_is_gone
-    a_taken_name_is_refused_and_nothing_is_left
-    an_address_plugin_without_an_address_is_refused
-    check_sees_a_lost_interface
-    check_sees_a_lost_address
-    check_sees_a_lost_default_route
-    check_sees_a_lost_reservation
-    check_needs_a_previous_result
-    gc_without_a_list_refuses
-    status_fails_when_the_address_plugin_is_missing
-    a_route_out_of_reach_leaves_nothing
-    the_dns_of_the_network_wins
-    the_dns_of_the_address_plugin_is_passed_on
 }
 
 pub(crate) fn it_carries_traffic(host: &Host) -> Done {
@@ -252,21 +203,9 @@ pub(crate) fn the_name_in_the_container_may_be_taken_in_the_host(host: &Host) ->
     Ok(())
 }
 
-crate::suite::stories! { host_device:
-    round_trip_0_1_0
-    round_trip_0_2_0
-    round_trip_0_3_0
-    round_trip_0_3_1
-    round_trip_0_4_0
-    round_trip_1_0_0
-    round_trip_1_1_0
-    l2_0_1_0
-    l2_0_2_0
-    l2_0_3_0
-    l2_0_3_1
-    l2_0_4_0
-    l2_1_0_0
-    l2_1_1_0
+attached_section! { host_device: HOST_DEVICE
+    [every layer_2]
+    []
     it_carries_traffic
     it_is_found_by_name
     it_is_found_by_its_mac
@@ -284,22 +223,4 @@ crate::suite::stories! { host_device:
     when_its_name_is_taken_in_the_host_del_fails_and_can_be_tried_again
     the_name_it_had_may_be_taken_in_the_container
     the_name_in_the_container_may_be_taken_in_the_host
-    del_of_what_never_was_succeeds
-    del_twice_succeeds
-    del_frees_the_address_when_the_namespace_is_gone
-    del_frees_the_address_when_no_namespace_is_given
-    del_frees_the_address_when_a_plain_file_is_left
-    del_frees_the_address_when_the_link_is_gone
-    a_taken_name_is_refused_and_nothing_is_left
-    an_address_plugin_without_an_address_is_refused
-    check_sees_a_lost_interface
-    check_sees_a_lost_address
-    check_sees_a_lost_default_route
-    check_sees_a_lost_reservation
-    check_needs_a_previous_result
-    gc_without_a_list_refuses
-    status_fails_when_the_address_plugin_is_missing
-    a_route_out_of_reach_leaves_nothing
-    the_dns_of_the_network_wins
-    the_dns_of_the_address_plugin_is_passed_on
 }

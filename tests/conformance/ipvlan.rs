@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::attached::{self, Subject, attached_stories};
-use crate::suite::{Done, Host, Lack, versions};
+use crate::attached::{self, Subject, attached_section};
+use crate::suite::{Done, Host, Lack};
 
 const IPVLAN: Subject = Subject { plugin: "ipvlan", prepare, conf };
 
@@ -17,55 +17,6 @@ fn prepare(host: &Host) -> Result<(), Lack> {
 
 fn conf(version: &str) -> Value {
     json!({"cniVersion": version, "name": "n1", "type": "ipvlan", "master": "up0"})
-}
-
-fn round_trip(host: &Host, version: &str) -> Done {
-    attached::round_trip(host, &IPVLAN, version)
-}
-
-versions! { round_trip:
-    round_trip_0_1_0 "0.1.0"
-    round_trip_0_2_0 "0.2.0"
-    round_trip_0_3_0 "0.3.0"
-    round_trip_0_3_1 "0.3.1"
-    round_trip_0_4_0 "0.4.0"
-    round_trip_1_0_0 "1.0.0"
-    round_trip_1_1_0 "1.1.0"
-}
-
-attached_stories! { IPVLAN:
-    del_of_what_never_was_succeeds
-    del_twice_succeeds
-    del_frees_the_address_when_the_namespace_is_gone
-    del_frees_the_address_when_no_namespace_is_given
-    del_frees_the_address_when_a_plain_file_is_left
-    del_frees_the_address_when_the_link_is_gone
-    a_taken_name_is_refused_and_nothing_is_left
-    a_route_out_of_reach_leaves_nothing
-    an_address_plugin_without_an_address_is_refused
-    the_dns_of_the_address_plugin_is_passed_on
-    the_dns_of_the_network_wins
-    check_sees_a_lost_interface
-    check_sees_a_lost_address
-    check_sees_a_lost_default_route
-    check_sees_a_lost_reservation
-    check_needs_a_previous_result
-    check_sees_a_link_of_another_kind
-    gc_removes_what_is_not_valid
-    gc_without_a_list_refuses
-    status_fails_when_the_address_plugin_is_missing
-    containers_reach_the_wire_and_each_other
-    the_mtu_is_the_lower_links_unless_said_otherwise
-    an_mtu_beyond_the_lower_links_is_refused
-    a_negative_mtu_is_refused
-    a_missing_master_is_refused
-    del_needs_no_master
-    the_name_may_be_taken_in_the_host
-    the_lower_link_may_be_in_the_container
-    check_sees_another_lower_link
-    status_fails_when_the_master_is_missing
-    the_default_routes_link_is_the_master
-    without_a_default_route_a_master_must_be_named
 }
 
 pub(crate) fn every_mode_can_be_asked_for(host: &Host) -> Done {
@@ -143,50 +94,13 @@ pub(crate) fn alone_it_needs_an_address_plugin(host: &Host) -> Done {
     attached::refused(host, &IPVLAN, &conf("1.0.0"), "no plugin name provided")
 }
 
-crate::suite::stories! { ipvlan:
-    round_trip_0_1_0
-    round_trip_0_2_0
-    round_trip_0_3_0
-    round_trip_0_3_1
-    round_trip_0_4_0
-    round_trip_1_0_0
-    round_trip_1_1_0
+attached_section! { ipvlan: IPVLAN
+    [every on_a_link sharing_a_link]
+    [check_sees_a_link_of_another_kind gc_removes_what_is_not_valid]
     every_mode_can_be_asked_for
     an_unknown_mode_is_refused
     check_sees_another_mode
     behind_another_plugin_it_takes_its_interface_and_addresses
     behind_a_plugin_with_two_interfaces_a_master_must_be_named
     alone_it_needs_an_address_plugin
-    del_of_what_never_was_succeeds
-    del_twice_succeeds
-    del_frees_the_address_when_the_namespace_is_gone
-    del_frees_the_address_when_no_namespace_is_given
-    del_frees_the_address_when_a_plain_file_is_left
-    del_frees_the_address_when_the_link_is_gone
-    a_taken_name_is_refused_and_nothing_is_left
-    a_route_out_of_reach_leaves_nothing
-    an_address_plugin_without_an_address_is_refused
-    the_dns_of_the_address_plugin_is_passed_on
-    the_dns_of_the_network_wins
-    check_sees_a_lost_interface
-    check_sees_a_lost_address
-    check_sees_a_lost_default_route
-    check_sees_a_lost_reservation
-    check_needs_a_previous_result
-    check_sees_a_link_of_another_kind
-    gc_removes_what_is_not_valid
-    gc_without_a_list_refuses
-    status_fails_when_the_address_plugin_is_missing
-    containers_reach_the_wire_and_each_other
-    the_mtu_is_the_lower_links_unless_said_otherwise
-    an_mtu_beyond_the_lower_links_is_refused
-    a_negative_mtu_is_refused
-    a_missing_master_is_refused
-    del_needs_no_master
-    the_name_may_be_taken_in_the_host
-    the_lower_link_may_be_in_the_container
-    check_sees_another_lower_link
-    status_fails_when_the_master_is_missing
-    the_default_routes_link_is_the_master
-    without_a_default_route_a_master_must_be_named
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::attached::{self, Subject, attached_stories};
-use crate::suite::{Done, Host, versions};
+use crate::attached::{self, Subject, attached_section};
+use crate::suite::{Done, Host};
 
 const PTP: Subject = Subject { plugin: "ptp", prepare: |_| Ok(()), conf };
 
@@ -15,42 +15,6 @@ fn both(host: &Host) -> Value {
     let mut conf = PTP.addressed(host, "1.0.0", &["10.1.2.0/24", "2001:db8:1::/64"]);
     conf["ipam"]["routes"] = json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]);
     conf
-}
-
-fn round_trip(host: &Host, version: &str) -> Done {
-    attached::round_trip(host, &PTP, version)
-}
-
-versions! { round_trip:
-    round_trip_0_1_0 "0.1.0"
-    round_trip_0_2_0 "0.2.0"
-    round_trip_0_3_0 "0.3.0"
-    round_trip_0_3_1 "0.3.1"
-    round_trip_0_4_0 "0.4.0"
-    round_trip_1_0_0 "1.0.0"
-    round_trip_1_1_0 "1.1.0"
-}
-
-attached_stories! { PTP:
-    del_of_what_never_was_succeeds
-    del_twice_succeeds
-    del_frees_the_address_when_the_namespace_is_gone
-    del_frees_the_address_when_no_namespace_is_given
-    del_frees_the_address_when_a_plain_file_is_left
-    del_frees_the_address_when_the_link_is_gone
-    a_taken_name_is_refused_and_nothing_is_left
-    a_route_out_of_reach_leaves_nothing
-    an_address_plugin_without_an_address_is_refused
-    the_dns_of_the_address_plugin_is_passed_on
-    the_dns_of_the_network_wins
-    check_sees_a_lost_interface
-    check_sees_a_lost_address
-    check_sees_a_lost_default_route
-    check_sees_a_lost_reservation
-    check_needs_a_previous_result
-    gc_removes_what_is_not_valid
-    gc_without_a_list_refuses
-    status_fails_when_the_address_plugin_is_missing
 }
 
 pub(crate) fn the_result_names_both_ends(host: &Host) -> Done {
@@ -217,14 +181,9 @@ pub(crate) fn without_an_address_plugin_it_is_refused(host: &Host) -> Done {
     attached::refused(host, &PTP, &conf("1.0.0"), "no plugin name provided")
 }
 
-crate::suite::stories! { ptp:
-    round_trip_0_1_0
-    round_trip_0_2_0
-    round_trip_0_3_0
-    round_trip_0_3_1
-    round_trip_0_4_0
-    round_trip_1_0_0
-    round_trip_1_1_0
+attached_section! { ptp: PTP
+    [every]
+    [gc_removes_what_is_not_valid]
     the_result_names_both_ends
     only_the_gateway_is_on_the_link
     the_host_has_the_gateway_and_a_way_to_the_container
@@ -239,23 +198,4 @@ crate::suite::stories! { ptp:
     masquerading_goes_with_a_vanished_namespace
     an_unknown_backend_is_refused
     without_an_address_plugin_it_is_refused
-    del_of_what_never_was_succeeds
-    del_twice_succeeds
-    del_frees_the_address_when_the_namespace_is_gone
-    del_frees_the_address_when_no_namespace_is_given
-    del_frees_the_address_when_a_plain_file_is_left
-    del_frees_the_address_when_the_link_is_gone
-    a_taken_name_is_refused_and_nothing_is_left
-    a_route_out_of_reach_leaves_nothing
-    an_address_plugin_without_an_address_is_refused
-    the_dns_of_the_address_plugin_is_passed_on
-    the_dns_of_the_network_wins
-    check_sees_a_lost_interface
-    check_sees_a_lost_address
-    check_sees_a_lost_default_route
-    check_sees_a_lost_reservation
-    check_needs_a_previous_result
-    gc_removes_what_is_not_valid
-    gc_without_a_list_refuses
-    status_fails_when_the_address_plugin_is_missing
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::attached::{self, Subject, attached_stories};
-use crate::suite::{Done, Host, Lack, versions};
+use crate::attached::{self, Subject, attached_section};
+use crate::suite::{Done, Host, Lack};
 
 const TAP: Subject = Subject { plugin: "tap", prepare, conf };
 
@@ -17,57 +17,6 @@ fn prepare(host: &Host) -> Result<(), Lack> {
 
 fn conf(version: &str) -> Value {
     json!({"cniVersion": version, "name": "n1", "type": "tap"})
-}
-
-fn round_trip(host: &Host, version: &str) -> Done {
-    attached::round_trip(host, &TAP, version)
-}
-
-versions! { round_trip:
-    round_trip_0_1_0 "0.1.0"
-    round_trip_0_2_0 "0.2.0"
-    round_trip_0_3_0 "0.3.0"
-    round_trip_0_3_1 "0.3.1"
-    round_trip_0_4_0 "0.4.0"
-    round_trip_1_0_0 "1.0.0"
-    round_trip_1_1_0 "1.1.0"
-}
-
-fn layer_2(host: &Host, version: &str) -> Done {
-    attached::layer_2(host, &TAP, version)
-}
-
-versions! { layer_2:
-    l2_0_1_0 "0.1.0"
-    l2_0_2_0 "0.2.0"
-    l2_0_3_0 "0.3.0"
-    l2_0_3_1 "0.3.1"
-    l2_0_4_0 "0.4.0"
-    l2_1_0_0 "1.0.0"
-    l2_1_1_0 "1.1.0"
-}
-
-attached_stories! { TAP:
-    del_of_what_never_was_succeeds
-    del_twice_succeeds
-    del_frees_the_address_when_the_namespace_is_gone
-    del_frees_the_address_when_no_namespace_is_given
-    del_frees_the_address_when_a_plain_file_is_left
-    del_frees_the_address_when_the_link_is_gone
-    a_taken_name_is_refused_and_nothing_is_left
-    a_route_out_of_reach_leaves_nothing
-    an_address_plugin_without_an_address_is_refused
-    the_dns_of_the_address_plugin_is_passed_on
-    the_dns_of_the_network_wins
-    check_sees_a_lost_interface
-    check_sees_a_lost_address
-    check_sees_a_lost_default_route
-    check_sees_a_lost_reservation
-    check_needs_a_previous_result
-    check_sees_a_link_of_another_kind
-    gc_removes_what_is_not_valid
-    gc_without_a_list_refuses
-    status_fails_when_the_address_plugin_is_missing
 }
 
 fn added(host: &Host, keys: &Value) -> Result<Value, Lack> {
@@ -148,21 +97,9 @@ pub(crate) fn a_missing_bridge_is_refused(host: &Host) -> Done {
     attached::refused(host, &TAP, &conf, "failed to get bridge br9: Link not found")
 }
 
-crate::suite::own_stories! {
-    round_trip_0_1_0
-    round_trip_0_2_0
-    round_trip_0_3_0
-    round_trip_0_3_1
-    round_trip_0_4_0
-    round_trip_1_0_0
-    round_trip_1_1_0
-    l2_0_1_0
-    l2_0_2_0
-    l2_0_3_0
-    l2_0_3_1
-    l2_0_4_0
-    l2_1_0_0
-    l2_1_1_0
+attached_section! { alone: TAP
+    [every layer_2]
+    [check_sees_a_link_of_another_kind gc_removes_what_is_not_valid]
     it_is_a_tap_that_stays
     it_has_several_queues_when_asked_for
     it_belongs_to_whom_was_asked_for
@@ -170,24 +107,4 @@ crate::suite::own_stories! {
     a_context_without_selinux_means_nothing
     it_joins_a_bridge_of_the_container
     a_missing_bridge_is_refused
-    del_of_what_never_was_succeeds
-    del_twice_succeeds
-    del_frees_the_address_when_the_namespace_is_gone
-    del_frees_the_address_when_no_namespace_is_given
-    del_frees_the_address_when_a_plain_file_is_left
-    del_frees_the_address_when_the_link_is_gone
-    a_taken_name_is_refused_and_nothing_is_left
-    a_route_out_of_reach_leaves_nothing
-    an_address_plugin_without_an_address_is_refused
-    the_dns_of_the_address_plugin_is_passed_on
-    the_dns_of_the_network_wins
-    check_sees_a_lost_interface
-    check_sees_a_lost_address
-    check_sees_a_lost_default_route
-    check_sees_a_lost_reservation
-    check_needs_a_previous_result
-    check_sees_a_link_of_another_kind
-    gc_removes_what_is_not_valid
-    gc_without_a_list_refuses
-    status_fails_when_the_address_plugin_is_missing
 }
