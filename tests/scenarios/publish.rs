@@ -1,9 +1,10 @@
 //! Ports of the host that lead to containers: published when connecting or later, listed, withdrawn.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use serde_json::{Value, json};
-use weft_testkit::{Container, Lab};
+use weft_testkit::{Container, Lab, skip_unless};
 
 /// The host, as the outside knows it.
 const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:ffff::1"];
@@ -343,6 +344,66 @@ fn containers_of_a_network_can_be_kept_apart() {
     }
     lab.weft(["port", "publish", "red", "8080:80"]).expect_ok();
     answers(&outside, HOST[0], 8080, "red", OUTSIDE[0]);
+}
+
+/// Whether bridged frames pass IP's hooks decides where addresses are translated, and nothing else.
+fn apart_but_for_published_ports(switch: &str) {
+    let lab = Lab::new();
+    let outside = lab.uplink_that_answers();
+    for program in ["iptables", "ip6tables"] {
+        let key = format!("bridge/bridge-nf-call-{program}");
+        skip_unless!(Path::new("/proc/sys/net").join(&key).exists(), "br_netfilter");
+        lab.set_sysctl(&key, switch);
+    }
+    create(&lab, 90, "blue", &["-o", "icc=false"]);
+    let red = connected(&lab, "blue", "red", &["-p", "8080:80"]);
+    let green = connected(&lab, "blue", "green", &[]);
+    let _services = (red.serve_tcp(80), red.serve_udp(80), green.serve_tcp(80));
+    let apart = || {
+        for address in ["10.90.0.2", "fd00:90::2"] {
+            silent(&green, address, 80);
+        }
+    };
+    apart();
+    assert!(green.ask_udp(ip("10.90.0.2"), 80).is_err());
+    silent(&red, "10.90.0.3", 80);
+    for (host, gateway) in HOST.into_iter().zip(["10.90.0.1", "fd00:90::1"]) {
+        answers(&green, host, 8080, "red", gateway);
+        answers(&green, gateway, 8080, "red", gateway);
+        answers(&red, host, 8080, "red", gateway);
+    }
+    answers(&outside, HOST[0], 8080, "red", OUTSIDE[0]);
+    assert_eq!(lab.ask_tcp(ip("127.0.0.1"), 8080).unwrap().by, "red");
+    lab.weft(["port", "publish", "green", "8081:80"]).expect_ok();
+    answers(&red, HOST[0], 8081, "green", "10.90.0.1");
+    silent(&red, "10.90.0.3", 80);
+    apart();
+    lab.weft(["doctor"]).expect_ok();
+
+    lab.sh("nft flush ruleset").expect_ok();
+    let told = lab.weft(["doctor"]);
+    assert_eq!(told.code, 1, "{told}");
+    lab.weft(["network", "reload"]).expect_ok();
+    silent(&green, "10.90.0.2", 80);
+    answers(&green, HOST[0], 8080, "red", "10.90.0.1");
+    lab.sh("nft delete table bridge weft").expect_ok();
+    let told = lab.weft(["doctor"]);
+    assert_eq!(told.stdout.contains("chain bridge weft forward"), switch == "1", "{told}");
+    for name in ["red", "green"] {
+        lab.weft(["network", "disconnect", "blue", name]).expect_ok();
+    }
+    lab.weft(["network", "rm", "blue"]).expect_ok();
+    assert!(!lab.ruleset().contains("table bridge weft"), "{}", lab.ruleset());
+}
+
+#[test]
+fn containers_apart_reach_published_ports() {
+    apart_but_for_published_ports("0");
+}
+
+#[test]
+fn containers_apart_reach_published_ports_where_bridged_frames_pass_ip() {
+    apart_but_for_published_ports("1");
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub(crate) const ISOLATION: [&str; 4] = [ISOLATED, INTERNAL, BETWEEN[0], BETWEEN
 /// The kinds of entries that a guard claims.
 pub(crate) const GUARD: [&str; 8] =
     [INSIDES, NO_ICC, GUARDED[0], GUARDED[1], ROUTED[0], ROUTED[1], PASSES, OUTWARD];
+/// The kind of entry that keeps containers of a network apart.
+pub(crate) const APART: [&str; 1] = [NO_ICC];
 /// The kinds of entries that an attachment claims with an admission.
 pub(crate) const ADMISSION: [&str; 4] = [ADMITTED, ISOLATED, NO_ICC, OUTWARD];
 /// The kinds of entries that say which interfaces are networks of ours.

@@ -51,7 +51,7 @@ use crate::admission;
 pub(crate) use masquerade::{AT_POSTROUTING, multicast};
 
 /// The layout's version, as the table's comment carries it. A table with another one is replaced.
-pub(crate) const VERSION: &str = "weft layout 4";
+pub(crate) const VERSION: &str = "weft layout 5";
 /// The same for the table of bridges.
 pub(crate) const BRIDGE_VERSION: &str = "weft layout 1";
 /// What the comment of every version starts with.
@@ -69,7 +69,7 @@ pub(crate) const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::
 pub(crate) const TRANSLATED: u32 = 1 << 5;
 
 /// The names of the chains that we make, besides the administrator's.
-const CHAINS: [&str; 32] = [
+const CHAINS: [&str; 33] = [
     masquerade::POSTROUTING,
     masquerade::HAIRPIN,
     masquerade::SAME_SUBNET,
@@ -81,6 +81,7 @@ const CHAINS: [&str; 32] = [
     forward::GUARD,
     forward::INTERNAL,
     forward::NO_ICC,
+    forward::LET_THROUGH,
     published::LOCAL_ONLY,
     published::PREROUTING,
     published::OUTPUT,

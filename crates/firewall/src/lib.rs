@@ -9,6 +9,7 @@
 //! configuration asks for upstream's layout.
 
 mod admission;
+mod apart;
 mod backend;
 mod claim;
 mod entry;
@@ -51,6 +52,7 @@ pub use mend::{Problem, diagnose, holders, release, reload};
 
 pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;
 pub use iptables::tool::is_chain_name;
+pub use layout::bridge::APART;
 
 pub use tunnels::Tunnels;
 
@@ -192,7 +194,7 @@ impl Firewall {
             Fragment::Loopback(wanted) => loopback::observe(self, wanted),
             Fragment::Localnet(wanted) => localnet::observe(self, wanted),
             Fragment::Hairpin(hairpin) => self.observe_for_network(hairpin.backend, &hairpin.demand()),
-            Fragment::Guard(guard) => self.observe_fence(guard.backend, &guard.demand()),
+            Fragment::Guard(guard) => self.observe_guard(guard),
             Fragment::SourceAddress(source) => self.observe_for_network(source.backend, &source.demand()),
         }
     }

@@ -13,7 +13,7 @@ use crate::entry::Entry;
 use crate::fragment::Publish;
 use crate::weft::{self, Demand, ports};
 use crate::{
-    Backend, Firewall, FirewallError, admission, entry, foreign, iptables, localnet, loopback, publish,
+    Backend, Firewall, FirewallError, admission, apart, entry, foreign, iptables, localnet, loopback, publish,
     table, upstream_ports,
 };
 
@@ -165,6 +165,7 @@ pub(crate) fn rebuild(firewall: &mut Firewall, claims: &Path) -> Result<(), Fire
         weft::rebuild(socket, &Claims(claims))?;
         weft::retire(socket, &Claims(claims))?;
         loopback::restore(socket, &Claims(claims))?;
+        apart::restore(socket, &Claims(claims))?;
         localnet::restore(&Claims(claims))?;
     }
     Ok(())
@@ -206,6 +207,9 @@ fn missing_of_networks(firewall: &mut Firewall, claims: &Path) -> Result<Vec<Pro
             lines.extend(weft::lacking_elements(socket, &network, &claims, slice::from_ref(&entry))?);
             if let Entry::Loopback(link) = &entry {
                 lines.extend(loopback::missing_detour(socket, link)?);
+            }
+            if let Entry::NoIcc(_) = &entry {
+                lines.extend(apart::missing(socket)?);
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::entry::{self, Entry};
 use crate::iptables::forward;
 use crate::part::Part;
 use crate::weft::{self, Demand};
-use crate::{Backend, Change, Firewall, FirewallError, Guard, foreign};
+use crate::{Backend, Change, Firewall, FirewallError, Guard, apart, foreign};
 
 impl Firewall {
     /// Isolation and the guard. The reference plugins have neither, so their layout says nothing about these.
@@ -44,12 +44,23 @@ impl Firewall {
         if change == Change::Made && guard.backend != Backend::Iptables {
             foreign::let_pass(self, &guard.claims, &guard.network, &guard.bridge);
         }
+        if guard.keeps_ports_apart() {
+            apart::ensure(self.inet()?)?;
+        }
         Ok(change)
     }
 
     pub(crate) fn remove_guard(&mut self, guard: &Guard) -> Result<(), FirewallError> {
         let outcome = self.drop_for_network(&guard.network, &guard.claims, &entry::GUARD);
         outcome.and(foreign::close(&guard.claims))
+    }
+
+    pub(crate) fn observe_guard(&mut self, guard: &Guard) -> Result<Vec<String>, FirewallError> {
+        let mut missing = self.observe_fence(guard.backend, &guard.demand())?;
+        if guard.keeps_ports_apart() {
+            missing.extend(apart::missing(self.inet()?)?);
+        }
+        Ok(missing)
     }
 
     pub(crate) fn observe_fence(
@@ -116,6 +127,9 @@ impl Firewall {
             return Ok(());
         }
         weft::remove(self.inet()?, &claims, &entries)?;
+        if entries.iter().any(|entry| matches!(entry, Entry::NoIcc(_))) {
+            apart::retire(self.inet()?, &claims)?;
+        }
         if fences { forward::follow(&claims) } else { Ok(()) }
     }
 }

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use weft_model::{IfName, Mac};
 use weft_nft::{Error, FoundElement, Socket, Transaction};
 
-use crate::error::is_lacking;
+use crate::apart::is_without_bridges;
 use crate::layout::bridge;
 use crate::table::{self, State};
 use crate::{Change, FirewallError, SpoofCheck, layout, upstream};
@@ -28,7 +28,7 @@ pub(crate) fn ensure(socket: &mut Socket, check: &SpoofCheck) -> Result<Change, 
             return Ok(Change::AlreadyThere);
         }
         let mut transaction = Transaction::new();
-        let creates = found.is_none() && table::state(socket, layout::BRIDGE)? == State::Absent;
+        let creates = found.is_none() && !has_check(socket)?;
         if creates {
             bridge::create(&mut transaction);
         }
@@ -55,6 +55,12 @@ pub(crate) fn ensure(socket: &mut Socket, check: &SpoofCheck) -> Result<Change, 
     }
 }
 
+/// Returns whether the chains are there. The table may be there for something else.
+fn has_check(socket: &mut Socket) -> Result<bool, FirewallError> {
+    let there = table::state(socket, layout::BRIDGE)? != State::Absent;
+    Ok(there && socket.has_chain(layout::BRIDGE, bridge::PREROUTING).map_err(wrap)?)
+}
+
 /// Stops guarding the port. The port's name is enough: the guard's comment knows the address.
 pub(crate) fn remove(socket: &mut Socket, check: &SpoofCheck) -> Result<(), FirewallError> {
     let port = &check.host_ifname;
@@ -73,11 +79,6 @@ fn expire(socket: &mut Socket, port: &IfName, mac: Option<Mac>) -> Result<(), Er
     let Some(mac) = mac else { return Ok(()) };
     socket.expire(&bridge::guarded(), &bridge::guard(port, mac))?;
     socket.expire(&bridge::allowed(), &bridge::allowance(port, mac))
-}
-
-fn is_without_bridges(error: &FirewallError) -> bool {
-    let FirewallError::Nft { source, .. } = error else { return false };
-    source.errno().is_some_and(|errno| is_lacking(errno) || errno == Errno::EINVAL)
 }
 
 /// Returns what is missing, down to the static rules.

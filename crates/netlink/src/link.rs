@@ -108,6 +108,8 @@ pub struct LinkInfo {
     pub allmulti: bool,
     /// How many frames may wait to be sent.
     pub tx_queue_len: u32,
+    /// The group, a number by which rules know links.
+    pub group: u32,
     /// Whether frames pass (operational state UP).
     pub operational: bool,
     /// The operational state's number (RFC 2863; 6 is up).
@@ -228,14 +230,16 @@ fn create(message: LinkMessage) -> Request {
     Request::new(RouteNetlinkMessage::NewLink(message), flags)
 }
 
-/// Sets a bridge port's options, by the port's name so that the request can follow the one that creates it.
-pub fn set_port(name: &IfName, options: PortOptions) -> Request {
+/// Sets a bridge port's options and the group it is in, by the port's name so that the request can follow the one that
+/// creates it. Without a group it stays in its own.
+pub fn set_port(name: &IfName, options: PortOptions, group: Option<u32>) -> Request {
     let data = vec![InfoBridgePort::HairpinMode(options.hairpin), InfoBridgePort::Isolated(options.isolated)];
-    let message = Builder::new()
+    let builder = Builder::new()
         .name(name.as_str())
         .set_port_kind(InfoPortKind::Bridge)
-        .set_port_data(InfoPortData::BridgePort(data))
-        .build();
+        .set_port_data(InfoPortData::BridgePort(data));
+    let group = group.map(LinkAttribute::Group);
+    let message = group.into_iter().fold(builder, Builder::append_extra_attribute).build();
     Request::new(RouteNetlinkMessage::NewLink(message), 0)
 }
 
@@ -363,6 +367,7 @@ mod ifla {
     pub(super) const OPERSTATE: u16 = 16;
     pub(super) const LINKINFO: u16 = 18;
     pub(super) const IFALIAS: u16 = 20;
+    pub(super) const GROUP: u16 = 27;
     pub(super) const LINK_NETNSID: u16 = 37;
     pub(super) const INFO_KIND: u16 = 1;
     pub(super) const INFO_DATA: u16 = 2;
@@ -402,6 +407,7 @@ impl LinkInfo {
                 ifla::OPERSTATE => link.operstate = *value.first()?,
                 ifla::LINKINFO => link.read_kind(value),
                 ifla::IFALIAS => link.alias = Some(string(value)),
+                ifla::GROUP => link.group = u32_at(value, 0)?,
                 _ => {}
             }
         }

@@ -59,7 +59,7 @@ fn a_veth_is_born_whole_and_its_echo_says_so() {
     let mut batch = Batch::new();
     let created = batch.push(link::create_veth(&new));
     let options = PortOptions { hairpin: true, isolated: true };
-    batch.push(link::set_port(&near, options));
+    batch.push(link::set_port(&near, options, Some(7)));
     let replies = host.call(&mut batch).unwrap();
     replies.all().unwrap();
     let echo = host.created(replies.of(created).unwrap(), &near).unwrap();

@@ -70,6 +70,10 @@ pub enum Meta {
     OutputName,
     /// The kind of the interface it leaves by, `bridge` for example, 16 bytes.
     OutputKind,
+    /// The group of the interface it came in by, four bytes in the host's order.
+    InputGroup,
+    /// The group of the interface it leaves by, four bytes in the host's order.
+    OutputGroup,
     /// The protocol family, one byte: 2 for IPv4, 10 for IPv6.
     Family,
     /// The transport protocol, one byte.

@@ -144,12 +144,14 @@ pub struct Port {
     pub hairpin: bool,
     /// Whether the port is kept from other isolated ports.
     pub isolated: bool,
+    /// The group it is put into, a number by which rules of the firewall know it; none leaves it where it is.
+    pub group: Option<u32>,
 }
 
 impl Port {
     /// Returns a plain membership in `bridge`.
     pub fn of(bridge: &IfName) -> Self {
-        Self { bridge: bridge.clone(), hairpin: false, isolated: false }
+        Self { bridge: bridge.clone(), hairpin: false, isolated: false, group: None }
     }
 }
 
@@ -306,6 +308,7 @@ impl fmt::Display for Link {
             write!(out, " master {}", port.bridge)?;
             flag(out, " hairpin", port.hairpin)?;
             flag(out, " isolated", port.isolated)?;
+            port.group.map_or(Ok(()), |group| write!(out, " group {group}"))?;
         }
         flag(out, " addrgenmode none", !self.link_local)?;
         flag(out, " up", self.up)

@@ -172,14 +172,20 @@ impl Kernel {
             return Ok(());
         }
         let Some(options) = link.port else { return Ok(()) };
-        // A plugin behind the one that made the port may need hairpin mode where that one did not.
+        // A plugin behind the one that made the port may need hairpin mode where that one did not, and have left it to the
+        // rules about a port's group to keep it from others.
         let hairpin = port.hairpin || options.hairpin;
+        let by_group = port.group.is_some_and(|group| group == link.group) && options.hairpin;
+        let isolated = port.isolated && (options.isolated || !by_group);
         for (name, wanted, is) in
-            [("hairpin", hairpin, options.hairpin), ("isolated", port.isolated, options.isolated)]
+            [("hairpin", hairpin, options.hairpin), ("isolated", isolated, options.isolated)]
         {
             if wanted != is {
                 found.push(format!("{title} has {name} {}, not {}", switch(is), switch(wanted)));
             }
+        }
+        if let Some(group) = port.group.filter(|group| *group != link.group) {
+            found.push(format!("{title} is in group {}, not {group}", link.group));
         }
         Ok(())
     }

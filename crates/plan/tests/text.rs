@@ -52,6 +52,7 @@ fn every_attribute_shows() {
         bridge: br0.clone(),
         hairpin: true,
         isolated: true,
+        group: Some(7),
     }));
     plan.host(BridgeVlan::port(
         &port,
@@ -70,7 +71,7 @@ fn every_attribute_shows() {
     insta::assert_snapshot!(plan, @r#"
     network    link br0 type bridge mtu auto mac 02:00:00:00:00:07 vlan-filtering
     network    link p100 peer host:br0.100 master br0
-    host       link veth7 mac 02:00:00:00:00:07 master br0 hairpin isolated
+    host       link veth7 mac 02:00:00:00:00:07 master br0 hairpin isolated group 7
     host       vlan dev veth7 100 pvid untagged, 200-300 tagged
     host       vlan dev veth7 7 tagged and the default
     host       vlan dev br0 self 7 tagged

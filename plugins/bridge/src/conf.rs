@@ -385,6 +385,11 @@ impl Settings {
         conf.settle(Surroundings::of(call, mac)).map_err(|error| Failure::new(Code::InvalidConfig, error))
     }
 
+    /// Returns whether a rule of the firewall keeps the ports apart, besides their being isolated.
+    pub(crate) fn keeps_apart(&self) -> bool {
+        self.port_isolation && self.guard.is_some_and(|backend| backend != Backend::Iptables)
+    }
+
     /// Returns the interface that carries the gateway's address inside a VLAN: `<bridge>.<vlan>`.
     ///
     /// # Errors

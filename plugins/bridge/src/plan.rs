@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use weft_cni::{Failure, IpConfig, Route};
-use weft_firewall::{Backend, Fragment, Guard, Isolation, SourceAddress, SpoofCheck};
+use weft_firewall::{APART, Backend, Fragment, Guard, Isolation, SourceAddress, SpoofCheck};
 use weft_model::{Endpoint, GatewayMode, IfName, VlanId};
 use weft_plan::{Address, BridgeVlan, Conflict, Link, Peer, Plan, Port, Sysctl, VlanRange};
 use weft_plugin::{Leases, Masqueraded};
@@ -28,6 +28,7 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
         bridge: settings.bridge.clone(),
         hairpin: settings.hairpin,
         isolated: settings.port_isolation,
+        group: settings.keeps_apart().then_some(APART),
     };
     let peer = Peer::container(&endpoint.ifname).mac(settings.mac);
     plan.host(Link::veth(&host_end, peer).mtu(settings.mtu).port(port).up(true));

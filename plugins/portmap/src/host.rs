@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use weft_cni::NetworkResult;
-use weft_firewall::Occupied;
+use weft_firewall::{APART, Firewall, FirewallError, Occupied};
 use weft_model::IfName;
 use weft_model::port::{PortRange, Protocol, Publication};
 use weft_netlink::sockets::{Listener, listeners};
@@ -42,6 +42,9 @@ pub enum HostError {
         /// What the kernel said.
         source: Error,
     },
+    /// The firewall could not be asked.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
 }
 
 impl HostError {
@@ -53,7 +56,7 @@ impl HostError {
                 Some(format!("name an address of this host, or allow others for the network: {how}"))
             }
             Self::Taken { .. } => Some("stop it, or publish another port of the host".into()),
-            Self::Kernel { .. } => None,
+            Self::Kernel { .. } | Self::Firewall(_) => None,
         }
     }
 
@@ -189,7 +192,8 @@ pub(crate) fn links_to<const N: usize>(
 /// published ports, with the bridge it belongs to.
 ///
 /// KERNEL: where `bridge-nf-call-iptables` is on, addresses are translated while a frame is still being bridged
-/// (br_nf_pre_routing_finish), so it is to leave by the port it came in by. Otherwise it is routed and comes back.
+/// (br_nf_pre_routing_finish), so it is to leave by the port it came in by, or by one that is isolated as this one is: where a
+/// rule of the firewall keeps them apart as well, this one need not be. Otherwise it is routed and comes back.
 ///
 /// # Errors
 ///
@@ -206,7 +210,9 @@ pub(crate) fn hairpin_port(result: &NetworkResult) -> Result<Option<(IfName, Por
         let (Some(options), Some(master)) = (found.port, found.master) else { continue };
         let Some(bridge) = socket.link(link::get_index(master)).map_err(asking())? else { continue };
         let Ok(bridge) = bridge.name.parse() else { continue };
-        return Ok(Some((name, Port { bridge, hairpin: true, isolated: options.isolated })));
+        let by_group = options.isolated && found.group == APART && Firewall::new().keeps_ports_apart()?;
+        let isolated = options.isolated && !by_group;
+        return Ok(Some((name, Port { hairpin: true, isolated, ..Port::of(&bridge) })));
     }
     Ok(None)
 }

@@ -218,7 +218,7 @@ fn in_the_way(error: HostError) -> Failure {
     let code = match error {
         HostError::Foreign(_) => Code::UNFIT,
         HostError::Taken { .. } => Code::TAKEN,
-        HostError::Kernel { .. } => Code::Internal,
+        HostError::Kernel { .. } | HostError::Firewall(_) => Code::Internal,
     };
     let hint = error.hint();
     Failure::new(code, error).with_hint(hint)

@@ -193,7 +193,7 @@ pub struct Guard {
     /// Its gateway modes.
     pub gateways: Gateways,
     /// Whether containers reach each other through the host's IP layer: bridged frames that
-    /// `bridge-nf-call-iptables` hands to it. The ports of the bridge are the bridge's own affair.
+    /// `bridge-nf-call-iptables` hands to it. If not, ports of the group [`crate::APART`] are kept from each other, too.
     pub icc: bool,
     /// Who carries the rules.
     pub backend: Backend,
@@ -242,6 +242,11 @@ impl Guard {
             entries.push(Entry::NoIcc(self.bridge.clone()));
         }
         Demand { network: &self.network, claims: Claims(&self.claims), entries }
+    }
+
+    /// Tells whether ports of the bridge are kept apart by a rule. With iptables alone they have to be isolated.
+    pub(crate) fn keeps_ports_apart(&self) -> bool {
+        !self.icc && self.backend != Backend::Iptables
     }
 }
 

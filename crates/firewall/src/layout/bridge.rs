@@ -1,20 +1,29 @@
-//! `table bridge weft`: the spoof check.
+//! `table bridge weft`: the spoof check, and what keeps ports of a network apart whose bridged frames IP sees.
 
 use weft_model::{IfName, Mac};
-use weft_nft::expr::{Field, Found, Meta, Reg, Verdict};
+use weft_nft::expr::{Comparison, Field, Found, Meta, Reg, Verdict};
 use weft_nft::{Base, Chain, ChainKind, Element, Expr, Hook, Key, Policy, Rule, Set, Transaction, Type};
 
-use super::{BRIDGE, BRIDGE_VERSION};
+use super::{BRIDGE, BRIDGE_VERSION, forward};
 
 pub(crate) const PREROUTING: &str = "prerouting";
+pub(crate) const FORWARD: &str = "forward";
 pub(crate) const SPOOF_CHECK: &str = "spoof_check";
 /// The number of rules each chain has.
 pub(crate) const PREROUTING_RULES: usize = 1;
 pub(crate) const SPOOF_CHECK_RULES: usize = 2;
+pub(crate) const FORWARD_RULES: usize = 1;
+
+/// The group of ports that are kept apart: "weft", read as a number.
+pub const APART: u32 = 0x7765_6674;
 
 /// The turn of upstream's spoof check, before address translation on bridges (NF_BR_PRI_NAT_DST_BRIDGED).
 const AT_PREROUTING: Base =
     Base { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -300, policy: Policy::Accept };
+
+/// Behind IP's filters, where `br_netfilter` has them asked (NF_BR_PRI_BRNF).
+const AT_FORWARD: Base =
+    Base { kind: ChainKind::Filter, hook: Hook::Forward, priority: 100, policy: Policy::Accept };
 
 /// Returns the set of ports whose frames are checked. An element's comment is the address allowed.
 pub(crate) fn guarded() -> Set {
@@ -70,4 +79,23 @@ fn spoof_pass(check: &Chain) -> Rule {
         Expr::Lookup(allowed().name, Reg(0), Found::Match),
         Expr::Verdict(Verdict::Return),
     ])
+}
+
+/// Adds `table bridge weft`, unless it is there, with what keeps ports of the group [`APART`] from each other. The chain must be
+/// new.
+///
+/// KERNEL: where `bridge-nf-call-iptables` is on, a packet to a published port gets its new receiver while its frame is still being
+/// bridged, and goes on to that port of the bridge (br_nf_pre_routing_finish). An isolated port would not let it pass. So such a
+/// port is not isolated, and what IP's filter has let through, which carries a mark, passes from one port of the group to another.
+pub(crate) fn create_apart(transaction: &mut Transaction) {
+    let chain = BRIDGE.base_chain(FORWARD, AT_FORWARD);
+    let of_group = |way| [Expr::Meta(way, Reg(0)), Expr::Compare(Reg(0), Comparison::Equal, APART.to_ne_bytes().into())];
+    let unmarked = [
+        Expr::Meta(Meta::Mark, Reg(0)),
+        Expr::Mask(Reg(0), forward::LET_THROUGH_BIT.to_ne_bytes().into()),
+        Expr::Compare(Reg(0), Comparison::Equal, vec![0; 4]),
+        Expr::Verdict(Verdict::Drop),
+    ];
+    let exprs = of_group(Meta::InputGroup).into_iter().chain(of_group(Meta::OutputGroup)).chain(unmarked);
+    transaction.table(BRIDGE, Some(BRIDGE_VERSION)).new_chain(&chain).rule(chain.rule(exprs));
 }

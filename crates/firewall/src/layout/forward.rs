@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use weft_model::IfName;
-use weft_nft::expr::{Comparison, Conntrack, Found, Meta, Reg, Verdict, has_bits, is_family};
+use weft_nft::expr::{Comparison, Conntrack, Found, Meta, Reg, Verdict, has_bits, is_family, mark};
 use weft_nft::{Base, Chain, ChainKind, Expr, Hook, Key, Policy, Rule, Set, Transaction, Type};
 
 use super::published::{self, Lookup};
@@ -22,7 +22,11 @@ pub(crate) const NO_ICC: &str = "no_icc";
 /// The chains with their numbers of rules.
 pub(crate) const CHAINS: [(&str, usize); 3] = [(FORWARD, 7), (FROM_ISOLATED, 2), (GUARD, 10)];
 pub(crate) const INTERNAL_CHAINS: [(&str, usize); 2] = [(INTERNAL, 2), (ONLY_INSIDE, 2)];
-pub(crate) const NO_ICC_CHAINS: [(&str, usize); 1] = [(NO_ICC, 1)];
+pub(crate) const NO_ICC_CHAINS: [(&str, usize); 2] = [(NO_ICC, 1), (LET_THROUGH, 1)];
+/// What marks packets of such networks that passed.
+pub(crate) const LET_THROUGH: &str = "let_through";
+/// The bit of the mark that says so, to [`super::bridge::create_apart`] alone.
+pub(crate) const LET_THROUGH_BIT: u32 = 0x0800_0000;
 
 /// A way through the host: an interface's name twice, or that of the way in and that of the way out.
 const INTERFACES: &[Type] = &[Type::IfName, Type::IfName];
@@ -31,6 +35,10 @@ const INTERFACE: &[Type] = &[Type::IfName];
 /// A filter's usual turn (NF_IP_PRI_FILTER).
 const AT_FORWARD: Base =
     Base { kind: ChainKind::Filter, hook: Hook::Forward, priority: 0, policy: Policy::Accept };
+
+/// Behind [`AT_FORWARD`]: who gets here was not dropped.
+const AT_LET_THROUGH: Base =
+    Base { kind: ChainKind::Filter, hook: Hook::Forward, priority: 10, policy: Policy::Accept };
 
 /// What connection tracking calls a packet of a connection that it knows (nf_conntrack_common.h).
 const KNOWN: u32 = 1 << 1 | 1 << 2;
@@ -102,14 +110,14 @@ pub(crate) fn create(transaction: &mut Transaction) {
         .rule(forward.rule(
             has_bits(Conntrack::Status, TRANSLATED).into_iter().chain([Expr::Verdict(Verdict::Accept)]),
         ))
-        .rule(way(&forward, [input, input], isolated(), jump(FROM_ISOLATED)))
+        .rule(way(&forward, [input, input], isolated(), [jump(FROM_ISOLATED)]))
         .rule(forward.rule([jump(NO_ICC)]));
     for family in ANY {
         transaction.rule(forward.rule(leaves_by(family, guarded(family), jump(GUARD))));
     }
     transaction
-        .rule(way(&from_isolated, [input, output], isolated(), Expr::Verdict(Verdict::Return)))
-        .rule(way(&from_isolated, [output, output], isolated(), Expr::Verdict(Verdict::Drop)));
+        .rule(way(&from_isolated, [input, output], isolated(), [Expr::Verdict(Verdict::Return)]))
+        .rule(way(&from_isolated, [output, output], isolated(), [Expr::Verdict(Verdict::Drop)]));
     create_guard(transaction, &guard);
 }
 
@@ -121,22 +129,22 @@ pub(crate) fn create_internal(transaction: &mut Transaction) {
         .chain(&chain)
         .chain(&only_inside)
         .new_set(&internal())
-        .rule(way(&chain, [input, input], internal(), jump(ONLY_INSIDE)))
-        .rule(way(&chain, [output, output], internal(), jump(ONLY_INSIDE)))
-        .rule(way(&only_inside, [input, output], internal(), Expr::Verdict(Verdict::Return)))
+        .rule(way(&chain, [input, input], internal(), [jump(ONLY_INSIDE)]))
+        .rule(way(&chain, [output, output], internal(), [jump(ONLY_INSIDE)]))
+        .rule(way(&only_inside, [input, output], internal(), [Expr::Verdict(Verdict::Return)]))
         .rule(only_inside.rule([Expr::Verdict(Verdict::Drop)]));
 }
 
 /// Adds the set of networks whose containers do not reach each other, and the rule for them. The set must be new.
 pub(crate) fn create_no_icc(transaction: &mut Transaction) {
-    let chain = INET.chain(NO_ICC);
+    let (chain, let_through) = (INET.chain(NO_ICC), INET.base_chain(LET_THROUGH, AT_LET_THROUGH));
     let ways = [Meta::InputName, Meta::OutputName];
-    transaction.chain(&chain).new_set(&no_icc()).rule(way(
-        &chain,
-        ways,
-        no_icc(),
-        Expr::Verdict(Verdict::Drop),
-    ));
+    transaction
+        .chain(&chain)
+        .new_chain(&let_through)
+        .new_set(&no_icc())
+        .rule(way(&chain, ways, no_icc(), [Expr::Verdict(Verdict::Drop)]))
+        .rule(way(&let_through, ways, no_icc(), mark(LET_THROUGH_BIT)));
 }
 
 fn jump(chain: &'static str) -> Expr {
@@ -171,13 +179,10 @@ fn create_guard(transaction: &mut Transaction, guard: &Chain) {
     transaction.rule(guard.rule([Expr::Verdict(Verdict::Drop)]));
 }
 
-fn way(chain: &Chain, [first, second]: [Meta; 2], set: Set, outcome: Expr) -> Rule {
-    chain.rule([
-        Expr::Meta(first, Reg(0)),
-        Expr::Meta(second, Reg(4)),
-        Expr::Lookup(set.name, Reg(0), Found::Match),
-        outcome,
-    ])
+fn way(chain: &Chain, [first, second]: [Meta; 2], set: Set, outcome: impl IntoIterator<Item = Expr>) -> Rule {
+    let found =
+        [Expr::Meta(first, Reg(0)), Expr::Meta(second, Reg(4)), Expr::Lookup(set.name, Reg(0), Found::Match)];
+    chain.rule(found.into_iter().chain(outcome))
 }
 
 fn leaves_by(family: IpAddr, set: Set, outcome: Expr) -> Vec<Expr> {

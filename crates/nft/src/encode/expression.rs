@@ -48,6 +48,8 @@ pub(super) fn expression(expr: &Expr) -> Expressions {
                 Meta::InputName => MetaKey::Iifname,
                 Meta::OutputName => MetaKey::Oifname,
                 Meta::OutputKind => MetaKey::Oifkind,
+                Meta::InputGroup => MetaKey::Iifgroup,
+                Meta::OutputGroup => MetaKey::Oifgroup,
                 Meta::Family => MetaKey::Nfproto,
                 Meta::Transport => MetaKey::L4Proto,
                 Meta::Protocol => MetaKey::EtherTypeProtocol,

@@ -54,7 +54,7 @@ impl<'a> Ensure<'a> {
             }
         }
         if let Some(port) = &link.port {
-            self.queue(step, link::set_port(name, options(port)), Meaning::Made(None))?;
+            self.queue(step, link::set_port(name, options(port), port.group), Meaning::Made(None))?;
         }
         Ok(())
     }

@@ -232,8 +232,9 @@ struct Follower {
 fn followers(link: &Link) -> Vec<Follower> {
     let Some(port) = &link.port else { return Vec::new() };
     let mut followers = Vec::new();
-    if port.hairpin || port.isolated {
-        followers.push(Follower { request: link::set_port(&link.name, options(port)), required: true });
+    if port.hairpin || port.isolated || port.group.is_some() {
+        let request = link::set_port(&link.name, options(port), port.group);
+        followers.push(Follower { request, required: true });
     }
     followers.push(Follower { request: link::without_ipv6_address(&link.name), required: false });
     if link.up {
