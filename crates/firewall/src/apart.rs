@@ -14,11 +14,14 @@ use crate::{Firewall, FirewallError};
 
 /// Sees to it that the rule is there. A kernel without the family of bridges has none: there the ports stay isolated.
 pub(crate) fn ensure(socket: &mut Socket) -> Result<(), FirewallError> {
-    if is_there(socket)? {
+    if is_whole(socket)? {
         return Ok(());
     }
     table::state(socket, BRIDGE)?;
     let mut transaction = Transaction::new();
+    if is_there(socket)? {
+        transaction.flush_chain(BRIDGE, bridge::FORWARD).delete_chain(BRIDGE, bridge::FORWARD);
+    }
     bridge::create_apart(&mut transaction);
     match socket.commit(&transaction) {
         // Of two processes that do this at once one is told that the chain is there.
@@ -55,13 +58,17 @@ pub(crate) fn restore(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), Fi
 
 /// Returns what is missing, where it would be asked.
 pub(crate) fn missing(socket: &mut Socket) -> Result<Option<String>, FirewallError> {
-    let rules = socket.rules(BRIDGE, bridge::FORWARD).map_err(refused);
-    let is_whole = match rules {
-        Ok(rules) => rules.len() == bridge::FORWARD_RULES,
-        Err(error) if is_without_bridges(&error) => true,
-        Err(error) => return Err(error),
-    };
-    Ok((sees_bridged_frames() && !is_whole).then(|| format!("rules of chain {BRIDGE} {}", bridge::FORWARD)))
+    let is_missing = sees_bridged_frames() && !is_whole(socket)?;
+    Ok(is_missing.then(|| format!("rules of chain {BRIDGE} {}", bridge::FORWARD)))
+}
+
+/// Returns whether the rule is there, as far as this kernel can have it.
+fn is_whole(socket: &mut Socket) -> Result<bool, FirewallError> {
+    match socket.rules(BRIDGE, bridge::FORWARD).map_err(refused) {
+        Ok(rules) => Ok(rules.len() == bridge::FORWARD_RULES),
+        Err(error) if is_without_bridges(&error) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 impl Firewall {

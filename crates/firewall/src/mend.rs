@@ -13,8 +13,8 @@ use crate::entry::Entry;
 use crate::fragment::Publish;
 use crate::weft::{self, Demand, ports};
 use crate::{
-    Backend, Firewall, FirewallError, admission, apart, entry, foreign, iptables, localnet, loopback, publish,
-    table, upstream_ports,
+    Backend, Firewall, FirewallError, admission, apart, entry, foreign, iptables, localnet, loopback,
+    publish, table, upstream_ports,
 };
 
 /// What mends everything here.

@@ -89,7 +89,8 @@ fn spoof_pass(check: &Chain) -> Rule {
 /// port is not isolated, and what IP's filter has let through, which carries a mark, passes from one port of the group to another.
 pub(crate) fn create_apart(transaction: &mut Transaction) {
     let chain = BRIDGE.base_chain(FORWARD, AT_FORWARD);
-    let of_group = |way| [Expr::Meta(way, Reg(0)), Expr::Compare(Reg(0), Comparison::Equal, APART.to_ne_bytes().into())];
+    let of_group =
+        |way| [Expr::Meta(way, Reg(0)), Expr::Compare(Reg(0), Comparison::Equal, APART.to_ne_bytes().into())];
     let unmarked = [
         Expr::Meta(Meta::Mark, Reg(0)),
         Expr::Mask(Reg(0), forward::LET_THROUGH_BIT.to_ne_bytes().into()),

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use weft_firewall::{
-    Change, Firewall, Fragment, Guard, Isolation, Publish, SourceAddress, ensure, observe, remove,
+    Change, Firewall, Fragment, Guard, Isolation, Publish, SourceAddress, diagnose, ensure, observe, reload,
+    remove,
 };
 use weft_model::port::Protocol::Tcp;
 use weft_model::{GatewayMode, Gateways};
@@ -15,6 +16,7 @@ use crate::lab::{
     BLUE, Lab, OWN, RED, SERVER, UPLINK, attachment, claims, endpoint, has, is_documented, loads, ruleset,
     run, seen_source, sh,
 };
+use crate::ownership::root;
 use crate::publishing::{fragment, guard, publish, publish_on};
 
 const TABLE: Table = Table::new(Family::Inet, "weft");
@@ -261,6 +263,44 @@ fn containers_apart_do_not_reach_each_other_through_the_host() {
         assert!(sh("nft list set inet weft no_icc").contains("\"wire-red\" . \"wire-red\""));
     }
     reach(&lab.host, Tcp, RED[0], 80);
+}
+
+#[test]
+fn what_keeps_ports_apart_reads_as_documented_and_goes_with_the_last_network() {
+    isolate().unwrap();
+    let apart = |network: &str, bridge: &str| {
+        let Fragment::Guard(one) = guard(network, bridge, GatewayMode::Nat) else { unreachable!() };
+        Fragment::Guard(Guard { icc: false, ..one })
+    };
+    let (one, other) = (apart("n1", "br-one"), apart("n2", "br-two"));
+    for fragment in [&one, &other] {
+        ensure(fragment).unwrap();
+    }
+    assert!(Firewall::new().keeps_ports_apart().unwrap());
+    let page = include_str!("../../../../docs/firewall.md");
+    if has("nft") {
+        for listing in [
+            sh("nft list table bridge weft"),
+            crate::ports::inner(&sh("nft list chain inet weft let_through")),
+        ] {
+            assert!(page.contains(&format!("```text\n{listing}```\n")), "docs/firewall.md:\n{listing}");
+        }
+        let switch = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+        let is_asked = std::fs::read_to_string(switch).is_ok_and(|switch| switch.trim() == "1");
+        for harm in ["nft flush chain bridge weft forward", "nft delete table bridge weft"] {
+            sh(harm);
+            let problems = diagnose(&root()).unwrap();
+            let told = problems.iter().filter(|one| one.why.contains("rules of chain bridge weft forward"));
+            assert_eq!(told.count(), if is_asked { 2 } else { 0 }, "{problems:?}");
+            reload(&root()).unwrap();
+            assert_eq!(diagnose(&root()).unwrap(), []);
+            assert!(sh("nft list chain bridge weft forward").contains("drop"));
+        }
+    }
+    remove(&one).unwrap();
+    assert!(Firewall::new().keeps_ports_apart().unwrap(), "the other network's");
+    remove(&other).unwrap();
+    assert!(!Firewall::new().keeps_ports_apart().unwrap());
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::publishing::{fragment, hairpin, publish, publish_on};
 const TABLE: Table = Table::new(Family::Inet, "weft");
 const NOTHING: [String; 0] = [];
 
-fn root() -> Root {
+pub(crate) fn root() -> Root {
     Root::new(None)
 }
 
@@ -363,7 +363,7 @@ fn the_older_layout_is_replaced_with_everything() {
 
     ensure(&fragment(publish("blue", &["udp [::]:53 -> [fd00:1::3]:53"]))).unwrap();
 
-    assert_eq!(socket.table(TABLE).unwrap().flatten().as_deref(), Some("weft layout 4"));
+    assert_eq!(socket.table(TABLE).unwrap().flatten().as_deref(), Some("weft layout 5"));
     assert_eq!(diagnose(&root()).unwrap(), []);
 }
 

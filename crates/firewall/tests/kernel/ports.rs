@@ -341,7 +341,7 @@ fn lists_of_sources_read_as_documented() {
 }
 
 /// A listing without the line of the table around it.
-fn inner(listing: &str) -> String {
+pub(crate) fn inner(listing: &str) -> String {
     let lines: Vec<_> = listing.lines().collect();
     lines[1..lines.len() - 1]
         .iter()

@@ -25,7 +25,7 @@ pub(crate) fn plan() -> Plan {
     let mut plan = Plan::new();
     plan.network(Link::bridge(&bridge).mtu(mtu).promisc(true).up(true));
     plan.network(Sysctl::attempt("net/ipv6/conf/br0/accept_ra", "0"));
-    let port = Port { isolated: true, group: Some(7), ..Port::of(&bridge) };
+    let port = Port { isolated: true, ..Port::of(&bridge) };
     plan.host(Link::veth(&near, Peer::container(&far).mac(Some(MAC))).mtu(mtu).port(port).up(true));
     plan.container(Sysctl::set("net/ipv4/conf/eth0/arp_notify", "1"));
     plan.container(Link::existing(&IfName::loopback()).up(true));
