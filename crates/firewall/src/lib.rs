@@ -14,6 +14,7 @@ mod backend;
 mod claim;
 mod entry;
 mod error;
+mod exact;
 mod firewalld;
 mod flows;
 mod foreign;

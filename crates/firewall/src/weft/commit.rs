@@ -111,7 +111,11 @@ pub(crate) fn commit(
             Err(source @ Error::Refused { errno: Errno::ENOENT | Errno::EOPNOTSUPP, .. }) if complete => {
                 return Err(FirewallError::Unsupported { table: INET, source });
             }
-            Err(Error::Refused { errno: Errno::ENOENT | Errno::EEXIST | Errno::EBUSY, .. }) => {}
+            // KERNEL: ENOTEMPTY is what a range is told that another one of the set overlaps (nft_pipapo_insert).
+            Err(Error::Refused {
+                errno: Errno::ENOENT | Errno::EEXIST | Errno::EBUSY | Errno::ENOTEMPTY,
+                ..
+            }) => {}
             Err(error) => return Err(wrap(error)),
         }
         if table::state(socket, INET)? == State::Other {

@@ -16,7 +16,7 @@ use crate::entry::{Entry, Family};
 use crate::layout::published::{self, Lookup};
 use crate::layout::{from, masquerade};
 use crate::part::Part;
-use crate::{Backend, FirewallError, flows};
+use crate::{Backend, FirewallError, exact, flows};
 
 /// One element of an attachment's, and the claim that it stands on.
 #[derive(Clone)]
@@ -224,10 +224,8 @@ fn pieces_of(owner: &Owner, one: &Publication) -> Vec<Piece> {
     match owner.gateways.of(target) {
         GatewayMode::Nat | GatewayMode::NatUnprotected => {
             let claim = Claim::Host(protocol, host, host_ports);
-            let targets = published::targets((host, host_ports), protocol, (target, target_ports));
-            let part = if host_ports.is_single() { Part::Published } else { Part::Ranges(Family::of(host)) };
-            let of_part = |(set, element)| Piece { claim, part, set, element };
-            let mut pieces: Vec<_> = targets.into_iter().map(of_part).collect();
+            let parts = exact::parts(&owner.publications, one);
+            let mut pieces: Vec<_> = parts.iter().flat_map(|part| leads(claim, part)).collect();
             if owner.masquerade_all {
                 let (set, element) = masquerade::masquerading_all(target);
                 pieces.push(Piece { claim: Claim::Address(target), part: Part::Published, set, element });
@@ -245,6 +243,14 @@ fn pieces_of(owner: &Owner, one: &Publication) -> Vec<Piece> {
         }
         GatewayMode::Isolated => Vec::new(),
     }
+}
+
+/// Returns what leads ports of the host to the container.
+fn leads(claim: Claim, one: &Publication) -> Vec<Piece> {
+    let Publication { protocol, host, host_ports, target, target_ports, .. } = *one;
+    let targets = published::targets((host, host_ports), protocol, (target, target_ports));
+    let part = if host_ports.is_single() { Part::Published } else { Part::Ranges(Family::of(host)) };
+    targets.into_iter().map(|(set, element)| Piece { claim, part, set, element }).collect()
 }
 
 /// Returns what keeps everybody but those on the publication's list from ports of this address.

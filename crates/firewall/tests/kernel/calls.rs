@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -72,6 +73,35 @@ fn serve_udp(socket: UdpSocket, stop: Arc<AtomicBool>) -> JoinHandle<()> {
             }
         }
     })
+}
+
+/// Calls from this port of the caller's, which need not be free elsewhere, and keeps the connection.
+pub(crate) fn call_from(
+    from: &Netns,
+    own: u16,
+    address: &str,
+    port: u16,
+) -> std::io::Result<(TcpStream, String)> {
+    use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt};
+
+    let target = SocketAddr::new(address.parse().unwrap(), port);
+    let (family, any) = match target {
+        SocketAddr::V4(_) => (AddressFamily::Inet, "0.0.0.0"),
+        SocketAddr::V6(_) => (AddressFamily::Inet6, "::"),
+    };
+    let any = SocketAddr::new(any.parse().unwrap(), own);
+    from.run(|| {
+        let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(any))?;
+        socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut answer = [0; 64];
+        let length = stream.read(&mut answer)?;
+        Ok((stream, String::from_utf8_lossy(&answer[..length]).into_owned()))
+    })
+    .unwrap()
 }
 
 /// Calls once; `None` if nobody answers.

@@ -7,7 +7,7 @@ use weft_model::port::Protocol::{Tcp, Udp};
 use weft_netns::{Netns, isolate};
 use weft_nft::Socket;
 
-use crate::calls::{call, is_silent, reach, serve};
+use crate::calls::{call, call_from, is_silent, reach, serve};
 use crate::lab::{
     BLUE, Lab, OWN, RED, SERVER, UPLINK, elements_expire, has, is_documented, loads, ruleset, sh,
 };
@@ -123,6 +123,40 @@ fn a_range_is_one_element_wherever_it_leads() {
         remove(&ports).unwrap();
         is_silent(&lab.server, Tcp, UPLINK[0], edges[0]);
     }
+}
+
+/// KERNEL: where a range of ports is there to choose from, the next one is taken if the one that is meant is in use.
+#[test]
+fn a_range_leads_to_its_ports_whatever_else_leads_there() {
+    let lab = Lab::new();
+    let _red = serve(&lab.red, Tcp, &[80, 81]);
+    let range = ["tcp 0.0.0.0:9000-9009 -> 10.1.0.2:80-89", "tcp [::]:9000-9009 -> [fd00:1::2]:80-89"];
+    let both = ["tcp 0.0.0.0:8080 -> 10.1.0.2:80", "tcp [::]:8080 -> [fd00:1::2]:80", range[0], range[1]];
+    let holds = |first: u16, second: u16, own: u16| {
+        for family in [0, 1] {
+            let expected = format!("{} at 80", SERVER[family]);
+            let one = call_from(&lab.server, own, UPLINK[family], first).unwrap();
+            // The first connection is open still.
+            let other = call_from(&lab.server, own, UPLINK[family], second);
+            let other = other.unwrap_or_else(|error| panic!("{second} after {first}: {error}"));
+            assert_eq!((one.1, other.1), (expected.clone(), expected), "{first}, then {second}");
+        }
+    };
+    ensure(&fragment(publish("red", &both))).unwrap();
+    assert_eq!(observe(&fragment(publish("red", &both))).unwrap(), NOTHING);
+    holds(8080, 9000, 40_000);
+    holds(9000, 8080, 40_002);
+    // The range was there first, and is one again when the single port goes.
+    ensure(&fragment(publish("red", &range))).unwrap();
+    if has("nft") {
+        assert!(sh("nft list map inet weft publish_ranges4").contains("9000-9009 :"));
+    }
+    assert_eq!(reach(&lab.server, Tcp, UPLINK[0], 9001), format!("{} at 81", SERVER[0]));
+    ensure(&fragment(publish("red", &both))).unwrap();
+    holds(8080, 9000, 40_004);
+    assert_eq!(reach(&lab.server, Tcp, UPLINK[0], 9001), format!("{} at 81", SERVER[0]));
+    remove(&fragment(publish("red", &both))).unwrap();
+    is_silent(&lab.server, Tcp, UPLINK[0], 9000);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use weft_state::ports::{Mark, Owner};
 
 use super::super::tool::Tool;
 use super::{DNAT, INPUT, MASQ, OWN, ROUTED, SETMARK};
+use crate::exact;
 
 /// The longest name of a chain (XT_EXTENSION_MAXNAMELEN, less the final zero), as upstream uses it.
 const LONGEST_CHAIN: usize = 28;
@@ -132,8 +133,8 @@ impl<'a> Family<'a> {
     /// The attachment's own chain.
     pub(super) fn chain(&self, chain: &str, set_mark: Option<&str>) -> Vec<String> {
         let mut rules = Vec::new();
-        for one in &self.translated {
-            let to = destination(one);
+        for one in self.translated.iter().flat_map(|one| self.exact(one)) {
+            let (one, to) = (&one, destination(&one));
             if let Some(set_mark) = set_mark {
                 rules.extend(self.marked().iter().map(|from| format!("-A {chain} {from}{to} -j {set_mark}")));
             }
@@ -145,6 +146,14 @@ impl<'a> Family<'a> {
             }
         }
         rules
+    }
+
+    /// A range that does not move has no port to choose.
+    fn exact(&self, one: &Publication) -> Vec<Publication> {
+        match one.host_ports == one.target_ports {
+            true => vec![one.clone()],
+            false => exact::parts(&self.owner.publications, one),
+        }
     }
 
     /// Whose connections get the host's address.
