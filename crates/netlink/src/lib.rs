@@ -15,6 +15,7 @@ pub mod kind;
 pub mod link;
 pub mod macvlan;
 pub mod neighbour;
+pub mod netconf;
 pub mod packet;
 pub mod route;
 pub mod rule;

@@ -11,6 +11,7 @@ use nix::libc;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use weft_model::{IfName, Mac};
 
+use crate::netconf::Parameters;
 use crate::vxlan::{self, VxlanInfo};
 use crate::wire::{attributes, string, u16_at, u32_at};
 use crate::{Error, Kind, Request, Socket};
@@ -130,6 +131,8 @@ pub struct LinkInfo {
     pub port: Option<PortOptions>,
     /// A VXLAN device's options.
     pub vxlan: Option<VxlanInfo>,
+    /// Its parameters under `net/ipv4/conf` and `net/ipv6/conf`.
+    pub parameters: Parameters,
 }
 
 /// The options of a bridge.
@@ -367,6 +370,7 @@ mod ifla {
     pub(super) const OPERSTATE: u16 = 16;
     pub(super) const LINKINFO: u16 = 18;
     pub(super) const IFALIAS: u16 = 20;
+    pub(super) const AF_SPEC: u16 = 26;
     pub(super) const GROUP: u16 = 27;
     pub(super) const LINK_NETNSID: u16 = 37;
     pub(super) const INFO_KIND: u16 = 1;
@@ -407,6 +411,7 @@ impl LinkInfo {
                 ifla::OPERSTATE => link.operstate = *value.first()?,
                 ifla::LINKINFO => link.read_kind(value),
                 ifla::IFALIAS => link.alias = Some(string(value)),
+                ifla::AF_SPEC => link.parameters = Parameters::read(value),
                 ifla::GROUP => link.group = u32_at(value, 0)?,
                 _ => {}
             }

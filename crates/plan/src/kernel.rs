@@ -8,6 +8,7 @@ use ipnetwork::IpNetwork;
 use weft_firewall::Firewall;
 use weft_model::{IfName, Mac, Mtu};
 use weft_netlink::link::{BridgeInfo, LinkInfo};
+use weft_netlink::netconf::Parameters;
 use weft_netlink::{Socket, address, link, route, wait_operational};
 use weft_netns::Netns;
 
@@ -59,6 +60,8 @@ pub(crate) struct Known {
     pub(crate) master: Option<u32>,
     /// For a bridge that may take its ports' Ethernet addresses, the one it had when we first saw it.
     pub(crate) follows: Option<Mac>,
+    /// Its parameters, as they came with it.
+    pub(crate) parameters: Parameters,
 }
 
 impl Known {
@@ -80,7 +83,8 @@ impl From<&LinkInfo> for Known {
         // Those we create are born with an address, and then keep it.
         let follows = link.is_bridge() && link.alias.as_deref() != Some(MADE_BY_WEFT);
         let follows = follows.then_some(mac);
-        Self { facts, fresh: false, bridge: link.bridge, master: link.master, follows }
+        let LinkInfo { bridge, master, parameters, .. } = *link;
+        Self { facts, fresh: false, bridge, master, follows, parameters }
     }
 }
 

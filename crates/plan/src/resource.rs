@@ -250,6 +250,15 @@ impl Sysctl {
         Self { required: false, ..Self::set(key, value) }
     }
 
+    /// Returns the family, the link and the name of `net/FAMILY/conf/LINK/NAME`.
+    pub(crate) fn of_link(&self) -> Option<(&str, IfName, &str)> {
+        let mut parts = self.key.strip_prefix("net/")?.split('/');
+        match [parts.next()?, parts.next()?, parts.next()?, parts.next()?] {
+            [family, "conf", link, name] if parts.next().is_none() => Some((family, link.parse().ok()?, name)),
+            _ => None,
+        }
+    }
+
     /// Returns the name of the link whose parameter it is, if it is one of a link.
     pub(crate) fn link(&self) -> Option<&str> {
         let mut parts = self.key.split('/').skip(2);

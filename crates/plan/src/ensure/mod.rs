@@ -11,6 +11,7 @@ mod lent;
 mod made;
 mod route;
 mod routing;
+mod sysctl;
 mod traffic;
 mod tuning;
 mod veth;
@@ -23,8 +24,7 @@ use weft_netlink::{Batch, Error, Replies, Request, Ticket, link};
 use weft_netns::Netns;
 
 use crate::journal::{Ports, Undo};
-use crate::sysctl::{self, Change as SysctlChange};
-use crate::{ApplyError, Cause, Journal, Kernel, Lifetime, Place, Plan, Resource, Step, Sysctl};
+use crate::{ApplyError, Cause, Journal, Kernel, Lifetime, Place, Plan, Resource, Step};
 
 use address::Probing;
 use veth::Pair;
@@ -83,6 +83,8 @@ struct Pending<'a> {
 enum Meaning<'a> {
     /// Granted means made; the undo is for the journal, unless there is nothing to undo.
     Made(Option<Undo>),
+    /// Granted means made; so does that the kernel has no such thing.
+    Attempted,
     /// Granted means made; somebody's having made it before is as well.
     MadeOrThere(Undo),
     /// The new address is there.
@@ -175,29 +177,6 @@ impl<'a> Ensure<'a> {
         Ok(())
     }
 
-    /// Writes the sysctls at the head of `steps` that are in one place, all on one visit; returns the rest.
-    fn sysctls(&mut self, steps: &'a [Step]) -> Result<&'a [Step], ApplyError> {
-        self.flush()?;
-        let (run, rest) = steps.split_at(leading_sysctls(steps).count());
-        let Some(first) = run.first() else { return Ok(rest) };
-        let sysctls: Vec<_> =
-            leading_sysctls(run).map(|one| (one, self.is_of_fresh(first.place, one))).collect();
-        let write = || sysctls.iter().map(|(one, fresh)| sysctl::ensure(one, *fresh)).collect::<Vec<_>>();
-        let results = self.kernel.run(first.place, write).map_err(at(first))?;
-        let mut refused = Ok(rest);
-        for (step, result) in run.iter().zip(results) {
-            match (&step.resource, result) {
-                (Resource::Sysctl(sysctl), Ok(SysctlChange::Written(value))) => {
-                    let key = sysctl.key.clone();
-                    self.note(step, Undo::RestoreSysctl { place: step.place, key, value });
-                }
-                (_, Err(cause)) => refused = refused.and(Err(at(step)(cause))),
-                _ => {}
-            }
-        }
-        refused
-    }
-
     /// Gathers a request.
     fn queue(&mut self, step: &'a Step, request: Request, meaning: Meaning<'a>) -> Result<(), ApplyError> {
         let ticket = self.push(step.place, request)?;
@@ -252,6 +231,10 @@ impl<'a> Ensure<'a> {
                 undo.into_iter().for_each(|undo| self.note(step, undo));
                 Ok(())
             }
+            (Meaning::Attempted, reply) => match reply {
+                Err(error) if !error.is_unsupported() => Err(error.into()),
+                _ => Ok(()),
+            },
             (Meaning::MadeOrThere(undo), reply) => match reply {
                 Err(error) if error.is_exists() => Ok(()),
                 Err(error) => Err(error.into()),
@@ -283,12 +266,6 @@ impl<'a> Ensure<'a> {
     /// Returns whether we created the link in this plan or an earlier one.
     fn is_fresh(&self, place: Place, name: &IfName) -> bool {
         self.kernel.known(place, name).is_some_and(|known| known.fresh)
-    }
-
-    /// Returns whether a sysctl is that of a link we created.
-    fn is_of_fresh(&self, place: Place, sysctl: &Sysctl) -> bool {
-        let dev = sysctl.link().and_then(|dev| dev.parse().ok());
-        dev.is_some_and(|dev: IfName| self.is_fresh(place, &dev))
     }
 
     /// Writes a change into the journal.
@@ -323,14 +300,6 @@ fn of_network(fragment: &Fragment) -> Option<Fragment> {
         }
         _ => None,
     }
-}
-
-fn leading_sysctls(steps: &[Step]) -> impl Iterator<Item = &Sysctl> {
-    let place = steps.first().map(|step| step.place);
-    steps.iter().map_while(move |step| match &step.resource {
-        Resource::Sysctl(sysctl) if Some(step.place) == place => Some(sysctl),
-        _ => None,
-    })
 }
 
 fn no_link(error: Error, place: Place, name: &IfName) -> Cause {
