@@ -20,8 +20,8 @@ const TAKEN: u32 = 60_000;
 const BASE: &str = "ptp";
 
 /// One plugin, as it is called.
-struct Case {
-    kind: &'static str,
+pub(crate) struct Case {
+    pub(crate) kind: &'static str,
     /// Whether it works on what another plugin made.
     chained: bool,
     /// Its own keys.
@@ -40,7 +40,7 @@ fn chained(kind: &'static str, conf: Value) -> Case {
 
 /// The plugins that both sides have, each in its most usual form. `dhcp` is not here: what it costs is
 /// a server's answer.
-fn cases(leases: &Path) -> Vec<Case> {
+pub(crate) fn cases(leases: &Path) -> Vec<Case> {
     let ipam = || json!({"type": "host-local", "dataDir": leases, "ranges": [[{"subnet": "10.92.0.0/16"}]]});
     let mapping = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]);
     vec![
@@ -101,7 +101,7 @@ pub(crate) fn measure(containers: usize) -> Result<String> {
 }
 
 /// The medians of one plugin's ADD and DEL on one host.
-fn one(ground: &mut Ground, case: &Case, containers: usize) -> Result<[Cost; 2]> {
+pub(crate) fn one(ground: &mut Ground, case: &Case, containers: usize) -> Result<[Cost; 2]> {
     let mut costs = [Vec::new(), Vec::new()];
     // The first call of all is left out: it makes what all share.
     for container in 0..=containers {

@@ -4,7 +4,7 @@
 //! several hosts can take turns in one program.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
@@ -52,7 +52,12 @@ pub(crate) struct Ground {
     /// What a container's ADD has printed, for the plugins behind it and for DEL.
     pub(crate) results: BTreeMap<usize, Value>,
     pub(crate) side: Side,
+    /// How a plugin is run: measured, unless somebody wants to know more.
+    pub(crate) run: Run,
 }
+
+/// Runs a program with these arguments, this environment and this input, and returns what it cost and printed.
+pub(crate) type Run = fn(&Path, &[&str], &[(&str, &str)], &[u8]) -> Result<(Cost, String)>;
 
 type Job = Box<dyn FnOnce(&mut Ground) + Send>;
 
@@ -69,8 +74,15 @@ impl Host {
         let thread = thread::Builder::new().spawn(move || {
             let lab = Lab::new();
             let outside = lab.uplink();
-            let mut ground =
-                Ground { docker: None, lab, outside, containers: Vec::new(), results: BTreeMap::new(), side };
+            let mut ground = Ground {
+                docker: None,
+                lab,
+                outside,
+                containers: Vec::new(),
+                results: BTreeMap::new(),
+                side,
+                run: process::run,
+            };
             ground.grow(containers);
             for job in queue {
                 job(&mut ground);
@@ -124,7 +136,7 @@ impl Ground {
     /// Calls VERSION of `bridge`: what is left is the process.
     pub(crate) fn version(&self) -> Result<Cost> {
         let program = self.folder().join("bridge");
-        Ok(process::run(&program, &[], &[("CNI_COMMAND", "VERSION"), ("CNI_PATH", "dummy")], b"{}")?.0)
+        Ok((self.run)(&program, &[], &[("CNI_COMMAND", "VERSION"), ("CNI_PATH", "dummy")], b"{}")?.0)
     }
 
     /// Runs `weft` with these words.
@@ -158,7 +170,7 @@ impl Ground {
             ("CNI_PATH", &folder.to_string_lossy()),
             ("WEFT_ROOT", &root),
         ];
-        process::run(&folder.join(kind), &[], &env, conf.to_string().as_bytes())
+        (self.run)(&folder.join(kind), &[], &env, conf.to_string().as_bytes())
     }
 
     fn folder(&self) -> PathBuf {

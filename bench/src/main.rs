@@ -3,7 +3,7 @@
 //! Whole processes, started as a runtime starts them, each side on a host of its own (network and
 //! mount namespaces), one after the other. `--quick` prints a rough picture, `--traffic` only what passes
 //! through a published port, `--plugins` only every plugin, `--hosts` how five hundred hosts come to know each other;
-//! without any docs/performance.md is written.
+//! without any docs/performance.md is written. `--order` writes which functions the plugins run (`cargo xtask order`).
 #![expect(clippy::print_stdout, reason = "a tool for people: its stdout is a screen, not a protocol")]
 
 mod bare;
@@ -12,6 +12,7 @@ mod every;
 mod host;
 mod machine;
 mod netavark;
+mod order;
 mod overlay;
 mod peers;
 mod process;
@@ -58,6 +59,7 @@ fn run() -> Result<()> {
             print!("{}", every::measure(rounds::Size::QUICK.containers)?);
             return Ok(());
         }
+        [word] if word == "--order" => return write(order::LIST, &order::functions()?),
         _ => bail!("takes --quick, --traffic, --plugins, --overlay, --hosts or nothing"),
     };
     let size = if quick { rounds::Size::QUICK } else { rounds::Size::FULL };
@@ -69,13 +71,12 @@ fn run() -> Result<()> {
     page.push_str("\n## Overlays\n");
     page.push_str(&overlay::measure()?);
     print!("{page}");
-    if !quick {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(PAGE);
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a page of the work tree is no state: git keeps the old text"
-        )]
-        std::fs::write(&path, page).with_context(|| format!("cannot write {PAGE}"))?;
-    }
-    Ok(())
+    if quick { Ok(()) } else { write(PAGE, &page) }
+}
+
+/// Writes a file of the work tree.
+#[expect(clippy::disallowed_methods, reason = "a work tree is no state: git keeps the old text")]
+fn write(name: &str, text: &str) -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+    std::fs::write(&path, text).with_context(|| format!("cannot write {name}"))
 }

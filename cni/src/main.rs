@@ -2,6 +2,9 @@
 
 #![no_main]
 
+#[cfg(own_start)]
+mod start;
+
 use std::ffi::{c_char, c_int};
 
 use weft_plugin::Plugin;

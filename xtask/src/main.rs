@@ -7,6 +7,7 @@ mod demo;
 mod docs;
 mod kernel;
 mod new_driver;
+mod order;
 mod peers;
 mod setup;
 mod shell;
@@ -27,6 +28,7 @@ cargo xtask check                 what a change must pass besides its tests: fmt
 cargo xtask bench [--quick]       measures against Debian's CNI plugins, docker and netavark; writes docs/performance.md (--quick, --traffic, --plugins: prints only)
 cargo xtask docs                  rewrites the generated pages under docs/
 cargo xtask new-driver NAME       copies plugins/none to plugins/NAME
+cargo xtask order                 finds which functions the plugins run and writes cni/order.txt, by which they are linked
 cargo xtask setup                 installs or unpacks the programs that tests, demo and bench call, when one is missing
 cargo xtask stage [--profile dev] [NAME]...
                                   builds `weft`, `weftd` and the plugins (or only the named ones) into target/stage/bin
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         "check" => check::run(),
         "bench" => bench::run(rest),
         "docs" => docs::run(),
+        "order" => order::run(),
         "new-driver" => new_driver::run(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -47,6 +47,18 @@ pub(crate) fn all() -> Result<()> {
     stage("release", &[])
 }
 
+/// Builds the plugins for release and stages them with the names of their functions.
+pub(crate) fn with_symbols() -> Result<()> {
+    let triple = host_triple()?;
+    execute(
+        cargo()
+            .args(["rustc", "--quiet", "--release", "--target", &triple, "--package", "weft-multicall"])
+            .args(["--bin", "weft-cni", "--", "-Cstrip=none"])
+            .env("CARGO_ENCODED_RUSTFLAGS", FLAGS),
+    )?;
+    put(&top().join("target").join(&triple).join("release/weft-cni"), &types()?)
+}
+
 /// The folder that holds the staged binaries.
 pub(crate) fn folder() -> PathBuf {
     top().join("target/stage/bin")

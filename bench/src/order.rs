@@ -1,0 +1,134 @@
+//! Which functions of the plugins' binary run, found by running them step by step: the linker places these together
+//! (`cni/order.txt`), because a start pays for each 64 KiB of the file that it touches (docs/adr/0013-what-a-start-costs.md).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use weft_testkit::staged;
+
+use crate::every;
+use crate::host::{Host, Side};
+use crate::process::Cost;
+
+/// The list, which `cni/build.rs` gives to the linker.
+pub(crate) const LIST: &str = "cni/order.txt";
+
+/// What each run has executed: addresses, in the order of their first use.
+static RUNS: Mutex<Vec<Vec<u64>>> = Mutex::new(Vec::new());
+
+/// Returns the functions that the staged plugins run, a line each, those first that most calls share. The
+/// staged binary must have its symbols.
+pub(crate) fn functions() -> Result<String> {
+    let host = Host::start(Side::Weft, 1)?;
+    let kinds = host.run(|ground| {
+        ground.run = walk;
+        ground.version()?;
+        // Twice: the first call of all makes what the others find.
+        for verb in ["ADD", "DEL", "ADD", "DEL"] {
+            ground.bridge(verb, 0)?;
+            ground.loopback(verb, 0)?;
+        }
+        let leases = ground.lab.path("every");
+        Ok(every::cases(&leases).len())
+    })?;
+    for number in 0..kinds {
+        let done = host.run(move |ground| {
+            let case = &every::cases(&ground.lab.path("every"))[number];
+            Ok((case.kind, every::one(ground, case, 0).is_ok()))
+        })?;
+        eprintln!("{}{}", done.0, if done.1 { "" } else { ": as far as it goes on this kernel" });
+    }
+    drop(host);
+    let symbols = symbols(&staged("bridge"))?;
+    let runs = RUNS.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(ordered(&runs, &symbols))
+}
+
+/// The names, those of most runs first, and among these in the order of their first use.
+fn ordered(runs: &[Vec<u64>], symbols: &BTreeMap<u64, (u64, String)>) -> String {
+    let mut seen: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for run in runs {
+        let mut counted = BTreeSet::new();
+        for address in run {
+            let Some((start, (size, name))) = symbols.range(..=address).next_back() else { continue };
+            if *address < start + size && counted.insert(name) {
+                let next = seen.len();
+                seen.entry(name).or_insert((0, next)).0 += 1;
+            }
+        }
+    }
+    let mut names: Vec<_> = seen.into_iter().collect();
+    names.sort_by_key(|(_, (runs, first))| (std::cmp::Reverse(*runs), *first));
+    names.into_iter().map(|(name, _)| format!("{name}\n")).collect()
+}
+
+/// The functions of a binary by their address, with their size in bytes.
+fn symbols(binary: &Path) -> Result<BTreeMap<u64, (u64, String)>> {
+    #[expect(clippy::disallowed_methods, reason = "a tool for people, which waits as long as it takes")]
+    let output = Command::new("nm").args(["--defined-only", "--print-size"]).arg(binary).output()?;
+    let mut found = BTreeMap::new();
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let words: Vec<_> = line.split(' ').collect();
+        if let [address, size, "t" | "T" | "w" | "W", name] = words.as_slice() {
+            let number = |text| u64::from_str_radix(text, 16);
+            found.insert(number(address)?, (number(size)?, (*name).to_string()));
+        }
+    }
+    ensure!(!found.is_empty(), "{} has no symbols: call cargo xtask order", binary.display());
+    Ok(found)
+}
+
+/// Runs a program step by step. What it costs says nothing then.
+fn walk(program: &Path, args: &[&str], env: &[(&str, &str)], stdin: &[u8]) -> Result<(Cost, String)> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the process is to be stopped before its first instruction"
+    )]
+    let mut command = Command::new(program);
+    command.args(args).env_clear().envs(env.iter().copied());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    #[expect(unsafe_code, reason = "what a child does before it is another program has no safe name")]
+    // SAFETY: between fork and exec the child makes one system call.
+    unsafe {
+        command.pre_exec(|| ptrace::traceme().map_err(Into::into))
+    };
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+    // Both fit into a pipe.
+    child.stdin.take().context("no stdin")?.write_all(stdin)?;
+    let (addresses, ended) = steps(&child)?;
+    let mut printed = String::new();
+    child.stdout.take().context("no stdout")?.read_to_string(&mut printed)?;
+    RUNS.lock().unwrap_or_else(PoisonError::into_inner).push(addresses);
+    ensure!(ended == WaitStatus::Exited(pid(&child), 0), "{}: {ended:?}: {printed}", program.display());
+    Ok((Cost::default(), printed))
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
+}
+
+/// Lets a stopped process go on instruction by instruction until it ends, and returns where it was.
+fn steps(child: &Child) -> Result<(Vec<u64>, WaitStatus)> {
+    let (mut seen, mut order) = (BTreeSet::new(), Vec::new());
+    let pid = pid(child);
+    loop {
+        match waitpid(pid, None)? {
+            WaitStatus::Stopped(..) => {}
+            ended => return Ok((order, ended)),
+        }
+        // To within 16 bytes, which is what functions are aligned to.
+        let address = ptrace::getregs(pid)?.rip & !0xf;
+        if seen.insert(address) {
+            order.push(address);
+        }
+        ptrace::step(pid, None)?;
+    }
+}
