@@ -4,11 +4,12 @@
 //! docs/firewall.md; here is what leads to what.
 //!
 //! ```text
-//! postrouting   multicast is left alone
-//!               to a published port?  -> hairpin        masquerade: from the host's loopback, from the same subnet
+//! postrouting   to a published port?  -> hairpin        masquerade: from the host's loopback, from the same subnet
+//!               -> from_ours          from a subnet that is masqueraded? -> outgoing
+//! outgoing      multicast is left alone
 //!               -> same_subnet        accept: nothing is changed within a subnet
 //!               -> to_address         snat: subnets with an address of their own
-//!               -> other_subnet       masquerade
+//!               masquerade
 //! forward       -> user               the administrator's own
 //!               -> internal           internal? -> only_inside
 //!               to a published port?  accept
@@ -51,7 +52,7 @@ use crate::admission;
 pub(crate) use masquerade::{AT_POSTROUTING, multicast};
 
 /// The layout's version, as the table's comment carries it. A table with another one is replaced.
-pub(crate) const VERSION: &str = "weft layout 5";
+pub(crate) const VERSION: &str = "weft layout 6";
 /// The same for the table of bridges.
 pub(crate) const BRIDGE_VERSION: &str = "weft layout 1";
 /// What the comment of every version starts with.
@@ -68,13 +69,17 @@ pub(crate) const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::
 /// The bit of a connection's status that says that its receiver was translated (IPS_DST_NAT).
 pub(crate) const TRANSLATED: u32 = 1 << 5;
 
+/// What connection tracking calls a packet of a connection that it knows (nf_conntrack_common.h).
+pub(crate) const KNOWN: u32 = 1 << 1 | 1 << 2;
+
 /// The names of the chains that we make, besides the administrator's.
-const CHAINS: [&str; 33] = [
+const CHAINS: [&str; 36] = [
     masquerade::POSTROUTING,
     masquerade::HAIRPIN,
     masquerade::SAME_SUBNET,
     masquerade::TO_ADDRESS,
-    masquerade::OTHER_SUBNET,
+    masquerade::FROM_OURS,
+    masquerade::OUTGOING,
     forward::FORWARD,
     forward::FROM_ISOLATED,
     forward::ONLY_INSIDE,
@@ -103,6 +108,9 @@ const CHAINS: [&str; 33] = [
     admission::layout::AFTER,
     admission::layout::LEAVING,
     loopback::ANSWERS,
+    published::LOCAL_INPUT,
+    // Of older layouts.
+    "other_subnet",
 ];
 
 /// The names of the sets and maps that we make, up to the family.

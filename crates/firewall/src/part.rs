@@ -24,6 +24,8 @@ pub(crate) enum Part {
     LocalOnly,
     /// Published ports.
     Published,
+    /// Containers of one family to which every published connection gets the host's address.
+    MasqueradeAll(Family),
     /// Published ranges of ports of one family.
     Ranges(Family),
     /// Ports that are not for everybody.
@@ -52,7 +54,7 @@ impl Part {
         match self {
             Self::Internal | Self::NoIcc => Some(Self::Forward),
             Self::Published => Some(Self::LocalOnly),
-            Self::Ranges(_) => Some(Self::Published),
+            Self::Ranges(_) | Self::MasqueradeAll(_) => Some(Self::Published),
             Self::FromLength(_) => Some(Self::From),
             _ => None,
         }
@@ -67,6 +69,7 @@ impl Part {
             Self::NoIcc => forward::create_no_icc(transaction),
             Self::LocalOnly => published::create_local_only(transaction),
             Self::Published => published::create(transaction),
+            Self::MasqueradeAll(family) => masquerade::create_masquerade_all(transaction, family.any()),
             Self::Ranges(family) => published::create_ranges(transaction, family.any()),
             Self::From => from::create(transaction),
             Self::FromLength(from) => from::create_length(transaction, from),
@@ -84,6 +87,7 @@ impl Part {
             Self::NoIcc => forward::no_icc(),
             Self::LocalOnly => return socket.has_chain(INET, published::LOCAL_ONLY),
             Self::Published => return socket.has_chain(INET, published::PREROUTING),
+            Self::MasqueradeAll(family) => masquerade::masquerade_all(family.any()),
             Self::Ranges(family) => published::ports(Lookup::Target, family.any(), true),
             Self::From => published::ports(Lookup::Restricted, ANY[0], false),
             Self::FromLength(from) => from::length_set(from),
@@ -96,7 +100,7 @@ impl Part {
     /// Returns the chains that have a fixed number of rules.
     pub(crate) fn chains(self) -> &'static [(&'static str, usize)] {
         match self {
-            Self::Length(..) => &masquerade::CHAINS,
+            Self::Length(..) | Self::MasqueradeAll(_) => &masquerade::CHAINS,
             Self::Forward => &forward::CHAINS,
             Self::Internal => &forward::INTERNAL_CHAINS,
             Self::NoIcc => &forward::NO_ICC_CHAINS,
@@ -118,6 +122,7 @@ impl Part {
             Self::FromLength(from) => {
                 Some((from::length_chains(from.is_ipv4()).to_vec(), masquerade::length_comment(from)))
             }
+            Self::MasqueradeAll(_) => Some((vec![masquerade::HAIRPIN], masquerade::MASQUERADE_ALL.into())),
             _ => None,
         }
     }

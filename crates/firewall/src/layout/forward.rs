@@ -7,7 +7,7 @@ use weft_nft::expr::{Comparison, Conntrack, Found, Meta, Reg, Verdict, has_bits,
 use weft_nft::{Base, Chain, ChainKind, Expr, Hook, Key, Policy, Rule, Set, Transaction, Type};
 
 use super::published::{self, Lookup};
-use super::{ANY, INET, TRANSLATED};
+use super::{ANY, INET, KNOWN, TRANSLATED};
 
 pub(crate) const FORWARD: &str = "forward";
 /// The administrator's chain, which is asked before we judge and which we never empty.
@@ -40,8 +40,6 @@ const AT_FORWARD: Base =
 const AT_LET_THROUGH: Base =
     Base { kind: ChainKind::Filter, hook: Hook::Forward, priority: 10, policy: Policy::Accept };
 
-/// What connection tracking calls a packet of a connection that it knows (nf_conntrack_common.h).
-const KNOWN: u32 = 1 << 1 | 1 << 2;
 /// ICMP and its successor, as IP headers number them.
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;

@@ -10,15 +10,17 @@ use weft_nft::{
     Base, ChainKind, Data, Element, Expr, Hook, Key, Policy, Rule, Set, Transaction, Type, Values,
 };
 
-use super::{ANY, INET, TRANSLATED, VERSION};
+use super::{INET, TRANSLATED, VERSION};
 
 pub(crate) const POSTROUTING: &str = "postrouting";
 pub(crate) const HAIRPIN: &str = "hairpin";
 pub(crate) const SAME_SUBNET: &str = "same_subnet";
 pub(crate) const TO_ADDRESS: &str = "to_address";
-pub(crate) const OTHER_SUBNET: &str = "other_subnet";
+/// Who of ours sends, one rule for each prefix length: all that a stranger's connection pays for.
+pub(crate) const FROM_OURS: &str = "from_ours";
+pub(crate) const OUTGOING: &str = "outgoing";
 /// The chains of a fixed number of rules.
-pub(crate) const CHAINS: [(&str, usize); 1] = [(POSTROUTING, 6)];
+pub(crate) const CHAINS: [(&str, usize); 2] = [(POSTROUTING, 2), (OUTGOING, 5)];
 
 /// Source address translation's usual turn (NF_IP_PRI_NAT_SRC).
 pub(crate) const AT_POSTROUTING: Base =
@@ -44,26 +46,31 @@ fn network(address: IpAddr, prefix: u8) -> IpNetwork {
 pub(crate) fn create(transaction: &mut Transaction) {
     let postrouting = INET.base_chain(POSTROUTING, AT_POSTROUTING);
     transaction.table(INET, Some(VERSION)).new_chain(&postrouting);
-    for chain in [HAIRPIN, SAME_SUBNET, TO_ADDRESS, OTHER_SUBNET] {
+    for chain in [HAIRPIN, FROM_OURS, OUTGOING, SAME_SUBNET, TO_ADDRESS] {
         transaction.chain(&INET.chain(chain));
     }
+    let jump = |chain: &'static str| Expr::Verdict(Verdict::Jump(chain.into()));
+    let translated = has_bits(Conntrack::Status, TRANSLATED).into_iter().chain([jump(HAIRPIN)]);
+    transaction.rule(postrouting.rule(translated)).rule(postrouting.rule([goto(FROM_OURS)]));
+    create_hairpin(transaction);
+    let outgoing = INET.chain(OUTGOING);
     for network in multicast() {
         let mut exprs = Vec::from(is_family(network.ip()));
         exprs.extend(is_within(Field::destination_of(network.ip()), network, Comparison::Equal));
         exprs.push(Expr::Verdict(Verdict::Accept));
-        transaction.rule(postrouting.rule(exprs));
+        transaction.rule(outgoing.rule(exprs));
     }
-    let jump = |chain: &'static str| Expr::Verdict(Verdict::Jump(chain.into()));
-    let translated = has_bits(Conntrack::Status, TRANSLATED).into_iter().chain([jump(HAIRPIN)]);
-    transaction.rule(postrouting.rule(translated));
-    for chain in [SAME_SUBNET, TO_ADDRESS, OTHER_SUBNET] {
-        transaction.rule(postrouting.rule([jump(chain)]));
+    for chain in [SAME_SUBNET, TO_ADDRESS] {
+        transaction.rule(outgoing.rule([jump(chain)]));
     }
-    create_hairpin(transaction);
+    transaction.rule(outgoing.rule([Expr::Masquerade]));
 }
 
-/// Connections to published ports that get the host's address: the host's own from its loopback address, and all
-/// of those that were asked for.
+fn goto(chain: &'static str) -> Expr {
+    Expr::Verdict(Verdict::Goto(chain.into()))
+}
+
+/// Connections to published ports that get the host's address: the host's own from its loopback address.
 fn create_hairpin(transaction: &mut Transaction) {
     let hairpin = INET.chain(HAIRPIN);
     for network in loopback() {
@@ -72,19 +79,24 @@ fn create_hairpin(transaction: &mut Transaction) {
         exprs.push(Expr::Masquerade);
         transaction.rule(hairpin.rule(exprs));
     }
-    for family in ANY {
-        let set = masquerade_all(family);
-        transaction.set(&set);
-        let mut exprs = Vec::from(is_family(family));
-        exprs.push(Expr::Payload(Field::destination_of(family), Reg(0)));
-        exprs.push(Expr::Lookup(set.name, Reg(0), Found::Match));
-        exprs.push(Expr::Masquerade);
-        transaction.rule(hairpin.rule(exprs));
-    }
 }
 
+/// Adds the set of a family's containers to which every published connection gets the host's address, and its rule. The set
+/// must be new.
+pub(crate) fn create_masquerade_all(transaction: &mut Transaction, family: IpAddr) {
+    let (hairpin, set) = (INET.chain(HAIRPIN), masquerade_all(family));
+    let mut exprs = Vec::from(is_family(family));
+    exprs.push(Expr::Payload(Field::destination_of(family), Reg(0)));
+    exprs.push(Expr::Lookup(set.name.clone(), Reg(0), Found::Match));
+    exprs.push(Expr::Masquerade);
+    transaction.chain(&hairpin).new_set(&set).rule(hairpin.rule(exprs).comment(MASQUERADE_ALL));
+}
+
+/// The comment of the rules for containers to which every published connection gets the host's address.
+pub(crate) const MASQUERADE_ALL: &str = "all callers";
+
 /// Returns the set of containers to which every published connection gets the host's address.
-fn masquerade_all(family: IpAddr) -> Set {
+pub(crate) fn masquerade_all(family: IpAddr) -> Set {
     let (name, key): (_, &'static [Type]) =
         if family.is_ipv4() { ("masq_all4", &[Type::Ipv4Addr]) } else { ("masq_all6", &[Type::Ipv6Addr]) };
     Set::new(INET, name, key).expiring()
@@ -138,7 +150,7 @@ pub(crate) fn create_length(transaction: &mut Transaction, kind: Kind, subnet: I
     let rules = match kind {
         Kind::Masquerade => vec![
             pair_rule(SAME_SUBNET, kind, subnet, false, Expr::Verdict(Verdict::Accept)),
-            pair_rule(OTHER_SUBNET, kind, subnet, true, Expr::Masquerade),
+            pair_rule(FROM_OURS, kind, subnet, true, goto(OUTGOING)),
         ],
         Kind::Hairpin => vec![pair_rule(HAIRPIN, kind, subnet, false, Expr::Masquerade)],
         Kind::Source => vec![source_rule(subnet)],
@@ -151,7 +163,7 @@ pub(crate) fn create_length(transaction: &mut Transaction, kind: Kind, subnet: I
 /// Returns the chains that have a rule for each length in use.
 pub(crate) fn length_chains(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Masquerade => &[SAME_SUBNET, OTHER_SUBNET],
+        Kind::Masquerade => &[SAME_SUBNET, FROM_OURS],
         Kind::Hairpin => &[HAIRPIN],
         Kind::Source => &[TO_ADDRESS],
     }

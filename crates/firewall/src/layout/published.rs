@@ -12,15 +12,17 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use weft_model::port::{PortRange, Protocol};
 use weft_nft::expr::{
-    Comparison, Field, Found, Meta, Nat, NatKind, Reg, Verdict, is_family, is_for_host, is_within, octets,
+    Comparison, Conntrack, Field, Found, Meta, Nat, NatKind, Reg, Verdict, is_family, is_for_host, is_within,
+    octets,
 };
 use weft_nft::{Base, ChainKind, Data, Element, Expr, Hook, Key, Policy, Set, Transaction, Type, Values};
 
 use super::masquerade::loopback;
 use super::window::Window;
-use super::{ANY, INET};
+use super::{ANY, INET, KNOWN};
 
 pub(crate) const LOCAL_ONLY: &str = "local_only";
+pub(crate) const LOCAL_INPUT: &str = "local_input";
 pub(crate) const PREROUTING: &str = "prerouting";
 pub(crate) const OUTPUT: &str = "output";
 pub(crate) const ARRIVING: &str = "arriving";
@@ -32,14 +34,17 @@ pub(crate) const PUBLISHED: &str = "published";
 /// The rules for ranges of ports; empty until there is one.
 pub(crate) const PUBLISHED_RANGES: [&str; 2] = ["published_ranges4", "published_ranges6"];
 /// The chains with their numbers of rules.
-pub(crate) const LOCAL_ONLY_CHAINS: [(&str, usize); 1] = [(LOCAL_ONLY, 3)];
+pub(crate) const LOCAL_ONLY_CHAINS: [(&str, usize); 2] = [(LOCAL_ONLY, 3), (LOCAL_INPUT, 3)];
 pub(crate) const CHAINS: [(&str, usize); 4] = [(PREROUTING, 1), (OUTPUT, 1), (ARRIVING, 2), (PUBLISHED, 6)];
 pub(crate) const RANGE_CHAINS: [[(&str, usize); 1]; 2] =
     [[(PUBLISHED_RANGES[0], 6)], [(PUBLISHED_RANGES[1], 6)]];
 
-/// Before connections are tracked (NF_IP_PRI_RAW).
-const AT_RAW: Base =
-    Base { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -300, policy: Policy::Accept };
+/// Before anybody's destination address translation.
+const BEFORE_PREROUTING: Base =
+    Base { kind: ChainKind::Nat, hook: Hook::Prerouting, priority: -110, policy: Policy::Accept };
+/// Before anybody's filter (NF_IP_PRI_RAW).
+const AT_INPUT: Base =
+    Base { kind: ChainKind::Filter, hook: Hook::Input, priority: -300, policy: Policy::Accept };
 /// Destination address translation's usual turn (NF_IP_PRI_NAT_DST).
 const AT_PREROUTING: Base =
     Base { kind: ChainKind::Nat, hook: Hook::Prerouting, priority: -100, policy: Policy::Accept };
@@ -134,28 +139,48 @@ pub(crate) fn localnet() -> Set {
     Set::new(INET, "localnet", &[Type::IfName]).expiring()
 }
 
-/// Adds what keeps others from the host's loopback addresses. The chain must be new.
+/// Adds what keeps others from the host's loopback addresses. The chains must be new.
+///
+/// A new connection meets it before its addresses are translated, so that nobody's published port is reached by way of a loopback
+/// address; further packets need not be asked. Of what is delivered to the host, answers to the host's own connections pass, and what
+/// belongs to no connection does not.
 pub(crate) fn create_local_only(transaction: &mut Transaction) {
-    let local_only = INET.base_chain(LOCAL_ONLY, AT_RAW);
-    transaction.new_chain(&local_only).set(&localnet());
-    for network in loopback() {
-        transaction.rule(local_only.rule(from_elsewhere(Field::destination_of(network.ip()), network)));
-    }
+    let local_only = INET.base_chain(LOCAL_ONLY, BEFORE_PREROUTING);
+    let local_input = INET.base_chain(LOCAL_INPUT, AT_INPUT);
+    transaction.new_chain(&local_only).new_chain(&local_input).set(&localnet());
+    let [v4, v6] = loopback();
     // KERNEL: of IPv6 it drops these itself (ip6_rcv_core), and those that are sent there as well, but not before br_netfilter
     // has had them translated.
-    let [v4, _] = loopback();
-    transaction.rule(local_only.rule(from_elsewhere(Field::source_of(v4.ip()), v4)));
+    let forbidden = [
+        (Field::destination_of(v4.ip()), v4),
+        (Field::destination_of(v6.ip()), v6),
+        (Field::source_of(v4.ip()), v4),
+    ];
+    for (field, network) in forbidden {
+        let drop = || Expr::Verdict(Verdict::Drop);
+        let found = from_elsewhere(field, network);
+        transaction.rule(local_only.rule(found.iter().cloned().chain([drop()])));
+        transaction.rule(local_input.rule(found.into_iter().chain(is_of_no_connection()).chain([drop()])));
+    }
 }
 
-/// Returns the steps that drop packets with such an address that come in by another link than `lo`. Every packet passes
-/// here, and hardly any has such an address: that is what is asked first.
+/// Returns the steps that go on only for packets with such an address that come in by another link than `lo`. Hardly any packet has such
+/// an address: that is what is asked first.
 fn from_elsewhere(field: Field, network: IpNetwork) -> Vec<Expr> {
     let mut exprs = Vec::from(is_family(network.ip()));
     exprs.extend(is_within(field, network, Comparison::Equal));
     exprs.push(Expr::Meta(Meta::InputName, Reg(0)));
     exprs.push(Expr::Compare(Reg(0), Comparison::NotEqual, b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()));
-    exprs.push(Expr::Verdict(Verdict::Drop));
     exprs
+}
+
+/// Returns the steps that go on only for packets that are neither part of a connection nor about one.
+fn is_of_no_connection() -> [Expr; 3] {
+    [
+        Expr::Conntrack(Conntrack::State, Reg(0)),
+        Expr::Mask(Reg(0), KNOWN.to_ne_bytes().to_vec()),
+        Expr::Compare(Reg(0), Comparison::Equal, vec![0; 4]),
+    ]
 }
 
 /// Adds the maps and the chains. The chains that the kernel calls must be new.

@@ -228,7 +228,12 @@ fn pieces_of(owner: &Owner, one: &Publication) -> Vec<Piece> {
             let mut pieces: Vec<_> = parts.iter().flat_map(|part| leads(claim, part)).collect();
             if owner.masquerade_all {
                 let (set, element) = masquerade::masquerading_all(target);
-                pieces.push(Piece { claim: Claim::Address(target), part: Part::Published, set, element });
+                pieces.push(Piece {
+                    claim: Claim::Address(target),
+                    part: Part::MasqueradeAll(Family::of(target)),
+                    set,
+                    element,
+                });
             }
             pieces.extend(restrictions(claim, one, (host, host_ports)));
             pieces
