@@ -24,8 +24,7 @@ pub(crate) const LIST: &str = "cni/order.txt";
 /// What each run has executed: addresses, in the order of their first use.
 static RUNS: Mutex<Vec<Vec<u64>>> = Mutex::new(Vec::new());
 
-/// Returns the functions that the staged plugins run, a line each, those first that most calls share. The
-/// staged binary must have its symbols.
+/// Returns the functions that the staged plugins run, a line each. The staged binary must have its symbols.
 pub(crate) fn functions() -> Result<String> {
     let host = Host::start(Side::Weft, 1)?;
     let kinds = host.run(|ground| {
@@ -52,22 +51,18 @@ pub(crate) fn functions() -> Result<String> {
     Ok(ordered(&runs, &symbols))
 }
 
-/// The names, those of most runs first, and among these in the order of their first use.
+/// The names in the order of their first use: what runs with the first plugin lies together, and behind it what each
+/// later one has of its own.
 fn ordered(runs: &[Vec<u64>], symbols: &BTreeMap<u64, (u64, String)>) -> String {
-    let mut seen: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for run in runs {
-        let mut counted = BTreeSet::new();
-        for address in run {
-            let Some((start, (size, name))) = symbols.range(..=address).next_back() else { continue };
-            if *address < start + size && counted.insert(name) {
-                let next = seen.len();
-                seen.entry(name).or_insert((0, next)).0 += 1;
-            }
+    let (mut seen, mut names) = (BTreeSet::new(), String::new());
+    for address in runs.iter().flatten() {
+        let Some((start, (size, name))) = symbols.range(..=address).next_back() else { continue };
+        if *address < start + size && seen.insert(name) {
+            names.push_str(name);
+            names.push('\n');
         }
     }
-    let mut names: Vec<_> = seen.into_iter().collect();
-    names.sort_by_key(|(_, (runs, first))| (std::cmp::Reverse(*runs), *first));
-    names.into_iter().map(|(name, _)| format!("{name}\n")).collect()
+    names
 }
 
 /// The functions of a binary by their address, with their size in bytes.

@@ -30,9 +30,10 @@ is nobody's child and not in it: it sleeps.
 const REASONS: &str = "
 ## Where it comes from
 
-- A page fault costs more than ten system calls: the plugins are static, small, without an async runtime and without an
-  argument parser, and start in a quarter of an ADD. Most of that is the C library's: it asks the processor for its caches
-  some seventy times, and a virtual machine has to be left for each answer.
+- A page fault costs more than ten system calls: the plugins are static, without an async runtime and without an argument
+  parser, and the functions they run lie next to each other. They start without the C library's seventy questions to the
+  processor, for each of which a virtual machine has to be left ([why](adr/0013-what-a-start-costs.md)).
+- Parameters of links are asked for and set by netlink: a file below `/proc/sys/net` is looked up among those of all namespaces.
 - One NEWLINK creates the pair with the peer born in its namespace, enslaves the host's end and raises it; one batch inside
   the namespace does the rest. The address plugin is the same binary, and is called, not started.
 - ADD ends when the host's end forwards, so the container's first packet is not lost. That wait is in the figures.
