@@ -11,10 +11,16 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Mac(pub [u8; 6]);
 
-/// A text is not an Ethernet address.
+/// Why a text is not the Ethernet address that was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a MAC address: six pairs of hex digits with colons are expected")]
-pub struct MacError(String);
+pub enum MacError {
+    /// It is none.
+    #[error("{0:?} is not a MAC address: six pairs of hex digits with colons are expected")]
+    Form(String),
+    /// It is none of an interface.
+    #[error("{0} is a group's MAC address or nobody's, which no interface can have")]
+    Unassignable(Mac),
+}
 
 impl Mac {
     /// Returns a random address of the locally administered, unicast kind (IEEE 802, bits 1 and 0 of the first octet).
@@ -31,13 +37,28 @@ impl Mac {
     pub fn is_multicast(&self) -> bool {
         self.0[0] & 1 == 1
     }
+
+    /// Returns whether an interface can have the address: all zeroes are nobody's.
+    pub fn is_assignable(&self) -> bool {
+        !self.is_multicast() && *self != Self([0; 6])
+    }
+
+    /// Reads the address that an interface is to have.
+    ///
+    /// # Errors
+    ///
+    /// If the text is no address, or none that an interface can have.
+    pub fn of_interface(text: &str) -> Result<Self, MacError> {
+        let mac: Self = text.parse()?;
+        if mac.is_assignable() { Ok(mac) } else { Err(MacError::Unassignable(mac)) }
+    }
 }
 
 impl FromStr for Mac {
     type Err = MacError;
 
     fn from_str(text: &str) -> Result<Self, MacError> {
-        let bad = || MacError(text.into());
+        let bad = || MacError::Form(text.into());
         let mut bytes = [0; 6];
         let mut pairs = text.split([':', '-']);
         for byte in &mut bytes {
@@ -81,6 +102,19 @@ mod tests {
         let macs: Vec<Mac> = (0..100).map(|_| Mac::random()).collect();
         assert!(macs.iter().all(|mac| mac.0[0] & 3 == 2));
         assert_ne!(macs[0], macs[1]);
+    }
+
+    #[test]
+    fn an_interface_has_an_address_of_its_own() {
+        assert_eq!(Mac::of_interface("02:00:00:00:00:01"), Ok(Mac([2, 0, 0, 0, 0, 1])));
+        for (text, group) in
+            [("01:00:5e:00:00:01", true), ("ff:ff:ff:ff:ff:ff", true), ("00:00:00:00:00:00", false)]
+        {
+            let mac: Mac = text.parse().unwrap();
+            assert_eq!((mac.is_multicast(), mac.is_assignable()), (group, false), "{text}");
+            assert_eq!(Mac::of_interface(text), Err(MacError::Unassignable(mac)));
+        }
+        assert!(matches!(Mac::of_interface("x"), Err(MacError::Form(_))));
     }
 
     #[test]

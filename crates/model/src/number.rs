@@ -31,6 +31,15 @@ impl Mtu {
     pub const fn get(self) -> u32 {
         self.0
     }
+
+    /// Reads what a configuration says of a link's MTU; 0 leaves it to the kernel.
+    ///
+    /// # Errors
+    ///
+    /// If it is another number that is no MTU.
+    pub fn written(value: i64) -> Result<Option<Self>, NumberError> {
+        if value == 0 { Ok(None) } else { Self::try_from(value).map(Some) }
+    }
 }
 
 impl TryFrom<i64> for Mtu {
@@ -99,6 +108,8 @@ mod tests {
         for (value, ok) in [(67, false), (68, true), (65_535, true), (65_536, false), (-1, false)] {
             assert_eq!(Mtu::try_from(value).is_ok(), ok, "{value}");
         }
+        assert_eq!((Mtu::written(0), Mtu::written(1500)), (Ok(None), Ok(Some(Mtu::ETHERNET))));
+        assert!(Mtu::written(67).is_err());
         for (value, ok) in [(0, false), (1, true), (4094, true), (4095, false)] {
             assert_eq!(VlanId::try_from(value).is_ok(), ok, "{value}");
         }

@@ -9,7 +9,7 @@ use weft_firewall::Firewall;
 use weft_model::{IfName, Mac, Mtu};
 use weft_netlink::link::{BridgeInfo, LinkInfo};
 use weft_netlink::netconf::Parameters;
-use weft_netlink::{Socket, address, link, route, wait_operational};
+use weft_netlink::{Request, Socket, address, link, route, wait_operational};
 use weft_netns::Netns;
 
 use crate::ensure::MADE_BY_WEFT;
@@ -257,6 +257,14 @@ impl Kernel {
         match self.look(place, name)? {
             Some(link) => Ok(link.index),
             None => Err(Cause::NoLink { place, name: name.clone() }),
+        }
+    }
+
+    /// Asks for something to go, or to be as it was; what has gone already is fine.
+    pub(crate) fn ask_away(&mut self, place: Place, request: Request) -> Result<(), Cause> {
+        match self.socket(place)?.request(request) {
+            Err(error) if !error.is_missing() => Err(error.into()),
+            _ => Ok(()),
         }
     }
 

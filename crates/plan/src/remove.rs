@@ -9,8 +9,7 @@ use weft_netlink::{Removed, Socket, address, bridge_vlan, delete_announced, rout
 use crate::ensure::{MADE_BY_WEFT, blackhole, passing_name, route_info, vlan_side, vlans_of};
 use crate::kernel::visit;
 use crate::{
-    Blackhole, Cause, Kernel, Lifetime, Link, LinkKind, Made, Place, Plan, Problem, Resource, Step,
-    VxlanOptions,
+    Cause, Kernel, Lifetime, Link, LinkKind, Made, Place, Plan, Problem, Resource, Step, VxlanOptions,
 };
 
 /// How a veth pair is deleted.
@@ -52,7 +51,7 @@ impl Kernel {
             Resource::Link(link) => match &link.kind {
                 LinkKind::Veth(_) => return self.remove_veth(step, link, removal),
                 LinkKind::Bridge(_) => return self.remove_bridge(place, &link.name),
-                LinkKind::Made(made) => return self.remove_made(step, link, made, removal),
+                LinkKind::Made(made) => return self.remove_made(place, link, made, removal),
                 LinkKind::Vxlan(options) => return self.remove_vxlan(place, &link.name, options),
                 LinkKind::Lent(lent) => return self.take_back(&link.name, lent.as_deref()),
                 LinkKind::Unseen => return Ok(()),
@@ -61,7 +60,7 @@ impl Kernel {
             Resource::Address(address) => &address.dev,
             Resource::Route(route) => &route.dev,
             Resource::BridgeVlan(vlan) => &vlan.dev,
-            Resource::Blackhole(hole) => return self.remove_blackhole(place, hole),
+            Resource::Blackhole(hole) => return self.ask_away(place, route::delete(&blackhole(hole))),
             Resource::Firewall(fragment) => return Ok(self.firewall(|one| one.remove(fragment))??),
             Resource::Tuning(tuning) => return self.untune(place, tuning),
             Resource::Traffic(traffic) => return self.remove_traffic(place, traffic),
@@ -91,10 +90,7 @@ impl Kernel {
             | Resource::Traffic(_)
             | Resource::Routing(_) => return Ok(()),
         };
-        match self.socket(place)?.request(request) {
-            Err(error) if !error.is_missing() => Err(error.into()),
-            _ => Ok(()),
-        }
+        self.ask_away(place, request)
     }
 
     /// The name is derived from what we were asked to remove, so the pair is ours; but nothing else is.
@@ -111,19 +107,16 @@ impl Kernel {
             return Ok(());
         }
         self.forget(place, name);
-        let home = self.home()?;
-        let socket = self.socket(place)?;
         match removal {
             Removal::Announced if place == Place::Host => {
+                let home = self.home()?;
+                let socket = self.socket(place)?;
                 let (Removed::Gone | Removed::Absent) =
                     visit(home.as_ref(), || delete_announced(socket, &found))??;
+                Ok(())
             }
-            _ => match socket.request(link::delete_index(found.index)) {
-                Err(error) if !error.is_missing() => return Err(error.into()),
-                _ => {}
-            },
+            _ => self.ask_away(place, link::delete_index(found.index)),
         }
-        Ok(())
     }
 
     /// Returns whether the bridge of a pair that a network's containers share has containers. Other pairs of
@@ -173,8 +166,7 @@ impl Kernel {
     }
 
     /// What is in a container under our name and of another kind is not ours, and not in the way either.
-    fn remove_made(&mut self, step: &Step, link: &Link, made: &Made, removal: Removal) -> Result<(), Cause> {
-        let place = step.place;
+    fn remove_made(&mut self, place: Place, link: &Link, made: &Made, removal: Removal) -> Result<(), Cause> {
         if place == Place::Container && !self.has_container() {
             return Ok(());
         }
@@ -185,10 +177,6 @@ impl Kernel {
             found = self.look(place, &passing_name(&link.name))?;
         }
         let Some(found) = found.filter(ours) else { return Ok(()) };
-        let shared = step.lifetime == Lifetime::Network;
-        if shared && (found.alias.as_deref() != Some(MADE_BY_WEFT) || self.carries(place, found.index)?) {
-            return Ok(());
-        }
         self.forget(place, &link.name);
         match removal {
             Removal::Announced => {
@@ -198,23 +186,7 @@ impl Kernel {
                 })??;
                 Ok(())
             }
-            Removal::Synchronous => match self.socket(place)?.request(link::delete_index(found.index)) {
-                Err(error) if !error.is_missing() => Err(error.into()),
-                _ => Ok(()),
-            },
-        }
-    }
-
-    /// Returns whether other links are on this one, in whatever namespace they are.
-    fn carries(&mut self, place: Place, index: u32) -> Result<bool, Cause> {
-        let up = link::all(self.socket(place)?)?;
-        Ok(up.iter().any(|link| link.peer == Some(index) && !link.is_veth()))
-    }
-
-    fn remove_blackhole(&mut self, place: Place, hole: &Blackhole) -> Result<(), Cause> {
-        match self.socket(place)?.request(route::delete(&blackhole(hole))) {
-            Err(error) if !error.is_missing() => Err(error.into()),
-            _ => Ok(()),
+            Removal::Synchronous => self.ask_away(place, link::delete_index(found.index)),
         }
     }
 
@@ -223,27 +195,19 @@ impl Kernel {
             return Ok(());
         };
         self.forget(place, name);
-        match self.socket(place)?.request(link::delete_index(found.index)) {
-            Err(error) if !error.is_missing() => Err(error.into()),
-            _ => Ok(()),
-        }
+        self.ask_away(place, link::delete_index(found.index))
     }
 
     fn remove_bridge(&mut self, place: Place, name: &IfName) -> Result<(), Cause> {
         // A link of another kind was there before us: no bridge was ever made.
         let Some(found) = self.look(place, name)?.filter(LinkInfo::is_bridge) else { return Ok(()) };
-        let socket = self.socket(place)?;
         let ours = found.alias.as_deref() == Some(MADE_BY_WEFT);
-        if !ours || !link::ports(socket, found.index)?.is_empty() {
+        if !ours || !link::ports(self.socket(place)?, found.index)?.is_empty() {
             return Ok(());
         }
-        match socket.request(link::delete_index(found.index)) {
-            Err(error) if !error.is_missing() => Err(error.into()),
-            _ => {
-                self.forget(place, name);
-                Ok(())
-            }
-        }
+        self.ask_away(place, link::delete_index(found.index))?;
+        self.forget(place, name);
+        Ok(())
     }
 }
 

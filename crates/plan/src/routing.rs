@@ -125,15 +125,14 @@ impl Kernel {
         }
         for rule in rule::all(self.socket(place)?)? {
             let Some(from) = rule.from.filter(|from| addresses.contains(from)) else { continue };
-            let socket = self.socket(place)?;
-            socket.request(rule::delete(from, rule.table)).or_else(missing_is_fine)?;
+            self.ask_away(place, rule::delete(from, rule.table))?;
             // A table that was asked for is somebody else's.
             let Some(index) = index.filter(|_| source.table.is_none() && rule.table >= FIRST_SOURCE_TABLE)
             else {
                 continue;
             };
-            for stale in route::of_link(socket, rule.table, index)? {
-                socket.request(route::delete(&stale)).or_else(missing_is_fine)?;
+            for stale in route::of_link(self.socket(place)?, rule.table, index)? {
+                self.ask_away(place, route::delete(&stale))?;
             }
         }
         Ok(())
@@ -145,11 +144,10 @@ impl Kernel {
         };
         if let Some(member) = self.look(place, &vrf.dev)?.filter(|link| link.master == Some(domain.index)) {
             let leave = Change { master: Some(0), ..Change::default() };
-            self.socket(place)?.request(link::change(member.index, &leave)).or_else(missing_is_fine)?;
+            self.ask_away(place, link::change(member.index, &leave))?;
         }
-        let socket = self.socket(place)?;
-        if link::ports(socket, domain.index)?.is_empty() {
-            socket.request(link::delete_index(domain.index)).or_else(missing_is_fine)?;
+        if link::ports(self.socket(place)?, domain.index)?.is_empty() {
+            self.ask_away(place, link::delete_index(domain.index))?;
             self.forget(place, &vrf.name);
         }
         Ok(())
@@ -186,8 +184,4 @@ impl Kernel {
             }
         }
     }
-}
-
-fn missing_is_fine(error: weft_netlink::Error) -> Result<weft_netlink::Reply, weft_netlink::Error> {
-    if error.is_missing() { Ok(weft_netlink::Reply::default()) } else { Err(error) }
 }

@@ -3,6 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 
+use weft_model::IfName;
+
 use crate::{Cause, Sysctl};
 
 /// What writing a sysctl did.
@@ -14,9 +16,31 @@ pub(crate) enum Change {
     Written(String),
 }
 
+impl Sysctl {
+    /// Reads the name of a parameter of a network namespace as people write it, with dots or slashes, and returns its
+    /// key; nothing if it is another one's name, or none.
+    ///
+    /// sysctl(8): where the first separator is a slash, a dot is part of a name, as in `net/ipv4/conf/eth0.5/forwarding`.
+    pub fn key_of(written: &str) -> Option<String> {
+        let slashes = written.find('/').is_some_and(|slash| written.find('.').is_none_or(|dot| slash < dot));
+        let path = if slashes { written.into() } else { written.replace('.', "/") };
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        Some(parts.join("/")).filter(|key| is_key(key))
+    }
+
+    /// Returns a parameter that must take the value, and in whose key `IFNAME` stands for a link.
+    pub fn set_for(ifname: &IfName, key: &str, value: impl Into<String>) -> Self {
+        Self::set(key.replacen("IFNAME", ifname.as_str(), 1), value)
+    }
+}
+
+fn is_key(key: &str) -> bool {
+    let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(|c: char| c.is_control());
+    key.starts_with("net/") && key.split('/').all(plain)
+}
+
 fn path(key: &str) -> Result<String, Cause> {
-    let inside = key.starts_with("net/") && key.split('/').all(|part| !matches!(part, "" | "." | ".."));
-    if inside { Ok(format!("/proc/sys/{key}")) } else { Err(Cause::BadKey(key.into())) }
+    if is_key(key) { Ok(format!("/proc/sys/{key}")) } else { Err(Cause::BadKey(key.into())) }
 }
 
 /// KERNEL: values with several numbers are read with tabs between them, however they were written.
@@ -91,4 +115,37 @@ fn read(path: &str) -> io::Result<String> {
 /// KERNEL: a sysctl takes its value in one write, at once; there is no half-written state.
 fn write(path: &str, value: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_to_the_namespace() {
+        for (written, key) in [
+            ("net.core.somaxconn", Some("net/core/somaxconn")),
+            ("net.ipv4.conf.IFNAME.arp_filter", Some("net/ipv4/conf/IFNAME/arp_filter")),
+            ("net/ipv4/conf/eth0.5/arp_filter", Some("net/ipv4/conf/eth0.5/arp_filter")),
+            ("net//core/somaxconn", Some("net/core/somaxconn")),
+            ("net.ipv4..ip_forward", Some("net/ipv4/ip_forward")),
+            ("net", None),
+            ("", None),
+            ("kernel.shmmax", None),
+            ("../net.ipv4", Some("net/ipv4")),
+            ("net/../kernel/core_pattern", None),
+            ("net/./x", None),
+            ("net/core/a\nb", None),
+            ("networking.x", None),
+        ] {
+            assert_eq!(Sysctl::key_of(written).as_deref(), key, "{written}");
+        }
+    }
+
+    #[test]
+    fn a_links_parameter_may_have_a_dot_in_it() {
+        let of = |key| Sysctl::set_for(&"eth0.5".parse().unwrap(), key, "1").key;
+        assert_eq!(of("net/ipv4/conf/IFNAME/arp_filter"), "net/ipv4/conf/eth0.5/arp_filter");
+        assert_eq!(of("net/core/somaxconn"), "net/core/somaxconn");
+    }
 }

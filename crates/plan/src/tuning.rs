@@ -186,10 +186,7 @@ impl Kernel {
         if change == Change::default() {
             return Ok(());
         }
-        match self.socket(place)?.request(link::change(link.index, &change)) {
-            Err(error) if !error.is_missing() => Err(error.into()),
-            _ => Ok(()),
-        }
+        self.ask_away(place, link::change(link.index, &change))
     }
 
     /// CNI: the texts are those of the reference plugin.

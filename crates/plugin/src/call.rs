@@ -78,6 +78,18 @@ impl Call {
         })
     }
 
+    /// Returns whether something is connected or looked at: then the configuration has to be legal, and what a plugin
+    /// works on has to be there.
+    pub fn connects(&self) -> bool {
+        matches!(self.verb, Verb::Add | Verb::Check)
+    }
+
+    /// Returns whether things are taken apart: then what may have been built counts, not what the configuration says
+    /// now, and what no ADD accepts was never built.
+    pub fn dismantles(&self) -> bool {
+        matches!(self.verb, Verb::Del | Verb::Gc)
+    }
+
     /// Returns what the plugins before this one made, for verbs that cannot do without.
     ///
     /// # Errors
@@ -119,13 +131,25 @@ impl Call {
         let Some(text) = text.as_deref().or_else(|| args.get("MAC")).filter(|text| !text.is_empty()) else {
             return Ok(None);
         };
-        let mac: Mac = text.parse().map_err(|error| Failure::new(Code::InvalidConfig, error))?;
-        if mac.is_multicast() || mac == Mac([0; 6]) {
-            let msg = format!("{mac} is a group's MAC address or nobody's, which no interface can have");
-            return Err(Failure::text(Code::InvalidConfig, msg));
-        }
-        Ok(Some(mac))
+        mac_of(text).map(Some)
     }
+
+    /// As [`Call::requested_mac`], for plugins whose networks can have one in their configuration, the key `mac`: that
+    /// counts when nobody asks for another.
+    ///
+    /// # Errors
+    ///
+    /// As [`Call::requested_mac`], also for what is `written`.
+    pub fn mac_or(&self, written: Option<&str>) -> Result<Option<Mac>, Failure> {
+        let written = written.filter(|text| !text.is_empty()).map(mac_of).transpose()?;
+        Ok(self.requested_mac()?.or(written))
+    }
+}
+
+/// CNI: the words are those of the reference plugins.
+fn mac_of(text: &str) -> Result<Mac, Failure> {
+    let refused = |error| format!("invalid args {text} for MAC addr: {error}");
+    Mac::of_interface(text).map_err(|error| Failure::text(Code::InvalidConfig, refused(error)))
 }
 
 #[cfg(test)]
@@ -154,15 +178,26 @@ mod tests {
         }
         for (conf, env, why) in [
             (runtime, "A=b", r#"ARGS: unknown args ["A=b"]"#),
-            ("", "MAC=x", r#""x" is not a MAC address: six pairs of hex digits with colons are expected"#),
+            ("", "MAC=x", r#"invalid args x for MAC addr: "x" is not a MAC address"#),
             (
                 "",
                 "MAC=01:00:5e:00:00:01",
-                "01:00:5e:00:00:01 is a group's MAC address or nobody's, which no interface can have",
+                "invalid args 01:00:5e:00:00:01 for MAC addr: 01:00:5e:00:00:01 is a",
             ),
         ] {
-            assert_eq!(call(conf, env).requested_mac().unwrap_err().msg, why);
+            let told = call(conf, env).requested_mac().unwrap_err().msg;
+            assert!(told.starts_with(why), "{told}");
         }
+    }
+
+    #[test]
+    fn what_a_network_says_of_the_hardware_address_counts_last() {
+        let of = |env, written| call("", env).mac_or(written).map(|mac| mac.map(|mac| mac.0[5]));
+        assert_eq!(of("MAC=c2:11:22:33:44:03", Some("c2:11:22:33:44:04")), Ok(Some(3)));
+        assert_eq!(of("", Some("c2:11:22:33:44:04")), Ok(Some(4)));
+        assert_eq!((of("", Some("")), of("", None)), (Ok(None), Ok(None)));
+        let told = of("", Some("00:00:00:00:00:00")).unwrap_err();
+        assert!(told.msg.starts_with("invalid args 00:00:00:00:00:00 for MAC addr: "), "{told}");
     }
 
     #[test]

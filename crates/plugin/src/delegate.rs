@@ -93,6 +93,15 @@ pub fn prepare<'call>(subject: impl Into<Subject<'call>>, verb: Verb) -> Result<
     spawn(subject.into(), verb, true)
 }
 
+/// Returns whether the plugin for addresses gives them back over the interface that has them.
+///
+/// A plugin of that type which is not this binary is taken to work as ours does; one of a type we do not have is
+/// taken not to (docs/adr/0017-links-before-addresses.md).
+pub fn needs_link(call: &Call) -> bool {
+    let plugin = call.conf.ipam_type().and_then(|kind| call.linked.get(kind));
+    plugin.is_some_and(Plugin::needs_link)
+}
+
 /// Lets a delegate that was prepared do its work.
 ///
 /// # Errors

@@ -87,6 +87,12 @@ pub trait Plugin: Sync {
         Ok(Vec::new())
     }
 
+    /// Returns whether this is an IPAM plugin that gives an address back over the interface which has it: then it is
+    /// asked before the interface is removed, and not after.
+    fn needs_link(&self) -> bool {
+        false
+    }
+
     /// Runs a command of the plugin's own, such as a daemon, and returns its exit code; nothing for words that are none.
     fn command(&self, _words: &[String], _root: &Root) -> Option<i32> {
         None

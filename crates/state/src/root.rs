@@ -3,6 +3,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use weft_model::Endpoint;
+
 /// The directory that every path of ours is below: `/`, unless `WEFT_ROOT` or `--root` says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root(PathBuf);
@@ -105,6 +107,26 @@ impl Root {
     /// Returns the directory of what an ADD to an overlay reads, and of the agent's socket.
     pub fn overlay_run_dir(&self) -> PathBuf {
         self.0.join("run/weft/overlay")
+    }
+
+    /// Returns the socket on which the daemon of `dhcp` is asked, the same as upstream's.
+    pub fn dhcp_socket(&self) -> PathBuf {
+        self.0.join("run/cni/dhcp.sock")
+    }
+
+    /// Returns the directory of what interfaces were before `tuning` changed them, the same as upstream's.
+    pub fn cni_tuning_dir(&self) -> PathBuf {
+        self.0.join("run/cni/tuning")
+    }
+
+    /// Returns the file in such a directory that is about one interface.
+    pub fn tuning_backup(dir: &Path, endpoint: &Endpoint) -> PathBuf {
+        dir.join(format!("{}_{}.json", endpoint.container, endpoint.ifname))
+    }
+
+    /// Returns the administrator's list of sysctls that `tuning` may set, the same as upstream's.
+    pub fn cni_sysctl_allowlist(&self) -> PathBuf {
+        self.0.join("etc/cni/tuning/allowlist.conf")
     }
 
     /// Returns libcni's result cache.

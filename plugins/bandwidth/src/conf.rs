@@ -5,7 +5,7 @@ use serde::Deserialize;
 use weft_cni::{Code, Failure, NetworkResult};
 use weft_model::IfName;
 use weft_plan::{Rate, Share};
-use weft_plugin::{Call, Verb, dismantles};
+use weft_plugin::Call;
 
 /// How long a packet may wait in the bucket's queue, in thousandths of a second, as the reference plugin has it.
 const PATIENCE: u128 = 25;
@@ -166,11 +166,11 @@ impl Settings {
     ///
     /// If the configuration is not legal. Taken apart is whatever may have been made, by its name.
     pub fn of(call: &Call) -> Result<Self, Failure> {
-        if dismantles(call) {
+        if call.dismantles() {
             let any = Some(Rate { rate: 1, burst: 1, limit: 1 });
             return Ok(Self { ingress: any, egress: any, dismantles: true, ..Self::default() });
         }
-        let connects = matches!(call.verb, Verb::Add | Verb::Check);
+        let connects = call.connects();
         let runtime = call.conf.capability("bandwidth")?.unwrap_or_default();
         let around = Surroundings { runtime, previous: call.conf.prev_result()?, connects };
         let refused = |error| Failure::new(Code::InvalidConfig, error);

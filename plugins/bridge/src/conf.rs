@@ -8,7 +8,7 @@ use serde::Deserialize;
 use weft_cni::{Code, Failure};
 use weft_firewall::Backend;
 use weft_model::{Gateways, IfName, Mac, Mtu, NetworkName, VlanId};
-use weft_plugin::{Call, Verb, dismantles, masquerade_backend};
+use weft_plugin::{Call, Verb, masquerade_backend};
 
 /// The bridge configuration exactly as it appears in a conflist.
 #[derive(Debug, Default, Deserialize)]
@@ -216,7 +216,7 @@ impl Surroundings {
             addressed: call.conf.ipam_type().is_some(),
             mac,
             claims: call.root.masquerade_dir(),
-            dismantles: dismantles(call),
+            dismantles: call.dismantles(),
         }
     }
 }
@@ -251,7 +251,7 @@ impl Conf {
             isolation: fence
                 .filter(|_| isolated)
                 .map(|backend| Isolation { internal: self.internal, backend }),
-            mtu: forgive(dismantles, self.mtu(), None)?,
+            mtu: forgive(dismantles, Mtu::written(self.mtu).map_err(ConfError::Mtu), None)?,
             hairpin: self.hairpin_mode,
             port_isolation: self.port_isolation,
             promisc: self.promisc_mode,
@@ -278,13 +278,6 @@ impl Conf {
             return Err(ConfError::AddressesOnDisabled);
         }
         Ok(())
-    }
-
-    fn mtu(&self) -> Result<Option<Mtu>, ConfError> {
-        match self.mtu {
-            0 => Ok(None),
-            given => given.try_into().map(Some).map_err(ConfError::Mtu),
-        }
     }
 
     fn masquerade(&self, around: &Surroundings) -> Result<Option<Backend>, ConfError> {

@@ -76,7 +76,7 @@ impl Driver for Bridge {
         plan::links(settings, endpoint)
     }
 
-    fn resolve(&self, settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
+    fn resolve(&self, settings: &Settings, _endpoint: &Endpoint, leases: Leases) -> Result<Leases, Failure> {
         plan::resolve(settings, leases)
     }
 

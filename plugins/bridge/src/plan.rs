@@ -46,9 +46,6 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
 
 /// Completes what the IPAM plugin returned.
 pub(crate) fn resolve(settings: &Settings, mut leases: Leases) -> Result<Leases, Failure> {
-    if settings.addressed {
-        leases.required()?;
-    }
     if settings.gateway != Gateway::None {
         for ip in &mut leases.ips {
             ip.gateway = ip.gateway.or_else(|| first_host(ip.address));

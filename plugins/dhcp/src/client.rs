@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use weft_cni::{Code, Failure};
@@ -28,8 +27,6 @@ pub(crate) struct Patience {
 
 /// The first wait between two attempts, which doubles each time (RFC 2131, section 4.1).
 const FIRST_WAIT: Duration = Duration::from_secs(4);
-/// How long a link that is about to be made is waited for: the IPAM plugin runs while links are.
-const LINK_WAIT: Duration = Duration::from_secs(10);
 /// How often a message is said again while its answer is waited for.
 const REPEATS: u32 = 3;
 
@@ -42,34 +39,12 @@ pub(crate) struct Station {
 }
 
 impl Station {
-    /// Opens an interface of a namespace, once it is there, and raises it.
-    ///
-    /// # Errors
-    ///
-    /// When the namespace or the interface is not there.
-    pub(crate) fn open(netns: &Path, ifname: &IfName) -> Result<Self, Failure> {
-        let failed = |error: &dyn std::error::Error| Failure::text(Code::Internal, error.to_string());
-        let namespace = Netns::open(netns).map_err(|error| failed(&error))?;
-        let deadline = Instant::now() + LINK_WAIT;
-        loop {
-            let attempt = namespace.run(|| Self::find(ifname)).map_err(|error| failed(&error))?;
-            match attempt? {
-                Some(station) => return Ok(station),
-                None if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
-                None => {
-                    let text = format!("there is no interface {ifname} in {}", netns.display());
-                    return Err(Failure::text(Code::Internal, text));
-                }
-            }
-        }
-    }
-
-    /// Opens an interface if it is there.
+    /// Opens an interface of a namespace and raises it; nothing if it is not there.
     ///
     /// # Errors
     ///
     /// When the namespace is not there, or the interface cannot be listened to.
-    pub(crate) fn open_now(netns: &Path, ifname: &IfName) -> Result<Option<Self>, Failure> {
+    pub(crate) fn open(netns: &Path, ifname: &IfName) -> Result<Option<Self>, Failure> {
         let failed = |error: weft_netns::NetnsError| Failure::new(Code::Internal, error);
         Netns::open(netns).map_err(failed)?.run(|| Self::find(ifname)).map_err(failed)?
     }

@@ -232,7 +232,11 @@ impl Shared {
         there: Option<String>,
         keeper: &Keeper,
     ) -> Result<Lease, Failure> {
-        let station = Station::open(&netns, &wanted.endpoint.ifname)?;
+        let ifname = &wanted.endpoint.ifname;
+        let station = Station::open(&netns, ifname)?.ok_or_else(|| {
+            let text = format!("there is no interface {ifname} in {}", netns.display());
+            Failure::text(Code::Internal, text)
+        })?;
         let client = client(&wanted.endpoint, &wanted.conf, &wanted.args, station.mac, self.flags.broadcast)?;
         let stopped = |time| keeper.wait(time);
         let (terms, server_mac) = station.acquire(&client, None, self.flags.patience, &stopped)?;
@@ -348,7 +352,7 @@ fn is_alive(lease: &Lease) -> bool {
 
 /// Renews a lease; nothing when that does not succeed. The address stays the same, since nobody could change it.
 fn renewed(lease: &Lease, due: Due, broadcast: bool, patience: Patience) -> Option<Lease> {
-    let station = Station::open(&lease.netns, &lease.endpoint.ifname).ok()?;
+    let station = Station::open(&lease.netns, &lease.endpoint.ifname).ok()??;
     let client = client(&lease.endpoint, &lease.conf, &lease.args, station.mac, broadcast).ok()?;
     let address = lease.terms.address.ip();
     let since = now().ok()?;
@@ -387,7 +391,7 @@ pub(crate) fn give_back(leases: &Leases, endpoint: &Endpoint) -> Result<(), Fail
 fn say_goodbye(lease: &Lease) -> Result<(), Failure> {
     let missing = || Failure::text(Code::Internal, "the lease has no Ethernet addresses");
     let (mac, server_mac) = lease.macs().ok_or_else(missing)?;
-    let Some(station) = Station::open_now(&lease.netns, &lease.endpoint.ifname)? else { return Ok(()) };
+    let Some(station) = Station::open(&lease.netns, &lease.endpoint.ifname)? else { return Ok(()) };
     let client = client(&lease.endpoint, &lease.conf, &lease.args, mac, false)?;
     station.release(&client, lease.terms.address.ip(), (lease.terms.server, server_mac))
 }

@@ -47,6 +47,11 @@ impl Plugin for Dhcp {
         &about::ABOUT
     }
 
+    /// A server is told from the interface.
+    fn needs_link(&self) -> bool {
+        true
+    }
+
     fn add(&self, attachment: &Attachment) -> Result<NetworkResult, Failure> {
         let conf = conf(attachment)?;
         let request = Request::Allocate(Box::new(Allocation {

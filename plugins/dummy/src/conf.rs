@@ -1,7 +1,7 @@
 //! The configuration as written, then as meant.
 
 use weft_cni::{Code, Failure};
-use weft_plugin::{Call, dismantles};
+use weft_plugin::Call;
 
 /// What the plugin will do. There is nothing to choose.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,7 +14,7 @@ impl Settings {
     ///
     /// If the configuration gives no addresses: an interface that leads nowhere is good for nothing else.
     pub fn of(call: &Call) -> Result<Self, Failure> {
-        if call.conf.ipam_type().is_none() && !dismantles(call) {
+        if call.conf.ipam_type().is_none() && !call.dismantles() {
             let text = "dummy interface requires an IPAM configuration";
             let hint = "give the network an \"ipam\" with a \"type\"";
             return Err(Failure::text(Code::InvalidConfig, text).with_hint(Some(hint.into())));

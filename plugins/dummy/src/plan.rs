@@ -1,9 +1,7 @@
 //! What a container with an interface that leads nowhere needs, as a plan.
 
-use weft_cni::Failure;
 use weft_model::Endpoint;
 use weft_plan::{Kind, Link, Plan};
-use weft_plugin::Leases;
 
 use crate::conf::Settings;
 
@@ -12,12 +10,6 @@ pub(crate) fn links(_settings: &Settings, endpoint: &Endpoint) -> Plan {
     let mut plan = Plan::new();
     plan.container(Link::made(&endpoint.ifname, Kind::Dummy, None));
     plan
-}
-
-/// Completes what the IPAM plugin returned.
-pub(crate) fn resolve(_settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
-    leases.required()?;
-    Ok(leases)
 }
 
 #[cfg(test)]

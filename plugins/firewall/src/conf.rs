@@ -90,18 +90,13 @@ pub struct Surroundings {
 
 impl Surroundings {
     fn of(call: &Call) -> Result<Self, Failure> {
-        let dismantles = matches!(call.verb, Verb::Del | Verb::Gc);
+        let dismantles = call.dismantles();
         let previous = match call.conf.prev_result() {
             // A result that cannot be read says as little as none.
             Err(_) if dismantles => None,
             read => read?,
         };
-        Ok(Self {
-            previous,
-            claims: call.root.masquerade_dir(),
-            connects: matches!(call.verb, Verb::Add | Verb::Check),
-            dismantles,
-        })
+        Ok(Self { previous, claims: call.root.masquerade_dir(), connects: call.connects(), dismantles })
     }
 }
 

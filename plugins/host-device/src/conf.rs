@@ -6,7 +6,7 @@ use serde::Deserialize;
 use weft_cni::{Code, Failure};
 use weft_model::{IfName, Mac};
 use weft_plan::Lent;
-use weft_plugin::{Call, dismantles};
+use weft_plugin::Call;
 
 /// The configuration exactly as it appears in a conflist.
 #[derive(Debug, Default, Deserialize)]
@@ -26,8 +26,6 @@ pub struct Settings {
     pub wanted: Wanted,
     /// The device, once somebody has looked.
     pub device: Device,
-    /// Whether there is an IPAM plugin to ask.
-    pub addressed: bool,
 }
 
 /// How a device is named.
@@ -70,10 +68,10 @@ impl Settings {
             call.conf.conf::<Conf>()?.settle(id)
         };
         let wanted = match written() {
-            Err(_) if dismantles(call) => Wanted::Nothing,
+            Err(_) if call.dismantles() => Wanted::Nothing,
             wanted => wanted?,
         };
-        Ok(Self { wanted, device: Device::Unknown, addressed: call.conf.ipam_type().is_some() })
+        Ok(Self { wanted, device: Device::Unknown })
     }
 }
 

@@ -62,10 +62,6 @@ impl Driver for HostDevice {
         plan::links(settings, endpoint)
     }
 
-    fn resolve(&self, settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
-        plan::resolve(settings, leases)
-    }
-
     fn addresses(&self, settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Plan {
         plan::addresses(settings, endpoint, leases)
     }

@@ -1,6 +1,5 @@
 //! What a container needs that is lent a device, as plans.
 
-use weft_cni::Failure;
 use weft_model::Endpoint;
 use weft_plan::{Link, Plan};
 use weft_plugin::Leases;
@@ -17,14 +16,6 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
         Device::Unseen => Link::unseen(name),
     });
     plan
-}
-
-/// Completes what the IPAM plugin returned.
-pub(crate) fn resolve(settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
-    if settings.addressed {
-        leases.required()?;
-    }
-    Ok(leases)
 }
 
 /// Returns what is built on the device once addresses are known. Those of a device that a program drives are the
@@ -52,7 +43,7 @@ mod tests {
             container: "red".parse().unwrap(),
             ifname: "eth0".parse().unwrap(),
         };
-        let settings = Settings { wanted: Wanted::Nothing, device, addressed: true };
+        let settings = Settings { wanted: Wanted::Nothing, device };
         let ips = vec![IpConfig { address: "10.1.2.3/24".parse().unwrap(), gateway: None, interface: None }];
         let leases = Leases { ips, ..Leases::default() };
         format!("{}--\n{}", links(&settings, &endpoint), addresses(&settings, &endpoint, &leases))

@@ -7,13 +7,7 @@ use weft_plugin::{ComposeRequest, OptionAbout, Options, on_parent};
 
 /// The options of `weft network create -d ipvlan`, with docker's and podman's names for them.
 pub(crate) const OPTIONS: &[OptionAbout] = &[
-    OptionAbout {
-        name: "parent",
-        aliases: &[],
-        value: "NAME",
-        default: "the link of the default route",
-        help: "the host's link that containers are on",
-    },
+    on_parent::PARENT,
     OptionAbout {
         name: "ipvlan_mode",
         aliases: &["mode"],
@@ -27,27 +21,16 @@ pub(crate) const OPTIONS: &[OptionAbout] = &[
         "bridge",
         "whether containers on one parent reach each other",
     ),
-    OptionAbout {
-        name: "mtu",
-        aliases: &["com.docker.network.driver.mtu"],
-        value: "BYTES",
-        default: "the parent's",
-        help: "the MTU of the containers' links",
-    },
-    OptionAbout::new("metric", "NUMBER", "none", "the metric of the default routes"),
-    OptionAbout::new(
-        "no_default_route",
-        "BOOL",
-        "false",
-        "whether containers have no default route to the network's gateway",
-    ),
+    on_parent::MTU,
+    on_parent::METRIC,
+    on_parent::NO_DEFAULT_ROUTE,
 ];
 
 /// Returns the plugins of the network's conflist.
 pub(crate) fn compose(request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
     let options = Options { about: &crate::ABOUT, given: &request.options };
     options.refuse_unknown()?;
-    let mut conf = on_parent("ipvlan", &options, request)?;
+    let mut conf = on_parent::compose("ipvlan", &options, request)?;
     conf.insert("capabilities".into(), json!({"ips": true}));
     if let Some(mode) = options.one_of("ipvlan_mode", &Mode::ALL.map(Mode::as_str))? {
         conf.insert("mode".into(), json!(mode));

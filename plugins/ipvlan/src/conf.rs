@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use weft_cni::{Code, Failure, NetworkResult, Verb};
 use weft_plan::ipvlan::{Flag, Ipvlan, Mode};
-use weft_plugin::{Call, Leases, Master, dismantles};
+use weft_plugin::{Call, Leases, Master};
 
 /// The configuration exactly as it appears in a conflist.
 #[derive(Debug, Default, Deserialize)]
@@ -49,7 +49,7 @@ impl Settings {
             Ok(Self { inherited: settings.inherited.filter(|_| !addressed), ..settings })
         };
         match written() {
-            Err(_) if dismantles(call) => Conf::default().settle(None),
+            Err(_) if call.dismantles() => Conf::default().settle(None),
             settings => settings,
         }
     }

@@ -60,8 +60,8 @@ impl Driver for Ipvlan {
         plan::links(settings, endpoint)
     }
 
-    fn resolve(&self, settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
-        plan::resolve(settings, leases)
+    fn resolve(&self, settings: &Settings, _endpoint: &Endpoint, leases: Leases) -> Result<Leases, Failure> {
+        Ok(plan::resolve(settings, leases))
     }
 
     fn addresses(&self, _settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Plan {

@@ -1,8 +1,7 @@
 //! What a container with a link of type ipvlan needs, as a plan.
 
-use weft_cni::Failure;
 use weft_model::Endpoint;
-use weft_plan::{Kind, Link, Plan};
+use weft_plan::{Kind, Plan};
 use weft_plugin::Leases;
 
 use crate::conf::Settings;
@@ -10,16 +9,13 @@ use crate::conf::Settings;
 /// Returns what needs no address: the link.
 pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
     let mut plan = Plan::new();
-    let link = Link::made(&endpoint.ifname, Kind::Ipvlan(settings.link), settings.master.over());
-    plan.container(link.mtu(settings.master.mtu().ok().flatten()));
+    plan.container(settings.master.link(&endpoint.ifname, Kind::Ipvlan(settings.link)));
     plan
 }
 
-/// Completes what the IPAM plugin returned, or takes what the plugin before this one has.
-pub(crate) fn resolve(settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
-    let leases = settings.inherited.clone().unwrap_or(leases);
-    leases.required()?;
-    Ok(leases)
+/// Returns what the IPAM plugin returned or, where there is none, what the plugin before this one has.
+pub(crate) fn resolve(settings: &Settings, leases: Leases) -> Leases {
+    settings.inherited.clone().unwrap_or(leases)
 }
 
 #[cfg(test)]
@@ -58,6 +54,6 @@ mod tests {
         }];
         let inherited = Leases { ips, ..Leases::default() };
         let settings = Settings { inherited: Some(inherited.clone()), ..settings("") };
-        assert_eq!(resolve(&settings, Leases::default()).unwrap(), inherited);
+        assert_eq!(resolve(&settings, Leases::default()), inherited);
     }
 }

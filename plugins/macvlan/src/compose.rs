@@ -7,13 +7,7 @@ use weft_plugin::{ComposeRequest, OptionAbout, Options, bad_option, on_parent};
 
 /// The options of `weft network create -d macvlan`, with docker's and podman's names for them.
 pub(crate) const OPTIONS: &[OptionAbout] = &[
-    OptionAbout {
-        name: "parent",
-        aliases: &[],
-        value: "NAME",
-        default: "the link of the default route",
-        help: "the host's link that containers are on",
-    },
+    on_parent::PARENT,
     OptionAbout {
         name: "macvlan_mode",
         aliases: &["mode"],
@@ -22,27 +16,16 @@ pub(crate) const OPTIONS: &[OptionAbout] = &[
         help: "whether containers on one parent reach each other",
     },
     OptionAbout::new("bclim", "NUMBER", "1", "from how many receivers on broadcasts wait; -1 for never"),
-    OptionAbout {
-        name: "mtu",
-        aliases: &["com.docker.network.driver.mtu"],
-        value: "BYTES",
-        default: "the parent's",
-        help: "the MTU of the containers' links",
-    },
-    OptionAbout::new("metric", "NUMBER", "none", "the metric of the default routes"),
-    OptionAbout::new(
-        "no_default_route",
-        "BOOL",
-        "false",
-        "whether containers have no default route to the network's gateway",
-    ),
+    on_parent::MTU,
+    on_parent::METRIC,
+    on_parent::NO_DEFAULT_ROUTE,
 ];
 
 /// Returns the plugins of the network's conflist.
 pub(crate) fn compose(request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
     let options = Options { about: &crate::ABOUT, given: &request.options };
     options.refuse_unknown()?;
-    let mut conf = on_parent("macvlan", &options, request)?;
+    let mut conf = on_parent::compose("macvlan", &options, request)?;
     conf.insert("capabilities".into(), json!({"ips": true, "mac": true}));
     if let Some(mode) = options.one_of("macvlan_mode", &Mode::ALL.map(Mode::as_str))? {
         conf.insert("mode".into(), json!(mode));

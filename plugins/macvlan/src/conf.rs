@@ -4,7 +4,7 @@ use serde::Deserialize;
 use weft_cni::{Code, Failure};
 use weft_model::Mac;
 use weft_plan::macvlan::{Macvlan, Mode};
-use weft_plugin::{Call, Master, dismantles};
+use weft_plugin::{Call, Master};
 
 /// The configuration exactly as it appears in a conflist.
 #[derive(Debug, Default, Deserialize)]
@@ -28,8 +28,6 @@ pub struct Settings {
     pub link: Macvlan,
     /// Its Ethernet address; absent means one that the kernel draws.
     pub mac: Option<Mac>,
-    /// Whether there is an IPAM plugin to ask.
-    pub addressed: bool,
 }
 
 impl Settings {
@@ -39,17 +37,20 @@ impl Settings {
     ///
     /// If the configuration is not legal. What takes things apart minds nothing.
     pub fn of(call: &Call) -> Result<Self, Failure> {
-        let settle = |conf: Conf, mac| conf.settle(mac, call.conf.ipam_type().is_some());
-        let written = || settle(call.conf.conf()?, call.requested_mac()?);
+        let written = || {
+            let conf: Conf = call.conf.conf()?;
+            let mac = call.mac_or(conf.mac.as_deref())?;
+            conf.settle(mac)
+        };
         match written() {
-            Err(_) if dismantles(call) => settle(Conf::default(), None),
+            Err(_) if call.dismantles() => Conf::default().settle(None),
             settings => settings,
         }
     }
 }
 
 impl Conf {
-    fn settle(self, requested: Option<Mac>, addressed: bool) -> Result<Settings, Failure> {
+    fn settle(self, mac: Option<Mac>) -> Result<Settings, Failure> {
         let mode = self.mode.as_deref().filter(|mode| !mode.is_empty());
         let unknown = |mode: &str| {
             let modes = Mode::ALL.map(Mode::as_str).join(", ");
@@ -63,15 +64,10 @@ impl Conf {
             broadcast_queue: self.bcqueuelen.filter(|length| *length != 0),
             broadcast_cutoff: self.bclim,
         };
-        let written = self.mac.as_deref().filter(|mac| !mac.is_empty()).map(|mac| {
-            let refused = |error| format!("invalid args {mac} for MAC addr: {error}");
-            mac.parse::<Mac>().map_err(|error| Failure::text(Code::InvalidConfig, refused(error)))
-        });
         Ok(Settings {
             master: Master::of(self.master.as_deref(), self.link_in_container, self.mtu)?,
             link,
-            mac: requested.or(written.transpose()?),
-            addressed,
+            mac,
         })
     }
 }
@@ -92,7 +88,7 @@ mod tests {
         let settings = Settings::of(&call(Verb::Add, "")).unwrap();
         assert_eq!(settings.link, Macvlan::default());
         assert_eq!(settings.link.mode, Mode::Bridge);
-        assert_eq!((settings.master.name, settings.mac, settings.addressed), (None, None, false));
+        assert_eq!((settings.master.name, settings.mac), (None, None));
     }
 
     #[test]

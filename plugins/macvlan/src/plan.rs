@@ -1,26 +1,15 @@
 //! What a container with a link of type macvlan needs, as a plan.
 
-use weft_cni::Failure;
 use weft_model::Endpoint;
-use weft_plan::{Kind, Link, Plan};
-use weft_plugin::Leases;
+use weft_plan::{Kind, Plan};
 
 use crate::conf::Settings;
 
 /// Returns what needs no address: the link.
 pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
     let mut plan = Plan::new();
-    let link = Link::made(&endpoint.ifname, Kind::Macvlan(settings.link), settings.master.over());
-    plan.container(link.mtu(settings.master.mtu().ok().flatten()).mac(settings.mac));
+    plan.container(settings.master.link(&endpoint.ifname, Kind::Macvlan(settings.link)).mac(settings.mac));
     plan
-}
-
-/// Completes what the IPAM plugin returned.
-pub(crate) fn resolve(settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
-    if settings.addressed {
-        leases.required()?;
-    }
-    Ok(leases)
 }
 
 #[cfg(test)]

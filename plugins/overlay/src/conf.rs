@@ -59,7 +59,7 @@ impl Settings {
 
 /// Returns what the network is on this host.
 pub(crate) fn local(call: &Call) -> Result<Option<LocalNetwork>, Failure> {
-    let dismantles = matches!(call.verb, Verb::Del | Verb::Gc);
+    let dismantles = call.dismantles();
     match here::network(&call.root, &call.conf.name) {
         Ok(Found::Here(local)) => Ok(Some(*local)),
         Ok(Found::Refused(refused)) if !dismantles => Err(cannot_be(&refused)),

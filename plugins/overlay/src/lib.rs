@@ -85,7 +85,7 @@ impl Driver for Overlay {
         plan::links(settings, endpoint)
     }
 
-    fn resolve(&self, settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
+    fn resolve(&self, settings: &Settings, _endpoint: &Endpoint, leases: Leases) -> Result<Leases, Failure> {
         plan::resolve(settings, leases)
     }
 

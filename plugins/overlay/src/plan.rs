@@ -31,7 +31,6 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
 /// Completes what the IPAM plugin returned: containers reach the whole network by their gateway, and the outside if
 /// the network leads there.
 pub(crate) fn resolve(settings: &Settings, mut leases: Leases) -> Result<Leases, Failure> {
-    leases.required()?;
     let local = settings.required()?;
     for ip in &mut leases.ips {
         let address = ip.address.ip();

@@ -63,13 +63,13 @@ impl Settings {
     ///
     /// If the configuration is not legal, or ADD or CHECK lacks the previous result.
     pub fn of(call: &Call) -> Result<Self, Failure> {
-        let dismantles = matches!(call.verb, Verb::Del | Verb::Gc);
+        let dismantles = call.dismantles();
         let rules = match rules(call, dismantles) {
             // What is to be taken apart is in the books. A configuration that nobody could have used for an ADD is
             // no reason to leave it.
             Err(_) if dismantles => settle(Conf::default(), || Backend::Weft)?,
             // CNI: the words are those of the reference plugin.
-            Err(failure) if matches!(call.verb, Verb::Add | Verb::Check) => {
+            Err(failure) if call.connects() => {
                 return Err(failure.while_doing("failed to parse config"));
             }
             rules => rules?,

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use weft_cni::{Code, Failure};
 use weft_firewall::{Backend, FirewallError};
 use weft_model::{Mac, Mtu, NetworkName, NumberError};
-use weft_plugin::{Call, Verb, dismantles, masquerade_backend};
+use weft_plugin::{Call, Verb, masquerade_backend};
 
 /// The configuration exactly as it appears in a conflist.
 #[derive(Debug, Default, Deserialize)]
@@ -54,7 +54,7 @@ impl Settings {
     /// If the configuration is not legal. DEL takes apart what follows from the endpoint and minds nothing.
     pub fn of(call: &Call) -> Result<Self, Failure> {
         let conf = match call.conf.conf::<Conf>() {
-            Err(_) if dismantles(call) => Conf::default(),
+            Err(_) if call.dismantles() => Conf::default(),
             conf => conf?,
         };
         conf.settle(call).map_err(|error| Failure::new(Code::InvalidConfig, error))
@@ -63,16 +63,13 @@ impl Settings {
 
 impl Conf {
     fn settle(self, call: &Call) -> Result<Settings, ConfError> {
-        let (addressed, dismantles) = (call.conf.ipam_type().is_some(), dismantles(call));
+        let (addressed, dismantles) = (call.conf.ipam_type().is_some(), call.dismantles());
         if !addressed && !dismantles {
             return Err(ConfError::NoAddresses);
         }
-        let mtu = match self.mtu {
-            0 => None,
-            given => match Mtu::try_from(given) {
-                Err(_) if dismantles => None,
-                mtu => Some(mtu.map_err(ConfError::Mtu)?),
-            },
+        let mtu = match Mtu::written(self.mtu) {
+            Err(_) if dismantles => None,
+            mtu => mtu.map_err(ConfError::Mtu)?,
         };
         let backend = self.ip_masq_backend.as_deref();
         let masquerade = masquerade_backend(backend, self.ip_masq, addressed, dismantles);

@@ -45,7 +45,7 @@ impl Driver for PointToPoint {
         plan::links(settings, endpoint)
     }
 
-    fn resolve(&self, _settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
+    fn resolve(&self, _settings: &Settings, _endpoint: &Endpoint, leases: Leases) -> Result<Leases, Failure> {
         plan::resolve(leases)
     }
 

@@ -28,7 +28,6 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
 
 /// Completes what the IPAM plugin returned.
 pub(crate) fn resolve(leases: Leases) -> Result<Leases, Failure> {
-    leases.required()?;
     for IpConfig { address, gateway, .. } in &leases.ips {
         if gateway.is_none() {
             let text = format!("IPAM plugin returned no gateway for {address}: the host's end needs one");

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use serde::Deserialize;
-use weft_cni::{Code, Failure, NetworkResult};
-use weft_plugin::{Call, Verb, dismantles};
+use weft_cni::{Code, Failure};
+use weft_plugin::Call;
 
 /// The sbr configuration exactly as it appears in a conflist.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -24,10 +24,6 @@ pub struct Settings {
     pub gateways: Vec<IpAddr>,
     /// Whether the main table keeps what is on the link.
     pub hints: bool,
-    /// What the plugins before this one made.
-    pub previous: Option<NetworkResult>,
-    /// Whether a container is being connected or looked at, which needs addresses.
-    pub connects: bool,
 }
 
 /// Why a configuration is not legal. The texts are those of the reference plugin.
@@ -65,11 +61,8 @@ impl Conf {
     ///
     /// # Errors
     ///
-    /// If a value is not legal, or there is no previous result where one is needed.
-    pub fn settle(self, previous: Option<NetworkResult>, connects: bool) -> Result<Settings, ConfError> {
-        if connects && previous.is_none() {
-            return Err(ConfError::NotChained);
-        }
+    /// If a value is not legal.
+    pub fn settle(self) -> Result<Settings, ConfError> {
         let table = |number: i64| {
             u32::try_from(number).ok().filter(|table| *table != 0).ok_or(ConfError::Table(number))
         };
@@ -77,8 +70,6 @@ impl Conf {
             table: self.table.map(table).transpose()?,
             gateways: gateways(&self.gateways)?,
             hints: self.add_source_hints,
-            previous,
-            connects,
         })
     }
 }
@@ -106,26 +97,29 @@ impl Settings {
     ///
     /// If the configuration is not legal. What is taken apart is told by the addresses, whatever else is said.
     pub fn of(call: &Call) -> Result<Self, Failure> {
-        if dismantles(call) {
+        if call.dismantles() {
             let conf: Conf = call.conf.conf().unwrap_or_default();
             let table = conf.table.and_then(|table| u32::try_from(table).ok());
             return Ok(Self { table, ..Self::default() });
         }
-        let connects = matches!(call.verb, Verb::Add | Verb::Check);
         let refused = |error| Failure::new(Code::InvalidConfig, error);
-        call.conf.conf::<Conf>()?.settle(call.conf.prev_result()?, connects).map_err(refused)
+        if call.connects() && call.conf.prev_result()?.is_none() {
+            return Err(refused(ConfError::NotChained));
+        }
+        call.conf.conf::<Conf>()?.settle().map_err(refused)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+    use weft_plugin::Verb;
 
     use super::*;
 
     fn settle(conf: &Value) -> Result<Settings, String> {
         let conf: Conf = weft_cni::json::from_value(conf).unwrap();
-        conf.settle(None, false).map_err(|error| error.to_string())
+        conf.settle().map_err(|error| error.to_string())
     }
 
     #[test]
@@ -157,6 +151,7 @@ mod tests {
         ] {
             assert_eq!(settle(&conf).unwrap_err(), says, "{conf}");
         }
-        assert_eq!(Conf::default().settle(None, true), Err(ConfError::NotChained));
+        let alone = Call::read(Verb::Add, br#"{"name": "n"}"#).unwrap();
+        assert_eq!(Settings::of(&alone).unwrap_err().msg, ConfError::NotChained.to_string());
     }
 }

@@ -30,17 +30,16 @@ impl Driver for SourceBased {
         Settings::of(call)
     }
 
-    fn settle(&self, settings: &mut Settings, endpoint: &Endpoint) -> Result<(), Failure> {
-        let leases = plan::leases(settings, endpoint, &Leases::default());
-        if settings.connects && leases.ips.is_empty() {
+    fn links(&self, _settings: &Settings, _endpoint: &Endpoint) -> Plan {
+        Plan::new()
+    }
+
+    fn resolve(&self, _settings: &Settings, endpoint: &Endpoint, leases: Leases) -> Result<Leases, Failure> {
+        if leases.ips.is_empty() {
             let error = ConfError::NoAddresses(endpoint.ifname.to_string());
             return Err(Failure::new(Code::InvalidConfig, error));
         }
-        Ok(())
-    }
-
-    fn links(&self, _settings: &Settings, _endpoint: &Endpoint) -> Plan {
-        Plan::new()
+        Ok(leases)
     }
 
     fn addresses(&self, settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Plan {

@@ -8,18 +8,9 @@ use weft_plugin::Leases;
 
 use crate::Settings;
 
-/// Returns what counts as the interface's addresses: the previous result's, else those on record.
-pub(crate) fn leases(settings: &Settings, endpoint: &Endpoint, recorded: &Leases) -> Leases {
-    match &settings.previous {
-        Some(previous) => Leases::of_result(previous, &endpoint.ifname),
-        None => recorded.clone(),
-    }
-}
-
 /// Returns the whole plan.
-pub(crate) fn addresses(settings: &Settings, endpoint: &Endpoint, recorded: &Leases) -> Plan {
+pub(crate) fn addresses(settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Plan {
     let gateway = |of: IpAddr| settings.gateways.iter().copied().find(|one| one.is_ipv4() == of.is_ipv4());
-    let leases = leases(settings, endpoint, recorded);
     let with_gateway = leases.ips.iter().map(|ip| (ip.address, gateway(ip.address.ip()).or(ip.gateway)));
     let mut plan = Plan::new();
     plan.container(Routing::Source(SourceRouting {
@@ -66,21 +57,21 @@ mod tests {
 
     #[test]
     fn the_plan_is_one_line() {
-        let none = Leases::default();
-        let own = Settings { previous: Some(result()), ..Settings::default() };
+        let leases = Leases::of_result(&result(), &endpoint().ifname);
+        let own = Settings::default();
         assert_eq!(
-            addresses(&own, &endpoint(), &none).to_string(),
+            addresses(&own, &endpoint(), &leases).to_string(),
             "container  route net1 by source 10.1.0.2 via 10.1.0.1 fd01::2\n"
         );
         let gateways = vec!["10.1.0.254".parse().unwrap(), "fd01::1".parse().unwrap()];
         let other = Settings { gateways, hints: true, ..own.clone() };
         assert_eq!(
-            addresses(&other, &endpoint(), &none).to_string(),
+            addresses(&other, &endpoint(), &leases).to_string(),
             "container  route net1 by source 10.1.0.2 via 10.1.0.254 fd01::2 via fd01::1 with hints\n"
         );
         let table = Settings { table: Some(5000), ..own };
         assert_eq!(
-            addresses(&table, &endpoint(), &none).to_string(),
+            addresses(&table, &endpoint(), &leases).to_string(),
             "container  route net1 by source 10.1.0.2 via 10.1.0.1 fd01::2 table 5000\n"
         );
         let recorded = Leases::of_addresses(&["10.9.0.2/24".parse().unwrap()]);

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use weft_cni::{Code, Failure};
 use weft_model::{IfName, Mac, Mtu};
 use weft_plan::tun::Tap;
-use weft_plugin::{Call, dismantles};
+use weft_plugin::Call;
 
 /// The configuration exactly as it appears in a conflist.
 #[derive(Debug, Default, Deserialize)]
@@ -30,8 +30,6 @@ pub struct Settings {
     pub mac: Option<Mac>,
     /// The bridge of the container that it joins.
     pub bridge: Option<IfName>,
-    /// Whether there is an IPAM plugin to ask.
-    pub addressed: bool,
 }
 
 impl Settings {
@@ -41,39 +39,34 @@ impl Settings {
     ///
     /// If the configuration is not legal. What takes things apart minds nothing.
     pub fn of(call: &Call) -> Result<Self, Failure> {
-        let settle = |conf: Conf, mac| conf.settle(mac, call.conf.ipam_type().is_some());
-        let written = || settle(call.conf.conf()?, call.requested_mac()?);
+        let written = || {
+            let conf: Conf = call.conf.conf()?;
+            let mac = call.mac_or(conf.mac.as_deref())?;
+            conf.settle(mac)
+        };
         match written() {
-            Err(_) if dismantles(call) => settle(Conf::default(), None),
+            Err(_) if call.dismantles() => Conf::default().settle(None),
             settings => settings,
         }
     }
 }
 
 impl Conf {
-    fn settle(self, requested: Option<Mac>, addressed: bool) -> Result<Settings, Failure> {
+    fn settle(self, mac: Option<Mac>) -> Result<Settings, Failure> {
         let refuse = |text: String| Failure::text(Code::InvalidConfig, text);
         let named = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let mac = named(self.mac).map(|mac| {
-            mac.parse::<Mac>().map_err(|error| refuse(format!("invalid args {mac} for MAC addr: {error}")))
-        });
         let bridge = named(self.bridge).map(|bridge| {
             bridge.parse::<IfName>().map_err(|error| refuse(format!("bridge {bridge:?}: {error}")))
         });
-        let mtu = match self.mtu {
-            0 => None,
-            mtu => Some(Mtu::try_from(mtu).map_err(|error| Failure::new(Code::InvalidConfig, error))?),
-        };
         let selinux = named(self.selinux_context);
         if let Some(context) = &selinux {
             fits(context).map_err(|why| refuse(format!("selinuxContext {context:?}: {why}")))?;
         }
         Ok(Settings {
             link: Tap { multi_queue: self.multi_queue, owner: self.owner, group: self.group, selinux },
-            mtu,
-            mac: requested.or(mac.transpose()?),
+            mtu: Mtu::written(self.mtu).map_err(|error| Failure::new(Code::InvalidConfig, error))?,
+            mac,
             bridge: bridge.transpose()?,
-            addressed,
         })
     }
 }

@@ -52,10 +52,6 @@ impl Driver for TapDevice {
         plan::links(settings, endpoint)
     }
 
-    fn resolve(&self, settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
-        plan::resolve(settings, leases)
-    }
-
     fn addresses(&self, _settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Plan {
         leases.announced(&endpoint.ifname)
     }

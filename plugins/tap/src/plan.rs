@@ -1,9 +1,7 @@
 //! What a container with a link of type tap needs, as a plan.
 
-use weft_cni::Failure;
 use weft_model::Endpoint;
 use weft_plan::{Kind, Link, Plan, Port};
-use weft_plugin::Leases;
 
 use crate::conf::Settings;
 
@@ -17,14 +15,6 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
         None => link,
     });
     plan
-}
-
-/// Completes what the IPAM plugin returned.
-pub(crate) fn resolve(settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
-    if settings.addressed {
-        leases.required()?;
-    }
-    Ok(leases)
 }
 
 #[cfg(test)]

@@ -5,16 +5,11 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use weft_cni::{Code, Failure};
-use weft_model::{Mac, Mtu};
+use weft_model::{Mac, MacError, Mtu, NumberError};
+use weft_plan::Sysctl;
 use weft_plugin::{Call, Verb};
 
 use crate::sysctl;
-
-/// The reference plugin's directory, below the root.
-const DATA_DIR: &str = "run/cni/tuning";
-
-/// The administrator's list of sysctls, below the root.
-const ALLOWLIST: &str = "etc/cni/tuning/allowlist.conf";
 
 /// The tuning configuration exactly as it appears in a conflist, and the same keys of `args.cni`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -71,10 +66,10 @@ pub enum ConfError {
     },
     /// The Ethernet address is none.
     #[error("invalid args {0} for MAC addr: {1}")]
-    Mac(String, String),
+    Mac(String, MacError),
     /// The MTU is none.
     #[error("mtu: {0}")]
-    Mtu(String),
+    Mtu(NumberError),
     /// A queue has no such length.
     #[error("txQLen {0} is no length of a queue: 0 to 4294967295")]
     Queue(i64),
@@ -104,13 +99,13 @@ impl Conf {
         let args = around.args;
         let mut sysctl = BTreeMap::new();
         for (key, value) in self.sysctl.iter().chain(&args.sysctl) {
-            sysctl.insert(sysctl::path(key)?, value.clone());
+            sysctl.insert(Sysctl::key_of(key).ok_or_else(|| ConfError::Key(key.clone()))?, value.clone());
         }
         let mac = [args.mac, around.mac, self.mac].into_iter().flatten().find(|mac| !mac.is_empty());
         Ok(Settings {
             sysctl,
-            mac: mac.map(|text| mac_of(&text)).transpose()?,
-            mtu: args.mtu.or(self.mtu).filter(|mtu| *mtu != 0).map(mtu_of).transpose()?,
+            mac: mac.map(mac_of).transpose()?,
+            mtu: Mtu::written(args.mtu.or(self.mtu).unwrap_or(0)).map_err(ConfError::Mtu)?,
             promisc: args.promisc.or(self.promisc).unwrap_or(false),
             allmulti: args.allmulti.or(self.allmulti),
             tx_queue_len: args.tx_q_len.or(self.tx_q_len).map(length_of).transpose()?,
@@ -119,17 +114,8 @@ impl Conf {
     }
 }
 
-fn mac_of(text: &str) -> Result<Mac, ConfError> {
-    let mac: Result<Mac, _> = text.parse();
-    let mac = mac.map_err(|error| ConfError::Mac(text.into(), error.to_string()))?;
-    if mac.is_multicast() || mac == Mac([0; 6]) {
-        return Err(ConfError::Mac(text.into(), "it is a group's or nobody's".into()));
-    }
-    Ok(mac)
-}
-
-fn mtu_of(mtu: i64) -> Result<Mtu, ConfError> {
-    Mtu::try_from(mtu).map_err(|error| ConfError::Mtu(error.to_string()))
+fn mac_of(text: String) -> Result<Mac, ConfError> {
+    Mac::of_interface(&text).map_err(|error| ConfError::Mac(text, error))
 }
 
 fn length_of(length: i64) -> Result<u32, ConfError> {
@@ -151,8 +137,8 @@ impl Settings {
     ///
     /// If the configuration is not legal. What is taken apart was legal once: then only the directory counts.
     pub fn of(call: &Call) -> Result<Self, Failure> {
-        let usual = call.root.path().join(DATA_DIR);
-        if matches!(call.verb, Verb::Del | Verb::Gc) {
+        let usual = call.root.cni_tuning_dir();
+        if call.dismantles() {
             let written = call.conf.conf::<Directory>().unwrap_or_default();
             let data_dir = data_dir(written.data_dir, usual.clone()).unwrap_or(usual);
             return Ok(Self { data_dir, ..Self::default() });
@@ -166,7 +152,7 @@ impl Settings {
         let around = Surroundings { args: arguments(call)?, mac: runtime_mac(call)?, data_dir: usual };
         names.extend(around.args.sysctl.clone());
         if call.verb == Verb::Add {
-            let list = call.root.path().join(ALLOWLIST);
+            let list = call.root.cni_sysctl_allowlist();
             sysctl::check_allowed(&list, &names).map_err(refused)?;
         }
         conf.settle(around).map_err(refused)

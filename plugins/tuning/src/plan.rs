@@ -2,13 +2,13 @@
 
 use weft_model::Endpoint;
 use weft_plan::{Plan, Sysctl, Tuning};
+use weft_state::Root;
 
 use crate::Settings;
 
 /// Returns the whole plan.
 pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
-    let path = |key: &str| key.replacen("IFNAME", endpoint.ifname.as_str(), 1);
-    let sysctls = settings.sysctl.iter().map(|(key, value)| Sysctl::set(path(key), value));
+    let sysctls = settings.sysctl.iter().map(|(key, value)| Sysctl::set_for(&endpoint.ifname, key, value));
     let mut plan = Plan::new();
     plan.container(Tuning {
         dev: endpoint.ifname.clone(),
@@ -18,7 +18,7 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
         allmulti: settings.allmulti,
         tx_queue_len: settings.tx_queue_len,
         sysctls: sysctls.collect(),
-        kept: settings.data_dir.join(format!("{}_{}.json", endpoint.container, endpoint.ifname)),
+        kept: Root::tuning_backup(&settings.data_dir, endpoint),
     });
     plan
 }

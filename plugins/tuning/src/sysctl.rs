@@ -1,4 +1,4 @@
-//! Which sysctls there are to set: their names, that none is there twice, and the administrator's list.
+//! Which sysctls may be set: none twice, and those on the administrator's list.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,24 +12,6 @@ use crate::ConfError;
 
 /// How large the program of one expression may become, in bytes.
 const EXPRESSION: usize = 1 << 18;
-
-/// Turns the name of a sysctl, with dots or slashes, into its path below `/proc/sys`.
-///
-/// # Errors
-///
-/// If it is none of a network namespace.
-pub(crate) fn path(key: &str) -> Result<String, ConfError> {
-    let invalid = || ConfError::Key(key.into());
-    // sysctl(8): where the first separator is a slash, a dot is part of a name.
-    let slashes = key.find('/').is_some_and(|slash| key.find('.').is_none_or(|dot| slash < dot));
-    let path = if slashes { key.into() } else { key.replace('.', "/") };
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let strange = |part: &&str| matches!(*part, "." | "..") || part.contains(|c: char| c.is_control());
-    if parts.first() != Some(&"net") || parts.len() < 2 || parts.iter().any(strange) {
-        return Err(invalid());
-    }
-    Ok(parts.join("/"))
-}
 
 /// Refuses a configuration that names a sysctl twice: reading it keeps the last alone.
 ///
@@ -131,29 +113,6 @@ pub(crate) fn check_allowed(list: &Path, sysctl: &BTreeMap<String, String>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_lead_to_the_namespace() {
-        for (key, expected) in [
-            ("net.core.somaxconn", Some("net/core/somaxconn")),
-            ("net.ipv4.conf.IFNAME.arp_filter", Some("net/ipv4/conf/IFNAME/arp_filter")),
-            ("net/ipv4/conf/eth0.5/arp_filter", Some("net/ipv4/conf/eth0.5/arp_filter")),
-            ("net//core/somaxconn", Some("net/core/somaxconn")),
-            ("net.ipv4..ip_forward", Some("net/ipv4/ip_forward")),
-            ("net", None),
-            ("", None),
-            ("kernel.shmmax", None),
-            ("../net.ipv4", Some("net/ipv4")),
-            ("net/../kernel/core_pattern", None),
-            ("net/./x", None),
-            ("net/core/a\nb", None),
-            ("networking.x", None),
-        ] {
-            assert_eq!(path(key).ok().as_deref(), expected, "{key}");
-        }
-        let told = path("kernel.shmmax").unwrap_err().to_string();
-        assert_eq!(told, r#"invalid net sysctl key: "kernel.shmmax""#);
-    }
 
     #[test]
     fn no_name_is_there_twice() {

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use weft_cni::{Code, Failure};
 use weft_plan::vlan::Vlan;
-use weft_plugin::{Call, Master, dismantles};
+use weft_plugin::{Call, Master};
 
 /// The configuration exactly as it appears in a conflist.
 #[derive(Debug, Default, Deserialize)]
@@ -41,7 +41,7 @@ impl Settings {
             Ok(settings)
         };
         match written() {
-            Err(_) if dismantles(call) => {
+            Err(_) if call.dismantles() => {
                 Ok(Self { master: Master::of(None, false, 0)?, link: Vlan { id: 0 } })
             }
             settings => settings,

@@ -1,24 +1,15 @@
 //! What a container on a VLAN needs, as a plan.
 
-use weft_cni::Failure;
 use weft_model::Endpoint;
-use weft_plan::{Kind, Link, Plan};
-use weft_plugin::Leases;
+use weft_plan::{Kind, Plan};
 
 use crate::conf::Settings;
 
 /// Returns what needs no address: the link.
 pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
     let mut plan = Plan::new();
-    let link = Link::made(&endpoint.ifname, Kind::Vlan(settings.link), settings.master.over());
-    plan.container(link.mtu(settings.master.mtu().ok().flatten()));
+    plan.container(settings.master.link(&endpoint.ifname, Kind::Vlan(settings.link)));
     plan
-}
-
-/// Completes what the IPAM plugin returned.
-pub(crate) fn resolve(_settings: &Settings, leases: Leases) -> Result<Leases, Failure> {
-    leases.required()?;
-    Ok(leases)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use weft_cni::{Code, Failure};
 use weft_model::{IfName, IfNameError};
-use weft_plugin::{Call, Verb, dismantles};
+use weft_plugin::Call;
 
 /// The vrf configuration exactly as it appears in a conflist.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -64,10 +64,10 @@ impl Settings {
     pub fn of(call: &Call) -> Result<Self, Failure> {
         let refused = |error| Failure::new(Code::InvalidConfig, error);
         let settled = call.conf.conf::<Conf>().and_then(|conf| conf.settle().map_err(refused));
-        if dismantles(call) {
+        if call.dismantles() {
             return Ok(settled.unwrap_or(Self { name: None, table: None }));
         }
-        let connects = matches!(call.verb, Verb::Add | Verb::Check);
+        let connects = call.connects();
         if connects && call.conf.prev_result()?.is_none() {
             return Err(refused(ConfError::NoPrevResult));
         }

@@ -8,11 +8,10 @@ use weft_netlink::link::{self, LinkInfo};
 use weft_netlink::tun::{self, Tap};
 use weft_netlink::{Error, Request};
 
-use super::existing::inverse;
-use super::{Ensure, MADE_BY_WEFT, at};
+use super::{Ensure, at};
 use crate::journal::Undo;
 use crate::kernel::Known;
-use crate::{ApplyError, Cause, Lifetime, Link, Made, Place, Step};
+use crate::{ApplyError, Cause, Link, Made, Place, Step};
 
 impl Ensure<'_> {
     /// Makes a link. One that is born in another namespace than its lower link's comes there under a name of its
@@ -23,11 +22,6 @@ impl Ensure<'_> {
             Some(over) => Some(self.index(step, over.place, &over.name)?),
             None => None,
         };
-        if step.lifetime == Lifetime::Network
-            && let Some(found) = self.kernel.look(step.place, &link.name).map_err(at(step))?
-        {
-            return self.adopt_made(step, link, made, lower, &found).map_err(at(step));
-        }
         if let Kind::Tap(tap) = &made.kind {
             return self.opened(step, link, made, tap).map_err(at(step));
         }
@@ -118,39 +112,10 @@ impl Ensure<'_> {
     }
 
     fn raise_made(&mut self, step: &Step, link: &Link, created: &LinkInfo) -> Result<(), Cause> {
-        let up = link::Change {
-            up: link.up.then_some(true),
-            // The alias says who removes what the network's attachments share.
-            alias: (step.lifetime == Lifetime::Network).then_some(MADE_BY_WEFT),
-            ..link::Change::default()
-        };
-        if up != link::Change::default() {
+        if link.up {
+            let up = link::Change { up: Some(true), ..link::Change::default() };
             self.kernel.socket(step.place)?.request(link::change(created.index, &up))?;
         }
-        Ok(())
-    }
-
-    /// A link that the network's attachments share and that is there already, whoever made it.
-    fn adopt_made(
-        &mut self,
-        step: &Step,
-        link: &Link,
-        made: &Made,
-        lower: Option<u32>,
-        found: &LinkInfo,
-    ) -> Result<(), Cause> {
-        let same = found.own.as_ref() == Some(&made.kind) && (lower.is_none() || found.peer == lower);
-        if !same {
-            return Err(Cause::OtherKind { name: link.name.clone(), wanted: made.kind.name() });
-        }
-        let change = link::Change { up: (link.up && !found.up).then_some(true), ..link::Change::default() };
-        if change == link::Change::default() {
-            return Ok(());
-        }
-        self.kernel.socket(step.place)?.request(link::change(found.index, &change))?;
-        let back = inverse(found, &change);
-        let (place, name, index) = (step.place, link.name.clone(), found.index);
-        self.note(step, Undo::ChangeLink { place, name, index, change: back });
         Ok(())
     }
 
@@ -167,11 +132,10 @@ impl Ensure<'_> {
     }
 
     fn clear(&mut self, place: Place, name: &IfName) -> Result<(), Cause> {
-        let socket = self.kernel.socket(place)?;
-        if let Some(left) = socket.link(link::get(name))? {
-            socket.request(link::delete_index(left.index))?;
+        match self.kernel.socket(place)?.link(link::get(name))? {
+            Some(left) => self.kernel.ask_away(place, link::delete_index(left.index)),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

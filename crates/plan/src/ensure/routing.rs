@@ -85,10 +85,7 @@ impl Ensure<'_> {
                 }
                 Some(_) => {}
                 None => {
-                    match self.kernel.socket(step.place)?.request(route::delete(one)) {
-                        Err(error) if !error.is_missing() => return Err(error.into()),
-                        _ => {}
-                    }
+                    self.kernel.ask_away(step.place, route::delete(one))?;
                     self.note(step, Undo::AddRoute { place: step.place, route: *one });
                 }
             }

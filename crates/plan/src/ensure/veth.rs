@@ -127,10 +127,7 @@ impl<'a> Ensure<'a> {
                     });
                 }
                 self.kernel.forget(step.place, &link.name);
-                match self.kernel.socket(step.place)?.request(link::delete_index(found.index)) {
-                    Err(error) if !error.is_missing() => return Err(error.into()),
-                    _ => {}
-                }
+                self.kernel.ask_away(step.place, link::delete_index(found.index))?;
             }
         }
         self.again(step, pair)

@@ -6,7 +6,7 @@ use weft_netns::Netns;
 use weft_plan::{Journal, Kernel, Place};
 use weft_state::attachment::{Record, Records, State};
 
-use super::del::remove_links;
+use super::apart::{remove_links, take_apart};
 use super::lease::Lease;
 use super::{Alone, ContainerRequest, Driver, Keeps, Leases, result};
 use crate::delegate::{self, Running};
@@ -14,7 +14,7 @@ use crate::{Attachment, Verb};
 
 /// Connects a container, and takes back every change if any step fails.
 pub(super) fn add<D: Driver>(driver: &D, attachment: &Attachment) -> Result<NetworkResult, Failure> {
-    // The IPAM plugin gets ready on the other CPU, and gives an address once we know that one is wanted.
+    // The IPAM plugin gets ready on the other CPU, and gives an address once the links are there.
     let ipam = attachment.conf.ipam_type().map(|_| delegate::prepare(attachment, Verb::Add));
     let mut settings = driver.settings(attachment)?;
     let (request, attach) = ContainerRequest::of(attachment)?;
@@ -58,21 +58,23 @@ fn connect<D: Driver>(
     let attachment = change.attachment;
     let endpoint = &attachment.endpoint;
 
-    // Addresses are looked for while the kernel builds the links.
-    ipam.as_mut().map_or(Ok(()), delegate::begin)?;
-    let surveyed =
-        driver.survey(&mut settings, kernel).and_then(|()| driver.establish(&mut settings, kernel));
+    driver.survey(&mut settings, kernel)?;
+    driver.establish(&mut settings, kernel)?;
     let links = driver.links(&settings, endpoint);
-    let built = surveyed
-        .and_then(|()| change.announce(driver.remember(&settings)))
-        .and_then(|()| kernel.ensure(&links, &mut change.journal).map_err(super::refused));
+    change.announce(driver.remember(&settings))?;
+    kernel.ensure(&links, &mut change.journal).map_err(super::refused)?;
+    ipam.as_mut().map_or(Ok(()), delegate::begin)?;
     let mut lease = Lease::await_of(ipam);
     change.leased = lease.held;
-    built?;
-    let result = lease.take()?;
-
-    let leases = Leases { ips: result.ips, routes: result.routes, dns: result.dns };
-    let mut leases = driver.resolve(&settings, leases)?;
+    let mut leases = Leases::from(lease.take()?);
+    if attachment.conf.ipam_type().is_some() {
+        leases.required()?;
+    }
+    let previous = if driver.is_chained() { attachment.conf.prev_result()? } else { None };
+    if let Some(previous) = &previous {
+        leases = Leases::of_result(previous, &endpoint.ifname);
+    }
+    let mut leases = driver.resolve(&settings, endpoint, leases)?;
     // A network's own resolver settings win over the IPAM plugin's; an empty list is a choice too.
     if attachment.conf.dns != Dns::default() {
         leases.dns = attachment.conf.dns.clone();
@@ -91,9 +93,7 @@ fn connect<D: Driver>(
     let netns = attachment.required_netns()?;
     let mut result = result::build(kernel, &[&links, &addresses], netns, leases, &endpoint.ifname);
     driver.report(kernel, &mut result)?;
-    if driver.is_chained()
-        && let Some(previous) = attachment.conf.prev_result()?
-    {
+    if let Some(previous) = previous {
         result = previous;
         driver.amend(&settings, endpoint, kernel, &mut result)?;
     }
@@ -140,11 +140,13 @@ impl<'call> Change<'call> {
         // We hold the lock, so whoever wrote an intent and no result is dead. What was complete has gone with its
         // namespace, and what is in the namespace now is not ours.
         let inside = Some(netns).filter(|_| earlier.state == State::Intent);
-        Failure::all(remove_links(driver, self.attachment, endpoint, Some(&earlier), inside))?;
-        if self.attachment.conf.ipam_type().is_some() && earlier.endpoint == *endpoint {
-            delegate::run(self.attachment, Verb::Del)?;
+        let links = || remove_links(driver, self.attachment, endpoint, Some(&earlier), inside);
+        if earlier.endpoint != *endpoint {
+            return Failure::all(links());
         }
-        Ok(())
+        let (mut problems, address) = take_apart(self.attachment, links, || true);
+        problems.extend(address);
+        Failure::all(problems)
     }
 
     /// Returns whether a record is about this very interface: the same network, the same namespace.
@@ -173,13 +175,12 @@ impl<'call> Change<'call> {
     }
 
     /// Undoes every step and names what could not be undone.
-    fn take_back(mut self, kernel: &mut Kernel, failure: Failure) -> Failure {
-        let mut left: Vec<String> = self.journal.undo(kernel).iter().map(ToString::to_string).collect();
-        if self.leased
-            && let Err(error) = delegate::run(self.attachment, Verb::Del)
-        {
-            left.push(format!("the address lease: {error}"));
-        }
+    fn take_back(self, kernel: &mut Kernel, failure: Failure) -> Failure {
+        let mut journal = self.journal;
+        let mut undo = || journal.undo(kernel).iter().map(ToString::to_string).collect();
+        let (mut left, address): (Vec<String>, _) =
+            if self.leased { take_apart(self.attachment, undo, || false) } else { (undo(), None) };
+        left.extend(address.map(|error| format!("the address lease: {error}")));
         if self.record.is_some()
             && self.earlier.is_none()
             && let Err(error) = self.records.remove(&self.attachment.endpoint)

@@ -17,7 +17,7 @@ use crate::Call;
 pub struct ContainerRequest {
     /// The metric of default routes that have none.
     gateway_metric: Option<u32>,
-    /// Settings below `net/` of the container; `IFNAME` stands for the interface's name.
+    /// Settings of the container's network, as sysctl(8) has their names; `IFNAME` stands for the interface's.
     sysctl: BTreeMap<String, String>,
 }
 
@@ -33,10 +33,9 @@ impl ContainerRequest {
         };
         let request: Self = json::from_value(written)
             .map_err(|error| Failure::new(Code::InvalidConfig, error.under("weft").under("args")))?;
-        for key in request.sysctl.keys() {
-            check_key(key)?;
-        }
-        Ok((request, written.clone()))
+        let keyed = |(name, value)| Ok((key(name)?, value));
+        let sysctl = request.sysctl.into_iter().map(keyed).collect::<Result<_, Failure>>()?;
+        Ok((Self { sysctl, ..request }, written.clone()))
     }
 
     /// Gives default routes without a metric the one asked for.
@@ -50,18 +49,42 @@ impl ContainerRequest {
     /// Adds the sysctls to a plan.
     pub fn configure(&self, plan: &mut Plan, ifname: &IfName) {
         for (key, value) in &self.sysctl {
-            let path = key.replace('.', "/").replacen("IFNAME", ifname.as_str(), 1);
-            plan.container(Sysctl::set(path, value));
+            plan.container(Sysctl::set_for(ifname, key, value));
         }
     }
 }
 
-fn check_key(key: &str) -> Result<(), Failure> {
-    let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '/' | '_' | '-');
-    let inside = key.starts_with("net.") || key.starts_with("net/");
-    if inside && key.chars().all(ok) && !key.contains("..") {
-        return Ok(());
+fn key(name: String) -> Result<String, Failure> {
+    Sysctl::key_of(&name).ok_or_else(|| {
+        let text = format!("invalid net sysctl key: {name:?}");
+        Failure::text(Code::InvalidConfig, text).with_hint(Some("keys start with `net.`".into()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_cni::Verb;
+
+    use super::*;
+
+    fn plan(sysctl: &Value) -> Result<String, String> {
+        let conf = serde_json::json!({"name": "n", "args": {"weft": {"sysctl": sysctl}}});
+        let call = Call::read(Verb::Add, conf.to_string().as_bytes()).unwrap();
+        let (request, _) = ContainerRequest::of(&call).map_err(|failure| failure.msg)?;
+        let mut plan = Plan::new();
+        request.configure(&mut plan, &"eth0.5".parse().unwrap());
+        Ok(plan.to_string())
     }
-    let text = format!("invalid net sysctl key: {key:?}");
-    Err(Failure::text(Code::InvalidConfig, text).with_hint(Some("keys start with `net.`".into())))
+
+    #[test]
+    fn a_dot_in_an_interfaces_name_is_no_separator() {
+        for key in ["net.ipv4.conf.IFNAME.forwarding", "net/ipv4/conf/eth0.5/forwarding"] {
+            let expected = "container  sysctl net/ipv4/conf/eth0.5/forwarding = 1\n";
+            assert_eq!(plan(&serde_json::json!({ key: "1" })).unwrap(), expected);
+        }
+        for key in ["kernel.shmmax", "net/../kernel/shmmax", ""] {
+            let told = plan(&serde_json::json!({ key: "1" })).unwrap_err();
+            assert_eq!(told, format!("invalid net sysctl key: {key:?}"));
+        }
+    }
 }

@@ -1,10 +1,7 @@
 //! Parts of conflists that drivers with addresses share.
 
 use serde_json::{Map, Value, json};
-use weft_cni::{ComposeRequest, Failure};
-use weft_model::{IfName, Mtu};
-
-use super::{Options, bad_option};
+use weft_cni::ComposeRequest;
 
 /// Returns the `ipam` object of a network whose addresses `host-local` gives.
 ///
@@ -51,36 +48,4 @@ pub fn default_routes(request: &ComposeRequest, metric: Option<u32>) -> Value {
         there.then_some(route)
     };
     [("0.0.0.0/0", true), ("::/0", false)].into_iter().filter_map(route).collect()
-}
-
-/// Returns the plugin of a network whose containers are straight on a link of the host, without what is the driver's
-/// own: the options `parent`, `mtu`, `metric` and `no_default_route`.
-///
-/// # Errors
-///
-/// Code 7 if one has a bad value.
-pub fn on_parent(
-    kind: &str,
-    options: &Options<'_>,
-    request: &ComposeRequest,
-) -> Result<Map<String, Value>, Failure> {
-    let mut conf = Map::new();
-    conf.insert("type".into(), json!(kind));
-    if let Some(parent) = options.get("parent").filter(|parent| !parent.is_empty()) {
-        let parent: IfName = parent.parse().map_err(|error| bad_option("parent", parent, &error))?;
-        conf.insert("master".into(), json!(parent));
-    }
-    if let Some(mtu) = options.number::<Mtu>("mtu")? {
-        conf.insert("mtu".into(), json!(mtu));
-    }
-    let metric = options.number::<u32>("metric")?;
-    let mut ipam = host_local(request);
-    if !request.internal && !options.flag("no_default_route", false)? {
-        ipam["routes"] = default_routes(request, metric);
-    }
-    if !request.dns.is_empty() {
-        conf.insert("dns".into(), json!(request.dns));
-    }
-    conf.insert("ipam".into(), ipam);
-    Ok(conf)
 }

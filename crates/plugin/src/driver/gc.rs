@@ -6,7 +6,7 @@ use weft_netns::Netns;
 use weft_plan::{Place, Removal};
 use weft_state::attachment::{Record, Records};
 
-use super::del::remove_links;
+use super::apart::remove_links;
 use super::{Alone, Driver, Keeps, inherited};
 use crate::{Call, Verb, delegate};
 
@@ -22,6 +22,10 @@ pub(super) fn gc<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> {
     };
 
     let mut stale = Stale { driver, call, records, connected: Vec::new(), problems: Vec::new() };
+    let needs_link = delegate::needs_link(call);
+    if needs_link {
+        stale.problems.extend(collect_addresses(call));
+    }
     // The records of a network belong to the plugin that keeps them, not to those chained behind it.
     if driver.keeps() != Keeps::Nothing {
         for record in stale.records.of_network(&call.conf.name) {
@@ -44,17 +48,20 @@ pub(super) fn gc<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> {
     let Stale { connected, mut problems, .. } = stale;
     problems.extend(inherited::sweep(call, valid));
     // The IPAM plugin sees the list alone. It must not give away the address of what is still connected.
-    if connected.is_empty()
-        && call.conf.ipam_type().is_some()
-        && let Err(failure) = delegate::run(call, Verb::Gc)
-    {
-        problems.push(failure);
+    if connected.is_empty() && !needs_link {
+        problems.extend(collect_addresses(call));
     }
     problems.extend(connected);
     if valid.is_empty() && problems.is_empty() {
         problems.extend(remove_network(driver, call));
     }
     Failure::all(problems)
+}
+
+/// Has the IPAM plugin give back what nobody lists.
+fn collect_addresses(call: &Call) -> Option<Failure> {
+    let ipam = call.conf.ipam_type().map(|_| delegate::run(call, Verb::Gc));
+    ipam.and_then(Result::err)
 }
 
 /// The attachments that nobody lists.

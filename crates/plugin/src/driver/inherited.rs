@@ -11,6 +11,7 @@ use weft_cni::{AttachmentId, Code, Failure};
 use weft_firewall::{Firewall, Fragment, SpoofCheck, Survivors};
 use weft_model::{Endpoint, IfName};
 use weft_plan::{Kernel, Link, LinkKind, Peer, Plan, Resource, Step};
+use weft_state::Root;
 use weft_state::attachment::Records;
 
 use super::Leases;
@@ -47,7 +48,7 @@ pub(super) fn adapt(kernel: &mut Kernel, plan: &mut Plan, endpoint: &Endpoint) {
 }
 
 /// Takes back what the reference plugins made in the firewall for an attachment.
-pub(super) fn release(call: &Call, endpoint: &Endpoint, leases: &Leases) -> Option<Failure> {
+pub(super) fn disinherit(call: &Call, endpoint: &Endpoint, leases: &Leases) -> Option<Failure> {
     let claims = call.root.masquerade_dir();
     let outcome = weft_firewall::disinherit(&mut Firewall::new(), &claims, endpoint, &leases.addresses());
     outcome.err().map(|error| Failure::new(Code::Internal, error))
@@ -84,8 +85,7 @@ fn forget(call: &Call, firewall: &mut Firewall, lease: &Lease) -> Option<Failure
         ifname: lease.ifname.as_deref()?.parse().ok()?,
     };
     // CNI: plugins/meta/tuning keeps what an interface was there, and leaves it when the namespace goes first.
-    let backup = format!("{}_{}.json", endpoint.container, endpoint.ifname);
-    fs::remove_file(call.root.path().join("run/cni/tuning").join(backup)).ok();
+    fs::remove_file(Root::tuning_backup(&call.root.cni_tuning_dir(), &endpoint)).ok();
     let check = SpoofCheck { host_ifname: endpoint.host_ifname(), mac: None, endpoint };
     let removed = firewall.remove(&Fragment::SpoofCheck(check));
     removed.err().map(|error| Failure::new(Code::Internal, error))

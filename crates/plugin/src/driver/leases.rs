@@ -64,7 +64,7 @@ impl Leases {
     /// # Errors
     ///
     /// Code 999 with the reference plugins' words.
-    pub fn required(&self) -> Result<(), Failure> {
+    pub(super) fn required(&self) -> Result<(), Failure> {
         if self.ips.is_empty() {
             return Err(Failure::text(Code::Internal, "IPAM plugin returned missing IP config"));
         }

@@ -6,8 +6,6 @@ use ipnetwork::IpNetwork;
 use weft_firewall::{Backend, FirewallError, Fragment, Masquerade};
 use weft_model::{Endpoint, NetworkName};
 
-use crate::{Call, Verb};
-
 /// Whose packets are masqueraded, by whom, and where that is written down.
 #[derive(Clone, Copy, Debug)]
 pub struct Masqueraded<'a> {
@@ -31,12 +29,6 @@ impl Masqueraded<'_> {
             claims: self.claims.to_path_buf(),
         })
     }
-}
-
-/// Returns whether things are taken apart: then what may have been built counts, not what the configuration says now,
-/// and what no ADD accepts was never built.
-pub fn dismantles(call: &Call) -> bool {
-    matches!(call.verb, Verb::Del | Verb::Gc)
 }
 
 /// Returns who masquerades, if anybody does. `asked` is the key `ipMasqBackend`, `wanted` the key `ipMasq`.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use weft_cni::{Code, Failure};
 use weft_model::{IfName, Mtu};
-use weft_plan::{Kernel, Over, Place};
+use weft_plan::{Kernel, Kind, Link, Over, Place};
 
 /// What the configuration says of that link, and of the MTU of those on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,14 +78,12 @@ impl Master {
     ///
     /// Code 7 if no link can have it.
     pub fn mtu(&self) -> Result<Option<Mtu>, Failure> {
-        match self.mtu {
-            0 => Ok(None),
-            given => Mtu::try_from(given).map(Some).map_err(|error| Failure::new(Code::InvalidConfig, error)),
-        }
+        Mtu::written(self.mtu).map_err(|error| Failure::new(Code::InvalidConfig, error))
     }
 
-    /// Returns the link, for a plan; nothing if nobody has looked.
-    pub fn over(&self) -> Option<Over> {
-        self.name.clone().map(|name| Over { place: self.place, name })
+    /// Returns a link on it, for a plan. What it is on is not in the plan if nobody has looked.
+    pub fn link(&self, name: &IfName, kind: Kind) -> Link {
+        let over = self.name.clone().map(|name| Over { place: self.place, name });
+        Link::made(name, kind, over).mtu(self.mtu().ok().flatten())
     }
 }

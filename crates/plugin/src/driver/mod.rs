@@ -4,6 +4,7 @@
 //! STATUS are the same for every driver and live here, once.
 
 mod add;
+mod apart;
 mod attach;
 mod check;
 mod compose;
@@ -16,6 +17,7 @@ mod loopback;
 mod masquerade;
 mod master;
 mod mend;
+pub mod on_parent;
 mod options;
 mod result;
 
@@ -35,10 +37,10 @@ use weft_state::lock::FileLock;
 use weft_state::ports::PortsError;
 
 pub use attach::ContainerRequest;
-pub use compose::{default_routes, host_local, on_parent};
+pub use compose::{default_routes, host_local};
 pub use leases::Leases;
 pub use loopback::loopback_addresses;
-pub use masquerade::{Masqueraded, dismantles, masquerade_backend};
+pub use masquerade::{Masqueraded, masquerade_backend};
 pub use master::Master;
 pub use mend::{examine_firewall, release_ports, restore_firewall};
 pub use options::{Options, bad as bad_option};
@@ -127,12 +129,18 @@ pub trait Driver: Sync {
     /// Returns what can be built before addresses are known.
     fn links(&self, settings: &Self::Settings, endpoint: &Endpoint) -> Plan;
 
-    /// Completes what the IPAM plugin returned: gateways, default routes, DNS.
+    /// Completes what the IPAM plugin returned or, for a chained plugin, what the plugins before it made: gateways,
+    /// default routes, DNS. An IPAM plugin that was asked has returned an address.
     ///
     /// # Errors
     ///
     /// If the addresses do not fit the settings.
-    fn resolve(&self, _settings: &Self::Settings, leases: Leases) -> Result<Leases, Failure> {
+    fn resolve(
+        &self,
+        _settings: &Self::Settings,
+        _endpoint: &Endpoint,
+        leases: Leases,
+    ) -> Result<Leases, Failure> {
         Ok(leases)
     }
 

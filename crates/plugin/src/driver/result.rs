@@ -41,10 +41,6 @@ pub(super) fn links(plan: &Plan) -> Vec<(Place, &IfName)> {
     };
     for step in plan.steps() {
         let Resource::Link(link) = &step.resource else { continue };
-        // What containers' links are on is the host's own affair.
-        if step.place == Place::Host && matches!(link.kind, LinkKind::Made(_)) {
-            continue;
-        }
         add(step.place, &link.name);
         if let LinkKind::Veth(peer) = &link.kind
             && peer.place == Place::Container
