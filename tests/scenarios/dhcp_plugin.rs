@@ -2,13 +2,18 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::{Value, json};
 use weft_testkit::{
     Background, Container, Lab, Output, PluginCall, Program, peer, peer_program, staged, until,
 };
+
+/// How the daemon is started, patient enough for a busy machine.
+const DAEMON: [&str; 4] = ["daemon", "-timeout=3s", "-resendmax=1s", "-resendtimeout=20s"];
 
 /// A host whose bridge leads to a DHCP server.
 struct Net {
@@ -26,6 +31,10 @@ impl Net {
         let program = peer("/usr/sbin/dnsmasq")?;
         let lab = Lab::new();
         lab.ip("link add br0 type bridge");
+        // What a plugin's first container does to a bridge that was there before.
+        for key in ["accept_dad", "accept_ra"] {
+            lab.set_sysctl(&format!("net/ipv6/conf/br0/{key}"), "0");
+        }
         lab.ip("link set br0 up");
         let place = lab.container("server");
         lab.ip("link add up0 type veth peer name eth0 netns server");
@@ -62,12 +71,24 @@ impl Net {
     }
 
     fn start(&mut self, further: &[&str]) {
-        let words = ["daemon", "-timeout=3s", "-resendmax=1s", "-resendtimeout=20s"];
-        let program =
-            Program::new(staged("dhcp")).args(words).args(further).env("WEFT_ROOT", self.lab.root());
-        self.daemon = Some(program.background());
-        let socket = self.lab.path("run/cni/dhcp.sock");
+        let program = Program::new(staged("dhcp")).args(DAEMON).args(further);
+        self.daemon = Some(program.env("WEFT_ROOT", self.lab.root()).background());
+        let socket = self.socket();
         until("the daemon's start", || UnixStream::connect(&socket).is_ok());
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.lab.path("run/cni/dhcp.sock")
+    }
+
+    /// The daemon as a service manager starts it: these many of its descriptors from 3 on are `listener`, and `who` is
+    /// the process that they are for.
+    fn handed(&self, listener: &UnixListener, count: u8, who: &str) -> Program {
+        fcntl(listener, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        let fds: Vec<_> = (3..3 + count).map(|fd| format!("{fd}<&{}", listener.as_raw_fd())).collect();
+        let (dhcp, words, fds) = (staged("dhcp").display().to_string(), DAEMON.join(" "), fds.join(" "));
+        let line = format!("LISTEN_FDS={count} LISTEN_PID={who} exec {dhcp} {words} {fds}");
+        Program::new("/bin/sh").args(["-c", &line]).env("WEFT_ROOT", self.lab.root())
     }
 
     fn log(&self) -> String {
@@ -150,8 +171,8 @@ fn an_address_is_got_and_given_back() {
     fs::File::create(net.lab.path("served")).unwrap();
     let after = net.lab.snapshot();
     let left = before.difference(&after);
-    // The server's own files, and what the first container makes the bridge plugin do to a bridge that was there before.
-    let others = [" log ", " served ", "ipv6/conf/br0/accept_dad", "ipv6/conf/br0/accept_ra "];
+    // The server's own files.
+    let others = [" log ", " served "];
     let left: Vec<_> = left.lines().filter(|line| !others.iter().any(|other| line.contains(other))).collect();
     assert!(left.is_empty(), "{left:?}");
 }
@@ -250,7 +271,10 @@ fn gc_gives_back_what_nobody_lists() {
     net.bridge(&json!({})).add(&red).expect_ok();
     net.bridge(&json!({})).add(&blue).expect_ok();
     assert_eq!(net.given().len(), 2);
+    let red_address = red.addresses("eth0")[0].replace("/24", "");
     net.bridge(&json!({})).gc(&[("blue", "eth0")]).expect_ok();
+    until("the release", || net.given().len() == 1);
+    assert_eq!(net.said("DHCPRELEASE", &red_address), 1, "the server is told before the interface goes");
     assert!(!net.lab.path("run/weft/dhcp/red").exists() && net.lab.path("run/weft/dhcp/blue").exists());
     assert!(!red.has_link("eth0") && blue.has_link("eth0"));
 }
@@ -289,7 +313,7 @@ fn del_succeeds_in_every_bad_case() {
 #[test]
 fn the_daemon_survives_whatever_it_is_told() {
     let net = net!();
-    let socket = net.lab.path("run/cni/dhcp.sock");
+    let socket = net.socket();
     for text in [
         "",
         "\n",
@@ -313,4 +337,38 @@ fn the_daemon_survives_whatever_it_is_told() {
         |words: &[&str]| Program::new(staged("dhcp")).args(words).env("WEFT_ROOT", net.lab.root()).run();
     daemon(&["daemon"]).expect_failure(1, &["another daemon listens on"]);
     daemon(&["daemon", "-nonsense"]).expect_failure(1, &["there is no option -nonsense"]);
+}
+
+#[test]
+fn an_add_that_fails_later_gives_the_address_back() {
+    // A way to a gateway that is on no link: the kernel refuses the route once the address is there.
+    let net = net!("--dhcp-option=option:classless-static-route,10.71.0.0/16,192.0.2.1");
+    let red = net.lab.container("red");
+    let refused = net.bridge(&json!({})).add(&red);
+    assert!(refused.code != 0 && refused.stdout.contains("10.71.0.0/16"), "{refused}");
+    assert!(!refused.stdout.contains("left behind"), "{refused}");
+    until("the release", || net.given().is_empty());
+    assert!(net.log().contains("DHCPACK(eth0)") && net.log().contains("DHCPRELEASE(eth0)"));
+    assert!(!red.has_link("eth0") && !net.lab.path("run/weft/dhcp/red").exists());
+}
+
+#[test]
+fn the_service_managers_socket_is_taken_over() {
+    let mut net = net!();
+    net.daemon = None;
+    fs::remove_file(net.socket()).unwrap();
+    let listener = UnixListener::bind(net.socket()).unwrap();
+    // It is for another process, so the daemon looks for a socket of its own, on whose path somebody answers.
+    net.handed(&listener, 1, "1").run().expect_failure(1, &["another daemon listens on"]);
+    net.handed(&listener, 2, "$$")
+        .run()
+        .expect_failure(1, &["2 sockets were handed over, and one is needed"]);
+    net.daemon = Some(net.handed(&listener, 1, "$$").background());
+    // From here on the daemon alone has it: no socket was made again.
+    drop(listener);
+    let red = net.lab.container("red");
+    let got = address(&net.bridge(&json!({})).add(&red).expect_json());
+    assert_eq!(net.given(), [got]);
+    net.bridge(&json!({})).del(&red).expect_ok();
+    until("the release", || net.given().is_empty());
 }

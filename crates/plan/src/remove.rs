@@ -73,7 +73,7 @@ impl Kernel {
         }
         let Some(link) = self.look(place, dev)? else { return Ok(()) };
         let request = match &step.resource {
-            Resource::Link(wanted) => match release(place, wanted) {
+            Resource::Link(wanted) => match let_go(place, wanted) {
                 Some(change) => link::change(link.index, &change),
                 None => return Ok(()),
             },
@@ -212,7 +212,7 @@ impl Kernel {
 }
 
 /// What is left to do about a link that somebody else created: out of its bridge, and in the container down.
-fn release(place: Place, link: &Link) -> Option<Change> {
+fn let_go(place: Place, link: &Link) -> Option<Change> {
     let change = Change {
         up: (link.up && place == Place::Container).then_some(false),
         master: link.port.is_some().then_some(0),

@@ -13,7 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use weft_cni::{Code, Failure, NetConf, Version};
+use listenfd::ListenFd;
+use weft_cni::{Code, Failure, Version};
 use weft_model::{Endpoint, Mac};
 use weft_state::atomic::{self, Durability};
 use weft_state::{Root, boot, document};
@@ -74,11 +75,6 @@ pub(crate) fn identity(path: &Path) -> Option<String> {
     Some(format!("{}:{}@{}.{:09}", meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec()))
 }
 
-/// Returns the usual socket.
-pub(crate) fn usual_socket(root: &Root) -> PathBuf {
-    root.path().join("run/cni/dhcp.sock")
-}
-
 /// Runs the daemon until it is killed.
 ///
 /// # Errors
@@ -86,9 +82,12 @@ pub(crate) fn usual_socket(root: &Root) -> PathBuf {
 /// When it cannot begin.
 pub(crate) fn run(words: &[String], root: &Root) -> Result<(), String> {
     let flags = Flags::read(words)?;
-    let socket = flags.socketpath.clone().unwrap_or_else(|| usual_socket(root));
+    let socket = flags.socketpath.clone().unwrap_or_else(|| root.dhcp_socket());
     let socket = below(&flags.hostprefix, &socket);
-    let listener = listen(&socket)?;
+    let listener = match handed_over()? {
+        Some(listener) => listener,
+        None => listen(&socket)?,
+    };
     if let Some(path) = &flags.pidfile {
         let number = std::process::id().to_string();
         atomic::write(path, number.as_bytes(), Durability::Boot, 0o644).map_err(|error| error.to_string())?;
@@ -116,6 +115,17 @@ fn below(prefix: &Path, path: &Path) -> PathBuf {
         return path.into();
     }
     prefix.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Returns the socket that the service manager has opened for us, if it has (sd_listen_fds(3)): callers wait in it
+/// while we are started.
+fn handed_over() -> Result<Option<UnixListener>, String> {
+    let mut given = ListenFd::from_env();
+    match given.len() {
+        0 => Ok(None),
+        1 => given.take_unix_listener(0).map_err(|error| format!("the socket that was handed over: {error}")),
+        count => Err(format!("{count} sockets were handed over, and one is needed")),
+    }
 }
 
 /// Takes the socket. One that a killed daemon has left is removed, one that somebody answers on is not.
@@ -174,8 +184,7 @@ impl Shared {
         match request {
             Request::Allocate(wanted) => {
                 let lease = self.allocate(*wanted)?;
-                let (conf, _) = read(&lease)?;
-                lease.result(conf.priority).to_value(Version::LATEST).map(Some)
+                lease.result(Conf::read(&lease.conf)?.priority).to_value(Version::LATEST).map(Some)
             }
             Request::Check(endpoint) => {
                 let alive = self.leases.get(&endpoint).is_some_and(|lease| is_alive(&lease));
@@ -184,15 +193,8 @@ impl Shared {
             }
             Request::Release(endpoint) => self.release(&endpoint).map(|()| None),
             Request::Collect { network, valid } => {
-                let is_stale = |lease: &Lease| {
-                    let Endpoint { container, ifname, .. } = &lease.endpoint;
-                    let is =
-                        |(id, name): &(String, String)| id == container.as_str() && name == ifname.as_str();
-                    lease.endpoint.network.as_str() == network && !valid.iter().any(is)
-                };
-                let stale = self.leases.all().into_iter().filter(is_stale);
-                let failed = stale.filter_map(|lease| self.release(&lease.endpoint).err()).collect();
-                Failure::all(failed).map(|()| None)
+                let stale = self.leases.stale(&network, &valid).into_iter();
+                Failure::all(stale.filter_map(|one| self.release(&one).err()).collect()).map(|()| None)
             }
             Request::Status => Ok(None),
         }
@@ -332,18 +334,11 @@ impl Shared {
     }
 }
 
-/// Reads the configuration that a lease was made for.
-fn read(lease: &Lease) -> Result<(Conf, String), Failure> {
-    let conf = NetConf::parse(lease.conf.as_bytes())?;
-    Ok((conf.ipam()?, conf.name.to_string()))
-}
-
 /// CNI: a client's name for itself is that of the reference daemon.
 fn client(endpoint: &Endpoint, conf: &str, args: &str, mac: Mac, broadcast: bool) -> Result<Client, Failure> {
-    let conf: Conf = NetConf::parse(conf.as_bytes())?.ipam()?;
     let Endpoint { network, container, ifname } = endpoint;
     let id = format!("{container}/{network}/{ifname}");
-    Ok(Client { mac, id, options: conf.options(args)?, broadcast })
+    Ok(Client { mac, id, options: Conf::read(conf)?.options(args)?, broadcast })
 }
 
 fn is_alive(lease: &Lease) -> bool {

@@ -172,6 +172,16 @@ impl Leases {
         Ok(())
     }
 
+    /// Returns whose leases of a network are not those of these containers' interfaces.
+    pub(crate) fn stale(&self, network: &str, valid: &[(String, String)]) -> Vec<Endpoint> {
+        let is_stale = |one: &Endpoint| {
+            let is =
+                |(id, name): &(String, String)| id == one.container.as_str() && name == one.ifname.as_str();
+            one.network.as_str() == network && !valid.iter().any(is)
+        };
+        self.all().into_iter().map(|lease| lease.endpoint).filter(is_stale).collect()
+    }
+
     /// Returns this boot's leases. What earlier boots have left is removed: those containers are gone.
     pub(crate) fn all(&self) -> Vec<Lease> {
         let mut leases = Vec::new();
@@ -250,6 +260,12 @@ mod tests {
         assert_eq!(leases.get(&one.endpoint).as_ref(), Some(&one));
         assert_eq!(leases.get(&two.endpoint), None, "another boot's");
         assert_eq!(leases.all(), std::slice::from_ref(&one));
+        assert_eq!(leases.stale("n", &[]), std::slice::from_ref(&one.endpoint));
+        assert!(
+            leases.stale("m", &[]).is_empty()
+                && leases.stale("n", &[("one".into(), "eth0".into())]).is_empty()
+        );
+        assert_eq!(leases.stale("n", &[("one".into(), "eth1".into())]).len(), 1);
         leases.remove(&one.endpoint).unwrap();
         leases.remove(&one.endpoint).unwrap();
         assert_eq!(leases.get(&one.endpoint), None);

@@ -30,7 +30,7 @@ pub static PLUGIN: Dhcp = Dhcp;
 
 fn socket(call: &Call, conf: &Conf) -> PathBuf {
     match conf.daemon_socket_path.as_str() {
-        "" => daemon::usual_socket(&call.root),
+        "" => call.root.dhcp_socket(),
         path => path.into(),
     }
 }
@@ -93,16 +93,8 @@ impl Plugin for Dhcp {
             Ok(_) => Ok(()),
             Err(Unserved::NoDaemon(_)) => {
                 let leases = Leases::new(&call.root);
-                let of_network =
-                    leases.all().into_iter().filter(|one| one.endpoint.network == call.conf.name);
-                let is_valid = |one: &lease::Lease| {
-                    let key = (one.endpoint.container.to_string(), one.endpoint.ifname.to_string());
-                    valid.contains(&key)
-                };
-                let stale = of_network.filter(|one| !is_valid(one));
-                Failure::all(
-                    stale.filter_map(|one| daemon::give_back(&leases, &one.endpoint).err()).collect(),
-                )
+                let stale = leases.stale(call.conf.name.as_str(), &valid).into_iter();
+                Failure::all(stale.filter_map(|one| daemon::give_back(&leases, &one).err()).collect())
             }
         }
     }

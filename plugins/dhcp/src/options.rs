@@ -1,7 +1,7 @@
 //! What the configuration says of DHCP's options: which are asked for and which are told.
 
 use serde::Deserialize;
-use weft_cni::{CniArgs, Code, Failure};
+use weft_cni::{CniArgs, Code, Failure, NetConf};
 
 /// The options that are asked for unless all are chosen: subnet mask, routers, servers for names, domain, MTU, static
 /// routes, domains to search in, classless static routes (RFC 2132, 3397, 3442).
@@ -49,6 +49,15 @@ pub(crate) struct Options {
 }
 
 impl Conf {
+    /// Reads a network's configuration.
+    ///
+    /// # Errors
+    ///
+    /// If it is none.
+    pub(crate) fn read(conf: &str) -> Result<Self, Failure> {
+        NetConf::parse(conf.as_bytes())?.ipam()
+    }
+
     /// Says what was meant.
     ///
     /// # Errors

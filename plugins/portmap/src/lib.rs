@@ -40,8 +40,8 @@ impl Driver for Portmap {
         Settings::of(call)
     }
 
-    fn settle(&self, settings: &mut Settings, endpoint: &Endpoint) -> Result<(), Failure> {
-        settings.settle(endpoint)
+    fn fit(&self, settings: &mut Settings, endpoint: &Endpoint) -> Result<(), Failure> {
+        settings.fit(endpoint)
     }
 
     fn links(&self, _settings: &Settings, _endpoint: &Endpoint) -> Plan {
@@ -65,7 +65,7 @@ impl Driver for Portmap {
         Books::new(&call.root).holders(&call.conf.name)
     }
 
-    fn release(&self, call: &Call) -> Result<(), Failure> {
+    fn give_up(&self, call: &Call) -> Result<(), Failure> {
         release_ports(&call.root, &call.conf.name)
     }
 

@@ -133,7 +133,7 @@ mod tests {
         let endpoint = red();
         let mut settings = Settings::of(&call).unwrap();
         if verb == Verb::Check {
-            settings.settle(&endpoint).unwrap();
+            settings.fit(&endpoint).unwrap();
             let port = weft_plan::Port { hairpin: true, ..weft_plan::Port::of(&"br0".parse().unwrap()) };
             settings.loopback_link = (!settings.is_idle).then(|| "br0".parse().unwrap());
             settings.loopback6_link.clone_from(&settings.loopback_link);

@@ -110,7 +110,7 @@ impl Settings {
     /// # Errors
     ///
     /// If the container lacks an address for it, or the host is in the way.
-    pub fn settle(&mut self, endpoint: &Endpoint) -> Result<(), Failure> {
+    pub fn fit(&mut self, endpoint: &Endpoint) -> Result<(), Failure> {
         let books = Books::at(&self.folders.ports, &self.folders.locks);
         // What a process that was killed has begun is undone by the next one, whatever that is asked for.
         if self.rules.specs.is_empty() && !books.knows(&endpoint.container, &endpoint.ifname) {

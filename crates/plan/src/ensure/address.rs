@@ -100,7 +100,7 @@ impl<'a> Ensure<'a> {
         addresses.collect()
     }
 
-    pub(super) fn settle_address(
+    pub(super) fn address_answered(
         &mut self,
         step: &Step,
         Wanted { address, index }: Wanted<'_>,

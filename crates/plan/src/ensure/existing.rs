@@ -73,7 +73,13 @@ impl<'a> Ensure<'a> {
         })
     }
 
-    pub(super) fn settle_existing(&mut self, step: &Step, name: &IfName, before: &LinkInfo, change: &Change) {
+    pub(super) fn existing_answered(
+        &mut self,
+        step: &Step,
+        name: &IfName,
+        before: &LinkInfo,
+        change: &Change,
+    ) {
         let known = Known { master: change.master.or(before.master), ..Known::from(before) };
         self.kernel.learn(step.place, name, known);
         let back = inverse(before, change);

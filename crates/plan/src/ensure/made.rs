@@ -40,7 +40,7 @@ impl Ensure<'_> {
         opened.map_err(|error| self.refused(error, step.place, link, made))?;
         let gone = || Cause::NoLink { place: step.place, name: link.name.clone() };
         let created = self.kernel.socket(step.place)?.link(link::get(&link.name))?.ok_or_else(gone)?;
-        self.settle_made(step, link, &created);
+        self.note_made(step, link, &created);
         let master = match &link.port {
             Some(port) => Some(self.kernel.index(step.place, &port.bridge)?),
             None => None,
@@ -68,7 +68,7 @@ impl Ensure<'_> {
         };
         let socket = self.kernel.socket(step.place)?;
         let created = socket.created(&reply, &link.name)?;
-        self.settle_made(step, link, &created);
+        self.note_made(step, link, &created);
         self.raise_made(step, link, &created)
     }
 
@@ -100,12 +100,12 @@ impl Ensure<'_> {
         let socket = self.kernel.socket(step.place)?;
         let created = socket.link(link::get(&passing))?.ok_or_else(gone)?;
         let renamed = socket.request(link::rename(created.index, &link.name));
-        self.settle_made(step, link, &created);
+        self.note_made(step, link, &created);
         renamed.map_err(|error| self.refused(error, step.place, link, made))?;
         self.raise_made(step, link, &created)
     }
 
-    fn settle_made(&mut self, step: &Step, link: &Link, created: &LinkInfo) {
+    fn note_made(&mut self, step: &Step, link: &Link, created: &LinkInfo) {
         self.kernel.learn(step.place, &link.name, Known { fresh: true, ..Known::from(created) });
         let undo = Undo::DeleteLink { place: step.place, name: link.name.clone(), index: created.index };
         self.note(step, undo);

@@ -204,13 +204,13 @@ impl<'a> Ensure<'a> {
         self.held.clear();
         let mut refused = Ok(());
         for Pending { step, ticket, meaning } in std::mem::take(&mut self.pending) {
-            let result = self.settle(step, &replies, ticket, meaning).map_err(at(step));
+            let result = self.answered(step, &replies, ticket, meaning).map_err(at(step));
             refused = refused.and(result);
         }
         refused
     }
 
-    fn settle(
+    fn answered(
         &mut self,
         step: &'a Step,
         replies: &Replies,
@@ -219,11 +219,11 @@ impl<'a> Ensure<'a> {
     ) -> Result<(), Cause> {
         let reply = replies.of(ticket);
         match (meaning, reply) {
-            (Meaning::Veth(pair), _) => self.settle_veth(step, *pair, ticket, replies),
+            (Meaning::Veth(pair), _) => self.veth_answered(step, *pair, ticket, replies),
             (Meaning::Existing { look, name, change }, reply) => {
                 let before = replies.of(look).map_err(|error| no_link(error, step.place, name))?.link()?;
                 reply?;
-                self.settle_existing(step, name, &before, &change);
+                self.existing_answered(step, name, &before, &change);
                 Ok(())
             }
             (Meaning::Made(undo), reply) => {
@@ -248,9 +248,9 @@ impl<'a> Ensure<'a> {
                 undo.into_iter().for_each(|undo| self.note(step, undo));
                 Ok(())
             }
-            (Meaning::Address(wanted), reply) => self.settle_address(step, wanted, reply.err()),
+            (Meaning::Address(wanted), reply) => self.address_answered(step, wanted, reply.err()),
             (Meaning::Route { wanted, rivals }, reply) => {
-                self.settle_route(step, &wanted, rivals, reply.err())
+                self.route_answered(step, &wanted, rivals, reply.err())
             }
         }
     }

@@ -21,7 +21,7 @@ impl<'a> Ensure<'a> {
         self.queue(step, route::add(&route, false), Meaning::MadeOrThere(undo))
     }
 
-    pub(super) fn settle_route(
+    pub(super) fn route_answered(
         &mut self,
         step: &Step,
         wanted: &RouteInfo,

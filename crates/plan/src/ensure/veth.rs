@@ -80,7 +80,7 @@ impl<'a> Ensure<'a> {
         Ok(request)
     }
 
-    pub(super) fn settle_veth(
+    pub(super) fn veth_answered(
         &mut self,
         step: &'a Step,
         pair: Pair<'a>,
@@ -143,7 +143,7 @@ impl<'a> Ensure<'a> {
         }
         let replies = self.kernel.socket(step.place)?.call(&mut batch)?;
         self.held.clear();
-        self.settle_veth(step, Pair { again: true, required, ..pair }, created, &replies)
+        self.veth_answered(step, Pair { again: true, required, ..pair }, created, &replies)
     }
 
     /// Returns whether a pair we find under our name is at work, giving a namespace that is on its way

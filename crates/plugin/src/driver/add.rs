@@ -18,7 +18,7 @@ pub(super) fn add<D: Driver>(driver: &D, attachment: &Attachment) -> Result<Netw
     let ipam = attachment.conf.ipam_type().map(|_| delegate::prepare(attachment, Verb::Add));
     let mut settings = driver.settings(attachment)?;
     let (request, attach) = ContainerRequest::of(attachment)?;
-    driver.settle(&mut settings, &attachment.endpoint)?;
+    driver.fit(&mut settings, &attachment.endpoint)?;
     let path = attachment.required_netns()?;
     let netns = super::open(path)?;
     let mut kernel = super::kernel(driver, attachment, Some(&netns))?;

@@ -13,7 +13,7 @@ use crate::{Attachment, Call, Verb, delegate};
 /// Compares what should be there with what is.
 pub(super) fn check<D: Driver>(driver: &D, attachment: &Attachment) -> Result<(), Failure> {
     let mut settings = driver.settings(attachment)?;
-    driver.settle(&mut settings, &attachment.endpoint)?;
+    driver.fit(&mut settings, &attachment.endpoint)?;
     let (request, _) = ContainerRequest::of(attachment)?;
     let previous = match attachment.conf.prev_result()? {
         None if driver.is_chained() => None,

@@ -44,7 +44,7 @@ pub(super) fn gc<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> {
             stale.collect_held(&endpoint);
         }
     }
-    stale.problems.extend(driver.release(call).err());
+    stale.problems.extend(driver.give_up(call).err());
     let Stale { connected, mut problems, .. } = stale;
     problems.extend(inherited::sweep(call, valid));
     // The IPAM plugin sees the list alone. It must not give away the address of what is still connected.

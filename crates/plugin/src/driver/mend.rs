@@ -37,7 +37,7 @@ pub fn restore_firewall(root: &Root) -> Result<(), Failure> {
     weft_firewall::reload(root).map_err(|error| super::kernel_says(error.into()))
 }
 
-/// Gives up the ports that are kept for attachments of which no book knows anything else, for [`Driver::release`].
+/// Gives up the ports that are kept for attachments of which no book knows anything else, for [`Driver::give_up`].
 ///
 /// # Errors
 ///
@@ -210,7 +210,7 @@ fn plan_of<D: Driver>(driver: &D, call: &Call, record: &Record) -> Result<Plan, 
     };
     let mut settings = driver.settings(&call)?;
     driver.recall(&mut settings, &record.memory);
-    driver.settle(&mut settings, endpoint)?;
+    driver.fit(&mut settings, endpoint)?;
     let (request, _) = ContainerRequest::of(&call)?;
     let mut plan = driver.links(&settings, endpoint);
     plan.extend(driver.addresses(&settings, endpoint, &leases).steps);

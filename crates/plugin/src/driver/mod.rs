@@ -72,7 +72,7 @@ pub trait Driver: Sync {
     /// # Errors
     ///
     /// If what was asked for does not go with this attachment, or not with the host as it is.
-    fn settle(&self, _settings: &mut Self::Settings, _endpoint: &Endpoint) -> Result<(), Failure> {
+    fn fit(&self, _settings: &mut Self::Settings, _endpoint: &Endpoint) -> Result<(), Failure> {
         Ok(())
     }
 
@@ -193,7 +193,7 @@ pub trait Driver: Sync {
     /// # Errors
     ///
     /// When the books cannot be read, or the kernel refuses.
-    fn release(&self, _call: &Call) -> Result<(), Failure> {
+    fn give_up(&self, _call: &Call) -> Result<(), Failure> {
         Ok(())
     }
 
