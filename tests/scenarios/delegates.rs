@@ -2,9 +2,9 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use weft_testkit::{Lab, staged};
+use weft_testkit::{Container, Lab, staged};
 
 const CONF: &str = r#"{"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0",
     "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.90.0.0/30"}]]}}"#;
@@ -73,4 +73,46 @@ fn any_other_file_of_that_name_is_run() {
     fs::set_permissions(folder.join("host-local"), Permissions::from_mode(0o644)).unwrap();
     let refusal = call().add(&red).expect_error(999);
     assert!(refusal["msg"].as_str().unwrap().contains("bin/host-local: Permission denied"), "{refusal}");
+}
+
+/// Somebody else's IPAM plugin: it writes down what it is asked, and whether the container has its interface then.
+fn witness(lab: &Lab, folder: &Path, kind: &str, red: &Container) {
+    let script = format!(
+        "#!/bin/sh\ncat >/dev/null\nnsenter --net={} ip link show eth0 >/dev/null 2>&1 && is=there || is=gone\n\
+         echo \"$CNI_COMMAND $is\" >>{}\n[ $CNI_COMMAND != ADD ] || \
+         echo '{{\"cniVersion\":\"1.1.0\",\"ips\":[{{\"address\":\"10.90.0.2/30\"}}]}}'\n",
+        red.netns().display(),
+        lab.path(kind).display(),
+    );
+    fs::write(folder.join(kind), script).unwrap();
+    fs::set_permissions(folder.join(kind), Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn an_address_is_asked_for_with_the_link_there_and_given_back_in_the_order_of_its_kind() {
+    for (kind, after) in [("books", "gone"), ("dhcp", "there")] {
+        let lab = Lab::new();
+        let red = lab.container("red");
+        let folder = folder(&lab);
+        witness(&lab, &folder, kind, &red);
+        let conf = CONF.replace(r#""type": "host-local""#, &format!(r#""type": "{kind}""#));
+        let call = || lab.plugin_in(&folder, "bridge").conf(conf.as_str());
+        call().add(&red).expect_ok();
+        assert!(red.has_link("eth0"));
+        call().del(&red).expect_ok();
+        call().add(&red).expect_ok();
+        call().gc(&[]).expect_ok();
+        let asked = lab.read(kind);
+        let expected = format!("ADD there\nDEL {after}\nADD there\nGC {after}\n");
+        assert_eq!(asked, expected, "{kind}");
+        assert!(!red.has_link("eth0"));
+        // A failed ADD: the route leads over nothing.
+        fs::write(lab.path(kind), "").unwrap();
+        let bad = call().conf(conf.replace(
+            r#""bridge": "br0""#,
+            r#""bridge": "br0", "args": {"weft": {"sysctl": {"net.none.such": "1"}}}"#,
+        ));
+        assert_ne!(bad.add(&red).code, 0);
+        assert_eq!(lab.read(kind), format!("ADD there\nDEL {after}\n"), "{kind}");
+    }
 }

@@ -33,7 +33,7 @@ impl Net {
         lab.ip("link add br0 type bridge");
         // What a plugin's first container does to a bridge that was there before.
         for key in ["accept_dad", "accept_ra"] {
-            lab.set_sysctl(&format!("net/ipv6/conf/br0/{key}"), "0");
+            lab.set_sysctl(&format!("ipv6/conf/br0/{key}"), "0");
         }
         lab.ip("link set br0 up");
         let place = lab.container("server");
