@@ -213,6 +213,22 @@ pub(crate) fn keys_match_whatever_their_case(host: &Host) -> Done {
     Ok(())
 }
 
+pub(crate) fn without_a_version_it_is_0_1_0(host: &Host) -> Done {
+    let red = host.lab.container("red");
+    let conf = json!({
+        "name": "n1", "type": "bridge", "bridge": "br9",
+        "ipam": {"type": "host-local", "dataDir": host.lab.path("leases"), "ranges": [[{"subnet": "10.1.2.0/24"}]]},
+    });
+    let result = host.plugin("bridge").json(&conf).add(&red).expect_json();
+    assert_eq!(
+        (&result["cniVersion"], &result["ip4"]["ip"]),
+        (&json!("0.1.0"), &json!("10.1.2.2/24")),
+        "{result}"
+    );
+    assert!(result.get("ips").is_none() && result.get("interfaces").is_none(), "{result}");
+    Ok(())
+}
+
 pub(crate) fn null_means_absent(host: &Host) -> Done {
     let red = host.lab.container("red");
     let conf = json!({
@@ -319,6 +335,7 @@ crate::suite::stories! { protocol:
     its_own_namespace_is_refused_before_anything_is_done
     its_own_namespace_is_accepted_when_told_so
     keys_match_whatever_their_case
+    without_a_version_it_is_0_1_0
     null_means_absent
     a_number_in_quotes_is_no_number
     what_follows_the_object_is_an_error

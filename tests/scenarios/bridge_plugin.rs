@@ -342,3 +342,19 @@ fn gc_leaves_other_networks_alone() {
     assert!(!red.has_link("eth0"), "GC left what is not valid");
     assert!(green.ping("10.9.9.1"), "GC took another network's attachment");
 }
+
+#[test]
+fn check_looks_for_a_route_in_the_table_it_is_in() {
+    let lab = Lab::new();
+    let red = lab.container("red");
+    let mut conf = conf();
+    conf["ipam"]["routes"] = json!([{"dst": "10.9.0.0/16", "gw": "10.1.2.1", "table": 1001}]);
+    let call = lab.plugin("bridge").json(&conf);
+    let result = call.add(&red).expect_json();
+    assert_eq!(red.ip("route show table 1001").trim(), "10.9.0.0/16 via 10.1.2.1 dev eth0");
+    let call = call.prev_result(&result);
+    call.check(&red).expect_ok();
+    red.ip("route delete 10.9.0.0/16 table 1001");
+    let told = call.check(&red);
+    assert!(told.code != 0 && told.stdout.contains("10.9.0.0/16"), "{told}");
+}
