@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use ipnetwork::IpNetwork;
+use iptables::IPTables;
 
 use crate::{FirewallError, layout};
 
@@ -271,7 +272,8 @@ impl Tool {
 
     /// Returns the rules of a chain, or what the program said instead.
     fn list(self, table: Table, chain: &str) -> Result<Result<Vec<String>, String>, FirewallError> {
-        let output = self.attempt(self.program(), &["-w", "-t", table.name(), "-S", chain], None)?;
+        let output = self.iptables().execute(table.name(), &format!("-S {chain}"));
+        let output = output.map_err(|cause| self.failed(self.program(), cause))?;
         if !output.status.success() {
             return Ok(Err(String::from_utf8_lossy(&output.stderr).into_owned()));
         }
@@ -346,6 +348,12 @@ impl Tool {
             written.map_err(wrap)?;
         }
         Ok(output)
+    }
+
+    /// Returns the program behind the `iptables` crate. Its own constructor would start the program
+    /// once more to learn that it knows `-C` and `-w`, which it does since 2013.
+    fn iptables(self) -> IPTables {
+        IPTables { cmd: self.program(), has_check: true, has_wait: true, is_numeric: false }
     }
 
     fn failed(self, program: &str, problem: impl ToString) -> FirewallError {
