@@ -267,6 +267,40 @@ fn a_range_is_one_element() {
     assert_eq!(elements(), one, "{}", lab.ruleset());
 }
 
+/// Runtimes tell a range as its ports, one by one.
+#[test]
+fn a_row_of_thousands_of_ports_is_one_range() {
+    let lab = Lab::new();
+    let outside = lab.uplink();
+    let net = Net::new(&lab, "blue", 1);
+    let red = lab.container("red");
+    let _services = (red.serve_tcp(1000), red.serve_tcp(2999), red.serve_tcp(80));
+    let previous = net.connect(&red);
+    let mut row: Vec<Value> = (0..2000).map(|index| tcp(8000 + index, 1000 + index)[0].clone()).collect();
+    row.push(tcp(443, 80)[0].clone());
+    let call = |ports: &[Value]| net.call(&previous, json!(ports));
+    call(&row).add(&red).expect_ok();
+    let listed = books(&lab, "red");
+    let v4: Vec<_> = listed.iter().filter(|line| line.contains("0.0.0.0")).map(String::as_str).collect();
+    assert_eq!(v4, ["tcp 0.0.0.0 8000-9999 -> 10.1.0.2 1000-2999", "tcp 0.0.0.0 443 -> 10.1.0.2 80"]);
+    for port in [8000, 9999, 443] {
+        assert_eq!(by(&outside, port).as_deref(), Some("red"), "{port}");
+    }
+    call(&row).check(&red).expect_ok();
+    let green = lab.container("green");
+    let other = net.connect(&green);
+    net.call(&other, tcp(8500, 80)).add(&green).expect_failure(101, &["8000-9999/tcp", "red"]);
+
+    // With a hole in it, it is two, and the port in the hole is anybody's.
+    row.remove(500);
+    call(&row).add(&red).expect_ok();
+    assert!(books(&lab, "red").contains(&"tcp 0.0.0.0 8501-9999 -> 10.1.0.2 1501-2999".into()));
+    assert_eq!(by(&outside, 9999).as_deref(), Some("red"));
+    net.call(&other, tcp(8500, 80)).add(&green).expect_ok();
+    net.withdraw(&red);
+    assert!(falls_silent(&outside, 9999) && books(&lab, "red").is_empty());
+}
+
 #[test]
 fn check_finds_whatever_is_missing() {
     let lab = Lab::new();

@@ -32,7 +32,8 @@ pub(super) fn publish(ground: &mut Ground, ports: u16) -> Result<()> {
                 let container = ground.containers.len();
                 ground.grow(container + 1);
                 ground.attach(container)?;
-                let mapping = |port| json!({"hostPort": port, "containerPort": port, "protocol": "tcp"});
+                // A row of the container's ports as well would be a range.
+                let mapping = |port| json!({"hostPort": port, "containerPort": 80, "protocol": "tcp"});
                 let mappings: Value = ports.into_iter().map(mapping).collect();
                 ground.portmap("ADD", container, &mappings)?;
             }

@@ -16,6 +16,9 @@ pub(crate) fn parts(all: &[Publication], one: &Publication) -> Vec<Publication> 
         return vec![one.clone()];
     }
     let shared = shared(all, one);
+    if shared.is_empty() {
+        return vec![one.clone()];
+    }
     let mut parts: Vec<Publication> = Vec::new();
     let mut was_shared = true;
     for (host, target) in one.host_ports.ports().zip(one.target_ports.ports()) {

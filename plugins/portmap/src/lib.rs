@@ -2,6 +2,7 @@
 
 mod about;
 mod conf;
+mod fold;
 mod host;
 mod mapping;
 mod plan;

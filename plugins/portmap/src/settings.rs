@@ -13,6 +13,7 @@ use weft_plugin::{Call, Verb};
 use weft_state::ports::Books;
 
 use crate::conf::{Conf, ConfError, Rules};
+use crate::fold::fold;
 use crate::host::{self, HostError};
 use crate::resolve::{Addresses, ResolveError, Wanted, resolve};
 
@@ -64,7 +65,7 @@ impl Settings {
     /// If the configuration is not legal, or ADD or CHECK lacks the previous result.
     pub fn of(call: &Call) -> Result<Self, Failure> {
         let dismantles = call.dismantles();
-        let rules = match rules(call, dismantles) {
+        let mut rules = match rules(call, dismantles) {
             // What is to be taken apart is in the books. A configuration that nobody could have used for an ADD is
             // no reason to leave it.
             Err(_) if dismantles => settle(Conf::default(), || Backend::Weft)?,
@@ -85,6 +86,10 @@ impl Settings {
             Verb::Check => Some(call.required_prev_result()?),
             _ => None,
         };
+        // The manager passes on what somebody typed, and withdraws it as it was typed. The others' layouts have a rule for each port.
+        if rules.backend == Backend::Weft && weft_cni::json::get(&call.conf.args, "weft").is_none() {
+            rules.specs = fold(rules.specs);
+        }
         Ok(Self {
             network: call.conf.name.clone(),
             rules,
