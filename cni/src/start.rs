@@ -201,11 +201,11 @@ unsafe fn relocate() {
 ///
 /// Once the thread's own block is there.
 unsafe fn guard() {
-    // SAFETY: the kernel gives sixteen bytes (AT_RANDOM), and the block of the thread has these two fields.
+    // SAFETY: the kernel gives sixteen bytes (AT_RANDOM), at any address, and the block of the thread has these two fields.
     unsafe {
         // A guard begins with a zero byte, at which a copied string ends.
-        let stack = *_dl_random & !0xff;
-        let pointers = *_dl_random.add(1);
+        let stack = ptr::read_unaligned(_dl_random) & !0xff;
+        let pointers = ptr::read_unaligned(_dl_random.add(1));
         asm!("mov fs:[0x28], {}", in(reg) stack, options(nostack, preserves_flags));
         asm!("mov fs:[0x30], {}", in(reg) pointers, options(nostack, preserves_flags));
     }

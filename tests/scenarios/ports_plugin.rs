@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use weft_testkit::{Lab, Snapshot};
 
-use crate::ports::{HOST, Net, books, entry, host_ports, ip, tcp, udp};
+use crate::ports::{HOST, Net, books, by, entry, falls_silent, host_ports, ip, tcp, udp};
 
 /// The host's ports that the firewall knows, by the words of `nft`.
 fn in_the_firewall(lab: &Lab, port: u16) -> bool {
@@ -276,8 +276,8 @@ fn a_row_of_thousands_of_ports_is_one_range() {
     let red = lab.container("red");
     let _services = (red.serve_tcp(1000), red.serve_tcp(2999), red.serve_tcp(80));
     let previous = net.connect(&red);
-    let mut row: Vec<Value> = (0..2000).map(|index| tcp(8000 + index, 1000 + index)[0].clone()).collect();
-    row.push(tcp(443, 80)[0].clone());
+    let mut row: Vec<Value> = (0..2000).map(|index| tcp(8000 + index, 1000 + index)).collect();
+    row.push(tcp(443, 80));
     let call = |ports: &[Value]| net.call(&previous, json!(ports));
     call(&row).add(&red).expect_ok();
     let listed = books(&lab, "red");
@@ -289,14 +289,14 @@ fn a_row_of_thousands_of_ports_is_one_range() {
     call(&row).check(&red).expect_ok();
     let green = lab.container("green");
     let other = net.connect(&green);
-    net.call(&other, tcp(8500, 80)).add(&green).expect_failure(101, &["8000-9999/tcp", "red"]);
+    net.call(&other, json!([tcp(8500, 80)])).add(&green).expect_failure(101, &["8000-9999/tcp", "red"]);
 
     // With a hole in it, it is two, and the port in the hole is anybody's.
     row.remove(500);
     call(&row).add(&red).expect_ok();
     assert!(books(&lab, "red").contains(&"tcp 0.0.0.0 8501-9999 -> 10.1.0.2 1501-2999".into()));
     assert_eq!(by(&outside, 9999).as_deref(), Some("red"));
-    net.call(&other, tcp(8500, 80)).add(&green).expect_ok();
+    net.call(&other, json!([tcp(8500, 80)])).add(&green).expect_ok();
     net.withdraw(&red);
     assert!(falls_silent(&outside, 9999) && books(&lab, "red").is_empty());
 }
