@@ -98,14 +98,6 @@ impl<'a> Member<'a> {
     }
 }
 
-impl Drop for Member<'_> {
-    /// Processes outlive a test that fails.
-    fn drop(&mut self) {
-        let (host, driver) = (self.host, &mut self.driver);
-        host.inside(|| driver.leave(cluster().mesh_prefix)).ok();
-    }
-}
-
 /// Lets every host work once with what it knows of the others; returns whether one had anything to do.
 fn advance(members: &mut [Member<'_>]) -> bool {
     let mut changed = false;

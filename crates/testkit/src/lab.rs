@@ -1,5 +1,6 @@
 //! A host of its own for one test.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -8,7 +9,10 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::leftovers::{Identity, end, identity, inhabitants};
 use crate::{Container, Output, PluginCall, Program, Snapshot, reaches, staged, staged_folder};
+
+const MOUNTS: &str = "/proc/thread-self/ns/mnt";
 
 /// A host of its own: the calling thread's network and mount namespaces are private from here on.
 #[derive(Debug)]
@@ -17,6 +21,9 @@ pub struct Lab {
     _folder: TempDir,
     root: PathBuf,
     addresses: (String, String),
+    netns: Identity,
+    /// The mount namespace, in which containers are pinned.
+    mounts: Option<Identity>,
 }
 
 impl Lab {
@@ -42,7 +49,14 @@ impl Lab {
             in_memory(leases, "mode=755");
         }
         let addresses = ("192.0.2".to_string(), "2001:db8:ffff".to_string());
-        Self { _folder: folder, root, addresses }
+        let netns = identity("/proc/thread-self/ns/net").unwrap_or_else(|| panic!("/proc is not mounted"));
+        let mounts = identity(MOUNTS);
+        Self { _folder: folder, root, addresses, netns, mounts }
+    }
+
+    /// Returns the lab's network namespace.
+    pub(crate) fn netns(&self) -> Identity {
+        self.netns
     }
 
     /// Returns the folder that stands for `/` in all of weft's paths.
@@ -264,8 +278,16 @@ pub(crate) fn make(folder: &Path) {
 }
 
 impl Drop for Lab {
-    /// A folder cannot be removed while something is mounted in it.
+    /// What was started on the lab's hosts and in its containers ends with them. A folder cannot be removed while something
+    /// is mounted in it.
     fn drop(&mut self) {
+        let mut namespaces = BTreeSet::from([self.netns]);
+        // On another thread /run is not the lab's.
+        if self.mounts.is_some() && identity(MOUNTS) == self.mounts {
+            let pinned = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+            namespaces.extend(pinned.filter_map(|entry| identity(entry.path())));
+        }
+        end(|| inhabitants(&namespaces));
         let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
         let mut ours: Vec<&str> = points.filter(|point| Path::new(point).starts_with(&self.root)).collect();

@@ -27,6 +27,7 @@ mod cluster;
 mod container;
 mod etcd;
 mod lab;
+mod leftovers;
 mod packets;
 mod peer;
 mod plugin;

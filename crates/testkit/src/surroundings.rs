@@ -3,15 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::Lab;
 use crate::lab::make;
+use crate::leftovers::{self, Identity};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -22,8 +19,8 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 pub struct Surroundings {
     /// A word that all names of the control groups have in them.
     name: String,
-    /// The lab's network namespace, as /proc names it.
-    netns: PathBuf,
+    /// The lab's network namespace.
+    netns: Identity,
 }
 
 impl Lab {
@@ -35,14 +32,11 @@ impl Lab {
     ///
     /// If the kernel refuses to mount something, with what it was.
     pub fn surroundings(&self, folders: &[&str]) -> Result<Surroundings, String> {
-        let netns_of = |whose: &str| fs::read_link(format!("/proc/{whose}/ns/net"));
-        let netns = netns_of("thread-self").map_err(|error| format!("/proc/thread-self: {error}"))?;
-        assert_ne!(Some(&netns), netns_of("1").ok().as_ref(), "what ends with the lab must be the lab's");
         control_groups()?;
         for folder in folders {
             overlay(Path::new(folder))?;
         }
-        Ok(Surroundings { name: format!("weft-{}-test", std::process::id()), netns })
+        Ok(Surroundings { name: format!("weft-{}-test", std::process::id()), netns: self.netns() })
     }
 }
 
@@ -63,16 +57,10 @@ impl Surroundings {
 
     /// Returns the processes in our control groups and those in this host's network namespace, but for this one.
     fn processes(&self) -> BTreeSet<i32> {
-        let mut found = BTreeSet::new();
+        let mut found = leftovers::inhabitants(&BTreeSet::from([self.netns]));
         for group in self.groups() {
             let members = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
             found.extend(members.lines().filter_map(|line| line.parse::<i32>().ok()));
-        }
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            if fs::read_link(entry.path().join("ns/net")).is_ok_and(|netns| netns == self.netns) {
-                found.insert(id);
-            }
         }
         found.remove(&std::process::id().cast_signed());
         found
@@ -81,20 +69,7 @@ impl Surroundings {
 
 impl Drop for Surroundings {
     fn drop(&mut self) {
-        let is_over = || {
-            let left = self.processes();
-            for id in &left {
-                kill(Pid::from_raw(*id), Signal::SIGKILL).ok();
-            }
-            left.is_empty()
-        };
-        // A test that fails says why; that something stays besides is not the news.
-        let patience = if thread::panicking() { Duration::from_secs(5) } else { Duration::from_secs(60) };
-        let limit = Instant::now() + patience;
-        while !is_over() && Instant::now() < limit {
-            thread::sleep(Duration::from_millis(20));
-        }
-        assert!(is_over() || thread::panicking(), "what the test has started does not end");
+        leftovers::end(|| self.processes());
         for group in self.groups() {
             fs::remove_dir(group).ok();
         }

@@ -86,3 +86,17 @@ fn packets_made_by_hand_arrive_and_are_heard() {
         assert_eq!((heard.source, heard.destination), (host, own));
     }
 }
+
+#[test]
+fn what_was_started_in_a_lab_ends_with_it() {
+    let lab = Lab::new();
+    let red = lab.container("red");
+    let detached = "setsid sleep 1000 >/dev/null 2>&1 </dev/null & echo $!";
+    let said = [lab.sh(detached), red.inside(|| lab.sh(detached))];
+    let ids = said.map(|said| said.expect_ok().trim().to_string());
+    // What has ended and is waited for by nobody has no namespace any more.
+    let lives = |id: &String| std::fs::metadata(format!("/proc/{id}/ns/net")).is_ok();
+    assert!(ids.iter().all(lives));
+    drop(lab);
+    assert!(!ids.iter().any(lives));
+}
