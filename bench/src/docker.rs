@@ -41,18 +41,27 @@ impl Docker {
 
     /// Starts a daemon on the calling thread's host, with an image and two networks.
     pub(crate) fn start(lab: &Lab) -> Result<Self> {
+        surround(lab)?;
+        let docker = Self::launch(lab, "docker")?;
+        docker.said(&["network", "create", "--internal", "inner"])?;
+        docker.said(&["network", "create", "--subnet", "10.90.0.0/16", NETWORK])?;
+        Ok(docker)
+    }
+
+    /// Starts a daemon in the calling thread's network namespace, with an image. Its files are in folders of this name; the
+    /// lab was prepared for it ([`surround`]).
+    pub(crate) fn launch(lab: &Lab, name: &str) -> Result<Self> {
         let (Some(program), Some(client)) = (peers::find(DAEMON), peers::find(CLIENT)) else {
             bail!("no {DAEMON}");
         };
-        surround(lab)?;
-        let folder = lab.path("run/docker");
+        let folder = lab.path("run/docker").join(name);
         std::fs::create_dir_all(&folder)?;
         let path = |name: &str| folder.join(name).display().to_string();
-        lab.write("run/docker/daemon.json", "{}");
+        lab.write(&format!("run/docker/{name}/daemon.json"), "{}");
         let log = File::create(folder.join("log"))?;
         #[expect(clippy::disallowed_methods, reason = "a daemon runs until it is told to end")]
         let mut command = Command::new(program);
-        command.args(["--data-root", &lab.path("var/lib/docker").display().to_string()]);
+        command.args(["--data-root", &lab.path("var/lib/docker").join(name).display().to_string()]);
         command.args(["--exec-root", &path("exec"), "--pidfile", &path("pid")]);
         command.args([
             "--config-file",
@@ -69,8 +78,6 @@ impl Docker {
         let mut docker = Self { daemon, client, socket, cgroup };
         docker.wait_until_up(&folder.join("log"))?;
         docker.image(&folder)?;
-        docker.said(&["network", "create", "--internal", "inner"])?;
-        docker.said(&["network", "create", "--subnet", "10.90.0.0/16", NETWORK])?;
         Ok(docker)
     }
 
@@ -83,6 +90,24 @@ impl Docker {
         let words = ["run", "--detach", "--network", "inner", "--cgroup-parent", &cgroup, "--name", &name];
         let command = ["--publish", &published, "bench", "/bin/sleep", "1000000"];
         self.said(&[&words[..], &command[..]].concat()).map(drop)
+    }
+
+    /// Starts a container on a network.
+    pub(crate) fn run_on(&self, network: &str, number: usize) -> Result<()> {
+        let (name, cgroup) = (name(number), format!("/{}", self.cgroup));
+        let words = ["run", "--detach", "--network", network, "--cgroup-parent", &cgroup, "--name", &name];
+        self.said(&[&words[..], &["bench", "/bin/sleep", "1000000"]].concat()).map(drop)
+    }
+
+    /// Removes a container, if it is there.
+    pub(crate) fn remove(&self, number: usize) {
+        self.said(&["rm", "--force", &name(number)]).ok();
+    }
+
+    /// Returns a container's address on its only network.
+    pub(crate) fn address(&self, number: usize) -> Option<String> {
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        self.said(&["inspect", "--format", format, &name(number)]).ok().filter(|text| !text.is_empty())
     }
 
     /// Connects a running container to a network, and with that publishes its port.
@@ -115,7 +140,8 @@ impl Docker {
         process::run(&self.client, words, &environment, b"")
     }
 
-    fn said(&self, words: &[&str]) -> Result<String> {
+    /// Runs the client, and returns what it printed.
+    pub(crate) fn said(&self, words: &[&str]) -> Result<String> {
         Ok(self.call(words)?.1.trim().to_string())
     }
 
@@ -167,7 +193,7 @@ fn name(number: usize) -> String {
 }
 
 /// Gives the daemon what it changes: control groups to see, an /etc and an /opt to write to.
-fn surround(lab: &Lab) -> Result<()> {
+pub(crate) fn surround(lab: &Lab) -> Result<()> {
     let none = None::<&str>;
     let flags = MsFlags::empty();
     mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), flags, none).context("cannot mount cgroup2")?;

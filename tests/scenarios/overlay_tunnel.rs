@@ -1,18 +1,18 @@
 //! The mesh that encrypted networks ride in: hosts with `weftd tunnel`, and VXLAN set up by hand on top.
 
-use std::net::{Ipv6Addr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use weft_overlay::ids::{ClusterId, HostId};
 use weft_overlay::records::{self, Cluster, Slots};
 use weft_state::Root;
-use weft_testkit::{Host, Underlay, does_not_reach, reaches, skip_unless, staged};
+use weft_testkit::{Container, Host, Underlay, does_not_reach, reaches, skip_unless, staged};
 use weft_tunnel::rotation::{Policy, Remote};
 use weft_tunnel::{ClusterSecret, Driver, Implementation, Slot, View, device_mtu};
 
 /// What is sought on the wire.
-const CANARY: &[u8] = b"a canary nobody may see";
+pub(crate) const CANARY: &[u8] = b"a canary nobody may see";
 const SECURE: u16 = 8473;
 
 /// A host, its mesh, and what others know of it.
@@ -156,11 +156,11 @@ fn settle(members: &mut [Member<'_>]) {
 }
 
 /// Sends a megabyte of what is sought, by TCP, and asserts that it arrives.
-fn transfer(from: &Host, to: &Host, address: &str) {
+pub(crate) fn transfer(from: &Container, to: &Container, address: &str) {
     let listener = to.inside(|| std::net::TcpListener::bind("[::]:0").unwrap());
     let port = listener.local_addr().unwrap().port();
     let bytes = CANARY.repeat((1 << 20) / CANARY.len());
-    let (sent, address) = (bytes.clone(), format!("{address}:{port}"));
+    let (sent, address) = (bytes.clone(), SocketAddr::new(address.parse().unwrap(), port));
     let mut stream = from.inside(|| std::net::TcpStream::connect(address).unwrap());
     let sender = std::thread::spawn(move || std::io::Write::write_all(&mut stream, &sent).unwrap());
     let (mut accepted, _) = listener.accept().unwrap();
@@ -380,8 +380,8 @@ fn debians_wireguard_go_is_a_peer_like_any_other() {
     reaches(one, [theirs.to_string()]);
     reaches(two, [ours.to_string()]);
     let capture = net.capture();
-    transfer(one, two, &format!("[{theirs}]"));
-    transfer(two, one, &format!("[{ours}]"));
+    transfer(one, two, &theirs.to_string());
+    transfer(two, one, &ours.to_string());
     assert_eq!(capture.stop_and_count(CANARY), 0);
 }
 

@@ -17,7 +17,7 @@ const HAIRPINS: &str = "hairpin";
 const SOURCES: &str = "source";
 const ISOLATED: &str = "isolated";
 const INTERNAL: &str = "internal";
-const BETWEEN: [&str; 2] = ["between", "between_internal"];
+const BETWEEN: &str = "between";
 const NO_ICC: &str = "no_icc";
 const INSIDES: &str = "inside";
 const GUARDED: [&str; 2] = ["guarded4", "guarded6"];
@@ -43,7 +43,7 @@ pub(crate) const IPTABLES_LOCALNET: [&str; 1] = [LOCALNETS[1]];
 /// The kinds of entries that a source address claims.
 pub(crate) const SOURCE: [&str; 1] = [SOURCES];
 /// The kinds of entries that isolation claims.
-pub(crate) const ISOLATION: [&str; 4] = [ISOLATED, INTERNAL, BETWEEN[0], BETWEEN[1]];
+pub(crate) const ISOLATION: [&str; 3] = [ISOLATED, INTERNAL, BETWEEN];
 /// The kinds of entries that a guard claims.
 pub(crate) const GUARD: [&str; 8] =
     [INSIDES, NO_ICC, GUARDED[0], GUARDED[1], ROUTED[0], ROUTED[1], PASSES, OUTWARD];
@@ -56,14 +56,13 @@ pub(crate) const INSIDE: [&str; 1] = [INSIDES];
 /// The kinds of entries that need other filters to let something pass.
 pub(crate) const PASSAGE: [&str; 2] = [ADMITTED, PASSES];
 /// Every kind of entry that our own table can have.
-pub(crate) const ALL: [&str; 18] = [
+pub(crate) const ALL: [&str; 17] = [
     SUBNETS,
     HAIRPINS,
     SOURCES,
     ISOLATED,
     INTERNAL,
-    BETWEEN[0],
-    BETWEEN[1],
+    BETWEEN,
     NO_ICC,
     INSIDES,
     GUARDED[0],
@@ -90,10 +89,8 @@ pub(crate) enum Entry {
     Isolated(IfName),
     /// Packets between this interface and any other are dropped.
     Internal(IfName),
-    /// Packets from the first interface to the second stay within an isolated network.
+    /// Packets from the first interface to the second stay within a network.
     Between(IfName, IfName),
-    /// Packets from the first interface to the second stay within an internal network.
-    BetweenInternal(IfName, IfName),
     /// Packets from this bridge to itself are dropped.
     NoIcc(IfName),
     /// This interface is a network of ours.
@@ -148,8 +145,7 @@ impl Entry {
             Self::Source(..) => SOURCES,
             Self::Isolated(_) => ISOLATED,
             Self::Internal(_) => INTERNAL,
-            Self::Between(..) => BETWEEN[0],
-            Self::BetweenInternal(..) => BETWEEN[1],
+            Self::Between(..) => BETWEEN,
             Self::NoIcc(_) => NO_ICC,
             Self::Inside(_) => INSIDES,
             Self::Guarded(family, _) => GUARDED[*family as usize],
@@ -180,7 +176,7 @@ impl Entry {
             | Self::Passing(ifname)
             | Self::Outward(ifname) => ifname.to_string(),
             // No interface's name has a colon (dev_valid_name, net/core/dev.c).
-            Self::Between(from, to) | Self::BetweenInternal(from, to) => format!("{from}:{to}"),
+            Self::Between(from, to) => format!("{from}:{to}"),
             Self::Admitted(addr) => addr.to_string(),
         }
     }
@@ -199,19 +195,16 @@ impl Entry {
         if let Some(by_iptables) = LOCALNETS.iter().position(|known| *known == kind) {
             return ifname().map([Self::Localnet, Self::LocalnetByIptables][by_iptables]);
         }
-        if let Some(internal) = BETWEEN.iter().position(|known| *known == kind) {
-            let (from, to) = name.split_once(':')?;
-            return Some([Self::Between, Self::BetweenInternal][internal](
-                from.parse().ok()?,
-                to.parse().ok()?,
-            ));
-        }
         match kind {
             SUBNETS => subnet(name).map(Self::Subnet),
             HAIRPINS => subnet(name).map(Self::Hairpin),
             SOURCES => {
                 let (name, address) = name.split_once(',')?;
                 Some(Self::Source(subnet(name)?, address.parse().ok()?))
+            }
+            BETWEEN => {
+                let (from, to) = name.split_once(':')?;
+                Some(Self::Between(from.parse().ok()?, to.parse().ok()?))
             }
             ISOLATED => ifname().map(Self::Isolated),
             INTERNAL => ifname().map(Self::Internal),
@@ -231,8 +224,9 @@ impl Entry {
             Self::Subnet(subnet) => masquerade::subnet_set(Kind::Masquerade, *subnet),
             Self::Hairpin(subnet) => masquerade::subnet_set(Kind::Hairpin, *subnet),
             Self::Source(subnet, _) => masquerade::subnet_set(Kind::Source, *subnet),
-            Self::Isolated(_) | Self::Between(..) => forward::isolated(),
-            Self::Internal(_) | Self::BetweenInternal(..) => forward::internal(),
+            Self::Isolated(_) => forward::isolated(),
+            Self::Between(..) => forward::within(),
+            Self::Internal(_) => forward::internal(),
             Self::NoIcc(_) => forward::no_icc(),
             Self::Inside(_) => forward::inside(),
             Self::Loopback(_) => loopback::links(),
@@ -253,7 +247,7 @@ impl Entry {
             Self::Isolated(ifname) | Self::Internal(ifname) | Self::NoIcc(ifname) => {
                 Element::new(forward::interface_twice(ifname))
             }
-            Self::Between(from, to) | Self::BetweenInternal(from, to) => {
+            Self::Between(from, to) => {
                 Element::new(forward::interface(from).ifname(to.as_str()))
             }
             Self::Inside(ifname)
@@ -284,7 +278,7 @@ impl Entry {
             | Self::Inside(_)
             | Self::Guarded(..)
             | Self::Routed(..) => Part::Forward,
-            Self::Internal(_) | Self::BetweenInternal(..) => Part::Internal,
+            Self::Internal(_) => Part::Internal,
             Self::NoIcc(_) => Part::NoIcc,
             Self::Loopback(_) => Part::Loopback,
             Self::Localnet(_) | Self::LocalnetByIptables(_) => Part::LocalOnly,
@@ -325,7 +319,6 @@ mod tests {
             Entry::Isolated(bridge.clone()),
             Entry::Internal(bridge.clone()),
             Entry::Between(bridge.clone(), "ov1".parse().unwrap()),
-            Entry::BetweenInternal("ov1".parse().unwrap(), bridge.clone()),
             Entry::NoIcc(bridge.clone()),
             Entry::Inside(bridge.clone()),
             Entry::Loopback(bridge.clone()),

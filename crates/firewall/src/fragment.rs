@@ -101,14 +101,10 @@ impl Isolation {
             true => Entry::Internal(link.clone()),
             false => Entry::Isolated(link.clone()),
         };
-        let way = |from: &IfName, to: &IfName| match self.internal {
-            true => Entry::BetweenInternal(from.clone(), to.clone()),
-            false => Entry::Between(from.clone(), to.clone()),
-        };
         let all: Vec<&IfName> = std::iter::once(&self.bridge).chain(&self.links).collect();
         let ways = all.iter().flat_map(|from| {
             let others = all.iter().filter(move |to| *to != from);
-            others.map(move |to| way(from, to))
+            others.map(move |to| Entry::Between((*from).clone(), (*to).clone()))
         });
         all.iter().map(|link| one(link)).chain(ways).collect()
     }

@@ -11,6 +11,7 @@
 //!               -> to_address         snat: subnets with an address of their own
 //!               masquerade
 //! forward       -> user               the administrator's own
+//!               within a network?     accept: from one of its interfaces to another
 //!               -> internal           internal? -> only_inside
 //!               to a published port?  accept
 //!               isolated?             -> from_isolated
@@ -114,12 +115,13 @@ const CHAINS: [&str; 36] = [
 ];
 
 /// The names of the sets and maps that we make, up to the family.
-const SETS: [&str; 21] = [
+const SETS: [&str; 22] = [
     "masq",
     "masq_all",
     "hairpin",
     "source",
     "isolated",
+    "within",
     "internal",
     "no_icc",
     "inside",

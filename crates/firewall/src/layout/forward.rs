@@ -20,7 +20,7 @@ pub(crate) const INTERNAL: &str = "internal";
 /// The rules for networks whose containers do not reach each other; empty until there is one.
 pub(crate) const NO_ICC: &str = "no_icc";
 /// The chains with their numbers of rules.
-pub(crate) const CHAINS: [(&str, usize); 3] = [(FORWARD, 7), (FROM_ISOLATED, 2), (GUARD, 10)];
+pub(crate) const CHAINS: [(&str, usize); 3] = [(FORWARD, 8), (FROM_ISOLATED, 2), (GUARD, 10)];
 pub(crate) const INTERNAL_CHAINS: [(&str, usize); 2] = [(INTERNAL, 2), (ONLY_INSIDE, 2)];
 pub(crate) const NO_ICC_CHAINS: [(&str, usize); 2] = [(NO_ICC, 1), (LET_THROUGH, 1)];
 /// What marks packets of such networks that passed.
@@ -52,6 +52,11 @@ pub(crate) fn isolated() -> Set {
 /// Returns the set of interfaces from and to which nothing passes.
 pub(crate) fn internal() -> Set {
     Set::new(INET, "internal", INTERFACES).expiring()
+}
+
+/// Returns the set of ways from one interface of a network to another one of it.
+pub(crate) fn within() -> Set {
+    Set::new(INET, "within", INTERFACES).expiring()
 }
 
 /// Returns the set of bridges whose containers do not reach each other.
@@ -93,7 +98,7 @@ pub(crate) fn create(transaction: &mut Transaction) {
     for name in [USER, INTERNAL, FROM_ISOLATED, NO_ICC, GUARD, published::RESTRICTED] {
         transaction.chain(&INET.chain(name));
     }
-    for set in [isolated(), inside()] {
+    for set in [isolated(), inside(), within()] {
         transaction.set(&set);
     }
     for family in ANY {
@@ -104,6 +109,7 @@ pub(crate) fn create(transaction: &mut Transaction) {
     let (input, output) = (Meta::InputName, Meta::OutputName);
     transaction
         .rule(forward.rule([jump(USER)]))
+        .rule(way(&forward, [input, output], within(), Expr::Verdict(Verdict::Accept)))
         .rule(forward.rule([jump(INTERNAL)]))
         .rule(forward.rule(
             has_bits(Conntrack::Status, TRANSLATED).into_iter().chain([Expr::Verdict(Verdict::Accept)]),

@@ -243,7 +243,7 @@ fn many_processes_at_once_make_every_rule_once() {
     let mut socket = Socket::open().unwrap();
     let counts = ["forward", "internal", "from_isolated", "only_inside", "postrouting"]
         .map(|chain| socket.rules(TABLE, chain).unwrap().len());
-    assert_eq!(counts, [7, 2, 2, 2, 2]);
+    assert_eq!(counts, [8, 2, 2, 2, 2]);
     assert_eq!(observe(&isolated("n7-15", "n7-15")).unwrap(), Vec::<String>::new());
 }
 

@@ -28,13 +28,18 @@ fn it_is_written_once_and_listed_as_meant() {
     assert_eq!(wanted.observe().unwrap(), [""; 0]);
     let listed = ruleset();
     for rule in [
-        "udp dport 8473 iifname != \"weftwg*\" counter",
-        "iifname \"weftwg*\" udp dport != 8473 counter",
-        "udp dport 8473 oifname != \"weftwg*\" counter",
+        "udp dport 4789 goto plain",
+        "udp dport 8473 goto secure",
+        "iifname != \"weftwg*\" counter",
+        "iifname \"weftwg*\" counter",
+        "udp dport 8473 goto into_mesh",
+        "oifname != \"weftwg*\" counter",
         "ip saddr != @hosts4 counter",
         "ip6 saddr != @hosts6 counter",
         "goto known_host",
-        "udp dport 51821 notrack",
+        "udp dport 51821 goto carrier",
+        "udp dport 51821 goto untracked",
+        "notrack",
         "192.0.2.7",
     ] {
         assert!(listed.contains(rule), "{rule}:\n{listed}");
