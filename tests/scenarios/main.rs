@@ -35,6 +35,7 @@ mod others;
 mod overlay_agent;
 mod overlay_attacks;
 mod overlay_cli;
+mod overlay_egress;
 mod overlay_encrypted;
 mod overlay_mtu;
 mod overlay_plain;

@@ -55,7 +55,7 @@ pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;
 pub use iptables::tool::is_chain_name;
 pub use layout::bridge::APART;
 
-pub use tunnels::Tunnels;
+pub use tunnels::{Tunnels, UPLINKS};
 
 use claim::Claims;
 use iptables::masquerade as iptables_masquerade;

@@ -10,6 +10,9 @@
 //!           from the mesh?                     drop
 //! leaving   plain port, or the mesh's own?     -> untracked
 //!           secure port?                       -> into_mesh     not into the mesh? drop
+//! outside   from a network's own uplink?       masquerade
+//! inside    into an uplink, and no answer?     drop
+//!           from an uplink to another network? drop
 //! ```
 //!
 //! `known_host` drops what no host of the cluster has sent. All chains that end with a tunnel's packet leave it untracked.
@@ -27,19 +30,33 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use nix::errno::Errno;
-use weft_nft::expr::{Comparison, Field, Found, Header, Meta, Reg, Verdict, is_family};
+use weft_nft::expr::{Comparison, Conntrack, Field, Found, Header, Meta, Reg, Verdict, has_bits, is_family};
 use weft_nft::{
     Base, Chain, ChainKind, Element, Error, Expr, Family, Hook, Key, Policy, Rule, Set, Socket, Table,
     Transaction, Type,
 };
 
-use crate::layout::ANY;
+use crate::layout::{ANY, AT_POSTROUTING};
+use crate::layout::forward::AT_FORWARD;
 use crate::{Change, FirewallError, table};
 
 /// Our table.
 const TABLE: Table = Table::new(Family::Inet, "weft_tunnels");
 /// What the comment of every version of it starts with.
 const VERSION: &str = "weft tunnels 2 ";
+/// What the names of links start with by which networks with a namespace of their own reach the outside.
+pub const UPLINKS: &str = "ovu";
+/// What the names of all of an overlay's links start with.
+const OVERLAYS: &str = "ov";
+/// The addresses of networks' own ends of such links, 169.254.64.0/18 and fd77:6566::/32: the first four bytes tell.
+const ENDS: [(IpAddr, [u8; 4], [u8; 4]); 2] = [
+    (ANY[0], [0xa9, 0xfe, 0x40, 0], [0xff, 0xff, 0xc0, 0]),
+    (ANY[1], [0xfd, 0x77, 0x65, 0x66], [0xff; 4]),
+];
+const OUTSIDE: &str = "outside";
+const INSIDE: &str = "inside";
+/// What connection tracking calls a packet of a connection that it knows (nf_conntrack_common.h).
+const KNOWN: u32 = 1 << 1 | 1 << 2;
 const KNOWN_HOST: &str = "known_host";
 const NO_DATAGRAM: &str = "no_datagram";
 const PLAIN: &str = "plain";
@@ -74,6 +91,8 @@ pub struct Tunnels {
     pub mesh_links: &'static str,
     /// The identifiers of plain networks. Others on the same port are somebody else's.
     pub vnis: BTreeSet<u32>,
+    /// Whether there are networks that reach the outside by a link whose name starts with [`UPLINKS`].
+    pub uplinks: bool,
     /// The hosts that may send plain VXLAN.
     pub hosts: BTreeSet<IpAddr>,
 }
@@ -180,6 +199,10 @@ impl Tunnels {
             }
             transaction.chain(&TABLE.base_chain(ARRIVING, base(Hook::Prerouting)));
             transaction.chain(&TABLE.base_chain(LEAVING, base(Hook::Output)));
+            if self.uplinks {
+                transaction.chain(&TABLE.base_chain(OUTSIDE, AT_POSTROUTING));
+                transaction.chain(&TABLE.base_chain(INSIDE, AT_FORWARD));
+            }
             for rule in self.chains().into_iter().flat_map(|(_, rules)| rules) {
                 transaction.rule(rule);
             }
@@ -219,7 +242,8 @@ impl Tunnels {
             (name, rules.collect())
         };
         let mesh = |name, way, passes| vec![self.drop_if_mesh(&TABLE.chain(name), way, passes, &[])];
-        vec![
+        let uplinks = if self.uplinks { vec![(OUTSIDE, outside()), (INSIDE, inside())] } else { Vec::new() };
+        let mut chains = vec![
             untracked(KNOWN_HOST, ANY.map(stranger).into()),
             (
                 NO_DATAGRAM,
@@ -232,7 +256,9 @@ impl Tunnels {
             untracked(INTO_MESH, mesh(INTO_MESH, Meta::OutputName, false)),
             (ARRIVING, rules),
             (LEAVING, sent),
-        ]
+        ];
+        chains.extend(uplinks);
+        chains
     }
 
     /// Plain VXLAN: with an identifier of ours it goes on to another chain.
@@ -257,7 +283,7 @@ impl Tunnels {
     }
     /// Returns the table's comment: the version, and what the rules depend on.
     fn version(&self) -> String {
-        let rules = (self.plain_port, self.secure_port, &self.mesh_ports, self.mesh_links, &self.vnis);
+        let rules = (self.plain_port, self.secure_port, &self.mesh_ports, self.mesh_links, &self.vnis, self.uplinks);
         format!("{VERSION}{:016x}", hash(&rules))
     }
 
@@ -297,6 +323,37 @@ fn marks() -> Set {
 
 fn goto(chain: &'static str) -> Expr {
     Expr::Verdict(Verdict::Goto(chain.into()))
+}
+
+/// What leaves a network by such a link leaves the host with the host's address.
+fn outside() -> Vec<Rule> {
+    let chain = TABLE.chain(OUTSIDE);
+    let rule = |(family, prefix, mask): (IpAddr, [u8; 4], [u8; 4])| {
+        let source = Field { len: 4, ..Field::source_of(family) };
+        let steps = [
+            Expr::Payload(source, Reg(0)),
+            Expr::Mask(Reg(0), mask.to_vec()),
+            Expr::Compare(Reg(0), Comparison::Equal, prefix.to_vec()),
+            Expr::Masquerade,
+        ];
+        chain.rule(is_family(family).into_iter().chain(steps))
+    };
+    ENDS.map(rule).into()
+}
+
+/// Nothing enters by such a link but answers, and nothing that came by it goes to another network of the overlay's.
+fn inside() -> Vec<Rule> {
+    let chain = TABLE.chain(INSIDE);
+    let is = |way, name: &str| {
+        [Expr::Meta(way, Reg(0)), Expr::Compare(Reg(0), Comparison::Equal, name.as_bytes().to_vec())]
+    };
+    let (from, to) = (Meta::InputName, Meta::OutputName);
+    let answer = has_bits(Conntrack::State, KNOWN).into_iter().chain([Expr::Verdict(Verdict::Accept)]);
+    vec![
+        chain.rule(is(to, UPLINKS).into_iter().chain(answer)),
+        chain.rule(is(to, UPLINKS).into_iter().chain(DROP)),
+        chain.rule(is(from, UPLINKS).into_iter().chain(is(to, OVERLAYS)).chain(DROP)),
+    ]
 }
 
 /// Sends UDP to a port on to another chain.

@@ -10,6 +10,7 @@ use weft_state::boot;
 
 use crate::blocks::{self, gateway, next_hop};
 use crate::ids::{HostId, NetworkId, Vni, vtep_mac};
+use crate::kernel::{leads_outside, pair};
 use crate::local::{LocalBlock, LocalNetwork, Outer};
 use crate::records::{BlockState, Cluster, Encryption, Host, Network};
 use crate::snapshot::Snapshot;
@@ -99,13 +100,33 @@ impl Desired {
         let known = Known::of(snapshot);
         for network in snapshot.networks().filter(|network| snapshot.is_member(network.id, host)) {
             match known.network(cluster, own, network) {
-                Ok(found) => desired.networks.push(found),
+                Ok(found) => match desired.rival(&found.local) {
+                    None => desired.networks.push(found),
+                    Some(other) => desired.refused.push(Refused {
+                        why: format!("network {other} leads outside by the same addresses"),
+                        hint: "create one of them with another vni".into(),
+                        network: network.name.clone(),
+                        id: network.id,
+                    }),
+                },
                 Err(refused) => desired.refused.push(refused),
             }
         }
         let plain = desired.networks.iter().filter(|network| !network.local.secure);
+        desired.tunnels.uplinks = desired.networks.iter().any(|network| leads_outside(&network.local));
         desired.tunnels.vnis = plain.map(|network| network.local.vni.get()).collect();
         desired
+    }
+
+    /// Returns whether this host is to have no network at all, and nothing keeps it from one.
+    pub fn is_empty(&self) -> bool {
+        self.known && self.networks.is_empty() && self.refused.is_empty()
+    }
+
+    /// Returns a network whose way outside is that of another one as well: addresses for it are few.
+    fn rival(&self, local: &LocalNetwork) -> Option<&NetworkName> {
+        let others = self.networks.iter().map(|network| &network.local).filter(|other| leads_outside(other));
+        others.filter(|_| leads_outside(local)).find(|other| pair(other) == pair(local)).map(|other| &other.name)
     }
 
     /// Returns what is desired of one network, or why this host cannot have it.
@@ -126,6 +147,7 @@ fn tunnels(snapshot: &Snapshot) -> Tunnels {
         mesh_ports: slots.map(|slot| slot.port).chain(ports).collect(),
         mesh_links: MESH_LINKS,
         vnis: BTreeSet::new(),
+        uplinks: false,
         hosts: snapshot.hosts().filter(is_in).flat_map(|host| host.underlay.addresses()).collect(),
     }
 }

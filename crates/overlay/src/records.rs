@@ -219,6 +219,13 @@ pub enum Egress {
     None,
 }
 
+impl Egress {
+    /// Returns what it is when nobody says: a network that is cut off from its hosts leads nowhere.
+    pub const fn of(isolated: bool) -> Self {
+        if isolated { Self::None } else { Self::Nat }
+    }
+}
+
 /// A host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Host {

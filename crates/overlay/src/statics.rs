@@ -74,8 +74,7 @@ struct NetworkFile {
     encryption: Encryption,
     #[serde(default)]
     isolated: bool,
-    #[serde(default)]
-    egress: Egress,
+    egress: Option<Egress>,
     mtu: Option<Mtu>,
 }
 
@@ -134,7 +133,7 @@ fn network_of(file: NetworkFile) -> Network {
         subnets,
         encryption,
         isolated,
-        egress,
+        egress: egress.unwrap_or(Egress::of(isolated)),
         mtu,
         labels: BTreeMap::new(),
         options: BTreeMap::new(),

@@ -173,7 +173,8 @@ impl Cluster {
         self.host(number).weft(create.iter().chain(words).copied()).expect_ok();
         let name = words.last().copied().unwrap_or_default();
         for host in self.underlay.hosts() {
-            if self.agents[usize::from(host.number())].is_some() {
+            // A host that was added later is no member.
+            if self.agents.get(usize::from(host.number())).is_some_and(Option::is_some) {
                 self.eventually(&format!("{name} on {}", host.name()), || {
                     host.weft(["network", "exists", name]).code == 0
                 });

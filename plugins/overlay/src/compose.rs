@@ -30,7 +30,7 @@ pub(crate) const OPTIONS: &[OptionAbout] = &[
         name: "egress",
         aliases: &[],
         value: "nat|routed|none",
-        default: "nat",
+        default: "nat; none for isolated networks",
         help: "whether packets that leave the network get the host's address, keep theirs, or do not leave",
     },
     OptionAbout {

@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use weft_cni::{Code, Failure, Route};
 use weft_firewall::{Backend, Fragment, Masquerade};
 use weft_model::Endpoint;
-use weft_overlay::kernel::{devices, outside};
+use weft_overlay::kernel::{devices, leads_outside as uplink, outside};
 use weft_overlay::local::LocalNetwork;
 use weft_overlay::records::Egress;
 use weft_plan::{Link, Peer, Plan, Port, Sysctl};
@@ -64,7 +64,7 @@ fn homeless(local: &LocalNetwork, address: IpAddr) -> Failure {
 }
 
 fn leads_outside(local: &LocalNetwork) -> bool {
-    !local.isolated && local.egress != Egress::None
+    uplink(local) || (!local.isolated && local.egress != Egress::None)
 }
 
 fn any(v4: bool) -> Option<IpNetwork> {

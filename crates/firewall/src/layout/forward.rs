@@ -33,7 +33,7 @@ const INTERFACES: &[Type] = &[Type::IfName, Type::IfName];
 const INTERFACE: &[Type] = &[Type::IfName];
 
 /// A filter's usual turn (NF_IP_PRI_FILTER).
-const AT_FORWARD: Base =
+pub(crate) const AT_FORWARD: Base =
     Base { kind: ChainKind::Filter, hook: Hook::Forward, priority: 0, policy: Policy::Accept };
 
 /// Behind [`AT_FORWARD`]: who gets here was not dropped.

@@ -14,6 +14,7 @@ fn tunnels() -> Tunnels {
         mesh_ports: BTreeSet::from([51820, 51821]),
         mesh_links: "weftwg",
         vnis: BTreeSet::from([5000]),
+        uplinks: false,
         hosts: ["192.0.2.7", "2001:db8::7"].iter().map(|host| host.parse().unwrap()).collect(),
     }
 }

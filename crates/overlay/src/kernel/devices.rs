@@ -8,7 +8,7 @@ use weft_netns::{Netns, NetnsError};
 use weft_plan::{Address, Blackhole, Conflict, Link, Plan, Sysctl, VxlanOptions};
 use weft_state::Root;
 
-use super::{ALIAS, LAST, PROTOCOL};
+use super::{ALIAS, LAST, PROTOCOL, uplink};
 use crate::ids::vtep_mac;
 use crate::local::LocalNetwork;
 use crate::records::Egress;
@@ -48,6 +48,8 @@ pub fn devices(local: &LocalNetwork, root: &Root) -> Plan {
     }
     if !local.isolated {
         plan.extend(fences(local, root).steps);
+    } else if uplink::leads_outside(local) {
+        plan.network(uplink::masquerade(local, root));
     }
     plan
 }

@@ -15,6 +15,7 @@ use weft_state::{Root, StateError};
 
 use super::devices::{devices, home};
 use super::peers::{Step, Ways};
+use super::uplink::uplink;
 use super::{ALIAS, PROTOCOL};
 use crate::blocks::overlap;
 use crate::desired::{Desired, DesiredNetwork};
@@ -132,7 +133,9 @@ impl Reconciler {
     /// time. What cannot be done is reported, and keeps nothing else from being done.
     pub fn apply(&self, desired: &Desired) -> Report {
         let mut report = Report::default();
-        if let Err(error) = self.guard(&desired.tunnels) {
+        if !desired.is_empty()
+            && let Err(error) = self.guard(&desired.tunnels)
+        {
             // No device without its guard.
             report.troubles.push(Trouble { network: None, error });
             return report;
@@ -145,6 +148,12 @@ impl Reconciler {
         }
         if let Err(error) = self.sweep(desired, &mut report) {
             report.troubles.push(Trouble { network: None, error });
+        } else if desired.is_empty()
+            && !self.has_homes()
+            && let Err(error) = Tunnels::remove()
+        {
+            // With the last device its guard goes, and not before.
+            report.troubles.push(Trouble { network: None, error: error.into() });
         }
         report
     }
@@ -168,7 +177,7 @@ impl Reconciler {
     /// When the kernel does not answer.
     pub fn verify(&self, desired: &Desired) -> Result<Vec<Drift>, KernelError> {
         let mut drifts = Vec::new();
-        let missing = desired.tunnels.observe()?;
+        let missing = if desired.is_empty() { Vec::new() } else { desired.tunnels.observe()? };
         drifts.extend(missing.into_iter().map(|what| Drift { network: None, what }));
         for network in &desired.networks {
             let mut note = |what: String| {
@@ -182,6 +191,8 @@ impl Reconciler {
             let mut kernel = Kernel::at(home.as_ref(), None)?;
             let found = kernel.observe(&devices(&network.local, &self.root))?;
             found.iter().for_each(|difference| note(difference.to_string()));
+            let uplink = Kernel::at(None, home.as_ref())?.observe(&uplink(&network.local))?;
+            uplink.iter().for_each(|difference| note(difference.to_string()));
             for step in self.steps(network, home.as_ref())? {
                 let verb = match (step.removes, step.changes) {
                     (true, _) => "should not be there",
@@ -192,6 +203,12 @@ impl Reconciler {
             }
         }
         Ok(drifts)
+    }
+
+    /// Returns whether there are networks with namespaces of their own, which only a runtime may say that nobody is in.
+    fn has_homes(&self) -> bool {
+        let homes = std::fs::read_dir(self.root.overlay_run_dir().join("netns"));
+        homes.is_ok_and(|mut homes| homes.next().is_some())
     }
 
     fn guard(&self, tunnels: &Tunnels) -> Result<(), KernelError> {
@@ -219,6 +236,7 @@ impl Reconciler {
             report.made += 1;
             report.steps.push(format!("link {}", local.vxlan));
         }
+        Kernel::at(None, home.as_ref())?.ensure(&uplink(local), &mut Journal::default())?;
         let steps = self.steps(network, home.as_ref())?;
         let mut socket = open(home.as_ref())?;
         carry_out(steps, &mut socket, report)?;
@@ -287,9 +305,10 @@ impl Reconciler {
     /// What could not be taken away first.
     pub fn remove(&self, local: &LocalNetwork) -> Result<(), KernelError> {
         let home = home(local, &self.root, false)?;
-        let mut kernel = Kernel::at(home.as_ref(), None)?;
+        let remove = weft_plan::Removal::Synchronous;
+        let mut problems = Kernel::at(None, home.as_ref())?.remove(&uplink(local), remove);
         let plan: Plan = devices(local, &self.root);
-        let problems = kernel.remove(&plan, weft_plan::Removal::Synchronous);
+        problems.extend(Kernel::at(home.as_ref(), None)?.remove(&plan, remove));
         LocalNetwork::remove(&self.root, &local.name)?;
         match problems.into_iter().next() {
             Some(problem) => Err(problem.cause.into()),

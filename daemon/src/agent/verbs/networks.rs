@@ -65,10 +65,14 @@ fn described(
         }
     }
     subnets.sort_by_key(IpNetwork::is_ipv6);
+    let isolated = flag("isolated")?;
     let egress = match (new.internal, new.options.get("egress").map(String::as_str)) {
         (true, _) | (_, Some("none")) => Egress::None,
+        // What others may have, too, is nowhere that it could be routed to.
+        (_, Some("routed")) if isolated => return Err(value("egress", "routed", "nat or none, for it is isolated")),
         (_, Some("routed")) => Egress::Routed,
-        (_, None | Some("nat")) => Egress::Nat,
+        (_, Some("nat")) => Egress::Nat,
+        (_, None) => Egress::of(isolated),
         (_, Some(other)) => return Err(value("egress", other, "nat, routed or none")),
     };
     let mtu = new.options.get("mtu").map(|text| {
@@ -81,7 +85,7 @@ fn described(
         vni: wanted_vni(new)?,
         subnets,
         encryption: if flag("encrypted")? { Encryption::Wireguard } else { Encryption::None },
-        isolated: flag("isolated")?,
+        isolated,
         egress,
         mtu: mtu.transpose()?,
         labels: new.labels.clone(),
