@@ -23,7 +23,9 @@ fn cluster_over_ipv6() -> Cluster {
 
 /// Says whether a frame is one of the mesh's, over IPv6 and by Ethernet.
 fn is_of_the_mesh(frame: &Vec<u8>) -> bool {
-    frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&UDP) && frame.get(56..58) == Some(&MESH)
+    frame.get(12..14) == Some(&[0x86, 0xdd])
+        && frame.get(20) == Some(&UDP)
+        && frame.get(56..58) == Some(&MESH)
 }
 
 #[test]

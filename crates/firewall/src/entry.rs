@@ -247,9 +247,7 @@ impl Entry {
             Self::Isolated(ifname) | Self::Internal(ifname) | Self::NoIcc(ifname) => {
                 Element::new(forward::interface_twice(ifname))
             }
-            Self::Between(from, to) => {
-                Element::new(forward::interface(from).ifname(to.as_str()))
-            }
+            Self::Between(from, to) => Element::new(forward::interface(from).ifname(to.as_str())),
             Self::Inside(ifname)
             | Self::Guarded(_, ifname)
             | Self::Routed(_, ifname)

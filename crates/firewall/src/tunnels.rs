@@ -36,8 +36,8 @@ use weft_nft::{
     Transaction, Type,
 };
 
-use crate::layout::{ANY, AT_POSTROUTING};
 use crate::layout::forward::AT_FORWARD;
+use crate::layout::{ANY, AT_POSTROUTING};
 use crate::{Change, FirewallError, table};
 
 /// Our table.
@@ -49,10 +49,8 @@ pub const UPLINKS: &str = "ovu";
 /// What the names of all of an overlay's links start with.
 const OVERLAYS: &str = "ov";
 /// The addresses of networks' own ends of such links, 169.254.64.0/18 and fd77:6566::/32: the first four bytes tell.
-const ENDS: [(IpAddr, [u8; 4], [u8; 4]); 2] = [
-    (ANY[0], [0xa9, 0xfe, 0x40, 0], [0xff, 0xff, 0xc0, 0]),
-    (ANY[1], [0xfd, 0x77, 0x65, 0x66], [0xff; 4]),
-];
+const ENDS: [(IpAddr, [u8; 4], [u8; 4]); 2] =
+    [(ANY[0], [0xa9, 0xfe, 0x40, 0], [0xff, 0xff, 0xc0, 0]), (ANY[1], [0xfd, 0x77, 0x65, 0x66], [0xff; 4])];
 const OUTSIDE: &str = "outside";
 const INSIDE: &str = "inside";
 /// What connection tracking calls a packet of a connection that it knows (nf_conntrack_common.h).
@@ -233,8 +231,10 @@ impl Tunnels {
         rules.extend(self.mesh_ports.iter().map(|port| to_port(&arriving, *port, CARRIER)));
         rules.push(self.drop_if_mesh(&arriving, Meta::InputName, true, &[]));
         let leaving = TABLE.chain(LEAVING);
-        let mut sent =
-            vec![to_port(&leaving, self.plain_port, UNTRACKED), to_port(&leaving, self.secure_port, INTO_MESH)];
+        let mut sent = vec![
+            to_port(&leaving, self.plain_port, UNTRACKED),
+            to_port(&leaving, self.secure_port, INTO_MESH),
+        ];
         sent.extend(self.mesh_ports.iter().map(|port| to_port(&leaving, *port, UNTRACKED)));
         // What a chain does not drop is not tracked.
         let untracked = |name: &'static str, rules: Vec<Rule>| {
@@ -283,7 +283,8 @@ impl Tunnels {
     }
     /// Returns the table's comment: the version, and what the rules depend on.
     fn version(&self) -> String {
-        let rules = (self.plain_port, self.secure_port, &self.mesh_ports, self.mesh_links, &self.vnis, self.uplinks);
+        let rules =
+            (self.plain_port, self.secure_port, &self.mesh_ports, self.mesh_links, &self.vnis, self.uplinks);
         format!("{VERSION}{:016x}", hash(&rules))
     }
 
@@ -369,8 +370,10 @@ fn to_port(chain: &Chain, port: u16, target: &'static str) -> Rule {
 
 /// Drops what no host of the cluster has sent.
 fn stranger(family: IpAddr) -> Rule {
-    let source =
-        [Expr::Payload(Field::source_of(family), Reg(0)), Expr::Lookup(hosts(family).name, Reg(0), Found::NoMatch)];
+    let source = [
+        Expr::Payload(Field::source_of(family), Reg(0)),
+        Expr::Lookup(hosts(family).name, Reg(0), Found::NoMatch),
+    ];
     TABLE.chain(KNOWN_HOST).rule([&is_family(family)[..], &source, &DROP].concat())
 }
 

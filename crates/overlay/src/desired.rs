@@ -126,7 +126,10 @@ impl Desired {
     /// Returns a network whose way outside is that of another one as well: addresses for it are few.
     fn rival(&self, local: &LocalNetwork) -> Option<&NetworkName> {
         let others = self.networks.iter().map(|network| &network.local).filter(|other| leads_outside(other));
-        others.filter(|_| leads_outside(local)).find(|other| pair(other) == pair(local)).map(|other| &other.name)
+        others
+            .filter(|_| leads_outside(local))
+            .find(|other| pair(other) == pair(local))
+            .map(|other| &other.name)
     }
 
     /// Returns what is desired of one network, or why this host cannot have it.

@@ -7,8 +7,8 @@ mod uplink;
 
 pub use devices::{devices, home, netns_path, outside};
 pub use reconcile::{Drift, KernelError, Reconciler, Report, Trouble};
-pub(crate) use uplink::pair;
 pub use uplink::leads_outside;
+pub(crate) use uplink::pair;
 
 /// Who made a route or a neighbour: the number that weft signs with (rtm_protocol, NDA_PROTOCOL). Nobody has it in
 /// `/etc/iproute2/rt_protos`.

@@ -29,13 +29,7 @@ pub(crate) mod stream {
     }
 
     /// Returns a packet with this payload, complete.
-    pub(crate) fn packet(
-        case: &Case,
-        number: usize,
-        sequence: u32,
-        flags: u8,
-        payload: &[u8],
-    ) -> Vec<u8> {
+    pub(crate) fn packet(case: &Case, number: usize, sequence: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         if case.vxlan {
             // From fd00::1 to fd00::2, UDP without a checksum, VXLAN, Ethernet.
@@ -93,8 +87,7 @@ pub(crate) mod stream {
         let part = |number: usize| {
             let length = if number + 1 == count { size / 2 + 1 } else { size };
             let payload: Vec<u8> = (0..=255u8).cycle().skip(number).take(length).collect();
-            let sequence =
-                u32::MAX.wrapping_sub(1500).wrapping_add(u32::try_from(number * size).unwrap());
+            let sequence = u32::MAX.wrapping_sub(1500).wrapping_add(u32::try_from(number * size).unwrap());
             let flags = if number + 1 == count { ACK | PSH } else { ACK };
             packet(case, number, sequence, flags, &payload)
         };

@@ -1,7 +1,6 @@
 use super::*;
 
-const POLICY: Policy =
-    Policy { linger: Duration::from_secs(180), max_overlap: Duration::from_secs(3600) };
+const POLICY: Policy = Policy { linger: Duration::from_secs(180), max_overlap: Duration::from_secs(3600) };
 
 fn key(host: u8, slot: Slot, epoch: u64) -> PublicKey {
     let mut bytes = [host; 32];
@@ -11,12 +10,7 @@ fn key(host: u8, slot: Slot, epoch: u64) -> PublicKey {
 }
 
 fn published(host: u8, slot: Slot, epoch: u64) -> Option<records::Slot> {
-    Some(records::Slot {
-        public_key: key(host, slot, epoch),
-        port: 51820,
-        epoch,
-        state: SlotState::Active,
-    })
+    Some(records::Slot { public_key: key(host, slot, epoch), port: 51820, epoch, state: SlotState::Active })
 }
 
 /// A host of a simulated mesh.
@@ -144,10 +138,7 @@ impl Mesh {
             for (to, slot) in &host.routes {
                 let peer = self.hosts.iter().find(|peer| address(peer.number) == *to).unwrap();
                 if peer.alive {
-                    assert!(
-                        slot.of(&host.own.wireguard).is_some(),
-                        "{host:?} sends by a slot it has not"
-                    );
+                    assert!(slot.of(&host.own.wireguard).is_some(), "{host:?} sends by a slot it has not");
                     assert!(
                         slot.of(&peer.own.wireguard).is_some(),
                         "{host:?} sends what {peer:?} cannot read"
@@ -223,17 +214,13 @@ fn a_key_is_replaced_and_the_old_one_goes_after_a_while() {
     }
     mesh.pass(POLICY.linger);
     mesh.settle();
-    assert!(
-        mesh.hosts.iter().all(|host| host.own.wireguard.a.is_none() && host.own.wireguard.b.is_some())
-    );
+    assert!(mesh.hosts.iter().all(|host| host.own.wireguard.a.is_none() && host.own.wireguard.b.is_some()));
     // And back: the slots take turns.
     assert_eq!(mesh.rotate(2), Slot::A);
     mesh.settle();
     mesh.pass(POLICY.linger);
     mesh.settle();
-    assert!(
-        mesh.hosts.iter().all(|host| host.own.wireguard.b.is_none() && host.own.wireguard.a.is_some())
-    );
+    assert!(mesh.hosts.iter().all(|host| host.own.wireguard.b.is_none() && host.own.wireguard.a.is_some()));
 }
 
 #[test]

@@ -69,7 +69,9 @@ fn described(
     let egress = match (new.internal, new.options.get("egress").map(String::as_str)) {
         (true, _) | (_, Some("none")) => Egress::None,
         // What others may have, too, is nowhere that it could be routed to.
-        (_, Some("routed")) if isolated => return Err(value("egress", "routed", "nat or none, for it is isolated")),
+        (_, Some("routed")) if isolated => {
+            return Err(value("egress", "routed", "nat or none, for it is isolated"));
+        }
         (_, Some("routed")) => Egress::Routed,
         (_, Some("nat")) => Egress::Nat,
         (_, None) => Egress::of(isolated),
