@@ -109,7 +109,7 @@ pub(crate) fn create(transaction: &mut Transaction) {
     let (input, output) = (Meta::InputName, Meta::OutputName);
     transaction
         .rule(forward.rule([jump(USER)]))
-        .rule(way(&forward, [input, output], within(), Expr::Verdict(Verdict::Accept)))
+        .rule(way(&forward, [input, output], within(), [Expr::Verdict(Verdict::Accept)]))
         .rule(forward.rule([jump(INTERNAL)]))
         .rule(forward.rule(
             has_bits(Conntrack::Status, TRANSLATED).into_iter().chain([Expr::Verdict(Verdict::Accept)]),
