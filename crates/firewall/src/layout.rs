@@ -53,7 +53,7 @@ use crate::admission;
 pub(crate) use masquerade::{AT_POSTROUTING, multicast};
 
 /// The layout's version, as the table's comment carries it. A table with another one is replaced.
-pub(crate) const VERSION: &str = "weft layout 6";
+pub(crate) const VERSION: &str = "weft layout 7";
 /// The same for the table of bridges.
 pub(crate) const BRIDGE_VERSION: &str = "weft layout 1";
 /// What the comment of every version starts with.

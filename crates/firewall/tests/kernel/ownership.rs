@@ -363,7 +363,7 @@ fn the_older_layout_is_replaced_with_everything() {
 
     ensure(&fragment(publish("blue", &["udp [::]:53 -> [fd00:1::3]:53"]))).unwrap();
 
-    assert_eq!(socket.table(TABLE).unwrap().flatten().as_deref(), Some("weft layout 6"));
+    assert_eq!(socket.table(TABLE).unwrap().flatten().as_deref(), Some("weft layout 7"));
     assert_eq!(diagnose(&root()).unwrap(), []);
 }
 

@@ -179,7 +179,7 @@ fn a_table_without_its_chains_is_written_anew() {
         policy: weft_nft::Policy::Accept,
     };
     let mut broken = Transaction::new();
-    broken.table(TABLE, Some("weft layout 6")).chain(&half).chain(&TABLE.base_chain("postrouting", base));
+    broken.table(TABLE, Some("weft layout 7")).chain(&half).chain(&TABLE.base_chain("postrouting", base));
     socket.commit(&broken).unwrap();
 
     let fragment = on("n1", &["10.1.0.0/16"]);
