@@ -46,12 +46,16 @@ fn isolated_networks_of_one_subnet_reach_the_outside_and_nobody_else() {
     does_not_reach(&a.0, Underlay::WORLD);
     host.weft(["overlay", "apply"]).expect_ok();
     reaches(&a.0, Underlay::WORLD);
+    // And is left alone when nothing is wrong with it.
+    let index = host.link("ovu1b59")["ifindex"].clone();
+    host.weft(["overlay", "apply"]).expect_ok();
+    assert_eq!(host.link("ovu1b59")["ifindex"], index);
     assert!(host.ruleset().contains("weft_tunnels"));
     for network in ["ten-a", "ten-b", "ten-c", "blue"] {
         host.weft(["network", "disconnect", network, &format!("h1-{network}")]).expect_ok();
         host.weft(["network", "rm", network]).expect_ok();
     }
-    assert!(!host.has_link("ovu1b59"));
+    assert!(!host.has_link("ovu1b59") && !host.ruleset().contains("weft_tunnels"));
 }
 
 #[test]
@@ -60,17 +64,17 @@ fn the_guard_goes_with_the_last_network() {
     let net = Underlay::new(2);
     net.statics(&[blue.clone()], "v4");
     let host = net.host(1);
-    assert!(host.ruleset().contains("table inet weft_tunnels"));
+    host.weft(["overlay", "apply"]).expect_ok();
+    assert!(host.ruleset().contains("table inet weft_tunnels") && host.has_link("ov1388"));
+    net.host(2).weft(["overlay", "apply"]).expect_ok();
     host.weft(["network", "rm", "blue"]).expect_ok();
-    host.weft(["overlay", "apply"]).expect_ok();
-    assert!(host.ruleset().contains("table inet weft_tunnels"), "the files name the network still");
-    for file in ["networks.d/blue.toml", "host.toml"] {
-        std::fs::remove_file(host.path("etc/weft/overlay").join(file)).unwrap();
-    }
-    host.write("etc/weft/overlay/host.toml", "name = \"h1\"\nunderlay = [\"192.0.2.1\"]\n");
-    host.weft(["overlay", "apply"]).expect_ok();
-    assert!(!host.ruleset().contains("weft_tunnels"), "{}", host.ruleset());
     assert!(!host.has_link("ov1388"));
+    assert!(!host.ruleset().contains("weft_tunnels"), "{}", host.ruleset());
+    // It is there again before the next device is.
+    host.create_static(&blue);
+    let (_, addresses) = host.connected("blue", "red");
+    reaches(net.host(2), &addresses);
+    assert!(host.ruleset().contains("table inet weft_tunnels"));
 }
 
 /// The address of the first tenant's own end of its uplink (VNI 7001 is 1b59).

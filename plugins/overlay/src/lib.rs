@@ -106,6 +106,11 @@ impl Driver for Overlay {
         }
     }
 
+    /// The guard of outer packets goes with the last network.
+    fn removed(&self, call: &Call) -> Result<(), Failure> {
+        Reconciler::new(&call.root).open().map_err(refused)
+    }
+
     /// Brings devices, guard and the ways to all peers to what is known, besides the firewall's own books.
     fn restore(&self, root: &Root) -> Result<(), Failure> {
         let mut problems: Vec<Failure> = restore_firewall(root).err().into_iter().collect();

@@ -133,6 +133,7 @@ impl Reconciler {
     /// time. What cannot be done is reported, and keeps nothing else from being done.
     pub fn apply(&self, desired: &Desired) -> Report {
         let mut report = Report::default();
+        let turn = self.turn();
         if !desired.is_empty()
             && let Err(error) = self.guard(&desired.tunnels)
         {
@@ -148,12 +149,12 @@ impl Reconciler {
         }
         if let Err(error) = self.sweep(desired, &mut report) {
             report.troubles.push(Trouble { network: None, error });
-        } else if desired.is_empty()
-            && !self.has_homes()
-            && let Err(error) = Tunnels::remove()
+        }
+        drop(turn);
+        if desired.is_empty()
+            && let Err(error) = self.open()
         {
-            // With the last device its guard goes, and not before.
-            report.troubles.push(Trouble { network: None, error: error.into() });
+            report.troubles.push(Trouble { network: None, error });
         }
         report
     }
@@ -164,6 +165,7 @@ impl Reconciler {
     ///
     /// What could not be done first.
     pub fn apply_network(&self, desired: &Desired, network: &DesiredNetwork) -> Result<Report, KernelError> {
+        let _turn = self.turn();
         self.guard(&desired.tunnels)?;
         let mut report = Report::default();
         self.network(network, &mut report)?;
@@ -205,10 +207,34 @@ impl Reconciler {
         Ok(drifts)
     }
 
-    /// Returns whether there are networks with namespaces of their own, which only a runtime may say that nobody is in.
-    fn has_homes(&self) -> bool {
+    /// Takes the guard away when no device is left that it would be for, and nobody is about to make one.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn open(&self) -> Result<(), KernelError> {
+        let alone = self.turns().is_ok_and(|file| file.try_lock().is_ok());
         let homes = std::fs::read_dir(self.root.overlay_run_dir().join("netns"));
-        homes.is_ok_and(|mut homes| homes.next().is_some())
+        if !alone || homes.is_ok_and(|mut homes| homes.next().is_some()) {
+            return Ok(());
+        }
+        let mut socket = Socket::open()?;
+        let is_ours = |alias: &Option<String>| alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS));
+        if link::all(&mut socket)?.iter().any(|link| link.vxlan.is_some() && is_ours(&link.alias)) {
+            return Ok(());
+        }
+        Ok(Tunnels::remove()?)
+    }
+
+    /// Keeps the guard from being taken away between the moment it is there and the devices behind it. Without such a file
+    /// it is not taken away at all.
+    fn turn(&self) -> Option<std::fs::File> {
+        self.turns().ok().filter(|file| file.lock_shared().is_ok())
+    }
+
+    fn turns(&self) -> std::io::Result<std::fs::File> {
+        let path = self.root.overlay_run_dir().join("guard.lock");
+        std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)
     }
 
     fn guard(&self, tunnels: &Tunnels) -> Result<(), KernelError> {
@@ -236,13 +262,34 @@ impl Reconciler {
             report.made += 1;
             report.steps.push(format!("link {}", local.vxlan));
         }
-        Kernel::at(None, home.as_ref())?.ensure(&uplink(local), &mut Journal::default())?;
+        self.lead_outside(local, home.as_ref(), report)?;
         let steps = self.steps(network, home.as_ref())?;
         let mut socket = open(home.as_ref())?;
         carry_out(steps, &mut socket, report)?;
         if LocalNetwork::load(&self.root, &local.name)?.as_ref() != Some(local) {
             local.save(&self.root)?;
         }
+        Ok(())
+    }
+
+    /// Makes an isolated network's way outside anew when there is anything about it that is not as it should be: what passes it
+    /// are connections of the network with others, which begin again.
+    fn lead_outside(
+        &self,
+        local: &LocalNetwork,
+        home: Option<&Netns>,
+        report: &mut Report,
+    ) -> Result<(), KernelError> {
+        let plan = uplink(local);
+        let mut kernel = Kernel::at(None, home)?;
+        if plan.steps().is_empty() || kernel.observe(&plan)?.is_empty() {
+            return Ok(());
+        }
+        // What was not there cannot be removed.
+        drop(kernel.remove(&plan, weft_plan::Removal::Synchronous));
+        Kernel::at(None, home)?.ensure(&plan, &mut Journal::default())?;
+        report.made += 1;
+        report.steps.push(format!("the way outside of {}", local.name));
         Ok(())
     }
 

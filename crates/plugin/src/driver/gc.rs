@@ -160,5 +160,6 @@ fn remove_network<D: Driver>(driver: &D, call: &Call) -> Vec<Failure> {
     {
         failures.push(Failure::new(Code::Internal, error));
     }
+    failures.extend(driver.removed(call).err());
     failures
 }

@@ -218,6 +218,16 @@ pub trait Driver: Sync {
         false
     }
 
+    /// Called when what belonged to a network and to no attachment is gone, with the namespace it may have had: for what
+    /// all networks of the driver share.
+    ///
+    /// # Errors
+    ///
+    /// When something of that cannot be removed.
+    fn removed(&self, _call: &Call) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Writes what the driver's networks share in the firewall again, whoever took it away. What single attachments
     /// have there follows from their plans and is not asked for here.
     ///
