@@ -242,8 +242,8 @@ mod tests {
         for (conf, says) in [
             (json!({"sysctl": {"kernel.x": "1"}}), r#"invalid net sysctl key: "kernel.x""#),
             (json!({"mac": "x"}), "invalid args x for MAC addr: "),
-            (json!({"mac": "01:00:5e:00:00:01"}), "it is a group's or nobody's"),
-            (json!({"mac": "00:00:00:00:00:00"}), "it is a group's or nobody's"),
+            (json!({"mac": "01:00:5e:00:00:01"}), "is a group's MAC address or nobody's"),
+            (json!({"mac": "00:00:00:00:00:00"}), "is a group's MAC address or nobody's"),
             (json!({"mtu": 5}), "mtu: "),
             (json!({"mtu": -1}), "mtu: "),
             (json!({"txQLen": -1}), "txQLen -1 is no length"),
