@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use weft_testkit::{Container, Output};
 
-use crate::suite::{Done, Host, versions};
+use crate::suite::{Done, Host};
 
 fn conf(host: &Host, version: &str, ipam: Value) -> Value {
     let mut ipam = ipam;
@@ -59,15 +59,7 @@ fn round_trip(host: &Host, version: &str) -> Done {
     Ok(())
 }
 
-versions! { round_trip:
-    round_trip_0_1_0 "0.1.0"
-    round_trip_0_2_0 "0.2.0"
-    round_trip_0_3_0 "0.3.0"
-    round_trip_0_3_1 "0.3.1"
-    round_trip_0_4_0 "0.4.0"
-    round_trip_1_0_0 "1.0.0"
-    round_trip_1_1_0 "1.1.0"
-}
+crate::suite::round_trips!();
 
 pub(crate) fn the_old_single_range_is_understood(host: &Host) -> Done {
     let red = host.lab.container("red");
@@ -330,7 +322,7 @@ pub(crate) fn an_old_version_takes_one_address_per_family(host: &Host) -> Done {
     refused(host, "0.2.0", ipam, "CNI version 0.2.0 does not support more than 1 address per family")
 }
 
-crate::suite::stories! { host_local:
+crate::suite::stories! { host_local: round_trips
     the_old_single_range_is_understood
     a_second_interface_gets_the_next_address
     the_same_interface_twice_is_refused
@@ -358,11 +350,4 @@ crate::suite::stories! { host_local:
     overlapping_ranges_are_refused
     families_do_not_mix_in_a_set
     an_old_version_takes_one_address_per_family
-    round_trip_0_1_0
-    round_trip_0_2_0
-    round_trip_0_3_0
-    round_trip_0_3_1
-    round_trip_0_4_0
-    round_trip_1_0_0
-    round_trip_1_1_0
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::suite::{Done, Host, versions};
+use crate::suite::{Done, Host};
 
 fn conf(version: &str) -> serde_json::Value {
     json!({"cniVersion": version, "name": "cni-loopback", "type": "loopback"})
@@ -24,15 +24,7 @@ fn round_trip(host: &Host, version: &str) -> Done {
     Ok(())
 }
 
-versions! { round_trip:
-    round_trip_0_1_0 "0.1.0"
-    round_trip_0_2_0 "0.2.0"
-    round_trip_0_3_0 "0.3.0"
-    round_trip_0_3_1 "0.3.1"
-    round_trip_0_4_0 "0.4.0"
-    round_trip_1_0_0 "1.0.0"
-    round_trip_1_1_0 "1.1.0"
-}
+crate::suite::round_trips!();
 
 pub(crate) fn the_result_names_lo_and_its_addresses(host: &Host) -> Done {
     let red = host.lab.container("red");
@@ -94,18 +86,11 @@ pub(crate) fn del_succeeds_without_a_namespace(host: &Host) -> Done {
     Ok(())
 }
 
-crate::suite::stories! { loopback:
+crate::suite::stories! { loopback: round_trips
     the_result_names_lo_and_its_addresses
     an_old_result_has_the_old_shape
     a_previous_result_is_passed_on
     check_sees_it_down
     a_foreign_address_is_refused
     del_succeeds_without_a_namespace
-    round_trip_0_1_0
-    round_trip_0_2_0
-    round_trip_0_3_0
-    round_trip_0_3_1
-    round_trip_0_4_0
-    round_trip_1_0_0
-    round_trip_1_1_0
 }

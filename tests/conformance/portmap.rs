@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weft_testkit::Container;
 
 use crate::bridge::gateway;
-use crate::suite::{Done, Host, versions};
+use crate::suite::{Done, Host};
 
 const V4: [&str; 1] = ["10.1.2.0/24"];
 const BOTH: [&str; 2] = ["10.1.2.0/24", "2001:db8:1::/64"];
@@ -500,18 +500,9 @@ fn round_trip(host: &Host, version: &str) -> Done {
     Ok(())
 }
 
-versions! {
-    round_trip:
-        round_trip_0_1_0 "0.1.0"
-        round_trip_0_2_0 "0.2.0"
-        round_trip_0_3_0 "0.3.0"
-        round_trip_0_3_1 "0.3.1"
-        round_trip_0_4_0 "0.4.0"
-        round_trip_1_0_0 "1.0.0"
-        round_trip_1_1_0 "1.1.0"
-}
+crate::suite::round_trips!();
 
-crate::suite::stories! { portmap:
+crate::suite::stories! { portmap: round_trips
     the_previous_result_is_passed_on
     without_a_previous_result_it_is_refused
     without_mappings_it_only_passes_on
@@ -554,11 +545,4 @@ crate::suite::stories! { portmap:
     gc_takes_what_is_not_valid
     gc_without_a_list_refuses
     status_is_ready
-    round_trip_0_1_0
-    round_trip_0_2_0
-    round_trip_0_3_0
-    round_trip_0_3_1
-    round_trip_0_4_0
-    round_trip_1_0_0
-    round_trip_1_1_0
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::suite::{Done, Host, versions};
+use crate::suite::{Done, Host};
 
 fn conf(version: &str, ipam: Value) -> Value {
     json!({"cniVersion": version, "name": "n1", "type": "bridge", "ipam": ipam})
@@ -39,15 +39,7 @@ fn round_trip(host: &Host, version: &str) -> Done {
     Ok(())
 }
 
-versions! { round_trip:
-    round_trip_0_1_0 "0.1.0"
-    round_trip_0_2_0 "0.2.0"
-    round_trip_0_3_0 "0.3.0"
-    round_trip_0_3_1 "0.3.1"
-    round_trip_0_4_0 "0.4.0"
-    round_trip_1_0_0 "1.0.0"
-    round_trip_1_1_0 "1.1.0"
-}
+crate::suite::round_trips!();
 
 pub(crate) fn del_of_what_never_was_succeeds(host: &Host) -> Done {
     let red = host.lab.container("red");
@@ -131,7 +123,7 @@ pub(crate) fn check_compares_the_gateway(host: &Host) -> Done {
     Ok(())
 }
 
-crate::suite::stories! { static_ipam:
+crate::suite::stories! { static_ipam: round_trips
     del_of_what_never_was_succeeds
     args_add_addresses_and_gateways
     args_of_the_network_replace_the_addresses
@@ -140,11 +132,4 @@ crate::suite::stories! { static_ipam:
     a_missing_section_is_refused
     an_old_version_takes_one_address_per_family
     check_compares_the_gateway
-    round_trip_0_1_0
-    round_trip_0_2_0
-    round_trip_0_3_0
-    round_trip_0_3_1
-    round_trip_0_4_0
-    round_trip_1_0_0
-    round_trip_1_1_0
 }

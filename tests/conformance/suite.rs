@@ -129,6 +129,18 @@ pub(crate) fn assert_list_is_sound(differences: &'static str, stories: &[&str]) 
 /// Makes both tests of every story of a section: the last thing in its file, after the section's own name, by which
 /// `differences/` has its list.
 macro_rules! stories {
+    // Those of `round_trips!`.
+    ($section:ident: round_trips $($story:ident)*) => {
+        crate::suite::stories! { $section: $($story)*
+            round_trip_0_1_0
+            round_trip_0_2_0
+            round_trip_0_3_0
+            round_trip_0_3_1
+            round_trip_0_4_0
+            round_trip_1_0_0
+            round_trip_1_1_0
+        }
+    };
     ($section:ident: $($story:ident)*) => {
         const DIFFERENCES: &str = include_str!(concat!("differences/", stringify!($section), ".txt"));
 
@@ -179,3 +191,19 @@ macro_rules! versions {
     };
 }
 pub(crate) use versions;
+
+/// Makes a story for every version out of the section's own `round_trip`.
+macro_rules! round_trips {
+    () => {
+        crate::suite::versions! { round_trip:
+            round_trip_0_1_0 "0.1.0"
+            round_trip_0_2_0 "0.2.0"
+            round_trip_0_3_0 "0.3.0"
+            round_trip_0_3_1 "0.3.1"
+            round_trip_0_4_0 "0.4.0"
+            round_trip_1_0_0 "1.0.0"
+            round_trip_1_1_0 "1.1.0"
+        }
+    };
+}
+pub(crate) use round_trips;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use weft_testkit::Container;
 
 use crate::portmap::connect;
-use crate::suite::{Done, Host, versions};
+use crate::suite::{Done, Host};
 
 const V4: [&str; 1] = ["10.1.2.0/24"];
 const MAC: &str = "c2:11:22:33:44:55";
@@ -289,17 +289,9 @@ fn round_trip(host: &Host, version: &str) -> Done {
     Ok(())
 }
 
-versions! { round_trip:
-    round_trip_0_1_0 "0.1.0"
-    round_trip_0_2_0 "0.2.0"
-    round_trip_0_3_0 "0.3.0"
-    round_trip_0_3_1 "0.3.1"
-    round_trip_0_4_0 "0.4.0"
-    round_trip_1_0_0 "1.0.0"
-    round_trip_1_1_0 "1.1.0"
-}
+crate::suite::round_trips!();
 
-crate::suite::stories! { tuning:
+crate::suite::stories! { tuning: round_trips
     the_mac_changes
     the_mac_of_the_runtime_changes
     the_mac_of_cni_args_changes
@@ -328,11 +320,4 @@ crate::suite::stories! { tuning:
     gc_takes_what_is_not_valid
     gc_without_a_list_refuses
     status_is_ready
-    round_trip_0_1_0
-    round_trip_0_2_0
-    round_trip_0_3_0
-    round_trip_0_3_1
-    round_trip_0_4_0
-    round_trip_1_0_0
-    round_trip_1_1_0
 }
