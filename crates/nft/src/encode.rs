@@ -271,6 +271,11 @@ pub(crate) fn element_question(set: &Set, key: &Key) -> SetElementMessage {
     elements_list(set.table, &set.name, Some(list))
 }
 
+/// Returns the message that asks for every element of a set.
+pub(crate) fn elements_question(set: &Set) -> Encoded {
+    encoded(set.table, 0, NfTablesMessage::GetSetElement(elements_list(set.table, &set.name, None)))
+}
+
 fn value(key: &Key, fields: &[Type]) -> DataAttribute {
     DataAttribute::Value(key.bytes(fields).to_vec())
 }

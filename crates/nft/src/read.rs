@@ -17,17 +17,23 @@ const RULE_USERDATA: u16 = 7;
 const GEN_ID: u16 = 1;
 const ELEM_LIST_ELEMENTS: u16 = 3;
 const LIST_ELEM: u16 = 1;
+const ELEM_KEY: u16 = 1;
 const ELEM_DATA: u16 = 2;
 const ELEM_EXPIRATION: u16 = 5;
 const ELEM_USERDATA: u16 = 6;
 const DATA_VALUE: u16 = 1;
 
-/// Returns the value of the first attribute of this kind.
-pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    NlasIterator::new(bytes).map_while(Result::ok).find(|nla| nla.kind() == kind).map(|nla| {
+/// Returns the values of the attributes of this kind.
+fn attributes_of(bytes: &[u8], kind: u16) -> impl Iterator<Item = &[u8]> {
+    NlasIterator::new(bytes).map_while(Result::ok).filter(move |nla| nla.kind() == kind).map(|nla| {
         let len = usize::from(nla.length());
         &nla.into_inner()[NLA_HEADER_SIZE..len]
     })
+}
+
+/// Returns the value of the first attribute of this kind.
+pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes_of(bytes, kind).next()
 }
 
 pub(crate) fn generation(attributes: &[u8]) -> Option<u32> {
@@ -67,4 +73,10 @@ pub(crate) fn element(attributes: &[u8]) -> Option<FoundElement> {
         expires: attribute(element, ELEM_EXPIRATION).and_then(millis).map(Duration::from_millis),
         value: attribute(element, ELEM_DATA).and_then(|data| attribute(data, DATA_VALUE)).map(<[u8]>::to_vec),
     })
+}
+
+/// Returns the keys of the elements of one message of a list.
+pub(crate) fn keys(attributes: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let key = |element| attribute(attribute(element, ELEM_KEY)?, DATA_VALUE).map(<[u8]>::to_vec);
+    Some(attributes_of(attribute(attributes, ELEM_LIST_ELEMENTS)?, LIST_ELEM).filter_map(key).collect())
 }
