@@ -15,12 +15,18 @@
 //!           from an uplink to another network? drop
 //! ```
 //!
-//! `known_host` drops what no host of the cluster has sent. All chains that end with a tunnel's packet leave it untracked.
+//! `known_host` drops what no host of the cluster has sent, and is where `plain` sends what hides its identifier, too.
+//! All chains that end with a tunnel's packet leave it untracked.
 //! Every packet of every container comes by here, so most of them are asked little: a tenth of a round trip between two
 //! containers was spent in a chain that asked each of them everything.
 //!
 //! KERNEL: a VXLAN device takes packets from anybody and by any interface: `local` is what it sends with (vxlan_rcv and
 //! vxlan_create_sock, drivers/net/vxlan/vxlan_core.c), so what it must not take has to be dropped before.
+//!
+//! KERNEL: unless somebody tracks connections, what arrives here may be fragments, and what cannot be read does not match
+//! (nft_payload_eval). A datagram is put together only if its first fragment passes, which has the ports: at least 8 bytes,
+//! or nothing is put together (ip_frag_queue; ip6_frag_queue, and ipv6frag_thdr_truncated since Linux 5.11). It is
+//! cut down to a multiple of 8, so an identifier counts as read when the byte behind it, the sixteenth, is there, too.
 //!
 //! What is not tracked is not translated: masquerading a packet with a zero checksum was what broke VXLAN for years
 //! (ea64d8d6c675 in Linux 5.7), and tracking it only costs.
@@ -43,7 +49,9 @@ use crate::{Change, FirewallError, table};
 /// Our table.
 const TABLE: Table = Table::new(Family::Inet, "weft_tunnels");
 /// What the comment of every version of it starts with.
-const VERSION: &str = "weft tunnels 2 ";
+const OURS: &str = "weft tunnels ";
+/// Its comment.
+const VERSION: &str = "weft tunnels 3";
 /// What the names of links start with by which networks with a namespace of their own reach the outside.
 pub const UPLINKS: &str = "ovu";
 /// What the names of all of an overlay's links start with.
@@ -71,6 +79,8 @@ const UDP: u8 = 17;
 const ICMP: [u8; 2] = [1, 58];
 /// The VNI in a VXLAN header, behind the UDP header and four bytes of flags (RFC 7348, section 5).
 const VNI: Field = Field { header: Header::Transport, offset: 12, len: 3 };
+/// The same with the reserved byte behind it, the header's last.
+const LAST_WORD: Field = Field { len: 4, ..VNI };
 /// Counted, so that an operator sees that something is dropped.
 const DROP: [Expr; 2] = [Expr::Counter, Expr::Verdict(Verdict::Drop)];
 /// How often a lost race is tried again.
@@ -112,7 +122,7 @@ impl Tunnels {
         loop {
             attempts += 1;
             let there = self.is_there(&mut socket)?;
-            if there && self.strangers(&mut socket)?.is_empty() && self.is_marked(&mut socket)? {
+            if there && admitted(&mut socket)? == self.hosts {
                 return Ok(Change::AlreadyThere);
             }
             match socket.commit(&self.transaction(there)) {
@@ -123,7 +133,7 @@ impl Tunnels {
         }
     }
 
-    /// Returns what is missing, a line each.
+    /// Returns what is missing, and who is let in and should not be, a line each.
     ///
     /// # Errors
     ///
@@ -133,8 +143,12 @@ impl Tunnels {
         if !self.is_there(&mut socket)? {
             return Ok(vec![format!("table {TABLE} as this version of weft writes it")]);
         }
-        let missing = self.strangers(&mut socket)?;
-        Ok(missing.into_iter().map(|host| format!("host {host} among those of table {TABLE}")).collect())
+        let admitted = admitted(&mut socket)?;
+        let missing = self.hosts.difference(&admitted);
+        let missing = missing.map(|host| format!("host {host} among those of table {TABLE}"));
+        let surplus =
+            admitted.difference(&self.hosts).map(|host| format!("table {TABLE} without host {host}"));
+        Ok(missing.chain(surplus).collect())
     }
 
     /// Takes it back. Nothing there is no error.
@@ -154,7 +168,7 @@ impl Tunnels {
 
     /// Returns whether the rules are there; who is in the sets is another question.
     fn is_there(&self, socket: &mut Socket) -> Result<bool, FirewallError> {
-        if comment(socket)?.as_deref() != Some(&self.version()) {
+        if comment(socket)?.is_none() || socket.element(&marks(), &self.mark()).map_err(wrap)?.is_none() {
             return Ok(false);
         }
         for (chain, rules) in self.chains() {
@@ -165,32 +179,17 @@ impl Tunnels {
         Ok(true)
     }
 
-    /// Returns the hosts that are not let in and should be.
-    fn strangers(&self, socket: &mut Socket) -> Result<Vec<IpAddr>, FirewallError> {
-        let mut missing = Vec::new();
-        for host in &self.hosts {
-            if socket.element(&hosts(*host), &Key::new().addr(*host)).map_err(wrap)?.is_none() {
-                missing.push(*host);
-            }
-        }
-        Ok(missing)
-    }
-
-    /// Returns whether the sets were filled with exactly these hosts: the set of marks says with which.
-    fn is_marked(&self, socket: &mut Socket) -> Result<bool, FirewallError> {
-        Ok(socket.element(&marks(), &self.mark()).map_err(wrap)?.is_some())
-    }
-
     fn transaction(&self, only_hosts: bool) -> Transaction {
         let mut transaction = Transaction::new();
         if only_hosts {
             let [v4, v6] = ANY.map(hosts);
-            transaction.flush_set(&v4).flush_set(&v6).flush_set(&marks());
+            transaction.flush_set(&v4).flush_set(&v6);
         } else {
             // To delete a table, it has to be there.
-            transaction.table(TABLE, None).delete_table(TABLE).table(TABLE, Some(&self.version()));
+            transaction.table(TABLE, None).delete_table(TABLE).table(TABLE, Some(VERSION));
             let [v4, v6] = ANY.map(hosts);
             transaction.set(&v4).set(&v6).set(&marks());
+            transaction.elements(&marks(), vec![Element::new(self.mark())]);
             let base = |hook| Base { kind: ChainKind::Filter, hook, priority: RAW, policy: Policy::Accept };
             for name in [KNOWN_HOST, NO_DATAGRAM, PLAIN, SECURE, CARRIER, UNTRACKED, INTO_MESH] {
                 transaction.chain(&TABLE.chain(name));
@@ -212,7 +211,6 @@ impl Tunnels {
                 transaction.elements(&hosts(family), elements);
             }
         }
-        transaction.elements(&marks(), vec![Element::new(self.mark())]);
         transaction
     }
 
@@ -270,6 +268,14 @@ impl Tunnels {
             let is_ours = [Expr::Payload(VNI, Reg(0)), Expr::Compare(Reg(0), Comparison::Equal, number)];
             chain.rule(is_ours.into_iter().chain([goto(KNOWN_HOST)]))
         }));
+        if let Some(vni) = self.vnis.first() {
+            // None of ours gets here, so whatever can be read is not this one.
+            let word = (vni << 8).to_be_bytes().to_vec();
+            let is_another =
+                [Expr::Payload(LAST_WORD, Reg(0)), Expr::Compare(Reg(0), Comparison::NotEqual, word)];
+            rules.push(chain.rule(is_another.into_iter().chain([goto(UNTRACKED)])));
+            rules.push(chain.rule([goto(KNOWN_HOST)]));
+        }
         rules
     }
 
@@ -281,18 +287,34 @@ impl Tunnels {
             [Expr::Meta(way, Reg(0)), Expr::Compare(Reg(0), comparison, self.mesh_links.as_bytes().to_vec())];
         chain.rule([&mesh[..], more, &DROP].concat())
     }
-    /// Returns the table's comment: the version, and what the rules depend on.
-    fn version(&self) -> String {
-        let rules =
-            (self.plain_port, self.secure_port, &self.mesh_ports, self.mesh_links, &self.vnis, self.uplinks);
-        format!("{VERSION}{:016x}", hash(&rules))
-    }
 
-    /// Returns what the set of marks has when the other sets have exactly these hosts.
+    /// Returns what the set of marks has when the rules are these.
     fn mark(&self) -> Key {
-        let [a, b, c, d, ..] = hash(&self.hosts).to_be_bytes();
+        // KERNEL: tables have comments since Linux 5.10, so what the rules depend on is not told by one.
+        let rules = (
+            VERSION,
+            self.plain_port,
+            self.secure_port,
+            &self.mesh_ports,
+            self.mesh_links,
+            &self.vnis,
+            self.uplinks,
+        );
+        let [a, b, c, d, ..] = hash(&rules).to_be_bytes();
         Key::new().addr(IpAddr::from([a, b, c, d]))
     }
+}
+
+/// Returns the hosts that are let in.
+fn admitted(socket: &mut Socket) -> Result<BTreeSet<IpAddr>, FirewallError> {
+    let mut found = BTreeSet::new();
+    for family in ANY {
+        let keys = socket.keys(&hosts(family)).map_err(wrap)?;
+        let v4 = |key: &[u8]| <[u8; 4]>::try_from(key).map(IpAddr::from);
+        let v6 = |key: &[u8]| <[u8; 16]>::try_from(key).map(IpAddr::from);
+        found.extend(keys.iter().filter_map(|key| v4(key).or_else(|_| v6(key)).ok()));
+    }
+    Ok(found)
 }
 
 /// A number that differs when the thing does, also between two processes of one version.
@@ -307,7 +329,7 @@ fn comment(socket: &mut Socket) -> Result<Option<String>, FirewallError> {
         None => Ok(None),
         // KERNEL: tables have comments since Linux 5.10.
         Some(None) => Ok(Some(String::new())),
-        Some(Some(comment)) if comment.starts_with("weft tunnels ") => Ok(Some(comment)),
+        Some(Some(comment)) if comment.starts_with(OURS) => Ok(Some(comment)),
         Some(Some(comment)) => Err(FirewallError::NotOurs { table: TABLE, comment }),
     }
 }
