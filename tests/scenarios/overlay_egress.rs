@@ -62,7 +62,7 @@ fn isolated_networks_of_one_subnet_reach_the_outside_and_nobody_else() {
 fn the_guard_goes_with_the_last_network() {
     let blue = StaticNetwork::new("blue", 5000, "10.1", "fd00:1");
     let net = Underlay::new(2);
-    net.statics(&[blue.clone()], "v4");
+    net.statics(std::slice::from_ref(&blue), "v4");
     let host = net.host(1);
     host.weft(["overlay", "apply"]).expect_ok();
     assert!(host.ruleset().contains("table inet weft_tunnels") && host.has_link("ov1388"));

@@ -22,7 +22,7 @@ fn cluster_over_ipv6() -> Cluster {
 }
 
 /// Says whether a frame is one of the mesh's, over IPv6 and by Ethernet.
-fn is_of_the_mesh(frame: &Vec<u8>) -> bool {
+fn is_of_the_mesh(frame: &[u8]) -> bool {
     frame.get(12..14) == Some(&[0x86, 0xdd])
         && frame.get(20) == Some(&UDP)
         && frame.get(56..58) == Some(&MESH)
@@ -41,7 +41,11 @@ fn an_encrypted_network_over_ipv6_shows_nothing_on_the_wire() {
         transfer(&red, &green, address);
     }
     let frames = capture.stop();
-    assert!(frames.iter().any(is_of_the_mesh), "nothing of the mesh among {} frames", frames.len());
+    assert!(
+        frames.iter().any(|frame| is_of_the_mesh(frame)),
+        "nothing of the mesh among {} frames",
+        frames.len()
+    );
     let seen = |frames: &[Vec<u8>]| {
         frames.iter().filter(|frame| frame.windows(CANARY.len()).any(|part| part == CANARY)).count()
     };

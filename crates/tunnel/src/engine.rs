@@ -3,19 +3,21 @@
 //! A packet from the device is cut, sealed and sent by the thread that read it; a datagram from the underlay is opened,
 //! joined with its neighbours and written by the thread that received it. A peer's state has one lock, taken once per batch.
 
+mod outgoing;
+mod peer;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::BytesMut;
 use gotatun::noise::handshake::parse_handshake_anon;
 use gotatun::noise::index_table::IndexTable;
 use gotatun::noise::rate_limiter::RateLimiter;
 use gotatun::noise::{Tunn, TunnResult};
-use gotatun::packet::{Packet, WgData, WgKind};
+use gotatun::packet::{Packet, WgKind};
 use gotatun::tun::MtuWatcher;
 use gotatun::x25519;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -29,6 +31,8 @@ use crate::packet;
 use crate::split::split;
 use crate::tun::{self, Tun};
 use crate::udp::{Receiver, Udp};
+use outgoing::Outgoing;
+use peer::{Kind, Peer, lock};
 
 /// How many handshakes a second are answered to one address before it must prove that it is there (white paper, 5.4.7).
 const HANDSHAKES: u64 = 100;
@@ -53,25 +57,6 @@ pub(crate) struct Engine {
 struct Peers {
     by_key: HashMap<PublicKey, Arc<Peer>>,
     by_address: HashMap<u128, Arc<Peer>>,
-}
-
-struct Peer {
-    config: Mutex<mesh::Peer>,
-    key: PublicKey,
-    address: u128,
-    noise: Mutex<Tunn>,
-    endpoint: Mutex<SocketAddr>,
-    /// When a handshake was last known to both sides to be complete.
-    handshake: Mutex<Option<Instant>>,
-    /// Whether we have answered a handshake and nothing has come by it yet.
-    answered: AtomicBool,
-    received: AtomicU64,
-    sent: AtomicU64,
-}
-
-/// Goes on after a panic elsewhere: what a lock protects here is whole between any two statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Engine {
@@ -126,17 +111,7 @@ impl Engine {
             self.indexes.clone(),
             Arc::clone(&self.limiter),
         );
-        Peer {
-            key: config.public_key,
-            address: config.address.to_bits(),
-            noise: Mutex::new(noise),
-            endpoint: Mutex::new(config.endpoint),
-            config: Mutex::new(config.clone()),
-            handshake: Mutex::new(None),
-            answered: AtomicBool::new(false),
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-        }
+        Peer::new(config, noise)
     }
 
     fn peers(&self) -> Arc<Peers> {
@@ -375,14 +350,6 @@ impl Engine {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Initiation,
-    Response,
-    Cookie,
-    Data,
-}
-
 /// Hands a packet that was opened on, if its sender may send it.
 fn deliver(peer: &Peer, mut packet: Packet, merger: &mut Merger) {
     // Nothing inside only says that the peer is there.
@@ -390,65 +357,6 @@ fn deliver(peer: &Peer, mut packet: Packet, merger: &mut Merger) {
     if packet::source(&packet) == Some(peer.address) {
         packet.truncate(length);
         merger.push(std::mem::take(packet.buf_mut()));
-    }
-}
-
-/// What was sealed for one peer and not been sent.
-#[derive(Default)]
-struct Outgoing {
-    peer: Option<Arc<Peer>>,
-    sealed: Vec<Packet<WgData>>,
-    arena: BytesMut,
-}
-
-impl Outgoing {
-    fn flush(&mut self, engine: &Engine) {
-        if let Some(peer) = self.peer.as_ref().filter(|_| !self.sealed.is_empty()) {
-            let to = *lock(&peer.endpoint);
-            let datagrams: Vec<Packet> = self.sealed.drain(..).map(Packet::<[u8]>::from).collect();
-            engine.transmit(peer, to, &datagrams);
-        }
-        self.sealed.clear();
-        // Whoever is next is looked up again: peers may have changed.
-        self.peer = None;
-    }
-}
-
-impl Peer {
-    /// Takes over what may change about a peer that stays.
-    fn adopt(&self, wanted: &mesh::Peer) {
-        let mut config = lock(&self.config);
-        if config.preshared_key != wanted.preshared_key {
-            lock(&self.noise).set_preshared_key(Some(*wanted.preshared_key.bytes()));
-        }
-        if config.endpoint != wanted.endpoint {
-            *lock(&self.endpoint) = wanted.endpoint;
-        }
-        *config = wanted.clone();
-    }
-
-    /// Notes an authentic packet: the peer is where it came from.
-    fn heard(&self, from: SocketAddr, length: usize, kind: Kind) {
-        self.received.fetch_add(length as u64, Ordering::Relaxed);
-        let mut endpoint = lock(&self.endpoint);
-        if *endpoint != from && kind != Kind::Cookie {
-            *endpoint = from;
-        }
-        drop(endpoint);
-        match kind {
-            Kind::Initiation => self.answered.store(true, Ordering::Relaxed),
-            Kind::Response => *lock(&self.handshake) = Some(Instant::now()),
-            Kind::Cookie | Kind::Data => {}
-        }
-    }
-
-    /// Notes that data has come; returns whether it is the first after a handshake that we have answered.
-    fn confirmed(&self) -> bool {
-        let first = self.answered.load(Ordering::Relaxed) && self.answered.swap(false, Ordering::Relaxed);
-        if first {
-            *lock(&self.handshake) = Some(Instant::now());
-        }
-        first
     }
 }
 
