@@ -53,6 +53,7 @@ mod ptp_plugin;
 mod publish;
 mod sbr_plugin;
 mod takeover;
+mod takeover_each;
 mod tap_plugin;
 mod tuning_plugin;
 mod two_networks;

@@ -309,6 +309,117 @@ fn newest(confs: [Value; 3]) -> [Value; 3] {
     })
 }
 
+/// What newer versions of the reference `portmap` write (plugins/meta/portmap/portmap_nftables.go): Debian's package is older.
+const HOSTPORTS: &str = r#"
+table ip cni_hostport {
+    comment "CNI portmap plugin"
+    chain hostports {
+        tcp dport 8080 dnat to 10.1.2.2:80 comment "red"
+        tcp dport 8081 dnat to 10.1.2.3:80 comment "blue"
+        tcp dport 8082 dnat to 10.7.7.2:80 comment "red"
+        tcp dport 8083 dnat to 10.1.2.20:80 comment "red"
+    }
+    chain masquerading {
+        type nat hook postrouting priority 100
+        ip saddr 10.1.2.2 ip daddr 10.1.2.2 masquerade comment "red"
+        ip saddr 127.0.0.1 ip daddr 10.1.2.3 masquerade comment "blue"
+    }
+}
+table ip6 cni_hostport {
+    chain hostports {
+        tcp dport 8080 dnat to [fd00:1::2]:80 comment "red"
+    }
+}
+"#;
+
+#[test]
+fn gc_collects_ports_of_the_references_nftables() {
+    let Some(host) = Host::new(None) else { return };
+    let [red, blue] = ["red", "blue"].map(|name| host.lab.container(name));
+    for container in [&red, &blue] {
+        host.call(By::Debian, "ADD", &host.bridge(), container, None).expect_json();
+    }
+    host.lab.write("hostports.nft", HOSTPORTS);
+    host.lab.sh(&format!("nft -f {}", host.lab.path("hostports.nft").display())).expect_ok();
+    let rules = || {
+        let text = host.lab.sh("nft list table ip cni_hostport; nft list table ip6 cni_hostport").expect_ok().to_string();
+        text.lines().filter(|line| line.contains(" comment \"red") || line.contains(" comment \"blue")).count()
+    };
+    assert_eq!(rules(), 7);
+    host.lab.ip("netns delete red");
+
+    let [conf, ..] = newest(host.confs());
+    host.lab.plugin("bridge").json(&conf).gc(&[("red", "eth0"), ("blue", "eth0")]).expect_ok();
+    assert_eq!(rules(), 7, "both are connected");
+    host.lab.plugin("bridge").json(&conf).gc(&[("blue", "eth0")]).expect_ok();
+
+    // Of red only what leads to an address that it had here: the others are another network's.
+    assert_eq!(rules(), 4);
+    let left = host.lab.sh("nft list table ip cni_hostport").expect_ok().to_string();
+    for stays in ["10.1.2.3:80", "10.7.7.2:80", "10.1.2.20:80"] {
+        assert!(left.contains(stays), "{stays}: {left}");
+    }
+}
+
+/// Limits what a container sends, as the reference does it.
+#[track_caller]
+fn slow_down(lab: &Lab, container: &Container, result: &Value) {
+    let conf = json!({"cniVersion": "1.0.0", "name": "n1", "type": "bandwidth",
+        "egressRate": 8_000_000, "egressBurst": 8_000_000});
+    lab.plugin_in(Path::new(DEBIAN), "bandwidth").json(&conf).prev_result(result).add(container).expect_json();
+}
+
+fn ifbs(lab: &Lab) -> usize {
+    lab.ip_json("link show type ifb").as_array().map_or(0, Vec::len)
+}
+
+#[test]
+fn gc_collects_links_of_the_references_bandwidth() {
+    let Some(host) = Host::new(None) else { return };
+    let [red, blue] = ["red", "blue"].map(|name| host.lab.container(name));
+    for container in [&red, &blue] {
+        let result = host.call(By::Debian, "ADD", &host.bridge(), container, None).expect_json();
+        slow_down(&host.lab, container, &result);
+    }
+    assert_eq!(ifbs(&host.lab), 2);
+    // Of a link that looks like one nobody knows whose it is.
+    host.lab.ip("link add bwp000000000000 type ifb");
+    host.lab.ip("netns delete red");
+    let before = host.lab.snapshot();
+
+    let [conf, ..] = newest(host.confs());
+    host.lab.plugin("bridge").json(&conf).gc(&[("red", "eth0"), ("blue", "eth0")]).expect_ok();
+    assert_eq!(ifbs(&host.lab), 3, "both are connected");
+    host.lab.plugin("bridge").json(&conf).gc(&[("blue", "eth0")]).expect_ok();
+
+    assert_eq!(ifbs(&host.lab), 2, "{}", before.difference(&host.lab.snapshot()));
+    assert!(host.lab.has_link("bwp000000000000"));
+}
+
+#[test]
+fn gc_knows_by_the_runtimes_results_whose_things_are_without_leases() {
+    let Some(host) = Host::new(None) else { return };
+    let red = host.lab.container("red");
+    let mut conf = host.bridge();
+    conf["ipMasq"] = false.into();
+    conf["ipam"] = json!({"type": "static", "addresses": [{"address": "10.1.2.2/24"}]});
+    let result = host.call(By::Debian, "ADD", &conf, &red, None).expect_json();
+    slow_down(&host.lab, &red, &result);
+    host.lab.ip("netns delete red");
+    conf["cniVersion"] = "1.1.0".into();
+    let collect = |valid: &[(&str, &str)]| host.lab.plugin("bridge").json(&conf).gc(valid).expect_ok().to_string();
+
+    collect(&[("blue", "eth0")]);
+    assert_eq!(ifbs(&host.lab), 1, "nobody knows whose it is");
+    let cached = json!({"kind": "cniCacheV1", "containerId": "red", "config": "", "ifName": "eth0",
+        "networkName": "n1", "netns": "/run/netns/red", "result": result});
+    host.lab.write("var/lib/cni/results/n1-red-eth0", cached.to_string());
+    collect(&[("red", "eth0")]);
+    assert_eq!(ifbs(&host.lab), 1, "it is connected");
+    collect(&[("blue", "eth0")]);
+    assert_eq!(ifbs(&host.lab), 0);
+}
+
 #[test]
 fn both_give_addresses_from_one_directory_at_once() {
     const EACH: usize = 12;

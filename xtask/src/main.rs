@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod demo;
 mod docs;
+mod fuzz;
 mod kernel;
 mod new_driver;
 mod order;
@@ -23,8 +24,11 @@ cargo xtask test [FILTER]...      every test, after installing and staging what 
 cargo xtask test --unit           the tests of the libraries alone: no root, nothing staged
 cargo xtask test --kernel debian [FILTER]...
                                   tests of kernel features that few machines have, under Debian's stock kernel in a virtual machine
+                                  (--staged: with what `stage` made before, as it is)
 cargo xtask check                 what a change must pass besides its tests: fmt, clippy, spelling, licences, shell, links, house rules
 
+cargo xtask fuzz [--seconds N] [TARGET]...
+                                  runs the fuzzer's targets for a bounded time each, from the committed corpora
 cargo xtask bench [--quick]       measures against Debian's CNI plugins, docker and netavark; writes docs/performance.md (--quick, --traffic, --plugins: prints only)
 cargo xtask docs                  rewrites the generated pages under docs/
 cargo xtask new-driver NAME       copies plugins/none to plugins/NAME
@@ -35,6 +39,15 @@ cargo xtask stage [--profile dev] [NAME]...
 ";
 
 fn main() -> ExitCode {
+    if let Some(ours) = std::env::var_os(fuzz::WRAPS) {
+        return match fuzz::compile(ours.as_ref()) {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("xtask: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (verb, rest) = match words.split_first() {
         Some((verb, rest)) => (verb.as_str(), rest),
@@ -49,6 +62,7 @@ fn main() -> ExitCode {
         "bench" => bench::run(rest),
         "docs" => docs::run(),
         "order" => order::run(),
+        "fuzz" => fuzz::run(rest),
         "new-driver" => new_driver::run(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -17,6 +17,9 @@ use crate::{kernel, peers, setup, stage};
 /// What the tests call the variable that names the file of notices (`weft_testkit::SKIPS`).
 const SKIPS: &str = "WEFT_SKIPS";
 
+/// The option to test what was staged before.
+const STAGED: &str = "--staged";
+
 /// How a run ended.
 #[derive(Debug, Default, PartialEq)]
 struct Count {
@@ -32,10 +35,13 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         return under(name, &filters.map(|(_, word)| word).collect::<Vec<_>>());
     }
     let unit = words.iter().any(|word| word == "--unit");
-    let filters: Vec<&String> = words.iter().filter(|word| *word != "--unit").collect();
+    let staged = words.iter().any(|word| word == STAGED);
+    let filters: Vec<&String> = words.iter().filter(|word| *word != "--unit" && *word != STAGED).collect();
     if !unit {
         setup::run()?;
         peers::ensure();
+    }
+    if !unit && !staged {
         stage::all()?;
     }
     let nextest = output(cargo().args(["nextest", "--version"])).is_ok();
@@ -52,10 +58,20 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
 
 /// Runs tests under another kernel.
 fn under(name: &str, filters: &[&String]) -> Result<()> {
+    if name != "debian" {
+        bail!("test: --kernel takes debian, not {name}");
+    }
     setup::run()?;
     peers::ensure();
-    stage::all()?;
-    let mut guest = kernel::prepare(name, filters)?;
+    if let Some(lack) = kernel::lacks() {
+        println!("\nskipped, all of it: the tests under Debian's kernel need {lack}");
+        return Ok(());
+    }
+    let (staged, filters): (Vec<&String>, Vec<&String>) = filters.iter().partition(|word| word.as_str() == STAGED);
+    if staged.is_empty() {
+        stage::all()?;
+    }
+    let mut guest = kernel::prepare(&filters)?;
     let notices = guest.shared.join("skips");
     write(&notices, "")?;
     let (text, good) = follow(&mut guest.command, false)?;

@@ -21,7 +21,7 @@ use weft_nft::{Family, Socket};
 use crate::iptables::lock::Writer;
 use crate::iptables::tool::{Rules, Table, Tool};
 use crate::iptables::{admission as chains, masquerade};
-use crate::{Carrier, Firewall, FirewallError, admission, upstream};
+use crate::{Carrier, Firewall, FirewallError, admission, upstream, upstream_ports};
 
 /// What begins the name of a chain of a container's.
 const OWN: &str = "CNI-";
@@ -33,6 +33,15 @@ pub struct Survivors<'a> {
     pub attachments: Vec<(&'a str, &'a str)>,
     /// Addresses that somebody still has.
     pub addresses: Vec<IpAddr>,
+}
+
+/// An address that a container had on a network, which it has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Departed<'a> {
+    /// The container's id, as plain text.
+    pub container: &'a str,
+    /// The address.
+    pub address: IpAddr,
 }
 
 impl Survivors<'_> {
@@ -75,9 +84,9 @@ pub(crate) fn masquerades(socket: &mut Socket, endpoint: &Endpoint) -> bool {
 }
 
 /// Takes away everything of a network that upstream's plugins made for attachments that do not survive: chains of
-/// masquerading and of published ports, rules of the nf_tables backend, and what let addresses through.
+/// masquerading and of published ports, rules of the nf_tables backends, and what let addresses through.
 ///
-/// `leaving` are addresses of such attachments that the caller knows; others are found in the rules.
+/// `departed` are addresses of such attachments that the caller knows; others are found in the rules of iptables.
 ///
 /// # Errors
 ///
@@ -88,12 +97,15 @@ pub fn collect(
     claims: &Path,
     network: &NetworkName,
     survivors: &Survivors<'_>,
-    leaving: &[IpAddr],
+    departed: &[Departed<'_>],
 ) -> Result<(), FirewallError> {
-    let mut leaving: BTreeSet<IpAddr> = leaving.iter().copied().collect();
+    let mut departed = departed.to_vec();
+    departed.retain(|one| !survivors.addresses.contains(&one.address));
+    let mut leaving: BTreeSet<IpAddr> = departed.iter().map(|one| one.address).collect();
     let chains = collect_chains(firewall, claims, network, survivors, &mut leaving);
     let rules = match firewall.inet() {
-        Ok(socket) => upstream::collect(socket, network, &survivors.attachments),
+        Ok(socket) => upstream::collect(socket, network, &survivors.attachments)
+            .and(upstream_ports::collect(socket, claims, &departed)),
         Err(error) => crate::without_nftables(error),
     };
     leaving.retain(|addr| !survivors.addresses.contains(addr));

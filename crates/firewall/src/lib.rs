@@ -48,7 +48,7 @@ pub use fragment::{
     SourceAddress, SpoofCheck,
 };
 
-pub use inherited::{Survivors, collect, disinherit};
+pub use inherited::{Departed, Survivors, collect, disinherit};
 pub use mend::{Problem, diagnose, holders, release, reload};
 
 pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;

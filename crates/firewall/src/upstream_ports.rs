@@ -27,11 +27,12 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use weft_model::port::Publication;
-use weft_model::{ContainerId, Endpoint};
+use weft_model::Endpoint;
 use weft_nft::{self as nft, Socket};
 use weft_state::ports::Owner;
 
 use crate::iptables::lock::Writer;
+use crate::inherited::Departed;
 use crate::{Change, FirewallError};
 
 const TABLE: &str = "cni_hostport";
@@ -56,7 +57,7 @@ pub(crate) fn ensure(claims: &Path, before: Option<&Owner>, owner: &Owner) -> Re
             listing => listing.unwrap_or_default(),
         };
         let known: Vec<_> = before.into_iter().chain([owner]).flat_map(|owner| family.of(owner)).collect();
-        let present = listed(&listing, &owner.endpoint.container, Some(&known));
+        let present = listed(&listing, owner.endpoint.container.as_str(), |rule| is_of_any(rule, &known));
         if is_same(&present, &wanted) && (wanted.is_empty() || family.has_hooks(&listing, owner)) {
             continue;
         }
@@ -77,7 +78,8 @@ pub(crate) fn remove(claims: &Path, endpoint: &Endpoint, owner: Option<&Owner>) 
     for family in Family::BOTH {
         let Some(listing) = family.listing()? else { continue };
         let known: Option<Vec<_>> = owner.map(|owner| family.of(owner).collect());
-        let present = listed(&listing, &endpoint.container, known.as_deref());
+        let is_own = |rule: &str| known.as_ref().is_none_or(|known| is_of_any(rule, known));
+        let present = listed(&listing, endpoint.container.as_str(), is_own);
         let mut script = String::new();
         family.delete(&mut script, &present);
         if !script.is_empty() {
@@ -87,12 +89,45 @@ pub(crate) fn remove(claims: &Path, endpoint: &Endpoint, owner: Option<&Owner>) 
     Ok(())
 }
 
+/// Takes back what containers had that have gone, each known by its id and an address: an id alone may be connected to
+/// other networks still, and a rule does not say to which. Where there is nothing of theirs, nothing is started.
+pub(crate) fn collect(
+    socket: &mut Socket,
+    claims: &Path,
+    departed: &[Departed<'_>],
+) -> Result<(), FirewallError> {
+    if departed.is_empty() || !has_any(socket, |comment| departed.iter().any(|one| one.container == comment)) {
+        return Ok(());
+    }
+    let _writer = Writer::alone(claims)?;
+    for family in Family::BOTH {
+        let Some(listing) = family.listing()? else { continue };
+        let mut script = String::new();
+        for Departed { container, address } in departed {
+            family.delete(&mut script, &listed(&listing, container, |rule| leads_to(rule, *address)));
+        }
+        if !script.is_empty() {
+            nft(&["-f", "-"], Some(&script))?;
+        }
+    }
+    Ok(())
+}
+
 /// Returns whether the kernel has rules with a container's id in these tables. Starts nothing.
 pub(crate) fn is_there(socket: &mut Socket, endpoint: &Endpoint) -> bool {
+    has_any(socket, |comment| comment == endpoint.container.as_str())
+}
+
+/// Returns whether a rule has such a comment.
+fn has_any(socket: &mut Socket, is_wanted: impl Fn(&str) -> bool) -> bool {
     let tables = [nft::Family::Ip, nft::Family::Ip6].map(|family| nft::Table::new(family, TABLE));
     tables.into_iter().any(|table| {
         let exists = socket.table(table).is_ok_and(|found| found.is_some());
-        exists && SHARED.iter().any(|chain| has_rules(socket, table, chain, &endpoint.container))
+        let mut has_rules = |chain: &&str| {
+            let rules = socket.rules(table, *chain).unwrap_or_default();
+            rules.iter().any(|rule| rule.comment.as_deref().is_some_and(&is_wanted))
+        };
+        exists && SHARED.iter().any(|chain| has_rules(&chain))
     })
 }
 
@@ -106,7 +141,7 @@ pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
         }
         let listing = family.listing()?.unwrap_or_default();
         let known: Vec<_> = family.of(owner).collect();
-        let present = listed(&listing, &owner.endpoint.container, Some(&known));
+        let present = listed(&listing, owner.endpoint.container.as_str(), |rule| is_of_any(rule, &known));
         for chain in SHARED {
             let count = |rules: &mut dyn Iterator<Item = &str>| rules.filter(|name| *name == chain).count();
             let there = count(&mut present.iter().map(|rule| rule.chain));
@@ -121,11 +156,6 @@ pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
     Ok(missing)
 }
 
-fn has_rules(socket: &mut Socket, table: nft::Table, chain: &str, container: &ContainerId) -> bool {
-    let rules = socket.rules(table, chain).unwrap_or_default();
-    rules.iter().any(|rule| rule.comment.as_deref() == Some(container.as_str()))
-}
-
 /// A rule as nft(8) lists it.
 #[derive(Debug, PartialEq, Eq)]
 struct Listed<'a> {
@@ -134,8 +164,8 @@ struct Listed<'a> {
     handle: &'a str,
 }
 
-/// Returns the rules of a container, or those of them that these publications brought.
-fn listed<'a>(listing: &'a str, container: &ContainerId, known: Option<&[&Publication]>) -> Vec<Listed<'a>> {
+/// Returns those rules of a container that are meant.
+fn listed<'a>(listing: &'a str, container: &str, is_meant: impl Fn(&str) -> bool) -> Vec<Listed<'a>> {
     let comment = format!(" comment \"{container}\"");
     let mut chain = "";
     let mut rules = Vec::new();
@@ -145,24 +175,34 @@ fn listed<'a>(listing: &'a str, container: &ContainerId, known: Option<&[&Public
         }
         let Some((rule, handle)) = line.rsplit_once(" # handle ") else { continue };
         let Some(rule) = rule.strip_suffix(&comment) else { continue };
-        if SHARED.contains(&chain) && known.is_none_or(|known| known.iter().any(|one| is_of(rule, one))) {
+        if SHARED.contains(&chain) && is_meant(rule) {
             rules.push(Listed { chain, rule, handle });
         }
     }
     rules
 }
 
-/// Whether a publication brought this rule. It is known by the container's address, which is what comes after `to`
-/// or, for masquerading, the last `daddr`; and a refusal by the host's port, which is nobody else's.
+fn is_of_any(rule: &str, publications: &[&Publication]) -> bool {
+    publications.iter().any(|one| is_of(rule, one))
+}
+
+/// Whether a publication brought this rule. It is known by the container's address, and a refusal by the host's port,
+/// which is nobody else's.
 fn is_of(rule: &str, one: &Publication) -> bool {
-    let after =
-        |word: &str| rule.rsplit_once(word).map(|(_, rest)| rest.split(' ').next().unwrap_or_default());
     if rule.ends_with(" drop") {
         let host = one.host.is_unspecified() || rule.contains(&format!(" daddr {} ", one.host));
         return host && rule.contains(&format!("{} dport {} ", one.protocol, one.host_ports));
     }
+    leads_to(rule, one.target)
+}
+
+/// Whether a rule translates for this address of a container: what comes after `to` or, for masquerading, the last
+/// `daddr`.
+fn leads_to(rule: &str, target: IpAddr) -> bool {
+    let after =
+        |word: &str| rule.rsplit_once(word).map(|(_, rest)| rest.split(' ').next().unwrap_or_default());
     let Some(found) = after(" to ").or_else(|| after(" daddr ")) else { return false };
-    let addr = one.target.to_string();
+    let addr = target.to_string();
     let port = |rest: &str| rest.is_empty() || rest.starts_with(':');
     found.strip_prefix(&addr).is_some_and(port) || found.strip_prefix(&format!("[{addr}]")).is_some_and(port)
 }

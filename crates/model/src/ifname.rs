@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
 
 /// A network interface name: 1 to 15 bytes, no `/`, `:`, `%`, whitespace or control character, not `.` or `..`.
 ///
@@ -51,6 +51,17 @@ impl IfName {
     /// Returns the loopback interface's name.
     pub fn loopback() -> Self {
         Self("lo".into())
+    }
+
+    /// Returns `bwp` and 12 hex digits that follow from `key`: what the reference `bandwidth` plugin calls a link.
+    ///
+    /// CNI: plugins/pkg/utils, FormatHashWithPrefix: the first digits of the key's SHA-512.
+    pub fn ifb(key: &str) -> Self {
+        let mut name = String::from("bwp");
+        for byte in &Sha512::digest(key)[..6] {
+            name.push_str(&format!("{byte:02x}"));
+        }
+        Self(name)
     }
 
     /// Returns `veth` and 11 hex digits that follow from `key`: the same key gives the same name, always.

@@ -1,6 +1,5 @@
 //! Buckets and where they are, as a plan.
 
-use sha2::{Digest, Sha512};
 use weft_model::{Endpoint, IfName};
 use weft_plan::{End, Plan, Shape, Traffic};
 
@@ -9,18 +8,12 @@ use crate::Settings;
 /// Returns the name of the link that what the container sends passes.
 pub(crate) fn ifb(endpoint: &Endpoint) -> IfName {
     let Endpoint { network, container, ifname } = endpoint;
-    derived(&format!("{network}\0{container}\0{ifname}"))
+    IfName::ifb(&format!("{network}\0{container}\0{ifname}"))
 }
 
 /// The reference plugin's name for it, which two interfaces of a container in one network share.
 fn upstream_ifb(endpoint: &Endpoint) -> IfName {
-    derived(&format!("{}{}", endpoint.network, endpoint.container))
-}
-
-fn derived(key: &str) -> IfName {
-    let digits: String = Sha512::digest(key)[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-    // INVARIANT: three letters and twelve digits are a name.
-    format!("bwp{digits}").parse().unwrap_or_else(|_| IfName::derived(&[key]))
+    IfName::ifb(&format!("{}{}", endpoint.network, endpoint.container))
 }
 
 /// Returns the whole plan.

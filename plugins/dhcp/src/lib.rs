@@ -16,10 +16,12 @@ use std::path::PathBuf;
 
 use weft_cni::{Code, Failure, NetworkResult};
 use weft_plugin::{About, Attachment, Call, Plugin};
+use weft_model::Mac;
 use weft_state::Root;
 
 use lease::Leases;
-use options::Conf;
+use message::Client;
+use options::{Conf, Options};
 use rpc::{Allocation, Request, Unserved};
 
 /// The `dhcp` plugin.
@@ -27,6 +29,19 @@ pub struct Dhcp;
 
 /// The plugin.
 pub static PLUGIN: Dhcp = Dhcp;
+
+/// Returns whether a packet off the wire is an answer to a client, as one reads it that waits for the answer to its
+/// question number 0.
+pub fn is_answer(packet: &[u8]) -> bool {
+    let (mac, id) = (Mac([2, 0, 0, 0, 0, 1]), String::from("red/n1/eth0"));
+    let client = Client { mac, id, options: Options::default(), broadcast: false };
+    frame::unwrap(packet).is_some_and(|message| client.read(message, 0).is_some())
+}
+
+/// Returns how many leases of this boot are on disk. What cannot be read is removed.
+pub fn count_leases(root: &Root) -> usize {
+    Leases::new(root).all().len()
+}
 
 fn socket(call: &Call, conf: &Conf) -> PathBuf {
     match conf.daemon_socket_path.as_str() {

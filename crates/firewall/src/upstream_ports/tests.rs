@@ -95,12 +95,12 @@ fn rules_are_known_by_container_and_address() {
 		ip saddr 127.0.0.1 ip daddr 10.0.0.2 masquerade comment "c1" # handle 13
 	}
 }"#;
-    let c1 = "c1".parse().unwrap();
     let handles =
         |rules: Vec<Listed<'_>>| rules.iter().map(|rule| rule.handle.to_owned()).collect::<Vec<_>>();
     let one = publication("tcp", "0.0.0.0", "8080", "10.0.0.2", "80");
-    assert_eq!(handles(listed(listing, &c1, Some(&[&one]))), ["10", "14", "13"]);
-    assert_eq!(handles(listed(listing, &c1, None)), ["10", "11", "14", "15", "13"]);
+    assert_eq!(handles(listed(listing, "c1", |rule| is_of(rule, &one))), ["10", "14", "13"]);
+    assert_eq!(handles(listed(listing, "c1", |_| true)), ["10", "11", "14", "15", "13"]);
+    assert_eq!(handles(listed(listing, "c1", |rule| leads_to(rule, one.target))), ["10", "13"]);
     assert!(is_of("tcp dport 80 dnat to [fd00::2]:80", &publication("tcp", "::", "80", "fd00::2", "80")));
     assert!(!is_of("ip daddr 10.0.0.2 tcp dport 80 dnat to 10.0.0.3:80", &one));
 }

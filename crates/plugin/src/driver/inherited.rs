@@ -1,16 +1,18 @@
 //! Attachments that the reference plugins have made, on a host where we have taken over from them.
 //!
-//! Of those we have no record. What they are is told by names, comments and `host-local`'s files, which
-//! are the same for both ([`weft_firewall::collect`]).
+//! Of those we have no record. What they are is told by names, comments, `host-local`'s files and the runtime's cached
+//! results, which are the same for both ([`weft_firewall::collect`]).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use weft_cni::{AttachmentId, Code, Failure};
-use weft_firewall::{Firewall, Fragment, SpoofCheck, Survivors};
+use weft_cni::{AttachmentId, Code, Failure, NetworkResult};
+use weft_firewall::{Departed, Firewall, Fragment, SpoofCheck, Survivors};
 use weft_model::{Endpoint, IfName};
-use weft_plan::{Kernel, Link, LinkKind, Peer, Plan, Resource, Step};
+use weft_plan::{Kernel, Link, LinkKind, Peer, Plan, Removal, Resource, Step, Traffic};
+use weft_runtime::cache::Cache;
 use weft_state::Root;
 use weft_state::attachment::Records;
 
@@ -63,52 +65,87 @@ pub(super) fn sweep(call: &Call, valid: &[AttachmentId]) -> Vec<Failure> {
         records.iter().map(|record| (record.endpoint.container.as_str(), record.endpoint.ifname.as_str()));
     let attachments: Vec<_> =
         valid.iter().map(|id| (id.container_id.as_str(), id.ifname.as_str())).chain(connected).collect();
-    let (kept, stale): (Vec<_>, Vec<_>) = held(call).into_iter().partition(|lease| lease.is_of(&attachments));
-    let survivors = Survivors { attachments, addresses: kept.iter().map(|lease| lease.address).collect() };
-    let leaving: Vec<IpAddr> = stale.iter().map(|lease| lease.address).collect();
+    let (kept, stale): (Vec<_>, Vec<_>) = held(call).into_iter().partition(|held| held.is_of(&attachments));
+    let addresses = kept.iter().filter_map(|held| held.address).collect();
+    let survivors = Survivors { attachments, addresses };
+    let departed: Vec<_> = stale.iter().filter_map(Held::departed).collect();
     let claims = call.root.masquerade_dir();
     let mut firewall = Firewall::new();
-    let collected = weft_firewall::collect(&mut firewall, &claims, &call.conf.name, &survivors, &leaving);
+    let collected = weft_firewall::collect(&mut firewall, &claims, &call.conf.name, &survivors, &departed);
     let mut problems: Vec<Failure> =
         collected.err().map(|error| Failure::new(Code::Internal, error)).into_iter().collect();
-    for lease in &stale {
-        problems.extend(forget(call, &mut firewall, lease));
+    let names: BTreeSet<_> = stale.iter().filter_map(|held| held.endpoint(call)).collect();
+    for endpoint in &names {
+        problems.extend(forget(call, &mut firewall, endpoint));
     }
+    let stays = |container: &&str| survivors.attachments.iter().any(|(stays, _)| stays == container);
+    let gone = stale.iter().map(|held| held.container.as_str()).filter(|container| !stays(container));
+    problems.extend(unshape(call, &gone.collect()));
     problems
 }
 
 /// Removes what is known by the names of an attachment alone.
-fn forget(call: &Call, firewall: &mut Firewall, lease: &Lease) -> Option<Failure> {
-    let endpoint = Endpoint {
-        network: call.conf.name.clone(),
-        container: lease.container.parse().ok()?,
-        ifname: lease.ifname.as_deref()?.parse().ok()?,
-    };
+fn forget(call: &Call, firewall: &mut Firewall, endpoint: &Endpoint) -> Option<Failure> {
     // CNI: plugins/meta/tuning keeps what an interface was there, and leaves it when the namespace goes first.
-    fs::remove_file(Root::tuning_backup(&call.root.cni_tuning_dir(), &endpoint)).ok();
-    let check = SpoofCheck { host_ifname: endpoint.host_ifname(), mac: None, endpoint };
+    fs::remove_file(Root::tuning_backup(&call.root.cni_tuning_dir(), endpoint)).ok();
+    let check = SpoofCheck { host_ifname: endpoint.host_ifname(), mac: None, endpoint: endpoint.clone() };
     let removed = firewall.remove(&Fragment::SpoofCheck(check));
     removed.err().map(|error| Failure::new(Code::Internal, error))
 }
 
-/// An address that `host-local` of either kind has written down.
-struct Lease {
-    address: IpAddr,
-    container: String,
-    /// Before version 0.8 of the reference plugin only the container was written.
-    ifname: Option<String>,
+/// Removes the links that what containers sent has passed. CNI: plugins/meta/bandwidth, which names them after network
+/// and container.
+fn unshape(call: &Call, containers: &BTreeSet<&str>) -> Vec<Failure> {
+    let mut plan = Plan::new();
+    for container in containers {
+        plan.host(Traffic::Ifb { name: IfName::ifb(&format!("{}{container}", call.conf.name)), of: None });
+    }
+    if plan.steps().is_empty() {
+        return Vec::new();
+    }
+    match Kernel::open(None) {
+        Ok(mut kernel) => {
+            let stayed = kernel.remove(&plan, Removal::Announced);
+            stayed.into_iter().map(|problem| Failure::new(Code::Internal, problem)).collect()
+        }
+        Err(cause) => vec![super::kernel_says(cause)],
+    }
 }
 
-impl Lease {
+/// An attachment that is written down, by `host-local` of either kind or by the runtime.
+struct Held {
+    container: String,
+    /// Before version 0.8 of the reference `host-local` only the container was written.
+    ifname: Option<String>,
+    address: Option<IpAddr>,
+}
+
+impl Held {
     fn is_of(&self, attachments: &[(&str, &str)]) -> bool {
         attachments.iter().any(|(container, ifname)| {
             self.container == *container && self.ifname.as_deref().is_none_or(|own| own == *ifname)
         })
     }
+
+    fn departed(&self) -> Option<Departed<'_>> {
+        Some(Departed { container: &self.container, address: self.address? })
+    }
+
+    fn endpoint(&self, call: &Call) -> Option<Endpoint> {
+        let (container, ifname) = (self.container.parse().ok()?, self.ifname.as_deref()?.parse().ok()?);
+        Some(Endpoint { network: call.conf.name.clone(), container, ifname })
+    }
 }
 
-/// Returns what `host-local` has given away on the call's network, if that is where its addresses come from.
-fn held(call: &Call) -> Vec<Lease> {
+/// Returns what is written down of the call's network.
+fn held(call: &Call) -> Vec<Held> {
+    let mut held = leased(call);
+    held.extend(answered(call));
+    held
+}
+
+/// Returns what `host-local` has given away, if that is where the network's addresses come from.
+fn leased(call: &Call) -> Vec<Held> {
     if call.conf.ipam_type() != Some("host-local") {
         return Vec::new();
     }
@@ -119,7 +156,7 @@ fn held(call: &Call) -> Vec<Lease> {
     entries.filter_map(|entry| read(&entry.path())).collect()
 }
 
-fn read(path: &Path) -> Option<Lease> {
+fn read(path: &Path) -> Option<Held> {
     /// Two names and a line's end; a file that has more is no lease.
     const LONGEST: u64 = 4096;
     let address = path.file_name()?.to_str()?.parse().ok()?;
@@ -128,5 +165,26 @@ fn read(path: &Path) -> Option<Lease> {
     }
     let text = fs::read_to_string(path).ok()?;
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    Some(Lease { address, container: lines.next()?.to_owned(), ifname: lines.next().map(str::to_owned) })
+    let (container, ifname) = (lines.next()?.to_owned(), lines.next().map(str::to_owned));
+    Some(Held { container, ifname, address: Some(address) })
+}
+
+/// Returns what the runtime was told when it connected containers, as far as it keeps that in the reference library's
+/// way: with it the addresses are known whoever gave them.
+fn answered(call: &Call) -> Vec<Held> {
+    let cache = Cache::new(call.root.cni_results_dir());
+    let mut held = Vec::new();
+    for cached in cache.of_network(call.conf.name.as_str()) {
+        let (container, ifname) = (cached.id.container_id, Some(cached.id.ifname));
+        let one = Held { container, ifname, address: None };
+        let result = one.endpoint(call).and_then(|endpoint| cache.result(&endpoint));
+        let result = result.and_then(|result| NetworkResult::from_value(&result, call.conf.version).ok());
+        let result = result.unwrap_or_default();
+        for ip in &result.ips {
+            let (container, ifname) = (one.container.clone(), one.ifname.clone());
+            held.push(Held { container, ifname, address: Some(ip.address.ip()) });
+        }
+        held.push(one);
+    }
+    held
 }

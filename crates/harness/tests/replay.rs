@@ -7,7 +7,7 @@ use weft_harness::TARGETS;
 #[test]
 fn every_corpus_is_read_without_a_panic() {
     for (name, target) in TARGETS {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus").join(name);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
         let files: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(!files.is_empty(), "{name} has no corpus");
         for file in files {
@@ -20,7 +20,7 @@ fn every_corpus_is_read_without_a_panic() {
 #[test]
 fn what_is_cut_off_anywhere_is_read_without_a_panic() {
     for (name, target) in TARGETS {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus").join(name);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
         for file in folder.read_dir().unwrap().map(|entry| entry.unwrap().path()) {
             let bytes = std::fs::read(&file).unwrap();
             for length in (0..bytes.len()).step_by(7) {

@@ -20,8 +20,8 @@ use weft_state::{Records, Reservations, Root};
 pub type Target = fn(&[u8]);
 
 /// The targets, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 4] =
-    [("conf", conf), ("environment", environment), ("ipam", ipam), ("state", state)];
+pub const TARGETS: [(&str, Target); 5] =
+    [("conf", conf), ("environment", environment), ("ipam", ipam), ("packet", packet), ("state", state)];
 
 /// The configuration and the previous result of a call, as every driver reads it: settings, plans, nothing of the
 /// kernel. The first byte names the driver and the verb.
@@ -31,7 +31,7 @@ pub fn conf(bytes: &[u8]) {
     let Some(call) = call(bytes, VERBS[usize::from(choice / 32) % VERBS.len()], &Root::new(None)) else {
         return;
     };
-    match choice % 16 {
+    match choice % 32 {
         0 => plan(&bridge::Bridge, &call),
         1 => plan(&dummy::Dummy, &call),
         2 => plan(&firewall::Firewall, &call),
@@ -45,6 +45,9 @@ pub fn conf(bytes: &[u8]) {
         10 => plan(&ptp::PointToPoint, &call),
         11 => plan(&tap::TapDevice, &call),
         12 => plan(&tuning::Tuned, &call),
+        14 => plan(&bandwidth::Bandwidth, &call),
+        15 => plan(&sbr::SourceBased, &call),
+        16 => plan(&vrf::RoutingDomain, &call),
         _ => plan(&vlan::Tagged, &call),
     }
 }
@@ -102,8 +105,8 @@ pub fn environment(bytes: &[u8]) {
 pub fn ipam(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else { return };
     in_folder(|root| {
-        let plugin: &dyn Plugin = if choice % 2 == 0 { &host_local::PLUGIN } else { &static_ipam::PLUGIN };
-        all_verbs(plugin, bytes, root);
+        let plugins: [&dyn Plugin; 3] = [&host_local::PLUGIN, &static_ipam::PLUGIN, &dhcp::PLUGIN];
+        all_verbs(plugins[usize::from(choice % 3)], bytes, root);
     });
 }
 
@@ -127,7 +130,12 @@ fn all_verbs(plugin: &dyn Plugin, bytes: &[u8], root: &Root) {
 
 fn elsewhere(call: &Call) -> bool {
     let has = |key| call.conf.ipam.as_ref().is_some_and(|ipam| weft_cni::json::get(ipam, key).is_some());
-    has("dataDir") || has("resolvConf")
+    has("dataDir") || has("resolvConf") || has("daemonSocketPath")
+}
+
+/// A packet as it comes off the wire while somebody waits for an answer to his question for an address.
+pub fn packet(bytes: &[u8]) {
+    dhcp::is_answer(bytes);
 }
 
 /// A file of ours that others have had their hands on. The first byte names the file.
@@ -145,6 +153,7 @@ pub fn state(bytes: &[u8]) {
             6 => leases.join("n1/10.1.2.3"),
             7 => leases.join("n1/last_reserved_ip.0"),
             8 => leases.join(".index/n1/leases"),
+        9 => root.dhcp_dir().join("red/n1,eth0.json"),
             _ => root.cni_results_dir().join("n1-red-eth0"),
         };
         put(&file, bytes);
@@ -161,6 +170,7 @@ fn read_everything(root: &Root) {
     drop(records.all());
     drop(records.all_damaged());
     drop(records.list());
+    dhcp::count_leases(root);
     let books = Books::new(root);
     drop(books.owners());
     drop(books.list());

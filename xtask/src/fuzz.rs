@@ -1,0 +1,125 @@
+//! `fuzz`: what comes from outside, thought up by libFuzzer from the committed corpora, for a bounded time.
+//!
+//! `fuzz/` is what `cargo fuzz` expects, for whoever has it and a nightly compiler. Neither is needed here: the pinned
+//! compiler takes the same options. They are given for the crates of this repository alone, by a wrapper around the
+//! compiler that is this program: what we call is other people's to fuzz, and measuring it takes minutes to build.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell::{cargo, entries, program, run as execute, top};
+use crate::setup;
+
+/// The variable by which this program knows that cargo calls it in place of the compiler.
+pub(crate) const WRAPS: &str = "WEFT_MEASURED";
+/// What libFuzzer needs of our code, as `cargo fuzz` asks for it: which edges were taken, and what was compared.
+const MEASURED: [&str; 6] = [
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Ccodegen-units=1",
+];
+/// How long each target is run when nobody says, in seconds.
+const SECONDS: u32 = 10;
+/// No input takes longer, in seconds, nor more memory, in MiB; and none is longer, in bytes.
+const BOUNDS: [&str; 3] = ["-timeout=20", "-rss_limit_mb=1024", "-max_len=8192"];
+
+/// Builds the targets and runs those that are named, or all.
+pub(crate) fn run(words: &[String]) -> Result<()> {
+    let mut seconds = SECONDS;
+    let mut names = Vec::new();
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        match word.as_str() {
+            "--seconds" => {
+                let number = rest.next().context("fuzz: --seconds needs a number")?;
+                seconds = number.parse().with_context(|| format!("fuzz: {number} is no number of seconds"))?;
+            }
+            word if word.starts_with('-') => bail!("fuzz: unknown option {word}"),
+            name => names.push(name.to_string()),
+        }
+    }
+    let corpora = entries(&top().join("fuzz/corpus"))?;
+    let name_of = |path: &PathBuf| Some(path.file_name()?.to_str()?.to_owned());
+    let known: Vec<String> = corpora.iter().filter_map(name_of).collect();
+    if let Some(stranger) = names.iter().find(|name| !known.contains(name)) {
+        bail!("fuzz: {stranger} is no target; there are {}", known.join(", "));
+    }
+    if names.is_empty() {
+        names = known;
+    }
+    setup::run()?;
+    build()?;
+    // Each target has a processor to itself.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    for few in names.chunks(cores) {
+        at_once(few, seconds)?;
+    }
+    Ok(())
+}
+
+fn folder() -> PathBuf {
+    top().join("target/fuzz")
+}
+
+fn build() -> Result<()> {
+    let wrapper = std::env::current_exe().context("this program has no path")?;
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--locked", "--release", "--manifest-path", "fuzz/Cargo.toml"]);
+    build.arg("--target-dir").arg(folder());
+    execute(build.env("RUSTC_WRAPPER", wrapper).env(WRAPS, top()))
+}
+
+/// Runs some targets beside each other; a crash of one is an error that names the input.
+fn at_once(names: &[String], seconds: u32) -> Result<()> {
+    let mut running = Vec::new();
+    for name in names {
+        let found = folder().join("found").join(name);
+        std::fs::create_dir_all(&found).context("cannot create target/fuzz/found")?;
+        let mut command = program(folder().join("release").join(name));
+        command.arg(format!("-max_total_time={seconds}")).args(BOUNDS);
+        command.arg(format!("-artifact_prefix={}/{name}-", folder().display()));
+        // What is new goes to the first folder; the committed ones are read.
+        command.arg(found).arg(top().join("fuzz/corpus").join(name)).stdin(Stdio::null());
+        command.stderr(Stdio::piped()).stdout(Stdio::null());
+        running.push((name, command.spawn().with_context(|| format!("cannot start target {name}"))?));
+    }
+    let mut failed = Vec::new();
+    for (name, child) in running {
+        let ended = child.wait_with_output().with_context(|| format!("target {name} was lost"))?;
+        let said = String::from_utf8_lossy(&ended.stderr);
+        if ended.status.success() {
+            println!("{name}: {}", said.lines().rfind(|line| !line.is_empty()).unwrap_or("nothing was said"));
+        } else {
+            eprintln!("{said}");
+            failed.push(name.as_str());
+        }
+    }
+    if !failed.is_empty() {
+        bail!("fuzz: {} crashed; the input is in {}", failed.join(", "), folder().display());
+    }
+    Ok(())
+}
+
+/// Is the compiler, with more options for our own crates. Cargo calls it with the compiler's path in front.
+pub(crate) fn compile(ours: &Path) -> Result<ExitCode> {
+    let mut words = std::env::args_os().skip(1);
+    let compiler = words.next().context("cargo names no compiler")?;
+    let words: Vec<OsString> = words.collect();
+    let folder = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
+    let follows = |word: &str| words.windows(2).any(|two| two[0] == "--crate-type" && two[1] == *word);
+    let is_ours = folder.starts_with(ours) && !follows("proc-macro");
+    // The compiler runs where cargo started it, not at the top.
+    let mut command = program(compiler);
+    command.current_dir(std::env::current_dir().context("there is no current folder")?).args(&words);
+    if is_ours {
+        command.args(MEASURED);
+    }
+    let status = command.env_remove(WRAPS).status().context("cannot start the compiler")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
