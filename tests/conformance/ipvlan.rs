@@ -45,7 +45,7 @@ pub(crate) fn check_sees_another_mode(host: &Host) -> Done {
     let result = host.plugin("ipvlan").json(&conf).add(&red).expect_json();
     red.ip("link set eth0 type ipvlan mode l3");
     let refused = host.plugin("ipvlan").json(&conf).prev_result(&result).check(&red);
-    let text = "ipvlan mode l3 does not match expected value: l2";
+    let text = "mode l3 does not match expected value: l2";
     assert!(refused.stdout.contains(text), "{refused}");
     Ok(())
 }

@@ -14,6 +14,7 @@ mod delegates;
 mod dhcp_plugin;
 mod doctor;
 mod drop_in;
+mod drop_in_page;
 mod dummy_plugin;
 mod firewall_plugin;
 mod gateway_modes;

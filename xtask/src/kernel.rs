@@ -165,6 +165,7 @@ mkdir -p /dev/pts /dev/shm; mount -t devpts devpts /dev/pts; mount -t tmpfs tmpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 [ -e /lib/modules/{version}/modules.dep ] || {{ mkdir -p /lib/modules/{version}; mount --bind {modules} /lib/modules/{version}; }}
 ip link set lo up
+for module in br_netfilter tun; do modprobe $module; done
 ulimit -n 65536
 export WEFT_SKIPS={shared}/skips RUST_TEST_THREADS=4
 cd {top}

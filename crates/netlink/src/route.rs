@@ -65,6 +65,8 @@ pub enum RouteKind {
 
 /// The protocol of a route that an administrator made, and no routing daemon (RTPROT_BOOT).
 pub const BY_HAND: u8 = 3;
+/// The kernel made it, for an address.
+pub const BY_KERNEL: u8 = 2;
 
 /// Adds a route. With `append` it joins others to the same destination.
 pub fn add(route: &RouteInfo, append: bool) -> Request {

@@ -67,7 +67,7 @@ impl Driver for Bandwidth {
         kernel: &mut Kernel,
         previous: &mut NetworkResult,
     ) -> Result<(), Failure> {
-        let name = plan::ifb(endpoint);
+        let name = plan::ifb(settings, endpoint);
         if settings.egress.is_none() || previous.interfaces.iter().any(|one| one.name == name.as_str()) {
             return Ok(());
         }

@@ -5,8 +5,17 @@ use weft_plan::{End, Plan, Shape, Traffic};
 
 use crate::Settings;
 
-/// Returns the name of the link that what the container sends passes.
-pub(crate) fn ifb(endpoint: &Endpoint) -> IfName {
+/// Returns the name of the link that what the container sends passes: the reference plugin's if the previous result tells
+/// that it made one.
+pub(crate) fn ifb(settings: &Settings, endpoint: &Endpoint) -> IfName {
+    let upstreams = upstream_ifb(endpoint);
+    match &settings.candidates {
+        Some(told) if told.iter().any(|name| name == upstreams.as_str()) => upstreams,
+        _ => own_ifb(endpoint),
+    }
+}
+
+fn own_ifb(endpoint: &Endpoint) -> IfName {
     let Endpoint { network, container, ifname } = endpoint;
     IfName::ifb(&format!("{network}\0{container}\0{ifname}"))
 }
@@ -19,7 +28,7 @@ fn upstream_ifb(endpoint: &Endpoint) -> IfName {
 /// Returns the whole plan.
 pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
     let mut plan = Plan::new();
-    let (ifb, host_end) = (ifb(endpoint), settings.host_end.as_ref());
+    let (ifb, host_end) = (ifb(settings, endpoint), settings.host_end.as_ref());
     if settings.dismantles {
         plan.host(Traffic::Ifb { name: upstream_ifb(endpoint), of: None });
     }

@@ -109,9 +109,11 @@ impl Ensure<'_> {
             }
             None => {}
         }
-        let routes = self.kernel.movable(place, member.index)?;
+        let mut routes = self.kernel.movable(place, member.index)?;
+        // KERNEL: a gateway is looked for in the route's own table, so the way to it comes first; and when undone, too.
+        routes.sort_by_key(|route| route.gateway.is_some());
         let addresses = address::of_link(self.kernel.socket(place)?, member.index)?;
-        for route in &routes {
+        for route in routes.iter().rev() {
             self.note(step, Undo::AddRoute { place, route: *route });
         }
         let join = Change { master: Some(domain.index), ..Change::default() };
@@ -122,7 +124,7 @@ impl Ensure<'_> {
             Undo::ChangeLink { place, name: vrf.dev.clone(), index: member.index, change: leave },
         );
         self.restore_addresses(place, member.index, addresses.iter().map(|one| one.address))?;
-        for route in routes.iter().filter(|route| route.scope == 0) {
+        for route in routes.iter().filter(|route| route.scope == 0 || route.protocol != route::BY_KERNEL) {
             self.kernel.socket(place)?.request(route::replace(&RouteInfo { table, ..*route }))?;
         }
         Ok(())

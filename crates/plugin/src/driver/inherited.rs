@@ -44,9 +44,9 @@ pub(super) fn pair(kernel: &mut Kernel, plan: &Plan, endpoint: &Endpoint) -> Opt
 /// Makes a plan one that another implementation's attachment can meet: under its name for the host's end, and without
 /// the switches that only we turn.
 pub(super) fn adapt(kernel: &mut Kernel, plan: &mut Plan, endpoint: &Endpoint) {
+    plan.steps.retain(|step| !matches!(step.resource, Resource::Sysctl(_)));
     let Some(name) = host_end(kernel, plan, endpoint) else { return };
     plan.rename(&endpoint.host_ifname(), &name);
-    plan.steps.retain(|step| !matches!(step.resource, Resource::Sysctl(_)));
 }
 
 /// Takes back what the reference plugins made in the firewall for an attachment.
