@@ -65,7 +65,7 @@ pub enum RouteKind {
 
 /// The protocol of a route that an administrator made, and no routing daemon (RTPROT_BOOT).
 pub const BY_HAND: u8 = 3;
-/// The kernel made it, for an address.
+/// The protocol of a route that the kernel made for an address (RTPROT_KERNEL).
 pub const BY_KERNEL: u8 = 2;
 
 /// Adds a route. With `append` it joins others to the same destination.
