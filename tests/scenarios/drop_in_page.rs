@@ -8,7 +8,8 @@ const DEBIAN: &str = "/usr/lib/cni";
 
 /// Returns the commands of a section's first block, for a node whose files are below the lab's root.
 fn commands(lab: &Lab, section: &str) -> String {
-    let block = PAGE.split_once(&format!("## {section}\n")).and_then(|(_, rest)| rest.split_once("```console\n"));
+    let block =
+        PAGE.split_once(&format!("## {section}\n")).and_then(|(_, rest)| rest.split_once("```console\n"));
     let (_, rest) = block.unwrap_or_else(|| panic!("the page has no commands about {section}"));
     let (block, _) = rest.split_once("```").unwrap();
     let lines = block.lines().filter_map(|line| line.strip_prefix("$ ").or_else(|| line.strip_prefix("> ")));
@@ -55,7 +56,8 @@ impl Node {
 
     /// Calls whatever is in the node's folder now.
     fn call(&self, verb: &str, conf: &Value, container: &Container, result: Option<&Value>) -> Output {
-        let call = self.lab.plugin_in(&self.lab.path("opt/cni/bin"), conf["type"].as_str().unwrap()).json(conf);
+        let call =
+            self.lab.plugin_in(&self.lab.path("opt/cni/bin"), conf["type"].as_str().unwrap()).json(conf);
         let call = result.into_iter().fold(call, weft_testkit::PluginCall::prev_result);
         match verb {
             "ADD" => call.add(container),

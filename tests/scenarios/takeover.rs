@@ -342,8 +342,14 @@ fn gc_collects_ports_of_the_references_nftables() {
     host.lab.write("hostports.nft", HOSTPORTS);
     host.lab.sh(&format!("nft -f {}", host.lab.path("hostports.nft").display())).expect_ok();
     let rules = || {
-        let text = host.lab.sh("nft list table ip cni_hostport; nft list table ip6 cni_hostport").expect_ok().to_string();
-        text.lines().filter(|line| line.contains(" comment \"red") || line.contains(" comment \"blue")).count()
+        let text = host
+            .lab
+            .sh("nft list table ip cni_hostport; nft list table ip6 cni_hostport")
+            .expect_ok()
+            .to_string();
+        text.lines()
+            .filter(|line| line.contains(" comment \"red") || line.contains(" comment \"blue"))
+            .count()
     };
     assert_eq!(rules(), 7);
     host.lab.ip("netns delete red");
@@ -366,7 +372,11 @@ fn gc_collects_ports_of_the_references_nftables() {
 fn slow_down(lab: &Lab, container: &Container, result: &Value) {
     let conf = json!({"cniVersion": "1.0.0", "name": "n1", "type": "bandwidth",
         "egressRate": 8_000_000, "egressBurst": 8_000_000});
-    lab.plugin_in(Path::new(DEBIAN), "bandwidth").json(&conf).prev_result(result).add(container).expect_json();
+    lab.plugin_in(Path::new(DEBIAN), "bandwidth")
+        .json(&conf)
+        .prev_result(result)
+        .add(container)
+        .expect_json();
 }
 
 fn ifbs(lab: &Lab) -> usize {
@@ -407,7 +417,8 @@ fn gc_knows_by_the_runtimes_results_whose_things_are_without_leases() {
     slow_down(&host.lab, &red, &result);
     host.lab.ip("netns delete red");
     conf["cniVersion"] = "1.1.0".into();
-    let collect = |valid: &[(&str, &str)]| host.lab.plugin("bridge").json(&conf).gc(valid).expect_ok().to_string();
+    let collect =
+        |valid: &[(&str, &str)]| host.lab.plugin("bridge").json(&conf).gc(valid).expect_ok().to_string();
 
     collect(&[("blue", "eth0")]);
     assert_eq!(ifbs(&host.lab), 1, "nobody knows whose it is");

@@ -10,8 +10,8 @@ use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell::{cargo, entries, program, run as execute, top};
 use crate::setup;
+use crate::shell::{cargo, entries, program, run as execute, top};
 
 /// The variable by which this program knows that cargo calls it in place of the compiler.
 pub(crate) const WRAPS: &str = "WEFT_MEASURED";
@@ -38,7 +38,8 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         match word.as_str() {
             "--seconds" => {
                 let number = rest.next().context("fuzz: --seconds needs a number")?;
-                seconds = number.parse().with_context(|| format!("fuzz: {number} is no number of seconds"))?;
+                seconds =
+                    number.parse().with_context(|| format!("fuzz: {number} is no number of seconds"))?;
             }
             word if word.starts_with('-') => bail!("fuzz: unknown option {word}"),
             name => names.push(name.to_string()),

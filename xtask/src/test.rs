@@ -67,7 +67,8 @@ fn under(name: &str, filters: &[&String]) -> Result<()> {
         println!("\nskipped, all of it: the tests under Debian's kernel need {lack}");
         return Ok(());
     }
-    let (staged, filters): (Vec<&String>, Vec<&String>) = filters.iter().partition(|word| word.as_str() == STAGED);
+    let (staged, filters): (Vec<&String>, Vec<&String>) =
+        filters.iter().partition(|word| word.as_str() == STAGED);
     if staged.is_empty() {
         stage::all()?;
     }

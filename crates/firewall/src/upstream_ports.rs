@@ -26,13 +26,13 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use weft_model::port::Publication;
 use weft_model::Endpoint;
+use weft_model::port::Publication;
 use weft_nft::{self as nft, Socket};
 use weft_state::ports::Owner;
 
-use crate::iptables::lock::Writer;
 use crate::inherited::Departed;
+use crate::iptables::lock::Writer;
 use crate::{Change, FirewallError};
 
 const TABLE: &str = "cni_hostport";
@@ -96,7 +96,8 @@ pub(crate) fn collect(
     claims: &Path,
     departed: &[Departed<'_>],
 ) -> Result<(), FirewallError> {
-    if departed.is_empty() || !has_any(socket, |comment| departed.iter().any(|one| one.container == comment)) {
+    if departed.is_empty() || !has_any(socket, |comment| departed.iter().any(|one| one.container == comment))
+    {
         return Ok(());
     }
     let _writer = Writer::alone(claims)?;

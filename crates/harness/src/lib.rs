@@ -153,7 +153,7 @@ pub fn state(bytes: &[u8]) {
             6 => leases.join("n1/10.1.2.3"),
             7 => leases.join("n1/last_reserved_ip.0"),
             8 => leases.join(".index/n1/leases"),
-        9 => root.dhcp_dir().join("red/n1,eth0.json"),
+            9 => root.dhcp_dir().join("red/n1,eth0.json"),
             _ => root.cni_results_dir().join("n1-red-eth0"),
         };
         put(&file, bytes);

@@ -15,8 +15,8 @@ mod rpc;
 use std::path::PathBuf;
 
 use weft_cni::{Code, Failure, NetworkResult};
-use weft_plugin::{About, Attachment, Call, Plugin};
 use weft_model::Mac;
+use weft_plugin::{About, Attachment, Call, Plugin};
 use weft_state::Root;
 
 use lease::Leases;
