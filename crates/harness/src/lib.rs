@@ -78,7 +78,7 @@ fn plan<D: Driver>(driver: &D, call: &Call) {
     let mut text = driver.links(&settings, &endpoint).to_string();
     let result = call.conf.prev_result().ok().flatten().unwrap_or_default();
     let leases = Leases::of_result(&result, &endpoint.ifname);
-    if let Ok(leases) = driver.resolve(&settings, leases) {
+    if let Ok(leases) = driver.resolve(&settings, &endpoint, leases) {
         text += &driver.addresses(&settings, &endpoint, &leases).to_string();
     }
     text += &driver.network(&settings).to_string();

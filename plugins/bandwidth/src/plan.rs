@@ -64,7 +64,7 @@ mod tests {
     fn the_reference_plugins_name_is_known() {
         let name = upstream_ifb(&endpoint("cni-plugin-bandwidth-test", "dummy"));
         assert_eq!(name.as_str(), "bwpa8eda89404b7");
-        let ours = ifb(&endpoint("cni-plugin-bandwidth-test", "dummy"));
+        let ours = own_ifb(&endpoint("cni-plugin-bandwidth-test", "dummy"));
         assert!(ours != name && ours.as_str().starts_with("bwp") && ours.as_str().len() == 15);
     }
 
@@ -77,7 +77,7 @@ mod tests {
             host_end: Some("veth7".parse().unwrap()),
             ..Settings::default()
         };
-        let ifb = ifb(&endpoint("n", "c"));
+        let ifb = own_ifb(&endpoint("n", "c"));
         assert_eq!(
             links(&settings, &endpoint("n", "c")).to_string(),
             format!(
@@ -100,5 +100,18 @@ mod tests {
             links(&gone, &endpoint("n", "c")).to_string(),
             format!("host       link {upstream} type ifb\nhost       link {ifb} type ifb\n")
         );
+    }
+
+    #[test]
+    fn a_link_that_the_reference_made_is_the_one() {
+        let endpoint = endpoint("n", "c");
+        let told = |names: &[&IfName]| Settings {
+            candidates: Some(names.iter().map(ToString::to_string).collect()),
+            ..Settings::default()
+        };
+        let (own, upstreams) = (own_ifb(&endpoint), upstream_ifb(&endpoint));
+        assert_eq!(ifb(&told(&[]), &endpoint), own);
+        assert_eq!(ifb(&told(&[&own]), &endpoint), own);
+        assert_eq!(ifb(&told(&[&upstreams]), &endpoint), upstreams);
     }
 }
