@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use weft_testkit::{Cluster, Container, Host, Output, Program, reaches};
 
 use crate::overlay_agent::{addresses, connected, lost_nothing, pair, pinging};
@@ -109,8 +110,15 @@ fn containers_come_and_go_without_the_store() {
     }
     let late = host.container("late");
     let refused = host.weft(["network", "connect", "blue", late.name()]);
-    assert_ne!(refused.code, 0, "{}", refused.stdout);
+    refused.expect_failure(1, &["no IP addresses available", "another block when the store answers"]);
     assert!(!late.has_link("eth0"));
+    // What a runtime is told: 11, try again later, and of STATUS 50.
+    let list: Value = serde_json::from_str(&host.read("etc/weft/networks.d/blue.conflist")).unwrap();
+    let mut conf = list["plugins"][0].clone();
+    conf["cniVersion"] = "1.1.0".into();
+    conf["name"] = "blue".into();
+    host.plugin("overlay").conf(&conf.to_string()).add(&late).expect_error(11);
+    host.plugin("overlay").conf(&conf.to_string()).status().expect_error(50);
     reaches(&red, addresses(&green));
     cluster.etcd.go_on();
     let host = cluster.host(1);

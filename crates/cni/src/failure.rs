@@ -42,6 +42,9 @@ pub enum Code {
 impl Code {
     /// 101, a code of our own plugins: what is asked for is somebody else's already.
     pub const TAKEN: Self = Self::Other(101);
+
+    /// An IPAM plugin has no address left (`host-local`'s number).
+    pub const EXHAUSTED: Self = Self::Other(100);
     /// 102, the same: what the runtime asks for at this call makes no sense here, whatever the configuration says.
     pub const UNFIT: Self = Self::Other(102);
 

@@ -35,6 +35,8 @@ pub enum NeighbourTable {
     Address,
     /// Which host a tunnel sends frames to an Ethernet address to: `bridge fdb ... self`.
     Forwarding,
+    /// Which neighbours of others the host answers for: `ip neighbour ... proxy`. The Ethernet address is its own.
+    Proxy,
 }
 
 /// Adds an entry, or puts it in the place of another of the same link and address.
@@ -55,20 +57,22 @@ fn message(entry: &Neighbour) -> NeighbourMessage {
     message.header.kind = RouteType::Unicast;
     message.header.family = match (entry.table, entry.address) {
         (NeighbourTable::Forwarding, _) => AddressFamily::Bridge,
-        (NeighbourTable::Address, IpAddr::V4(_)) => AddressFamily::Inet,
-        (NeighbourTable::Address, IpAddr::V6(_)) => AddressFamily::Inet6,
+        (_, IpAddr::V4(_)) => AddressFamily::Inet,
+        (_, IpAddr::V6(_)) => AddressFamily::Inet6,
     };
-    if entry.table == NeighbourTable::Forwarding {
-        message.header.flags = NeighbourFlags::Own;
+    match entry.table {
+        NeighbourTable::Address => {}
+        NeighbourTable::Forwarding => message.header.flags = NeighbourFlags::Own,
+        NeighbourTable::Proxy => message.header.flags = NeighbourFlags::Proxy,
     }
     let address = match entry.address {
         IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
         IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
     };
-    message.attributes = vec![
-        NeighbourAttribute::Destination(address),
-        NeighbourAttribute::LinkLayerAddress(entry.mac.0.to_vec()),
-    ];
+    message.attributes = vec![NeighbourAttribute::Destination(address)];
+    if entry.table != NeighbourTable::Proxy {
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(entry.mac.0.to_vec()));
+    }
     if entry.protocol != 0 {
         message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::from(entry.protocol)));
     }
@@ -81,10 +85,31 @@ fn message(entry: &Neighbour) -> NeighbourMessage {
 ///
 /// The kernel's refusal, or the socket's failure.
 pub fn of_link(socket: &mut Socket, index: u32) -> Result<Vec<Neighbour>, Error> {
+    let families = [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge];
+    dumped(socket, index, families.map(|family| (family, NeighbourFlags::empty())))
+}
+
+/// Returns the entries of a link by which the host answers for others.
+///
+/// # Errors
+///
+/// The kernel's refusal, or the socket's failure.
+pub fn proxies_of_link(socket: &mut Socket, index: u32) -> Result<Vec<Neighbour>, Error> {
+    // KERNEL: these are dumped alone, when this flag and no other is asked for (neigh_dump_info, net/core/neighbour.c).
+    let families = [AddressFamily::Inet, AddressFamily::Inet6];
+    dumped(socket, index, families.map(|family| (family, NeighbourFlags::Proxy)))
+}
+
+fn dumped(
+    socket: &mut Socket,
+    index: u32,
+    tables: impl IntoIterator<Item = (AddressFamily, NeighbourFlags)>,
+) -> Result<Vec<Neighbour>, Error> {
     let mut found = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge] {
+    for (family, flags) in tables {
         let mut message = NeighbourMessage::default();
         message.header.family = family;
+        message.header.flags = flags;
         if family == AddressFamily::Bridge {
             // KERNEL: a dump of forwarding tables reads the index from the header (valid_fdb_dump_strict,
             // net/core/rtnetlink.c), one of neighbours from an attribute (neigh_valid_dump_req).
@@ -111,18 +136,22 @@ fn read(payload: &[u8]) -> Option<Neighbour> {
     const NDA_PROTOCOL: u16 = 12;
     const PERMANENT: u16 = 0x80;
     const SELF: u8 = 0x02;
+    const PROXY: u8 = 0x08;
 
     let family = i32::from(*payload.first()?);
     let (index, state, flags) = (u32_at(payload, 4)?, u16_at(payload, 8)?, *payload.get(10)?);
     let table = match family {
         libc::AF_BRIDGE if flags & SELF != 0 => NeighbourTable::Forwarding,
+        libc::AF_INET | libc::AF_INET6 if flags & PROXY != 0 => NeighbourTable::Proxy,
         libc::AF_INET | libc::AF_INET6 => NeighbourTable::Address,
         _ => return None,
     };
-    if state & PERMANENT == 0 {
+    // KERNEL: those by which the host answers have no state (pneigh_fill_info).
+    let (mut mac, proxy) = (None, table == NeighbourTable::Proxy);
+    if state & PERMANENT == 0 && !proxy {
         return None;
     }
-    let (mut mac, mut address, mut protocol) = (None, None, 0);
+    let (mut address, mut protocol) = (None, 0);
     for (kind, value) in attributes(payload.get(12..)?) {
         match kind {
             NDA_DST => address = ip(value),
@@ -131,7 +160,8 @@ fn read(payload: &[u8]) -> Option<Neighbour> {
             _ => {}
         }
     }
-    Some(Neighbour { index, table, mac: mac?, address: address?, protocol })
+    let mac = if proxy { Mac([0; 6]) } else { mac? };
+    Some(Neighbour { index, table, mac, address: address?, protocol })
 }
 
 #[cfg(test)]
@@ -156,9 +186,12 @@ mod tests {
             (NeighbourTable::Address, "fd00::40"),
             (NeighbourTable::Forwarding, "192.0.2.2"),
             (NeighbourTable::Forwarding, "2001:db8::2"),
+            (NeighbourTable::Proxy, "10.1.0.64"),
+            (NeighbourTable::Proxy, "fd00::40"),
         ] {
             let address = address.parse().unwrap();
-            let entry = Neighbour { index: 7, table, mac: MAC, address, protocol: 201 };
+            let mac = if table == NeighbourTable::Proxy { Mac([0; 6]) } else { MAC };
+            let entry = Neighbour { index: 7, table, mac, address, protocol: 201 };
             let bytes = bytes(&entry);
             assert_eq!(read(&bytes), Some(entry));
             for end in 0..bytes.len() {

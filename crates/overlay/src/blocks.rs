@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use weft_model::NetworkName;
 
 use crate::ids::HostId;
-use crate::records::{Block, BlockLength, BlockState, Borrow, Network};
+use crate::records::{Block, BlockLength, BlockState, Borrow, BorrowState, Network};
 
 /// No more blocks of one subnet are looked at in one go: 2^20 of /26 make a /6, more than anybody has.
 const MAX_BLOCKS: u128 = 1 << 20;
@@ -136,16 +136,25 @@ pub enum Taken {
         holder: String,
     },
 
-    /// It belongs to a block of another host, which gives it out without asking anybody.
-    #[error(
-        "{address} is in {block}, which host {host} gives addresses out of: connect there, or choose another address"
-    )]
-    OfBlock {
+    /// A host needs some addresses of its block itself.
+    #[error("{address} is the first, the last or the gateway's of {block}, a block of host {host}")]
+    OfHost {
         /// The address.
         address: IpAddr,
         /// The block.
         block: IpNetwork,
         /// Its host.
+        host: HostId,
+    },
+
+    /// Somebody may still send to what had it.
+    #[error("{address} is in {block}, which host {host} gave up: it is in quarantine")]
+    Quarantined {
+        /// The address.
+        address: IpAddr,
+        /// The block.
+        block: IpNetwork,
+        /// Whose it was.
         host: HostId,
     },
 
@@ -170,8 +179,15 @@ pub enum Taken {
 /// How a host comes to a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// It is in a block of its own.
+    /// It is in a block of its own, or the host has it already.
     Own,
+    /// It is in another's block, and that host has to agree.
+    Ask {
+        /// The block.
+        block: IpNetwork,
+        /// The host.
+        owner: HostId,
+    },
     /// It borrows it, and the block around it stays nobody's as a whole.
     Borrow {
         /// The block around it.
@@ -198,17 +214,34 @@ pub fn way_to(
     if address == subnet.network() || (subnet.is_ipv4() && address == subnet.broadcast()) {
         return Err(Taken::Edge { address, subnet: *subnet });
     }
-    if let Some(borrow) = borrows.iter().find(|borrow| borrow.address == address && borrow.host != host) {
-        return Err(Taken::Borrowed { address, host: borrow.host, holder: borrow.holder.clone() });
+    match borrows.iter().find(|borrow| borrow.address == address) {
+        Some(Borrow { state: BorrowState::Refused { .. }, .. }) | None => {}
+        Some(borrow) if borrow.host != host => {
+            return Err(Taken::Borrowed { address, host: borrow.host, holder: borrow.holder.clone() });
+        }
+        Some(borrow) if borrow.is_active() => return Ok(Way::Own),
+        Some(_) => {}
     }
     match blocks.iter().find(|block| block.cidr.contains(address)) {
         Some(block) if block.state == BlockState::Reserved => Ok(Way::Borrow { block: block.cidr }),
-        Some(block) if block.state == BlockState::Active && block.host == host => Ok(Way::Own),
-        Some(block) => Err(Taken::OfBlock { address, block: block.cidr, host: block.host }),
+        Some(Block { cidr, host: owner, state: BlockState::Active, .. }) => match *owner == host {
+            true => Ok(Way::Own),
+            false if is_hosts_own(*cidr, address) => {
+                Err(Taken::OfHost { address, block: *cidr, host: *owner })
+            }
+            false => Ok(Way::Ask { block: *cidr, owner: *owner }),
+        },
+        Some(block) => Err(Taken::Quarantined { address, block: block.cidr, host: block.host }),
         None => around(address, length_in(*subnet, lengths))
             .map(|block| Way::Borrow { block })
             .ok_or(Taken::Outside { address, network: network.name.clone() }),
     }
+}
+
+/// Returns whether no container gets an address of a block.
+fn is_hosts_own(block: IpNetwork, address: IpAddr) -> bool {
+    let last = block.is_ipv4() && address == block.broadcast();
+    last || address == next_hop(block) || gateway(block) == Some(address)
 }
 
 fn around(address: IpAddr, length: u8) -> Option<IpNetwork> {

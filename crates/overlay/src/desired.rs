@@ -12,7 +12,7 @@ use crate::blocks::{self, gateway, next_hop};
 use crate::ids::{HostId, NetworkId, Vni, vtep_mac};
 use crate::kernel::{leads_outside, pair};
 use crate::local::{LocalBlock, LocalNetwork, Outer};
-use crate::records::{BlockState, Cluster, Encryption, Host, Network};
+use crate::records::{BlockState, Borrow, Cluster, Encryption, Host, Network};
 use crate::snapshot::Snapshot;
 
 /// What the names of the mesh's devices start with.
@@ -52,6 +52,8 @@ pub struct DesiredNetwork {
     pub local: LocalNetwork,
     /// The other hosts.
     pub peers: Vec<Peer>,
+    /// Addresses of this host's blocks that are behind its peers: containers here ask for them on their link, and the host answers.
+    pub behind: Vec<IpAddr>,
 }
 
 /// Another host, as far as one network goes.
@@ -97,7 +99,7 @@ impl Desired {
         let mut desired = Self { tunnels: tunnels(snapshot), ..Self::default() };
         let (Some(cluster), Some(own)) = (snapshot.cluster(), snapshot.host(host)) else { return desired };
         desired.known = true;
-        let known = Known::of(snapshot);
+        let known = Known::of(snapshot, host);
         for network in snapshot.networks().filter(|network| snapshot.is_member(network.id, host)) {
             match known.network(cluster, own, network) {
                 Ok(found) => match desired.rival(&found.local) {
@@ -164,13 +166,20 @@ struct Known<'a> {
     members: BTreeMap<NetworkId, Vec<&'a Host>>,
     routes: BTreeMap<(NetworkId, HostId), Vec<IpNetwork>>,
     borrowed: BTreeMap<(NetworkId, HostId), Vec<IpAddr>>,
+    /// Of this host's blocks.
+    lent: BTreeMap<NetworkId, Vec<&'a Borrow>>,
 }
 
 impl<'a> Known<'a> {
-    fn of(snapshot: &'a Snapshot) -> Self {
+    fn of(snapshot: &'a Snapshot, own: HostId) -> Self {
         let hosts: BTreeMap<HostId, &Host> =
             snapshot.hosts().filter(is_in).map(|host| (host.id, host)).collect();
-        let mut known = Self { members: BTreeMap::new(), routes: BTreeMap::new(), borrowed: BTreeMap::new() };
+        let mut known = Self {
+            members: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            borrowed: BTreeMap::new(),
+            lent: BTreeMap::new(),
+        };
         for member in snapshot.members() {
             let host = hosts.get(&member.host).copied();
             known.members.entry(member.network).or_default().extend(host);
@@ -179,7 +188,13 @@ impl<'a> Known<'a> {
             known.routes.entry((block.network, block.host)).or_default().push(block.cidr);
         }
         for borrow in snapshot.borrows() {
-            known.borrowed.entry((borrow.network, borrow.host)).or_default().push(borrow.address);
+            if borrow.is_active() {
+                known.borrowed.entry((borrow.network, borrow.host)).or_default().push(borrow.address);
+            }
+            let blocks = known.routes.get(&(borrow.network, own)).map(Vec::as_slice).unwrap_or_default();
+            if borrow.is_out_of(own, blocks) {
+                known.lent.entry(borrow.network).or_default().push(borrow);
+            }
         }
         for routes in known.routes.values_mut() {
             routes.sort_unstable();
@@ -220,6 +235,7 @@ impl<'a> Known<'a> {
         peers.sort_unstable_by_key(|peer| peer.host);
         let port = if secure { cluster.secure_port } else { cluster.plain_port };
         let blocks = self.routes.get(&(network.id, own.id)).into_iter().flatten();
+        let lent = self.lent.get(&network.id).map(Vec::as_slice).unwrap_or_default();
         let local = LocalNetwork {
             schema: LocalNetwork::SCHEMA,
             boot: boot::id().unwrap_or_default(),
@@ -236,13 +252,16 @@ impl<'a> Known<'a> {
                 .filter_map(|cidr| Some(LocalBlock { cidr: *cidr, gateway: gateway(*cidr)? }))
                 .collect(),
             borrowed: self.borrowed.get(&(network.id, own.id)).cloned().unwrap_or_default(),
+            lent: lent.iter().map(|borrow| borrow.address).collect(),
             outer: Outer { local, port },
             secure,
             isolated: network.isolated,
             egress: network.egress,
             underlay: own.underlay,
+            closing: false,
         };
-        Ok(DesiredNetwork { local, peers })
+        let behind = lent.iter().filter(|borrow| borrow.is_active()).map(|borrow| borrow.address);
+        Ok(DesiredNetwork { local, peers, behind: behind.collect() })
     }
 
     fn peer(

@@ -45,8 +45,7 @@ impl Here {
     /// Names the file that cannot be used.
     pub fn read(root: &Root) -> Result<Option<Self>, StateError> {
         if let Some(Membership { host }) = membership(root)? {
-            let snapshot = Snapshot::load(&root.overlay_dir().join("state.json"))?;
-            return Ok(snapshot.map(|snapshot| Self { host, snapshot }));
+            return Ok(Snapshot::last(root)?.map(|snapshot| Self { host, snapshot }));
         }
         Ok(statics::read(root)?.map(|statics| Self { host: statics.host, snapshot: statics.snapshot }))
     }
@@ -80,6 +79,12 @@ pub fn newest(root: &Root, name: &NetworkName) -> Result<Found, StateError> {
     if membership(root)?.is_some() { network(root, name) } else { worked_out(root, name) }
 }
 
+/// Returns whether this host is one of a cluster, which gives it more addresses when it has none left.
+pub fn has_joined(root: &Root) -> bool {
+    // What cannot be read is there.
+    membership(root).map_or(true, |membership| membership.is_some())
+}
+
 fn membership(root: &Root) -> Result<Option<Membership>, StateError> {
     document::read(&root.overlay_dir().join("membership.json"))
 }
@@ -93,7 +98,7 @@ fn worked_out(root: &Root, name: &NetworkName) -> Result<Found, StateError> {
     })
 }
 
-/// How things stand with the cluster: `/run/weft/overlay/health.json`, written by the agent and read for STATUS.
+/// How things stand with the cluster: `/run/weft/overlay/agent/health.json`, written by the agent and read for STATUS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// The schema, 1.
@@ -111,7 +116,7 @@ impl Health {
     ///
     /// Names the file that cannot be used.
     pub fn load(root: &Root) -> Result<Option<Self>, StateError> {
-        let found: Option<Self> = document::read(&root.overlay_run_dir().join("health.json"))?;
+        let found: Option<Self> = document::read(&root.overlay_agent_dir().join("health.json"))?;
         let boot = boot::id()?;
         Ok(found.filter(|health| health.boot == boot))
     }
@@ -123,6 +128,6 @@ impl Health {
     /// Names the path and the reason.
     pub fn save(root: &Root, degraded: Option<String>) -> Result<(), StateError> {
         let health = Self { schema: document::SCHEMA, boot: boot::id()?, degraded };
-        document::write(&root.overlay_run_dir().join("health.json"), &health, Durability::Boot)
+        document::write(&root.overlay_agent_dir().join("health.json"), &health, Durability::Boot)
     }
 }

@@ -38,8 +38,10 @@ pub enum Key {
     Borrow(NetworkId, IpAddr),
     /// `left/<host>`: [`crate::records::Left`].
     Left(HostId),
-    /// `alive/<host>`: [`crate::records::Alive`], the only one with a lease.
+    /// `alive/<host>`: [`crate::records::Alive`], with a lease.
     Alive(HostId),
+    /// `removal/<network>`: [`crate::records::Removal`], with a lease.
+    Removal(NetworkId),
 }
 
 /// A key is none of ours.
@@ -61,6 +63,11 @@ impl Key {
     /// Returns the prefix of all members of a network.
     pub fn members_of(network: NetworkId) -> String {
         format!("{PREFIX}member/{network}/")
+    }
+
+    /// Returns whether the key goes with its lease: what it says is true of this moment only.
+    pub const fn is_fleeting(&self) -> bool {
+        matches!(self, Self::Alive(_) | Self::Removal(_))
     }
 
     /// Returns the prefix of all networks.
@@ -86,6 +93,7 @@ impl fmt::Display for Key {
             Self::Borrow(network, address) => write!(out, "borrow/{network}/{address}"),
             Self::Left(host) => write!(out, "left/{host}"),
             Self::Alive(host) => write!(out, "alive/{host}"),
+            Self::Removal(network) => write!(out, "removal/{network}"),
         }
     }
 }
@@ -120,6 +128,7 @@ fn parsed(text: &str) -> Option<Key> {
         ("borrow", Some(network), Some(address)) => Key::Borrow(network.parse().ok()?, address.parse().ok()?),
         ("left", Some(host), None) => Key::Left(host.parse().ok()?),
         ("alive", Some(host), None) => Key::Alive(host.parse().ok()?),
+        ("removal", Some(network), None) => Key::Removal(network.parse().ok()?),
         _ => return None,
     };
     words.next().is_none().then_some(key)
@@ -148,6 +157,7 @@ mod tests {
             Key::Borrow(network, "10.1.0.9".parse().unwrap()),
             Key::Left(host),
             Key::Alive(host),
+            Key::Removal(network),
         ] {
             assert_eq!(key.to_string().parse::<Key>().as_ref(), Ok(&key), "{key}");
         }

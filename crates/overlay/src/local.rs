@@ -41,6 +41,9 @@ pub struct LocalNetwork {
     pub blocks: Vec<LocalBlock>,
     /// Single addresses this host has besides.
     pub borrowed: Vec<IpAddr>,
+    /// Addresses of its blocks that other hosts have, or have asked for.
+    #[serde(default)]
+    pub lent: Vec<IpAddr>,
     /// How its packets travel between hosts.
     pub outer: Outer,
     /// Whether it runs inside the mesh.
@@ -51,6 +54,9 @@ pub struct LocalNetwork {
     pub egress: Egress,
     /// This host's addresses outside.
     pub underlay: Underlay,
+    /// Whether this host lets go of the network: somebody is about to remove it.
+    #[serde(default)]
+    pub closing: bool,
 }
 
 /// How a network's packets travel between hosts.
@@ -136,11 +142,13 @@ mod tests {
                 gateway: "10.1.0.1".parse().unwrap(),
             }],
             borrowed: vec!["10.1.9.9".parse().unwrap()],
+            lent: vec!["10.1.0.9".parse().unwrap()],
             outer: Outer { local: [192, 0, 2, 1].into(), port: 4789 },
             secure: false,
             isolated: false,
             egress: Egress::Nat,
             underlay: Underlay { v4: Some([192, 0, 2, 1].into()), v6: None },
+            closing: false,
         }
     }
 

@@ -5,7 +5,7 @@ mod guard;
 mod record;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use weft_model::NetworkName;
@@ -16,10 +16,20 @@ pub use record::Record;
 use crate::entry::{Entry, Event, Listing};
 use crate::ids::{HostId, NetworkId};
 use crate::keys::Key;
-use crate::records::{Alive, Block, Borrow, Cluster, Host, Left, Member, Network};
+use crate::records::{Alive, Block, BlockState, Borrow, Cluster, Host, Left, Member, Network, Removal};
 
 /// No more keys that make no sense are remembered by name; all are counted.
 const BAD_KEYS: usize = 1000;
+
+/// The lowest id there can be, and the highest.
+const ALL: [[u8; 16]; 2] = [[0; 16], [0xff; 16]];
+
+/// Returns the subnet that comes before all others in the order of keys, or behind them.
+fn any(first: bool) -> IpNetwork {
+    let (address, length): (IpAddr, u8) =
+        if first { (Ipv4Addr::UNSPECIFIED.into(), 0) } else { (Ipv6Addr::from_bits(u128::MAX).into(), 128) };
+    IpNetwork::new(address, length).unwrap_or_else(|_| address.into())
+}
 
 /// The records of a cluster as of one revision of its store.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -230,7 +240,8 @@ impl Snapshot {
 
     /// Returns all hosts.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
-        self.all().filter_map(Record::as_host)
+        let [first, last] = ALL.map(HostId::new);
+        self.between(Key::Host(first), Key::Host(last)).filter_map(Record::as_host)
     }
 
     /// Returns a host.
@@ -240,7 +251,8 @@ impl Snapshot {
 
     /// Returns all networks.
     pub fn networks(&self) -> impl Iterator<Item = &Network> {
-        self.all().filter_map(Record::as_network)
+        // Their keys are behind the cluster's and before those of hosts.
+        self.between(Key::Cluster, Key::Host(HostId::new(ALL[0]))).filter_map(Record::as_network)
     }
 
     /// Returns a network.
@@ -255,7 +267,14 @@ impl Snapshot {
 
     /// Returns all blocks of all networks, whatever their state.
     pub fn blocks(&self) -> impl Iterator<Item = &Block> {
-        self.all().filter_map(Record::as_block)
+        let [first, last] = ALL.map(NetworkId::new);
+        self.between(Key::Block(first, any(true)), Key::Block(last, any(false))).filter_map(Record::as_block)
+    }
+
+    /// Returns all blocks of a network, whatever their state.
+    pub fn blocks_of(&self, network: NetworkId) -> impl Iterator<Item = &Block> {
+        self.between(Key::Block(network, any(true)), Key::Block(network, any(false)))
+            .filter_map(Record::as_block)
     }
 
     /// Returns the block of a network that has these addresses.
@@ -265,7 +284,15 @@ impl Snapshot {
 
     /// Returns all borrowed addresses.
     pub fn borrows(&self) -> impl Iterator<Item = &Borrow> {
-        self.all().filter_map(Record::as_borrow)
+        let [first, last] = ALL.map(NetworkId::new);
+        self.between(Key::Borrow(first, any(true).ip()), Key::Borrow(last, any(false).ip()))
+            .filter_map(Record::as_borrow)
+    }
+
+    /// Returns all borrowed addresses of a network.
+    pub fn borrows_of(&self, network: NetworkId) -> impl Iterator<Item = &Borrow> {
+        self.between(Key::Borrow(network, any(true).ip()), Key::Borrow(network, any(false).ip()))
+            .filter_map(Record::as_borrow)
     }
 
     /// Returns a borrowed address.
@@ -273,9 +300,31 @@ impl Snapshot {
         self.get(&Key::Borrow(network, address)).and_then(Record::as_borrow)
     }
 
+    /// Returns addresses that others have, or would like to have, of a host's blocks of a network.
+    pub fn lent(&self, network: NetworkId, host: HostId) -> impl Iterator<Item = &Borrow> {
+        let of_host = |block: &&Block| block.host == host && block.state == BlockState::Active;
+        let others = self.borrows_of(network).any(|borrow| borrow.host != host);
+        let blocks = self.blocks_of(network).filter(|_| others).filter(of_host);
+        let blocks: Vec<IpNetwork> = blocks.map(|block| block.cidr).collect();
+        self.borrows_of(network).filter(move |borrow| borrow.is_out_of(host, &blocks))
+    }
+
+    /// Returns who is about to remove a network, if somebody is.
+    pub fn removal(&self, network: NetworkId) -> Option<&Removal> {
+        self.get(&Key::Removal(network)).and_then(Record::as_removal)
+    }
+
     /// Returns who takes part in what.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
-        self.all().filter_map(Record::as_member)
+        let [first, last] = ALL.map(NetworkId::new);
+        let [low, high] = ALL.map(HostId::new);
+        self.between(Key::Member(first, low), Key::Member(last, high)).filter_map(Record::as_member)
+    }
+
+    /// Returns who takes part in a network.
+    pub fn members_of(&self, network: NetworkId) -> impl Iterator<Item = &Member> {
+        let [low, high] = ALL.map(HostId::new);
+        self.between(Key::Member(network, low), Key::Member(network, high)).filter_map(Record::as_member)
     }
 
     /// Returns whether a host takes part in a network.
@@ -285,7 +334,8 @@ impl Snapshot {
 
     /// Returns hosts that went on purpose.
     pub fn left(&self) -> impl Iterator<Item = &Left> {
-        self.all().filter_map(Record::as_left)
+        let [first, last] = ALL.map(HostId::new);
+        self.between(Key::Left(first), Key::Left(last)).filter_map(Record::as_left)
     }
 
     /// Returns what a host says of itself at present; `None` makes it suspect and nothing more.
@@ -296,6 +346,11 @@ impl Snapshot {
     /// Returns a record.
     pub fn get(&self, key: &Key) -> Option<&Record> {
         self.records.get(key).map(|known| &known.record)
+    }
+
+    /// Returns the records from one key to another: hosts look every second, and there may be tens of thousands.
+    fn between(&self, first: Key, last: Key) -> impl Iterator<Item = &Record> {
+        self.records.range(first..=last).map(|(_, known)| &known.record)
     }
 
     /// Returns all records, in the order of their keys.

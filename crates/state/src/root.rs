@@ -109,6 +109,11 @@ impl Root {
         self.0.join("run/weft/overlay")
     }
 
+    /// Returns the directory of what the overlay's agent tells others in this boot. No network's file can be in its place.
+    pub fn overlay_agent_dir(&self) -> PathBuf {
+        self.overlay_run_dir().join("agent")
+    }
+
     /// Returns the socket on which the daemon of `dhcp` is asked, the same as upstream's.
     pub fn dhcp_socket(&self) -> PathBuf {
         self.0.join("run/cni/dhcp.sock")

@@ -7,6 +7,12 @@ pub fn now() -> String {
     rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()))
 }
 
+/// Returns the present in milliseconds since 1970.
+pub fn milliseconds() -> u64 {
+    let age = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Returns a Unix time in RFC 3339.
 fn rfc3339(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);

@@ -8,6 +8,7 @@ mod error;
 mod hosts;
 mod networks;
 mod reassert;
+mod removals;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,13 +18,14 @@ use serde::de::DeserializeOwned;
 use weft_overlay::records::{self, Cluster, Network};
 use weft_overlay::snapshot::Record;
 use weft_overlay::{HostId, Key, keys};
+use weft_state::time::milliseconds;
 
 pub use error::ClaimError;
 pub use hosts::{JoinRequest, Joined};
 pub use networks::NewNetwork;
 pub use reassert::Reasserted;
+pub use removals::is_old;
 
-use crate::file::now;
 use crate::follow::jittered;
 use crate::{Outcome, SharedStore};
 
@@ -50,7 +52,7 @@ struct Found<T> {
 impl Claims {
     /// Claims in a store.
     pub fn new(store: SharedStore) -> Self {
-        Self::with_clock(store, Arc::new(now))
+        Self::with_clock(store, Arc::new(milliseconds))
     }
 
     /// Claims in a store by a clock of one's own: milliseconds since 1970.

@@ -23,7 +23,6 @@ use weft_overlay::{Entry, Listing};
 
 use crate::{Compare, LeaseId, Op, Outcome, Store, StoreError, Watch, txn};
 use disk::Disk;
-pub(crate) use disk::now;
 
 /// A store in a directory.
 #[derive(Clone, Debug)]

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use weft_overlay::HostId;
-use weft_overlay::records::Alive;
+use ipnetwork::IpNetwork;
+use weft_overlay::records::{Alive, Network};
+use weft_overlay::{HostId, NetworkId};
 use weft_state::boot;
 use weft_store::claims::{ClaimError, Claims};
 use weft_store::{LeaseId, StoreError};
 
 use super::agent::Agent;
+use super::status;
 
 /// Others call a host suspect when they have not heard of it for so long.
 const LEASE: Duration = Duration::from_secs(30);
@@ -68,10 +70,15 @@ async fn once(
         *said = Some(Said { lease, alive, waited: 0 });
         return Ok(());
     };
-    let networks = |alive: &Alive| alive.used.keys().copied().collect::<Vec<_>>();
+    let blocks = |alive: &Alive| -> Vec<_> {
+        let of = |(network, blocks): (&NetworkId, &BTreeMap<IpNetwork, u64>)| {
+            blocks.keys().map(|block| (*network, *block)).collect::<Vec<_>>()
+        };
+        alive.used.iter().flat_map(of).collect()
+    };
     let urgent = known.alive.degraded != alive.degraded
         || known.alive.boot != alive.boot
-        || networks(&known.alive) != networks(&alive);
+        || blocks(&known.alive) != blocks(&alive);
     known.waited = if known.alive.used == alive.used { 0 } else { known.waited + 1 };
     if urgent || known.waited >= PATIENCE {
         claims.announce(&alive, known.lease).await?;
@@ -84,13 +91,14 @@ async fn once(
 /// Returns what is to be said now.
 fn present(agent: &Agent, host: HostId) -> Alive {
     agent.change(|inner| {
-        let names: Vec<_> =
-            inner.snapshot.networks().map(|network| (network.id, network.name.clone())).collect();
-        let mut used = BTreeMap::new();
-        for (id, name) in names {
-            let count = inner.usage.of(&name).len().try_into().unwrap_or(u64::MAX);
-            if count > 0 {
-                used.insert(id, count);
+        let networks: Vec<Network> = inner.snapshot.networks().cloned().collect();
+        let mut used: BTreeMap<NetworkId, BTreeMap<IpNetwork, u64>> = BTreeMap::new();
+        for network in networks {
+            let blocks = status::own_blocks(&inner.snapshot, network.id, host);
+            for address in inner.leases(&network) {
+                let block = blocks.iter().find(|block| block.contains(address));
+                let block = block.copied().unwrap_or_else(|| address.into());
+                *used.entry(network.id).or_default().entry(block).or_default() += 1;
             }
         }
         Alive { host, boot: boot::id().unwrap_or_default(), degraded: inner.why_degraded(), used }

@@ -10,7 +10,8 @@ use tokio::task::spawn_local;
 use weft_overlay::NetworkId;
 use weft_overlay::records::Network;
 
-use super::agent::{Agent, Inner};
+use super::agent::Agent;
+use super::known::Inner;
 use super::{claim, status, usage};
 
 /// How soon a claim that failed is tried again.
@@ -53,10 +54,31 @@ async fn claim_one(agent: Rc<Agent>, network: Network, v4: bool) {
             inner.claims.rest = Some(Instant::now() + AGAIN);
         }
     });
-    let family = if v4 { "IPv4" } else { "IPv6" };
-    let why =
-        outcome.err().map(|refusal| format!("no {family} block of network {}: {refusal}", network.name));
-    agent.trouble(&format!("block {} {family}", network.id), why);
+    let why = outcome
+        .err()
+        .map(|refusal| format!("no {} block of network {}: {refusal}", family(v4), network.name));
+    let failed = why.is_some();
+    agent.trouble(&about(network.id, v4), why);
+    if failed {
+        // Somebody may be waiting for it.
+        agent.touch();
+    }
+}
+
+const fn family(v4: bool) -> &'static str {
+    if v4 { "IPv4" } else { "IPv6" }
+}
+
+/// Returns what a failed claim is noted under.
+fn about(network: NetworkId, v4: bool) -> String {
+    format!("block {network} {}", family(v4))
+}
+
+/// Claims what a network lacks at once, whatever happened before.
+pub(crate) fn hurry(agent: &Rc<Agent>, network: NetworkId) {
+    agent.change(|inner| inner.claims.rest = None);
+    [true, false].into_iter().for_each(|v4| agent.trouble(&about(network, v4), None));
+    look(agent);
 }
 
 impl Inner {
@@ -66,7 +88,8 @@ impl Inner {
         if resting || !self.hearing.connected || self.is_out().is_some() {
             return Vec::new();
         }
-        let networks: Vec<Network> = self.snapshot.networks().cloned().collect();
+        let networks: Vec<Network> =
+            self.snapshot.networks().filter(|network| !self.is_going(network.id)).cloned().collect();
         let mut wanted = Vec::new();
         for network in networks {
             for v4 in [true, false] {
@@ -89,6 +112,16 @@ impl Inner {
         let blocks: Vec<IpNetwork> = blocks.into_iter().filter(whole).collect();
         let size = blocks.iter().map(|block| usage::size(*block)).fold(0, u64::saturating_add);
         usage::is_full(usage::within(self.usage.of(&network.name), &blocks), size)
+    }
+
+    /// Returns whether a network has addresses to give out in every family, or why it will not get any.
+    pub(crate) fn has_room(&mut self, network: &Network) -> Option<Result<(), String>> {
+        let failed = [true, false].into_iter().find_map(|v4| self.troubles.get(&about(network.id, v4)));
+        if let Some(why) = failed {
+            return Some(Err(why.clone()));
+        }
+        let short = [true, false].into_iter().any(|v4| self.is_short(network, v4));
+        (!short).then_some(Ok(()))
     }
 
     /// Returns borrowed addresses that nobody has had for a while.
@@ -115,9 +148,9 @@ impl Inner {
 
     /// Returns whether a network has got its first container on this host, or lost its last, since the last look.
     fn became_busy(&mut self) -> bool {
-        let networks: Vec<_> =
-            self.snapshot.networks().map(|network| (network.id, network.name.clone())).collect();
-        let busy = networks.into_iter().filter(|(_, name)| !self.usage.of(name).is_empty()).map(|(id, _)| id);
+        let networks: Vec<Network> = self.snapshot.networks().cloned().collect();
+        let busy =
+            networks.iter().filter(|network| !self.leases(network).is_empty()).map(|network| network.id);
         let busy: BTreeSet<NetworkId> = busy.collect();
         let before = std::mem::replace(&mut self.claims.busy, busy);
         before != self.claims.busy

@@ -2,14 +2,20 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use weft_manager::Kind;
 use weft_manager::overlay::protocol::Refusal;
-use weft_overlay::HostId;
-use weft_overlay::records::Network;
+use weft_overlay::records::{Borrow, Network};
+use weft_overlay::{HostId, NetworkId};
+use weft_store::LeaseId;
 use weft_store::claims::{ClaimError, Claims, NewNetwork};
 
 use super::agent::Agent;
+use super::status;
+
+/// For so long hosts keep a network closed after whoever removes it was last heard of.
+const REMOVAL: Duration = Duration::from_secs(30);
 
 /// Returns the claims of this host's cluster, and who this host is.
 fn of(agent: &Agent) -> Result<(Claims, HostId), Refusal> {
@@ -29,22 +35,75 @@ pub(crate) async fn network(agent: &Rc<Agent>, new: &NewNetwork) -> Result<Netwo
     claims.create_network(new).await.map_err(|error| refused(&error))
 }
 
-/// Removes a network.
+/// Announces that a network is about to be removed. Returns the lease that the announcement has.
+pub(crate) async fn announce_removal(agent: &Rc<Agent>, network: &Network) -> Result<LeaseId, Refusal> {
+    let (claims, host) = of(agent)?;
+    let announced = async {
+        let lease = claims.store().lease(REMOVAL).await?;
+        claims.announce_removal(host, &network.name, lease).await.map(|_| lease)
+    };
+    announced.await.map_err(|error| refused(&error))
+}
+
+/// Calls a removal off.
+pub(crate) async fn call_off(agent: &Rc<Agent>, lease: LeaseId) {
+    let Ok((claims, _)) = of(agent) else { return };
+    // It ends by itself otherwise.
+    claims.store().revoke(lease).await.ok();
+}
+
+/// Has this host take no part any more in a network that is being removed.
+pub(crate) async fn let_go(agent: &Rc<Agent>, network: NetworkId) -> Result<(), Refusal> {
+    let (claims, host) = of(agent)?;
+    claims.let_go(host, network).await.map_err(|error| refused(&error))
+}
+
+/// Removes a network that all hosts have let go of.
+pub(crate) async fn finish_removal(agent: &Rc<Agent>, network: &Network) -> Result<(), Refusal> {
+    let (claims, _) = of(agent)?;
+    claims.finish_removal(network).await.map_err(|error| refused(&error))
+}
+
+/// Removes what is left of networks and hosts that are gone.
+pub(crate) async fn collect(
+    agent: &Rc<Agent>,
+    networks: Vec<NetworkId>,
+    hosts: Vec<HostId>,
+) -> Result<(), Refusal> {
+    let (claims, _) = of(agent)?;
+    let collected = async {
+        claims.collect_networks(networks).await?;
+        claims.collect_hosts(hosts).await
+    };
+    collected.await.map_err(|error| refused(&error))
+}
+
+/// Removes a network whatever hosts have on it.
 pub(crate) async fn remove(agent: &Rc<Agent>, network: &Network) -> Result<(), Refusal> {
     let (claims, _) = of(agent)?;
     claims.remove_network(&network.name).await.map(drop).map_err(|error| refused(&error))
 }
 
-/// Gets this host a single address.
+/// Gets this host a single address, or asks whose it is for it; returns what was asked for then.
 pub(crate) async fn borrow(
     agent: &Rc<Agent>,
     network: &Network,
     address: IpAddr,
     holder: &str,
-) -> Result<(), Refusal> {
+) -> Result<Option<Borrow>, Refusal> {
     let (claims, host) = of(agent)?;
-    let borrowed = claims.borrow(host, &network.name, address, holder).await;
-    borrowed.map(drop).map_err(|error| refused(&error))
+    claims.borrow(host, &network.name, address, holder).await.map_err(|error| refused(&error))
+}
+
+/// Answers a host that has asked for an address of this one.
+pub(crate) async fn lend(agent: &Rc<Agent>, asked: &Borrow, refusal: Option<String>) -> Result<(), Refusal> {
+    let (claims, host) = of(agent)?;
+    let around = agent.with(|inner| {
+        let own = status::own_blocks(&inner.snapshot, asked.network, host);
+        own.into_iter().find(|block| block.contains(asked.address))
+    });
+    let Some(block) = around else { return Ok(()) };
+    claims.lend(host, asked, block, refusal).await.map_err(|error| refused(&error))
 }
 
 /// Gives a single address back.
@@ -77,6 +136,8 @@ pub(crate) fn refused(error: &ClaimError) -> Refusal {
         | ClaimError::Alive(_)
         | ClaimError::NetworkExists(_)
         | ClaimError::VniTaken(_)
+        | ClaimError::BeingRemoved { .. }
+        | ClaimError::StillMember { .. }
         | ClaimError::Taken(_) => Kind::Conflict,
         _ => Kind::Failed,
     };

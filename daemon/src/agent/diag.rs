@@ -13,8 +13,9 @@ use weft_overlay::records::{BlockState, Host, Network};
 use weft_overlay::{HostId, Snapshot};
 use weft_state::Root;
 
-use super::agent::{Agent, Inner};
+use super::agent::Agent;
 use super::kernel::Kernel;
+use super::known::Inner;
 use super::mesh;
 
 /// What puts back whatever is missing.
@@ -214,11 +215,11 @@ fn meant(snapshot: &Snapshot, address: IpAddr, name: Option<&str>) -> Result<Net
 
 /// Returns who has an address, and as a part of what.
 fn holder(snapshot: &Snapshot, network: &Network, address: IpAddr) -> Option<(HostId, IpNetwork)> {
-    if let Some(borrow) = snapshot.borrow(network.id, address) {
+    if let Some(borrow) = snapshot.borrow(network.id, address).filter(|borrow| borrow.is_active()) {
         return Some((borrow.host, address.into()));
     }
     let of_network = |block: &&weft_overlay::records::Block| {
-        block.network == network.id && block.state == BlockState::Active && block.cidr.contains(address)
+        block.state == BlockState::Active && block.cidr.contains(address)
     };
-    snapshot.blocks().find(of_network).map(|block| (block.host, block.cidr))
+    snapshot.blocks_of(network.id).find(of_network).map(|block| (block.host, block.cidr))
 }

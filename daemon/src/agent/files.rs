@@ -11,6 +11,7 @@ use weft_overlay::local::LocalNetwork;
 use weft_overlay::records::{Egress, Network};
 
 use super::agent::Agent;
+use super::known::Inner;
 
 /// What the files were made of: as long as it is the same, so are they.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +24,8 @@ pub(crate) struct Made {
 pub(crate) async fn conflists(agent: &Rc<Agent>, locals: &[LocalNetwork]) {
     for local in locals.iter().filter(|local| is_whole(local)) {
         let Some(network) = agent.with(|inner| inner.snapshot.network(local.id).cloned()) else { continue };
-        if !agent.with(|inner| inner.is_refused_by("kernel", local.id)) {
+        let apart = |inner: &Inner| inner.is_refused_by("kernel", local.id) || inner.is_going(local.id);
+        if !agent.with(apart) {
             adopt(agent, network, local).await;
         }
     }

@@ -18,7 +18,8 @@ use weft_store::claims::Claims;
 use weft_tunnel::rotation::Remote;
 use weft_tunnel::{ClusterSecret, Driver, MeshError, Outcome, PeerStats, View, device_mtu};
 
-use super::agent::{Agent, Inner};
+use super::agent::Agent;
+use super::known::Inner;
 
 /// How often a tunnel that died is looked for, and a rotation goes on.
 const BEAT: Duration = Duration::from_secs(1);

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use weft_overlay::records::BlockState;
 
-use super::agent::{Agent, Inner};
+use super::agent::Agent;
+use super::known::Inner;
 use super::status;
 
 /// Returns all metrics.

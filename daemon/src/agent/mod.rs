@@ -11,12 +11,18 @@ mod agent;
 mod alive;
 mod blocks;
 mod claim;
+mod collect;
+mod complaints;
+mod copies;
 mod diag;
 mod files;
 mod kernel;
+mod known;
+mod lending;
 mod membership;
 mod mesh;
 mod metrics;
+mod removal;
 mod round;
 mod secret;
 mod socket;
@@ -103,13 +109,16 @@ async fn rounds(agent: Rc<Agent>, kernel: Rc<Kernel>) {
     }
 }
 
-/// What is due every second: the snapshot goes to disk, and blocks that fill up are noticed.
+/// What is due every second: the snapshot goes to disk, blocks that fill up are noticed, and what was left undone is done.
 async fn tick(agent: Rc<Agent>) {
     loop {
         tokio::time::sleep(TICK).await;
-        agent.save_told();
+        agent.save_now_and_then();
         agent.tell_plugins();
         blocks::look(&agent);
+        lending::look(&agent);
+        removal::look(&agent);
+        collect::look(&agent);
     }
 }
 

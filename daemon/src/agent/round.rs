@@ -9,13 +9,15 @@ use weft_overlay::NetworkId;
 use weft_overlay::desired::Desired;
 use weft_overlay::kernel::Report;
 
-use super::agent::{Agent, Inner};
+use super::agent::Agent;
 use super::kernel::Kernel;
-use super::{blocks, files};
+use super::known::Inner;
+use super::{blocks, files, lending, removal};
 
 /// Brings the kernel and the files in step. Whoever comes meanwhile waits for their turn.
 pub(crate) async fn round(agent: &Rc<Agent>, kernel: &Rc<Kernel>) {
     let turn = kernel.turn().await;
+    agent.save_ahead();
     let desired = agent.with(Inner::desired);
     if let Some(desired) = &desired {
         let start = Instant::now();
@@ -30,11 +32,13 @@ pub(crate) async fn round(agent: &Rc<Agent>, kernel: &Rc<Kernel>) {
     }
     let networks = desired.map(|desired| desired.networks).unwrap_or_default();
     let locals: Vec<_> = networks.into_iter().map(|network| network.local).collect();
-    agent.save_told();
+    agent.save_now_and_then();
+    removal::let_go(agent).await;
     files::conflists(agent, &locals).await;
     drop(turn);
     agent.tell_plugins();
     blocks::look(agent);
+    lending::look(agent);
     agent.round_over();
 }
 
@@ -85,6 +89,10 @@ impl Inner {
     pub(crate) fn desired(&self) -> Option<Desired> {
         let own = self.membership.as_ref()?.host;
         let known = self.snapshot.cluster().is_some() && self.snapshot.host(own).is_some();
-        (known && self.is_out().is_none()).then(|| Desired::of(&self.snapshot, own))
+        (known && self.is_out().is_none()).then(|| {
+            let mut desired = Desired::of(&self.snapshot, own);
+            desired.networks.retain(|network| !self.let_go.contains_key(&network.local.id));
+            desired
+        })
     }
 }

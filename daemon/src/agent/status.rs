@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use ipnetwork::IpNetwork;
 use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Bad, BlockUsage, NetworkStatus, Peer, Refusal, Status, StoreStatus};
-use weft_overlay::records::{BlockState, Encryption, Host, Network};
+use weft_overlay::records::{Alive, BlockState, Encryption, Host, Network};
 use weft_overlay::{HostId, NetworkId, Snapshot};
 
-use super::agent::{Agent, Inner};
+use super::agent::Agent;
+use super::known::Inner;
 use super::usage;
 
 /// So many records that could not be used are listed; all are counted.
@@ -90,10 +91,9 @@ fn peer(snapshot: &Snapshot, host: &Host, own: Option<HostId>) -> Peer {
 
 /// Returns the blocks that a host gives addresses out of, and the single addresses it borrowed.
 pub(crate) fn own_blocks(snapshot: &Snapshot, network: NetworkId, host: HostId) -> Vec<IpNetwork> {
-    let blocks = snapshot
-        .blocks()
-        .filter(|block| block.network == network && block.host == host && block.state == BlockState::Active);
-    let borrows = snapshot.borrows().filter(|borrow| borrow.network == network && borrow.host == host);
+    let blocks = snapshot.blocks_of(network);
+    let blocks = blocks.filter(|block| block.host == host && block.state == BlockState::Active);
+    let borrows = snapshot.borrows_of(network).filter(|borrow| borrow.host == host && borrow.is_active());
     blocks.map(|block| block.cidr).chain(borrows.map(|borrow| borrow.address.into())).collect()
 }
 
@@ -175,7 +175,7 @@ impl Inner {
             vni: network.vni.get(),
             subnets: network.subnets.clone(),
             encrypted: network.encryption == Encryption::Wireguard,
-            used: usage::within(self.usage.of(&network.name), &blocks),
+            used: usage::within(&self.leases(network), &blocks),
             size: blocks.iter().map(|block| usage::size(*block)).fold(0, u64::saturating_add),
             refused: self.refused(network.id).cloned(),
             blocks,
@@ -184,47 +184,40 @@ impl Inner {
 
     fn block_usages(&mut self, network: &Network) -> Vec<BlockUsage> {
         let own = self.membership.as_ref().map(|membership| membership.host);
-        let leases = self.usage.of(&network.name).to_vec();
+        let leases = self.leases(network);
         let snapshot = &self.snapshot;
         let name_of = |id: HostId| snapshot.host(id).map(|host| host.name.clone()).unwrap_or_default();
-        // What other hosts tell is how many addresses they use of all their blocks together.
-        let told = |host: HostId, count: usize| {
-            snapshot
-                .alive(host)
-                .filter(|_| count == 1)
-                .map(|alive| alive.used.get(&network.id).copied().unwrap_or(0))
+        let used = |host: HostId, block: IpNetwork| match Some(host) == own {
+            true => Some(usage::within(&leases, &[block])),
+            false => Some(told(snapshot.alive(host)?, network.id, block)),
         };
-        let of_network: Vec<_> = snapshot.blocks().filter(|block| block.network == network.id).collect();
-        let blocks = of_network.iter().map(|block| {
-            let active = block.state == BlockState::Active;
-            let count = of_network.iter().filter(|other| other.host == block.host).count();
-            BlockUsage {
-                block: block.cidr,
-                state: match block.state {
-                    BlockState::Active => "active",
-                    BlockState::Quarantine { .. } => "quarantine",
-                    BlockState::Reserved => "reserved",
-                }
-                .into(),
-                host: block.host.to_string(),
-                host_name: name_of(block.host),
-                used: match Some(block.host) == own {
-                    _ if !active => Some(0),
-                    true => Some(usage::within(&leases, &[block.cidr])),
-                    false => told(block.host, count),
-                },
-                size: usage::size(block.cidr),
+        let blocks = snapshot.blocks_of(network.id).map(|block| BlockUsage {
+            block: block.cidr,
+            state: match block.state {
+                BlockState::Active => "active",
+                BlockState::Quarantine { .. } => "quarantine",
+                BlockState::Reserved => "reserved",
             }
+            .into(),
+            host: block.host.to_string(),
+            host_name: name_of(block.host),
+            used: if block.state == BlockState::Active { used(block.host, block.cidr) } else { Some(0) },
+            size: usage::size(block.cidr),
         });
-        let borrows =
-            snapshot.borrows().filter(|borrow| borrow.network == network.id).map(|borrow| BlockUsage {
-                block: borrow.address.into(),
-                state: "borrowed".into(),
-                host: borrow.host.to_string(),
-                host_name: name_of(borrow.host),
-                used: (Some(borrow.host) == own).then(|| usage::within(&leases, &[borrow.address.into()])),
-                size: 1,
-            });
+        let borrows = snapshot.borrows_of(network.id).filter(|borrow| borrow.is_active());
+        let borrows = borrows.map(|borrow| BlockUsage {
+            block: borrow.address.into(),
+            state: "borrowed".into(),
+            host: borrow.host.to_string(),
+            host_name: name_of(borrow.host),
+            used: used(borrow.host, borrow.address.into()),
+            size: 1,
+        });
         blocks.chain(borrows).collect()
     }
+}
+
+/// Returns how many addresses of a block a host has said it uses.
+fn told(alive: &Alive, network: NetworkId, block: IpNetwork) -> u64 {
+    alive.used.get(&network).and_then(|blocks| blocks.get(&block)).copied().unwrap_or(0)
 }

@@ -32,9 +32,14 @@ impl Usage {
         Self { dir: root.cni_networks_dir(), known: BTreeMap::new() }
     }
 
-    /// Returns the addresses of a network that are in use on this host.
+    /// Returns where a network's leases are.
+    pub(crate) fn dir(&self, network: &NetworkName) -> PathBuf {
+        self.dir.join(network.as_str())
+    }
+
+    /// Returns the addresses of a network that are in use on this host, or lent.
     pub(crate) fn of(&mut self, network: &NetworkName) -> &[IpAddr] {
-        let dir = self.dir.join(network.as_str());
+        let dir = self.dir(network);
         let Some(stamp) = stamp(&dir) else {
             self.known.remove(network);
             return &[];

@@ -13,8 +13,6 @@ use crate::index::Lease;
 use crate::key::Key;
 use crate::store::Store;
 
-/// A range set has no address left.
-pub const EXHAUSTED: Code = Code::Other(100);
 /// An address is somebody's already.
 pub const TAKEN: Code = Code::TAKEN;
 
@@ -80,7 +78,7 @@ impl From<LeaseError> for Failure {
             LeaseError::Unused(_) => (Code::InvalidConfig, None),
             LeaseError::State(_) => (Code::Io, None),
             LeaseError::Set { cause, .. } => match cause {
-                Refusal::Exhausted { holders, .. } => (EXHAUSTED, Some(holders.clone())),
+                Refusal::Exhausted { holders, .. } => (Code::EXHAUSTED, Some(holders.clone())),
                 Refusal::Duplicate { .. } => (TAKEN, None),
                 Refusal::Taken { address, holder, .. } => {
                     (TAKEN, holder.as_ref().map(|key| format!("{address} is leased to {key}")))

@@ -78,7 +78,7 @@ pub(crate) fn compose(request: &ComposeRequest, root: &Root) -> Result<Vec<Value
 }
 
 /// Returns the `ipam` object: a set of ranges for each family, a range for each block. What was borrowed is a range of
-/// one address, which others get only when nothing else is left.
+/// one address, which others get only when nothing else is left; what another host has borrowed is given to nobody.
 fn ipam(local: &LocalNetwork) -> Value {
     let mut sets = Vec::new();
     for v4 in [true, false] {
@@ -98,6 +98,9 @@ fn ipam(local: &LocalNetwork) -> Value {
     let mut ipam = json!({"type": "host-local", "ranges": sets});
     if !local.borrowed.is_empty() {
         ipam["avoid"] = json!(local.borrowed);
+    }
+    if !local.lent.is_empty() {
+        ipam["reserved"] = json!(local.lent);
     }
     ipam
 }

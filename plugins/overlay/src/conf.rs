@@ -47,9 +47,15 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// Code 11 when this host has no such network (yet).
+    /// Code 11 when this host has no such network (yet), or is letting go of it.
     pub fn required(&self) -> Result<&LocalNetwork, Failure> {
-        self.local.as_ref().ok_or_else(|| self.unknown())
+        let local = self.local.as_ref().ok_or_else(|| self.unknown())?;
+        if local.closing {
+            let text = format!("overlay network {} is being removed", self.network);
+            return Err(Failure::text(Code::TryAgainLater, text)
+                .with_hint(Some("weft network ls tells whether it still exists".into())));
+        }
+        Ok(local)
     }
 
     pub(crate) fn unknown(&self) -> Failure {

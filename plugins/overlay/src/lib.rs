@@ -11,7 +11,7 @@ use serde_json::Value;
 use weft_cni::{Code, Failure, Finding, Version};
 use weft_model::Endpoint;
 use weft_netns::Netns;
-use weft_overlay::here::{Health, Here};
+use weft_overlay::here::{self, Health, Here};
 use weft_overlay::kernel::{KernelError, Reconciler, Trouble, home};
 use weft_plan::{Kernel, Place, Plan};
 use weft_plugin::{
@@ -87,6 +87,15 @@ impl Driver for Overlay {
 
     fn resolve(&self, settings: &Settings, _endpoint: &Endpoint, leases: Leases) -> Result<Leases, Failure> {
         plan::resolve(settings, leases)
+    }
+
+    /// A host of a cluster gets another block when the store answers.
+    fn unleased(&self, settings: &Settings, failure: Failure) -> Failure {
+        if failure.code != Code::EXHAUSTED || !here::has_joined(&settings.root) {
+            return failure;
+        }
+        let hint = "this host gets another block when the store answers: weft overlay status";
+        Failure { code: Code::TryAgainLater, ..failure }.with_hint(Some(hint.into()))
     }
 
     fn addresses(&self, settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Plan {

@@ -351,7 +351,7 @@ pub struct BlockUsage {
     pub host: String,
     /// The host's name.
     pub host_name: String,
-    /// Addresses in use, as far as that is known here: other hosts say it every minute at most.
+    /// Addresses in use; nothing when its host is not heard of. Other hosts say it within half a minute.
     pub used: Option<u64>,
     /// Addresses that can be given out.
     pub size: u64,

@@ -98,6 +98,7 @@ fn an_address_is_borrowed_out_of_nobodys_block() {
         host: host(2),
         holder: "db".into(),
         epoch: 1,
+        state: BorrowState::Active,
     }];
     let way = |address: &str, of: u8| {
         let address = address.parse().unwrap();
@@ -107,9 +108,16 @@ fn an_address_is_borrowed_out_of_nobodys_block() {
     assert_eq!(way("10.1.0.9", 1), Ok(Way::Own));
     assert_eq!(way("10.1.0.200", 1), lend("10.1.0.192/26"));
     assert_eq!(way("10.1.0.71", 1), lend("10.1.0.64/26"));
-    assert_eq!(way("10.1.0.70", 2), lend("10.1.0.64/26"));
+    assert_eq!(way("10.1.0.70", 2), Ok(Way::Own), "it has it already");
+    let ask = Way::Ask { block: "10.1.0.0/26".parse().unwrap(), owner: host(1) };
+    assert_eq!(way("10.1.0.9", 2), Ok(ask));
     for (address, of, words) in [
-        ("10.1.0.9", 2, "10.1.0.9 is in 10.1.0.0/26, which host 0101"),
+        (
+            "10.1.0.1",
+            2,
+            "10.1.0.1 is the first, the last or the gateway's of 10.1.0.0/26, a block of host 0101",
+        ),
+        ("10.1.0.63", 2, "10.1.0.63 is the first, the last or the gateway's"),
         ("10.1.0.70", 1, "host 02020202020202020202020202020202 has 10.1.0.70 already, for db"),
         ("10.2.0.1", 1, "10.2.0.1 is in no subnet of network blue"),
         ("10.1.0.0", 1, "10.1.0.0 is the first or last address of 10.1.0.0/24"),
@@ -118,6 +126,32 @@ fn an_address_is_borrowed_out_of_nobodys_block() {
         let error = way(address, of).unwrap_err();
         assert!(error.starts_with(words), "{error}");
     }
+}
+
+#[test]
+fn an_address_that_is_asked_for_is_nobody_elses_until_that_is_refused() {
+    let blue = network("blue", &["10.1.0.0/24"]);
+    let known = [
+        block("10.1.0.0/26", 1, BlockState::Active),
+        block("10.1.0.64/26", 1, BlockState::Quarantine { since: 1 }),
+    ];
+    let way = |address: &str, of: u8, state: BorrowState| {
+        let borrow = Borrow {
+            network: blue.id,
+            address: "10.1.0.9".parse().unwrap(),
+            host: host(2),
+            holder: "db".into(),
+            epoch: 1,
+            state,
+        };
+        way_to(&blue, address.parse().unwrap(), host(of), LENGTHS, &known, &[borrow])
+    };
+    let ask = Ok(Way::Ask { block: "10.1.0.0/26".parse().unwrap(), owner: host(1) });
+    assert_eq!(way("10.1.0.9", 2, BorrowState::Asked), ask);
+    assert!(matches!(way("10.1.0.9", 3, BorrowState::Asked), Err(Taken::Borrowed { .. })));
+    assert!(matches!(way("10.1.0.9", 1, BorrowState::Active), Err(Taken::Borrowed { .. })));
+    assert_eq!(way("10.1.0.9", 3, BorrowState::Refused { why: "no".into() }), ask);
+    assert!(matches!(way("10.1.0.99", 2, BorrowState::Active), Err(Taken::Quarantined { .. })));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;
 use crate::ids::ClusterId;
-use crate::records::{Block, Borrow, Cluster, Egress, Member, Slots, Underlay};
+use crate::records::{Block, Borrow, BorrowState, Cluster, Egress, Member, Slots, Underlay};
 use crate::snapshot::Record;
 
 const BLUE: NetworkId = NetworkId::new([9; 16]);
@@ -73,6 +73,7 @@ fn cluster(network: Network, hosts: [Host; 3]) -> Snapshot {
         host: id(2),
         holder: "web".into(),
         epoch: 0,
+        state: BorrowState::Active,
     }));
     Snapshot::from_records(records)
 }
@@ -179,4 +180,28 @@ fn overhead_is_that_of_the_headers() {
         [(false, true), (false, false), (true, true), (true, false)].map(|(s, v)| overhead(s, v)),
         [50, 70, 130, 150]
     );
+}
+
+#[test]
+fn what_a_host_lends_is_behind_another_once_it_has_agreed() {
+    let lent: IpAddr = "10.1.0.9".parse().unwrap();
+    let with = |state: BorrowState| {
+        let records = cluster(network(), hosts()).all().cloned().collect::<Vec<_>>();
+        let borrow =
+            Borrow { network: BLUE, address: lent, host: id(2), holder: "db".into(), epoch: 1, state };
+        Snapshot::from_records(records.into_iter().chain([Record::Borrow(borrow)]))
+    };
+    for (state, kept, behind) in [
+        (BorrowState::Asked, true, false),
+        (BorrowState::Active, true, true),
+        (BorrowState::Refused { why: "no".into() }, false, false),
+    ] {
+        let snapshot = with(state);
+        let owner = blue(&snapshot, 1).unwrap();
+        assert_eq!((owner.local.lent.contains(&lent), owner.behind.contains(&lent)), (kept, behind));
+        let routes = &owner.peers.iter().find(|peer| peer.host == id(2)).unwrap().routes;
+        assert_eq!(routes.contains(&lent.into()), behind, "{routes:?}");
+        assert_eq!(blue(&snapshot, 2).unwrap().local.borrowed.contains(&lent), behind);
+        assert!(blue(&snapshot, 3).unwrap().local.lent.is_empty());
+    }
 }

@@ -34,6 +34,14 @@ pub fn devices(local: &LocalNetwork, root: &Root) -> Plan {
     if local.blocks.iter().any(|block| block.cidr.is_ipv6()) {
         plan.network(Sysctl::attempt(format!("net/ipv6/conf/{}/disable_ipv6", local.bridge), "0"));
     }
+    if !local.lent.is_empty() {
+        let keys =
+            ["net/ipv6/conf/{}/proxy_ndp", "net/ipv4/neigh/{}/proxy_delay", "net/ipv6/neigh/{}/proxy_delay"];
+        for (key, value) in keys.into_iter().zip(["1", "0", "0"]) {
+            // KERNEL: an answer for somebody else is put off by up to 0.8 s, for whoever is nearer (pneigh_enqueue).
+            plan.network(Sysctl::attempt(key.replace("{}", local.bridge.as_str()), value));
+        }
+    }
     let mut families = [("net/ipv4/ip_forward", false), ("net/ipv6/conf/all/forwarding", false)];
     for block in &local.blocks {
         if let Ok(address) = ipnetwork::IpNetwork::new(block.gateway, block.cidr.prefix()) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use weft_model::Mac;
 use weft_netlink::neighbour::{self, Neighbour, NeighbourTable};
 use weft_netlink::route::{self, RouteInfo, RouteKind};
 use weft_netlink::{Error, Request, Socket};
@@ -118,10 +119,30 @@ impl Ways {
     }
 }
 
+/// Returns what makes the host answer on a network's bridge for addresses that are behind its peers, and for no others.
+///
+/// Around such an address containers have neighbours on their link, so they ask for it there.
+pub(crate) fn answers(socket: &mut Socket, bridge: u32, behind: &[IpAddr]) -> Result<Vec<Step>, Error> {
+    let observed = neighbour::proxies_of_link(socket, bridge)?;
+    let entry = |address: &IpAddr| Neighbour {
+        index: bridge,
+        table: NeighbourTable::Proxy,
+        mac: Mac([0; 6]),
+        address: *address,
+        protocol: PROTOCOL,
+    };
+    let is_there = |address: &&IpAddr| observed.iter().any(|found| found.address == **address);
+    let missing = behind.iter().filter(|address| !is_there(address)).map(entry);
+    let over = observed.iter().filter(|found| found.is_ours() && !behind.contains(&found.address));
+    let make = |entry: Neighbour| Step::make(neighbour::replace(&entry), entry_text(&entry), false);
+    let remove = |entry: &Neighbour| Step::remove(neighbour::delete(entry), entry_text(entry));
+    Ok(missing.map(make).chain(over.map(remove)).collect())
+}
+
 impl Place {
     fn of(entry: &Neighbour) -> Self {
         match entry.table {
-            NeighbourTable::Address => Self::Neighbour(entry.address),
+            NeighbourTable::Address | NeighbourTable::Proxy => Self::Neighbour(entry.address),
             NeighbourTable::Forwarding => Self::Forwarding(entry.mac.0),
         }
     }
@@ -167,5 +188,6 @@ fn entry_text(entry: &Neighbour) -> String {
     match entry.table {
         NeighbourTable::Address => format!("neighbour {} lladdr {}", entry.address, entry.mac),
         NeighbourTable::Forwarding => format!("fdb {} dst {}", entry.mac, entry.address),
+        NeighbourTable::Proxy => format!("answer for {}", entry.address),
     }
 }

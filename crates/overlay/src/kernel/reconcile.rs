@@ -14,7 +14,7 @@ use weft_plan::{ApplyError, Cause, Journal, Kernel, Link, Place, Plan};
 use weft_state::{Root, StateError};
 
 use super::devices::{devices, home};
-use super::peers::{Step, Ways};
+use super::peers::{Step, Ways, answers};
 use super::uplink::uplink;
 use super::{ALIAS, PROTOCOL};
 use crate::blocks::overlap;
@@ -298,7 +298,11 @@ impl Reconciler {
         let mut socket = open(home)?;
         let Some(link) = socket.link(link::get(&network.local.vxlan))? else { return Ok(Vec::new()) };
         let observed = Ways::observed(&mut socket, link.index)?;
-        Ok(Ways::wanted(network, link.index).steps_from(&observed))
+        let mut steps = Ways::wanted(network, link.index).steps_from(&observed);
+        if let Some(bridge) = socket.link(link::get(&network.local.bridge))? {
+            steps.extend(answers(&mut socket, bridge.index, &network.behind)?);
+        }
+        Ok(steps)
     }
 
     /// Refuses a network whose addresses the host reaches already, elsewhere.

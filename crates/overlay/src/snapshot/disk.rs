@@ -1,18 +1,22 @@
-//! The snapshot as a file, so that a host starts right with its store down.
+//! The snapshot as files, so that a host starts right with its store down.
+//!
+//! One is in `/run` and as new as what the kernel was last brought to, the other survives a power loss and may be a second older.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weft_state::atomic::Durability;
-use weft_state::{StateError, document};
+use weft_state::{Root, StateError, boot, document};
 
 use super::{Known, Record, Snapshot};
-use crate::keys::Key;
 
 #[derive(Serialize, Deserialize)]
 struct File {
     schema: u64,
+    /// The boot in which it was written.
+    #[serde(default)]
+    boot: String,
     store: u64,
     revision: i64,
     records: Vec<Line>,
@@ -32,16 +36,34 @@ fn is_false(held: &bool) -> bool {
     !held
 }
 
+/// Returns where it is kept for so long.
+fn path(root: &Root, durability: Durability) -> PathBuf {
+    let dir = match durability {
+        Durability::Boot => root.overlay_agent_dir(),
+        Durability::Disk => root.overlay_dir(),
+    };
+    dir.join("state.json")
+}
+
 impl Snapshot {
-    /// Reads what was last written; a missing file is `None`.
+    /// Reads what was last written below `root`; no file is `None`.
     ///
-    /// Who is alive is not in it, and a record that is damaged is passed over as one of the store is.
+    /// What goes with a lease is not in it, and a record that is damaged is passed over as one of the store is.
     ///
     /// # Errors
     ///
     /// Says that the file cannot be read, is damaged, or comes from a newer version.
-    pub fn load(path: &Path) -> Result<Option<Self>, StateError> {
-        let Some(file) = document::read::<File>(path)? else { return Ok(None) };
+    pub fn last(root: &Root) -> Result<Option<Self>, StateError> {
+        let boot = boot::id()?;
+        // What is wrong with this one is the other's reason to be there.
+        let ours = document::read::<File>(&path(root, Durability::Boot)).ok().flatten();
+        match ours.filter(|file| file.boot == boot) {
+            Some(file) => Ok(Some(Self::read(file))),
+            None => Ok(document::read(&path(root, Durability::Disk))?.map(Self::read)),
+        }
+    }
+
+    fn read(file: File) -> Self {
         let mut snapshot = Self { store: file.store, revision: file.revision, ..Self::default() };
         for line in file.records {
             match Record::parse(&line.key, line.value.to_string().as_bytes()) {
@@ -54,16 +76,17 @@ impl Snapshot {
                 Err(why) => drop(snapshot.bad.insert(line.key, why)),
             }
         }
-        Ok(Some(snapshot))
+        snapshot
     }
 
-    /// Writes all of it but who is alive.
+    /// Writes all of it but what goes with a lease.
     ///
     /// # Errors
     ///
     /// Names the path and the reason.
-    pub fn save(&self, path: &Path) -> Result<(), StateError> {
-        let records = self.records.iter().filter(|(key, _)| !matches!(key, Key::Alive(_)));
+    pub fn save(&self, root: &Root, durability: Durability) -> Result<(), StateError> {
+        let path = path(root, durability);
+        let records = self.records.iter().filter(|(key, _)| !key.is_fleeting());
         let lines = records.map(|(key, known)| {
             Ok(Line {
                 key: key.to_string(),
@@ -74,8 +97,25 @@ impl Snapshot {
         });
         let records = lines
             .collect::<Result<_, serde_json::Error>>()
-            .map_err(|error| StateError::Damaged { path: path.into(), reason: error.to_string() })?;
-        let file = File { schema: document::SCHEMA, store: self.store, revision: self.revision, records };
-        document::write(path, &file, Durability::Disk)
+            .map_err(|error| StateError::Damaged { path: path.clone(), reason: error.to_string() })?;
+        let (store, revision) = (self.store, self.revision);
+        let file = File { schema: document::SCHEMA, boot: boot::id()?, store, revision, records };
+        document::write(&path, &file, durability)
+    }
+
+    /// Removes what was written; nothing is as well.
+    ///
+    /// # Errors
+    ///
+    /// Names the path and the reason.
+    pub fn forget(root: &Root) -> Result<(), StateError> {
+        [Durability::Boot, Durability::Disk].into_iter().try_for_each(|kept| remove(&path(root, kept)))
+    }
+}
+
+fn remove(path: &Path) -> Result<(), StateError> {
+    match std::fs::remove_file(path).map_err(StateError::io("remove", path)) {
+        Err(error) if !error.is_missing() => Err(error),
+        _ => Ok(()),
     }
 }

@@ -99,7 +99,7 @@ impl Snapshot {
     }
 
     fn may_hold(&self, record: &Record) -> bool {
-        let temporary = matches!(record, Record::Alive(_) | Record::Left(_));
+        let temporary = record.key().is_fleeting() || matches!(record, Record::Left(_));
         !temporary && !record.owner().is_some_and(|host| self.has_left(host))
     }
 

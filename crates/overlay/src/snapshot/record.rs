@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use crate::ids::{HostId, Vni};
 use crate::keys::Key;
 use crate::records::{
-    Alive, Block, Borrow, Cluster, Host, HostClaim, Left, Member, Network, RecordError, VniClaim, decode,
-    encode,
+    Alive, Block, Borrow, Cluster, Host, HostClaim, Left, Member, Network, RecordError, Removal, VniClaim,
+    decode, encode,
 };
 
 /// A record of any kind that a store may hold.
@@ -34,6 +34,8 @@ pub enum Record {
     Left(Left),
     /// A host is there.
     Alive(Alive),
+    /// A network is about to be removed.
+    Removal(Removal),
 }
 
 macro_rules! views {
@@ -74,6 +76,7 @@ impl Record {
             Key::Borrow(..) => Self::Borrow(decode(value)?),
             Key::Left(_) => Self::Left(decode(value)?),
             Key::Alive(_) => Self::Alive(decode(value)?),
+            Key::Removal(_) => Self::Removal(decode(value)?),
         })
     }
 
@@ -91,6 +94,7 @@ impl Record {
             Self::Borrow(borrow) => Key::Borrow(borrow.network, borrow.address),
             Self::Left(left) => Key::Left(left.host),
             Self::Alive(alive) => Key::Alive(alive.host),
+            Self::Removal(removal) => Key::Removal(removal.network),
         }
     }
 
@@ -107,6 +111,7 @@ impl Record {
             Self::Borrow(record) => encode(record),
             Self::Left(record) => encode(record),
             Self::Alive(record) => encode(record),
+            Self::Removal(record) => encode(record),
         }
     }
 
@@ -120,6 +125,7 @@ impl Record {
             Self::Member(member) => Some(member.host),
             Self::Borrow(borrow) => Some(borrow.host),
             Self::Alive(alive) => Some(alive.host),
+            Self::Removal(removal) => Some(removal.host),
         }
     }
 
@@ -132,5 +138,6 @@ impl Record {
         as_borrow, Borrow;
         as_left, Left;
         as_alive, Alive;
+        as_removal, Removal;
     }
 }

@@ -2,6 +2,9 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
+use weft_state::Root;
+use weft_state::atomic::Durability;
+
 use super::*;
 use crate::ids::ClusterId;
 use crate::records::{BlockState, Slots, Underlay};
@@ -223,21 +226,31 @@ fn what_is_no_record_is_passed_over_and_counted() {
 #[test]
 fn a_snapshot_survives_the_disk_with_what_it_holds() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("overlay/state.json");
-    assert_eq!(Snapshot::load(&path).unwrap(), None);
+    let root = Root::new(Some(dir.path().into()));
+    assert_eq!(Snapshot::last(&root).unwrap(), None);
     let mut snapshot = known();
     let alive = Record::Alive(Alive { host: id(2), boot: "b".into(), degraded: None, used: BTreeMap::new() });
     snapshot.apply(&[Event::Put(entry(&alive, 101))], None);
     snapshot.adopt(&listing(8, 1, &[]), Some(id(1)));
-    snapshot.save(&path).unwrap();
-    let read = Snapshot::load(&path).unwrap().unwrap();
+    snapshot.save(&root, Durability::Disk).unwrap();
+    let read = Snapshot::last(&root).unwrap().unwrap();
     assert!(snapshot.difference(&read).is_empty());
     assert_eq!(read.held().count(), snapshot.held().count());
     assert_eq!((read.store, read.revision, read.alive(id(2))), (8, 1, None));
+    // What was written for this boot is newer, and void in another.
+    known().save(&root, Durability::Boot).unwrap();
+    assert_eq!(Snapshot::last(&root).unwrap().unwrap().revision, 100);
+    let path = root.overlay_agent_dir().join("state.json");
+    let other = std::fs::read_to_string(&path).unwrap().replace("\"boot\":\"", "\"boot\":\"another");
+    weft_state::atomic::write(&path, other.as_bytes(), Durability::Boot, 0o600).unwrap();
+    assert_eq!(Snapshot::last(&root).unwrap().unwrap().revision, 1);
     // A restarted agent that finds the store still empty does not drop what it held.
     let mut read = read;
     let changes = read.adopt(&listing(8, 2, &[]), Some(id(1)));
     assert!(changes.is_empty(), "{changes:?}");
+    Snapshot::forget(&root).unwrap();
+    assert_eq!(Snapshot::last(&root).unwrap(), None);
+    Snapshot::forget(&root).unwrap();
 }
 
 proptest! {

@@ -66,7 +66,8 @@ fn connect<D: Driver>(
     ipam.as_mut().map_or(Ok(()), delegate::begin)?;
     let mut lease = Lease::await_of(ipam);
     change.leased = lease.held;
-    let mut leases = Leases::from(lease.take()?);
+    let taken = lease.take().map_err(|failure| driver.unleased(&settings, failure))?;
+    let mut leases = Leases::from(taken);
     if attachment.conf.ipam_type().is_some() {
         leases.required()?;
     }

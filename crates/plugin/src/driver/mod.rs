@@ -144,6 +144,11 @@ pub trait Driver: Sync {
         Ok(leases)
     }
 
+    /// Says what it means that the IPAM plugin gave no address.
+    fn unleased(&self, _settings: &Self::Settings, failure: Failure) -> Failure {
+        failure
+    }
+
     /// Returns what is built on the links once addresses are known.
     fn addresses(&self, settings: &Self::Settings, endpoint: &Endpoint, leases: &Leases) -> Plan;
 

@@ -92,6 +92,35 @@ pub enum ClaimError {
     #[error("network {0} does not exist")]
     NoNetwork(NetworkName),
 
+    /// Somebody is about to remove the network.
+    #[error("network {network} is being removed by host {host}")]
+    BeingRemoved {
+        /// The network.
+        network: NetworkName,
+        /// Who removes it.
+        host: HostId,
+    },
+
+    /// A host has not let go of a network that is being removed.
+    #[error("host {host} still takes part in network {network}")]
+    StillMember {
+        /// The network.
+        network: NetworkName,
+        /// The host.
+        host: HostId,
+    },
+
+    /// A host that would have to lend an address is not there.
+    #[error("{address} is host {owner_name}'s ({owner}) to lend, which is not heard of")]
+    Silent {
+        /// The address.
+        address: IpAddr,
+        /// Whose block it is in.
+        owner: HostId,
+        /// Its name.
+        owner_name: String,
+    },
+
     /// Another network has the VNI.
     #[error("VNI {0} belongs to another network")]
     VniTaken(Vni),
@@ -147,6 +176,10 @@ impl ClaimError {
                 Some("weft overlay leave -f, then weft overlay join as a new host")
             }
             Self::Alive(_) => Some("weft overlay leave on that host"),
+            Self::BeingRemoved { .. } => Some("weft network ls tells whether it still exists"),
+            Self::Silent { .. } => {
+                Some("choose another address, or weft overlay forget HOST if it will not come back")
+            }
             Self::VniTaken(_) => Some("give no VNI, and one is chosen"),
             Self::NoSubnet => Some("weft network create --subnet CIDR"),
             Self::Exhausted { .. } => Some(

@@ -342,7 +342,7 @@ impl Claims {
     /// Puts the blocks of a host that is out into quarantine, and removes what else it had. Doing so twice is as well.
     ///
     /// Returns whether there was anything.
-    async fn clear(&self, host: HostId) -> Result<bool, ClaimError> {
+    pub(super) async fn clear(&self, host: HostId) -> Result<bool, ClaimError> {
         let mut something = false;
         for attempt in 0..ATTEMPTS {
             let mut todo = Vec::new();

@@ -6,10 +6,9 @@ use ipnetwork::IpNetwork;
 use weft_model::{Mtu, NetworkName};
 use weft_overlay::blocks::{check_subnets, free_subnet};
 use weft_overlay::records::{Cluster, Egress, Encryption, Network, VniClaim, encode};
-use weft_overlay::snapshot::Record;
 use weft_overlay::{Key, NetworkId, Vni, keys};
 
-use super::{ATTEMPTS, CHUNK, ClaimError, Claims, pause};
+use super::{ATTEMPTS, ClaimError, Claims, pause};
 use crate::{Compare, Op};
 
 /// A network to be.
@@ -150,72 +149,5 @@ impl Claims {
             pause(attempt).await;
         }
         Err(ClaimError::Busy(key.to_string()))
-    }
-
-    /// Removes a network, and with it every block, borrowed address and member there is.
-    ///
-    /// # Errors
-    ///
-    /// [`ClaimError::NoNetwork`] when there is none.
-    pub async fn remove_network(&self, name: &NetworkName) -> Result<Network, ClaimError> {
-        let key = Key::Network(name.clone());
-        for attempt in 0..ATTEMPTS {
-            let found =
-                self.read::<Network>(&key).await?.ok_or_else(|| ClaimError::NoNetwork(name.clone()))?;
-            let compares = [Compare::unchanged(&key, found.modified)];
-            // Nothing more can be claimed in it after this.
-            if self.txn(&compares, &[Op::delete(&key), Op::delete(&Key::Vni(found.value.vni))]).await? {
-                self.sweep_network(found.value.id).await?;
-                return Ok(found.value);
-            }
-            pause(attempt).await;
-        }
-        Err(ClaimError::Busy(key.to_string()))
-    }
-
-    async fn sweep_network(&self, network: NetworkId) -> Result<(), ClaimError> {
-        let mut keys = Vec::new();
-        for prefix in [Key::blocks_of(network), Key::borrows_of(network), Key::members_of(network)] {
-            keys.extend(self.store.list(&prefix).await?.entries.into_iter().map(|entry| entry.key));
-        }
-        for chunk in keys.chunks(CHUNK) {
-            let ops: Vec<Op> = chunk.iter().cloned().map(Op::Delete).collect();
-            self.txn(&[], &ops).await?;
-        }
-        Ok(())
-    }
-
-    /// Removes blocks, borrowed addresses and members of networks that are gone: whoever removed one was killed meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// What keeps the store from answering.
-    pub async fn collect(&self) -> Result<usize, ClaimError> {
-        let before: BTreeSet<NetworkId> =
-            self.networks().await?.into_iter().map(|network| network.id).collect();
-        let mut orphans = BTreeSet::new();
-        for prefix in ["block/", "borrow/", "member/"] {
-            let (found, _) = self.records(&format!("{}{prefix}", keys::PREFIX)).await?;
-            orphans.extend(
-                found.iter().filter_map(|found| network_of(&found.value)).filter(|id| !before.contains(id)),
-            );
-        }
-        // A network made since then is none of them.
-        for network in self.networks().await? {
-            orphans.remove(&network.id);
-        }
-        for network in &orphans {
-            self.sweep_network(*network).await?;
-        }
-        Ok(orphans.len())
-    }
-}
-
-const fn network_of(record: &Record) -> Option<NetworkId> {
-    match record {
-        Record::Block(block) => Some(block.network),
-        Record::Borrow(borrow) => Some(borrow.network),
-        Record::Member(member) => Some(member.network),
-        _ => None,
     }
 }

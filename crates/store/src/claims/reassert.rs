@@ -87,7 +87,7 @@ impl Claims {
 /// Returns whether a host may put a record back: its own, and what belongs to nobody in particular.
 fn is_ours(record: &Record, host: HostId, cached: &Snapshot) -> bool {
     match record {
-        Record::Alive(_) | Record::Left(_) => false,
+        Record::Alive(_) | Record::Left(_) | Record::Removal(_) => false,
         Record::Cluster(_) | Record::Network(_) => true,
         Record::Vni(_, claim) => cached.network(claim.network).is_some(),
         other => other.owner() == Some(host),

@@ -28,6 +28,12 @@ pub struct EtcdSettings {
     /// Seconds that a request may take; 5 unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u64>,
+    /// Seconds after which a watch asks for the server's progress; 60 unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<u64>,
+    /// Seconds of silence after which a watch is begun again; 90 unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<u64>,
 }
 
 /// Where the port begins and the scheme ends.
@@ -40,12 +46,25 @@ impl EtcdSettings {
     /// Returns the settings for servers without TLS, which have to be on this host.
     pub fn plain(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let endpoints = endpoints.into_iter().map(Into::into).collect();
-        Self { endpoints, ca: None, cert: None, key: None, timeout: None }
+        Self { endpoints, ca: None, cert: None, key: None, timeout: None, progress: None, watchdog: None }
     }
 
     /// Returns how long a request may take.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout.unwrap_or(5).max(1))
+    }
+
+    /// Returns after how long a watch asks for the server's progress.
+    ///
+    /// etcd 3.4 tells it every ten minutes, and cannot be told otherwise: a watch that asks itself resumes from a revision that is
+    /// not compacted yet.
+    pub fn progress(&self) -> Duration {
+        Duration::from_secs(self.progress.unwrap_or(60).max(1))
+    }
+
+    /// Returns after how long a server that says nothing is gone, whatever TCP thinks: one that lives has been asked by then.
+    pub fn watchdog(&self) -> Duration {
+        Duration::from_secs(self.watchdog.unwrap_or(90).max(1))
     }
 
     /// Says whether the settings can be right, files included.

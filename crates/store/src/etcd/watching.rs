@@ -11,13 +11,6 @@ use super::{EtcdStore, Header, LONGEST_ANSWER, Seen, entry, errors};
 use crate::follow::jittered;
 use crate::{Store, StoreError, Watch, WatchEvent};
 
-/// etcd 3.4 tells its progress every ten minutes, and cannot be told otherwise: a watch that asks itself resumes from a
-/// revision that is not compacted yet.
-const PROGRESS: Duration = Duration::from_secs(60);
-
-/// A server that does not even answer that is gone, whatever TCP thinks.
-const WATCHDOG: Duration = Duration::from_secs(90);
-
 /// The first wait before connecting again, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -131,12 +124,14 @@ impl Watcher {
 
     async fn serve(&mut self, stream: WatchStream) -> End {
         let (mut requests, mut answers) = stream.split();
+        let settings = &self.store.inner.settings;
+        let (progress, watchdog, limit) = (settings.progress(), settings.watchdog(), settings.timeout());
         let (mut heard, mut asked) = (Instant::now(), Instant::now());
         loop {
             // A reader that went must not have to wait for the next change to be noticed.
             let message = tokio::select! {
                 () = self.events.closed() => return End::Over,
-                message = timeout_at((asked + PROGRESS).min(heard + WATCHDOG), answers.message()) => message,
+                message = timeout_at((asked + progress).min(heard + watchdog), answers.message()) => message,
             };
             let answer = match message {
                 Ok(Ok(Some(answer))) => answer,
@@ -144,13 +139,13 @@ impl Watcher {
                 Ok(Err(error)) => {
                     return End::Broken(errors::translated(&self.store.name(), &error).to_string());
                 }
-                Err(_) if heard.elapsed() >= WATCHDOG => {
-                    return End::Broken(format!("nothing heard for {} s", WATCHDOG.as_secs()));
+                Err(_) if heard.elapsed() >= watchdog => {
+                    return End::Broken(format!("nothing heard for {} s", watchdog.as_secs()));
                 }
                 Err(_) => {
                     asked = Instant::now();
                     // The queue to the server is full only when it reads nothing.
-                    match timeout(self.store.inner.settings.timeout(), requests.request_progress()).await {
+                    match timeout(limit, requests.request_progress()).await {
                         Ok(Ok(())) => continue,
                         _ => return End::Broken("the server does not read".into()),
                     }

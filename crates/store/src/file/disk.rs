@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use weft_overlay::ids::random_bytes;
 use weft_overlay::{Entry, Event, Listing};
 use weft_state::atomic::{self, Durability, TEMPORARY};
 use weft_state::lock::FileLock;
+use weft_state::time::milliseconds;
 use weft_state::{StateError, document};
 
 use crate::{Compare, LeaseId, Op, Outcome, StoreError};
@@ -151,7 +152,7 @@ impl Disk {
     /// Returns when the next lease runs out.
     pub(super) fn next_expiry(&self) -> Result<Option<Duration>, StoreError> {
         let next = self.leases()?.into_iter().map(|lease| lease.until).min();
-        Ok(next.map(|until| Duration::from_millis(until.saturating_sub(now()))))
+        Ok(next.map(|until| Duration::from_millis(until.saturating_sub(milliseconds()))))
     }
 
     fn leases(&self) -> Result<Vec<Lease>, StoreError> {
@@ -243,7 +244,7 @@ impl Locked<'_> {
             schema: document::SCHEMA,
             id: id.0,
             ttl,
-            until: now().saturating_add(ttl),
+            until: milliseconds().saturating_add(ttl),
         })?;
         Ok(id)
     }
@@ -251,7 +252,7 @@ impl Locked<'_> {
     pub(super) fn keep_alive(&mut self, id: LeaseId) -> Result<(), StoreError> {
         let lease: Option<Lease> = document::read(&self.lease_path(id))?;
         let lease = lease.ok_or(StoreError::NoLease(id.0))?;
-        self.write_lease(Lease { until: now().saturating_add(lease.ttl), ..lease })
+        self.write_lease(Lease { until: milliseconds().saturating_add(lease.ttl), ..lease })
     }
 
     pub(super) fn revoke(&mut self, id: LeaseId) -> Result<(), StoreError> {
@@ -321,7 +322,7 @@ impl Locked<'_> {
     }
 
     fn overdue(&self) -> Result<Vec<LeaseId>, StoreError> {
-        let now = now();
+        let now = milliseconds();
         let leases = self.disk.leases()?.into_iter();
         Ok(leases.filter(|lease| lease.until <= now).map(|lease| LeaseId(lease.id)).collect())
     }
@@ -390,10 +391,4 @@ fn remove(path: &Path) -> Result<(), StoreError> {
         Err(error) if !error.is_missing() => Err(error.into()),
         _ => Ok(()),
     }
-}
-
-/// Returns the present in milliseconds since 1970.
-pub(crate) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

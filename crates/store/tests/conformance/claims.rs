@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use weft_overlay::blocks::Way;
 use weft_overlay::records::{Alive, Block, BlockState, Cluster, Egress, Encryption, Pool, Slots, Underlay};
 use weft_overlay::{ClusterId, HostId, Key, NetworkId, Snapshot, keys};
 use weft_store::claims::{ClaimError, Claims, JoinRequest, NewNetwork};
@@ -14,13 +13,13 @@ use weft_store::{Op, SharedStore};
 
 use crate::server::Server;
 
-const DAY: u64 = 24 * 3600 * 1000;
+pub(crate) const DAY: u64 = 24 * 3600 * 1000;
 
-fn id(number: u8) -> HostId {
+pub(crate) fn id(number: u8) -> HostId {
     HostId::new([number; 16])
 }
 
-fn cluster() -> Cluster {
+pub(crate) fn cluster() -> Cluster {
     Cluster {
         pools: vec![Pool { base: "10.64.0.0/10".parse().unwrap(), size: 16 }],
         ..Cluster::new(ClusterId::random())
@@ -28,7 +27,7 @@ fn cluster() -> Cluster {
 }
 
 /// Host `number` has the underlay address 192.0.2.`number`.
-fn request(number: u8) -> JoinRequest {
+pub(crate) fn request(number: u8) -> JoinRequest {
     JoinRequest {
         id: id(number),
         name: format!("h{number}"),
@@ -42,7 +41,7 @@ fn request(number: u8) -> JoinRequest {
     }
 }
 
-fn network(name: &str, subnets: &[&str]) -> NewNetwork {
+pub(crate) fn network(name: &str, subnets: &[&str]) -> NewNetwork {
     NewNetwork {
         id: NetworkId::random(),
         name: name.parse().unwrap(),
@@ -58,19 +57,19 @@ fn network(name: &str, subnets: &[&str]) -> NewNetwork {
 }
 
 /// Claims by a clock that the test moves.
-fn clocked(store: SharedStore) -> (Claims, Arc<AtomicU64>) {
+pub(crate) fn clocked(store: SharedStore) -> (Claims, Arc<AtomicU64>) {
     let clock = Arc::new(AtomicU64::new(100 * DAY));
     let read = Arc::clone(&clock);
     (Claims::with_clock(store, Arc::new(move || read.load(Ordering::Relaxed))), clock)
 }
 
-async fn announce(claims: &Claims, host: HostId) {
+pub(crate) async fn announce(claims: &Claims, host: HostId) {
     let lease = claims.store().lease(Duration::from_secs(600)).await.unwrap();
     let alive = Alive { host, boot: "boot".into(), degraded: None, used: Default::default() };
     claims.announce(&alive, lease).await.unwrap();
 }
 
-async fn snapshot(store: &SharedStore) -> Snapshot {
+pub(crate) async fn snapshot(store: &SharedStore) -> Snapshot {
     Snapshot::from_list(&store.list(keys::PREFIX).await.unwrap())
 }
 
@@ -80,9 +79,25 @@ fn cidrs(blocks: &[Block]) -> Vec<String> {
 
 /// Section A1 of the acceptance tests: an empty store, and everybody comes at once.
 pub(crate) async fn hosts_that_join_together_get_all_different_things(server: &mut Server) {
+    together(server, 8).await;
+}
+
+/// As above, with three hosts, again and again: each time somebody else may be first with something.
+pub(crate) async fn whoever_is_first_hosts_get_all_different_things(server: &mut Server) {
+    let admin = server.store().await;
+    for _ in 0..50 {
+        together(server, 3).await;
+        for entry in admin.list(keys::PREFIX).await.unwrap().entries.chunks(100) {
+            let all: Vec<Op> = entry.iter().map(|entry| Op::Delete(entry.key.clone())).collect();
+            assert!(admin.txn(&[], &all).await.unwrap().is_committed());
+        }
+    }
+}
+
+async fn together(server: &Server, hosts: u8) {
     let blue = network("blue", &["10.1.0.0/16", "2001:db8:1::/64"]);
     let mut tasks = Vec::new();
-    for number in 1..=8 {
+    for number in 1..=hosts {
         let (claims, blue) = (Claims::new(server.store().await), blue.clone());
         tasks.push(tokio::spawn(async move {
             let joined = claims.join(&request(number)).await.unwrap();
@@ -104,15 +119,16 @@ pub(crate) async fn hosts_that_join_together_get_all_different_things(server: &m
     }
     assert_eq!((clusters.len(), made), (1, 1));
     let different: BTreeSet<&String> = blocks.iter().collect();
-    assert_eq!((different.len(), blocks.len()), (16, 16), "{blocks:?}");
+    let all = usize::from(hosts);
+    assert_eq!((different.len(), blocks.len()), (2 * all, 2 * all), "{blocks:?}");
     let known = snapshot(&server.store().await).await;
-    assert_eq!((known.hosts().count(), known.members().count(), known.bad_count()), (8, 8, 0));
+    assert_eq!((known.hosts().count(), known.members().count(), known.bad_count()), (all, all, 0));
     let vnis: Vec<u32> = known.networks().map(|network| network.vni.get()).collect();
     assert!(vnis.len() == 1 && vnis[0] >= 4096, "{vnis:?}");
     // Who has blocks gets the same, and no more.
     let claims = Claims::new(server.store().await);
     claims.ensure_blocks(id(3), &blue.name).await.unwrap();
-    assert_eq!(snapshot(claims.store()).await.blocks().count(), 16);
+    assert_eq!(snapshot(claims.store()).await.blocks().count(), 2 * all);
 }
 
 /// Section C1, where the store is concerned.
@@ -185,7 +201,7 @@ pub(crate) async fn a_host_is_replaced_under_its_address(server: &mut Server) {
 }
 
 /// Joins host 1 and makes the network blue of four blocks.
-async fn claims_blue(claims: &Claims) -> weft_model::NetworkName {
+pub(crate) async fn claims_blue(claims: &Claims) -> weft_model::NetworkName {
     claims.join(&request(1)).await.unwrap();
     claims.create_network(&network("blue", &["10.1.0.0/24"])).await.unwrap().name
 }
@@ -218,105 +234,6 @@ pub(crate) async fn a_host_that_leaves_or_is_forgotten_is_out(server: &mut Serve
     assert!(matches!(claims.forget(id(9), "never was").await, Err(ClaimError::NotJoined(_))));
     // Under a new id the machine is welcome.
     claims.join(&JoinRequest { id: id(3), ..request(1) }).await.unwrap();
-}
-
-/// Section C4: never-used blocks, then the one that was given up first, and none before its quarantine is over.
-pub(crate) async fn a_block_is_used_again_after_its_quarantine(server: &mut Server) {
-    let (claims, clock) = clocked(server.store().await);
-    let blue = claims_blue(&claims).await;
-    for number in [2, 3, 4] {
-        claims.join(&request(number)).await.unwrap();
-    }
-    let claim = async |number: u8| claims.claim_block(id(number), &blue, false).await;
-    let first = claim(1).await.unwrap();
-    let second = claim(2).await.unwrap();
-    claims.forget(id(2), "dead").await.unwrap();
-    clock.fetch_add(1000, Ordering::Relaxed);
-    claims.forget(id(1), "dead").await.unwrap();
-    // Two of four were never used.
-    let fresh = [claim(3).await.unwrap(), claim(3).await.unwrap()];
-    assert!(!fresh.iter().any(|block| block.cidr == first.cidr || block.cidr == second.cidr));
-    let error = claim(3).await.unwrap_err();
-    assert!(matches!(error, ClaimError::Exhausted { .. }), "{error}");
-    clock.fetch_add(DAY - 1000, Ordering::Relaxed);
-    assert_eq!(claim(4).await.unwrap().cidr, second.cidr, "the one whose quarantine is over");
-    assert!(claim(4).await.is_err());
-    clock.fetch_add(1000, Ordering::Relaxed);
-    let reused = claim(4).await.unwrap();
-    assert_eq!(reused.cidr, first.cidr);
-    assert!(reused.epoch > first.epoch);
-    // Its own a host has back at once.
-    claims.release_block(id(4), reused.network, reused.cidr).await.unwrap();
-    assert!(matches!(claim(3).await, Err(ClaimError::Exhausted { .. })));
-    assert_eq!(claim(4).await.unwrap().cidr, reused.cidr);
-}
-
-pub(crate) async fn a_network_that_is_used_up_says_so(server: &mut Server) {
-    let claims = Claims::new(server.store().await);
-    let blue = claims_blue(&claims).await;
-    let mut tasks = Vec::new();
-    for _ in 0..6 {
-        let (claims, blue) = (Claims::new(server.store().await), blue.clone());
-        tasks.push(tokio::spawn(async move { claims.claim_block(id(1), &blue, false).await }));
-    }
-    let (mut got, mut refused) = (BTreeSet::new(), 0);
-    for task in tasks {
-        match task.await.unwrap() {
-            Ok(block) => assert!(got.insert(block.cidr), "{} twice", block.cidr),
-            Err(error) => {
-                assert!(matches!(error, ClaimError::Exhausted { family: "IPv4", .. }), "{error}");
-                refused += 1;
-            }
-        }
-    }
-    assert_eq!((got.len(), refused), (4, 2));
-    let error = claims.claim_block(id(1), &blue, true).await.unwrap_err();
-    assert!(matches!(error, ClaimError::Exhausted { family: "IPv6", .. }), "{error}");
-    assert!(matches!(
-        claims.ensure_blocks(id(1), &"red".parse().unwrap()).await,
-        Err(ClaimError::NoNetwork(_))
-    ));
-}
-
-pub(crate) async fn a_single_address_is_borrowed_once(server: &mut Server) {
-    let claims = Claims::new(server.store().await);
-    let blue = claims_blue(&claims).await;
-    claims.join(&request(2)).await.unwrap();
-    let own = claims.claim_block(id(1), &blue, false).await.unwrap();
-    let inside = |block: &Block, number: u32| -> IpAddr {
-        let IpAddr::V4(first) = block.cidr.network() else { panic!() };
-        Ipv4Addr::from(first.to_bits() + number).into()
-    };
-    let borrow = async |number: u8, address: IpAddr| claims.borrow(id(number), &blue, address, "db").await;
-    assert_eq!(borrow(1, inside(&own, 9)).await.unwrap(), Way::Own);
-    let error = borrow(2, inside(&own, 9)).await.unwrap_err().to_string();
-    assert!(error.contains(&id(1).to_string()), "{error}");
-    // An address out of nobody's block, which two want at the same moment.
-    let far: IpAddr =
-        if own.cidr.contains("10.1.0.200".parse().unwrap()) { "10.1.0.100" } else { "10.1.0.200" }
-            .parse()
-            .unwrap();
-    let mut tasks = Vec::new();
-    for number in [1, 2] {
-        let (claims, blue) = (Claims::new(server.store().await), blue.clone());
-        tasks.push(tokio::spawn(async move { claims.borrow(id(number), &blue, far, "db").await.is_ok() }));
-    }
-    let mut got = Vec::new();
-    for task in tasks {
-        got.push(task.await.unwrap());
-    }
-    assert_eq!(got.iter().filter(|got| **got).count(), 1, "{got:?}");
-    let holder = if got[0] { 1 } else { 2 };
-    borrow(holder, far).await.unwrap();
-    // The block around it is nobody's from then on: two of four are left.
-    for _ in 0..2 {
-        assert!(!claims.claim_block(id(1), &blue, false).await.unwrap().cidr.contains(far));
-    }
-    assert!(matches!(claims.claim_block(id(1), &blue, false).await, Err(ClaimError::Exhausted { .. })));
-    claims.give_back(id(3 - holder), own.network, far).await.unwrap();
-    assert!(borrow(3 - holder, far).await.is_err(), "only who has it gives it back");
-    claims.give_back(id(holder), own.network, far).await.unwrap();
-    borrow(3 - holder, far).await.unwrap();
 }
 
 /// Section F4, where the store is concerned.

@@ -2,11 +2,14 @@
 
 #![cfg(test)]
 
+mod addresses;
 mod claims;
 mod refusals;
+mod removals;
 mod server;
 mod storm;
 mod suite;
+mod watching;
 
 use server::Server;
 
@@ -47,9 +50,13 @@ on_each! {
     claims::an_address_has_one_host
     claims::a_host_is_replaced_under_its_address
     claims::a_host_that_leaves_or_is_forgotten_is_out
-    claims::a_block_is_used_again_after_its_quarantine
-    claims::a_network_that_is_used_up_says_so
-    claims::a_single_address_is_borrowed_once
+    addresses::a_block_is_used_again_after_its_quarantine
+    addresses::a_network_that_is_used_up_says_so
+    addresses::a_single_address_is_borrowed_once
+    addresses::an_address_is_lent_by_the_host_whose_it_is
+    removals::a_network_goes_when_all_have_let_go
+    removals::what_is_left_of_a_network_is_collected
+    removals::what_is_left_of_a_host_is_collected
     claims::networks_are_apart
     claims::networks_made_together_are_apart
     claims::a_wiped_store_has_everything_again

@@ -34,6 +34,8 @@ impl Server {
             cert: Some(own.file),
             key: Some(own.key),
             timeout: Some(2),
+            progress: None,
+            watchdog: None,
         };
         Self::Etcd { etcd: Box::new(etcd), settings, authority, lab: Box::new(lab) }
     }

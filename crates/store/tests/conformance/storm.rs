@@ -100,3 +100,8 @@ fn sixty_hosts_that_come_together_know_each_other() {
         }
     });
 }
+
+#[test]
+fn whoever_is_first_hosts_get_all_different_things() {
+    crate::run(Server::etcd(), crate::claims::whoever_is_first_hosts_get_all_different_things);
+}

@@ -100,7 +100,7 @@ pub(crate) async fn join(agent: &Rc<Agent>, join: Join, reply: &Reply) -> Result
 /// When what says so cannot be used.
 pub(crate) fn resume(agent: &Rc<Agent>) -> Result<()> {
     let Some(membership) = agent.file.load()? else { return Ok(()) };
-    let snapshot = Snapshot::load(&agent.snapshot_file()).unwrap_or_else(|error| {
+    let snapshot = Snapshot::last(&agent.root).unwrap_or_else(|error| {
         eprintln!("weftd: {error}: nothing is known until the store answers");
         None
     });
@@ -186,6 +186,8 @@ fn store(join: &Join) -> Result<SharedStore, StoreError> {
         cert: join.cert.clone(),
         key: join.key.clone(),
         timeout: None,
+        progress: None,
+        watchdog: None,
     };
     Ok(Arc::new(EtcdStore::new(settings)?))
 }

@@ -8,6 +8,7 @@ use tokio::task::spawn_blocking;
 use weft_firewall::Tunnels;
 use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Leave, Refusal};
+use weft_overlay::Snapshot;
 
 use crate::agent::agent::Agent;
 use crate::agent::socket::Reply;
@@ -46,13 +47,7 @@ pub(crate) async fn leave(agent: &Rc<Agent>, leave: &Leave, reply: &Reply) -> Re
     let dismantled = mesh::dismantle(agent).await;
     agent.file.remove().map_err(failed)?;
     agent.exit();
-    match std::fs::remove_file(agent.snapshot_file()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            let file = agent.snapshot_file();
-            return Err(Refusal::new(Kind::Failed, format!("{}: {error}", file.display())));
-        }
-        _ => {}
-    }
+    Snapshot::forget(&agent.root).map_err(|error| Refusal::new(Kind::Failed, error))?;
     open(agent).await?;
     dismantled.map(|()| Value::Null)
 }

@@ -9,16 +9,19 @@ use serde_json::Value;
 use weft_manager::overlay::protocol::{Made, NewNetwork, Refusal};
 use weft_manager::{Kind, pools};
 use weft_model::{Mtu, NetworkName};
-use weft_overlay::records::{Egress, Encryption, Network, Pool};
+use weft_overlay::records::{BlockState, Borrow, Egress, Encryption, Network, Pool};
 use weft_overlay::{HostId, NetworkId, Snapshot, Vni};
 use weft_store::claims;
 
 use crate::agent::agent::Agent;
+use crate::agent::known::Inner;
 use crate::agent::socket::Reply;
-use crate::agent::{blocks, claim, status};
+use crate::agent::{blocks, claim, lending, status};
 
 /// How long a network may take until it is to be had on this host.
 const LIMIT: Duration = Duration::from_secs(20);
+/// How long another host may take to say whether it lends an address.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Creates a network on all hosts. When this returns, this host has it.
 pub(crate) async fn create(agent: &Rc<Agent>, new: NewNetwork, reply: &Reply) -> Result<Made, Refusal> {
@@ -144,10 +147,18 @@ pub(crate) async fn remove(
             format!("container {} is connected to network {name} on this host", record.endpoint.container);
         return Err(Refusal::new(Kind::Conflict, why).hint("weft ps"));
     }
-    if !force {
+    if force {
+        claim::remove(agent, &network).await?;
+    } else {
         agent.with(|inner| unused(&inner.snapshot, &network, membership.host))?;
+        reply.progress(format!("asking all hosts to let go of network {name}"));
+        let lease = claim::announce_removal(agent, &network).await?;
+        let removed = let_go_by_all(agent, &network, membership.host).await;
+        if removed.is_err() {
+            claim::call_off(agent, lease).await;
+        }
+        removed?;
     }
-    claim::remove(agent, &network).await?;
     reply.progress(format!("network {name} is removed from the cluster; waiting until it is gone here"));
     let path = agent.root.networks_dir().join(format!("{name}.conflist"));
     let gone = || (!path.exists()).then_some(());
@@ -155,13 +166,31 @@ pub(crate) async fn remove(
     Ok(Value::Null)
 }
 
+/// Waits until no host takes part in a network any more, and removes it; refuses as soon as one cannot let go.
+async fn let_go_by_all(agent: &Rc<Agent>, network: &Network, own: HostId) -> Result<(), Refusal> {
+    let let_go = || {
+        let here = agent.manager.connected_to(&network.name);
+        if let Some(record) = here.first() {
+            let container = &record.endpoint.container;
+            let why = format!("container {container} is connected to network {} on this host", network.name);
+            return Some(Err(Refusal::new(Kind::Conflict, why).hint("weft ps")));
+        }
+        agent.with(|inner| {
+            let used = unused(&inner.snapshot, network, own).err();
+            let members = inner.snapshot.members_of(network.id).count();
+            used.map(Err).or((members == 0).then_some(Ok(())))
+        })
+    };
+    agent.wait_for(&format!("all hosts to let go of network {}", network.name), LIMIT, let_go).await??;
+    claim::finish_removal(agent, network).await
+}
+
 /// Refuses when another host has containers on a network, or cannot be asked.
 fn unused(snapshot: &Snapshot, network: &Network, own: HostId) -> Result<(), Refusal> {
-    let members = snapshot.members().filter(|member| member.network == network.id && member.host != own);
-    for member in members {
+    for member in snapshot.members_of(network.id).filter(|member| member.host != own) {
         let host = snapshot.host(member.host).map_or_else(|| member.host.short(), |host| host.name.clone());
         let name = &network.name;
-        match snapshot.alive(member.host).map(|alive| alive.used.get(&network.id).copied().unwrap_or(0)) {
+        match snapshot.alive(member.host).map(|alive| alive.used_of(network.id)) {
             Some(0) => {}
             Some(count) => {
                 let why = format!("network {name} is in use: {count} addresses on host {host}");
@@ -189,7 +218,9 @@ pub(crate) async fn borrow(
     let network = find(agent, name)?;
     let (membership, _) = agent.joined()?;
     for address in addresses {
-        claim::borrow(agent, &network, *address, container).await?;
+        if let Some(asked) = claim::borrow(agent, &network, *address, container).await? {
+            lent(agent, &network, &asked).await?;
+        }
     }
     let path = agent.root.networks_dir().join(format!("{name}.conflist"));
     let has = |address: &IpAddr| {
@@ -208,31 +239,60 @@ pub(crate) async fn borrow(
     Ok(Value::Null)
 }
 
+/// Waits until the host whose block an address is in has answered. If it does not, the question is taken back.
+async fn lent(agent: &Rc<Agent>, network: &Network, asked: &Borrow) -> Result<(), Refusal> {
+    let address = asked.address;
+    let owner = agent.with(|inner| {
+        let mut blocks = inner.snapshot.blocks_of(network.id);
+        let around = blocks.find(|block| block.cidr.contains(address) && block.state == BlockState::Active);
+        around.and_then(|block| inner.snapshot.host(block.host)).map(|host| host.name.clone())
+    });
+    let owner = owner.unwrap_or_else(|| "its host".into());
+    let answer = || agent.with(|inner| lending::answered(inner.snapshot.borrow(network.id, address), asked));
+    let answered = agent.wait_for(&format!("host {owner} to lend {address}"), ANSWER, answer).await;
+    let refusal = match answered {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(why)) => Refusal::new(Kind::Conflict, format!("host {owner} does not lend {address}: {why}"))
+            .hint(format!("weft ps, on {owner}")),
+        Err(late) => late,
+    };
+    claim::give_back(agent, network, address).await.ok();
+    Err(refusal)
+}
+
 /// Returns whether an address is in a block that this host's plugins know of.
 fn in_block(agent: &Agent, network: NetworkId, address: IpAddr) -> bool {
     let blocks = agent.with(|inner| inner.made.get(&network).map(|made| made.local.blocks.clone()));
     blocks.is_some_and(|blocks| blocks.iter().any(|block| block.cidr.contains(address)))
 }
 
-/// Claims another block, and returns when this host's plugins know of it.
+/// Sees to it that this host has addresses of a network to give out, and returns when its plugins know of them.
 pub(crate) async fn need_block(agent: &Rc<Agent>, name: &str) -> Result<Value, Refusal> {
     let network = find(agent, name)?;
-    let count = || agent.with(|inner| inner.made.get(&network.id).map_or(0, |made| made.local.blocks.len()));
-    let before = count();
-    let mut claimed = false;
-    for v4 in [true, false] {
-        if agent.change(|inner| inner.is_short(&network, v4)) {
-            claim::block(agent, &network, v4).await?;
-            claimed = true;
-        }
+    let silent = agent.with(|inner| match inner.hearing.connected {
+        true => None,
+        false => Some(inner.hearing.error.clone().unwrap_or_else(|| "the store was not asked yet".into())),
+    });
+    if let Some(why) = silent {
+        let why = format!("no block of network {name}: {why}");
+        return Err(Refusal::new(Kind::Failed, why).hint("weft overlay status"));
     }
-    if !claimed {
-        let why = format!("this host has addresses of network {name} left");
-        return Err(Refusal::new(Kind::Failed, why));
-    }
-    let more = || (count() > before).then_some(());
-    agent.wait_for(&format!("another block of network {name}"), LIMIT, more).await?;
-    Ok(Value::Null)
+    blocks::hurry(agent, network.id);
+    let room = || {
+        let room = agent.change(|inner| inner.has_room(&network))?;
+        let why = |why| Refusal::new(Kind::Failed, why).hint(format!("weft network inspect {name}"));
+        room.map_err(why).map(|()| agent.with(|inner| knows_all(inner, &network)).then_some(())).transpose()
+    };
+    agent.wait_for(&format!("another block of network {name}"), LIMIT, room).await?.map(|()| Value::Null)
+}
+
+/// Returns whether this host's plugins know of all its blocks.
+fn knows_all(inner: &Inner, network: &Network) -> bool {
+    let Some(own) = inner.membership.as_ref().map(|membership| membership.host) else { return false };
+    let made = inner.made.get(&network.id).map(|made| made.local.blocks.as_slice()).unwrap_or_default();
+    let blocks = inner.snapshot.blocks_of(network.id);
+    let mut own = blocks.filter(|block| block.host == own && block.state == BlockState::Active);
+    own.all(|block| made.iter().any(|known| known.cidr == block.cidr))
 }
 
 fn find(agent: &Agent, name: &str) -> Result<Network, Refusal> {

@@ -1,5 +1,4 @@
 use super::*;
-use crate::lease::EXHAUSTED;
 use crate::store::tests::age;
 
 struct Lab {
@@ -45,7 +44,7 @@ fn a_full_range_gives_the_addresses_of_an_earlier_boot_again() {
         lab.add("10.0.0.0/29", id, "").unwrap();
     }
     let full = lab.add("10.0.0.0/29", "f", "").unwrap_err();
-    assert_eq!(full.code, EXHAUSTED);
+    assert_eq!(full.code, Code::EXHAUSTED);
     assert_eq!(full.details.as_deref(), Some("5 of its addresses are leased to 5 attachments"));
     let status = || status(&Lab::conf("10.0.0.0/29"), &lab.root());
     assert_eq!(status().unwrap_err().code, Code::NotAvailable);
@@ -53,7 +52,7 @@ fn a_full_range_gives_the_addresses_of_an_earlier_boot_again() {
     if lab.reboot("c") {
         status().unwrap();
         assert_eq!(lab.add("10.0.0.0/29", "f", "").unwrap(), "10.0.0.4");
-        assert_eq!(lab.add("10.0.0.0/29", "g", "").unwrap_err().code, EXHAUSTED);
+        assert_eq!(lab.add("10.0.0.0/29", "g", "").unwrap_err().code, Code::EXHAUSTED);
     }
 }
 

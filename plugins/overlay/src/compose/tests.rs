@@ -86,3 +86,12 @@ fn a_network_of_its_own_namespace_publishes_nothing() {
     let (_dir, root) = root(&format!("{BLUE}isolated = true"));
     assert_eq!(compose(&request(&[]), &root).unwrap().len(), 1);
 }
+
+#[test]
+fn what_another_host_has_is_given_to_nobody() {
+    let (_dir, root) = root(BLUE);
+    assert_eq!(compose(&request(&[]), &root).unwrap()[0]["ipam"].get("reserved"), None);
+    let Found::Here(mut local) = here::newest(&root, &"blue".parse().unwrap()).unwrap() else { panic!() };
+    local.lent = vec!["10.1.0.9".parse().unwrap()];
+    assert_eq!(ipam(&local)["reserved"], json!(["10.1.0.9"]));
+}

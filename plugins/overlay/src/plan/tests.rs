@@ -27,11 +27,13 @@ fn local() -> LocalNetwork {
         subnets: vec!["10.1.0.0/16".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
         blocks: vec![block("10.1.0.64/26", "10.1.0.65"), block("fd00:1::40/122", "fd00:1::41")],
         borrowed: Vec::new(),
+        lent: Vec::new(),
         outer: Outer { local: [192, 0, 2, 1].into(), port: 4789 },
         secure: false,
         isolated: false,
         egress: Egress::Nat,
         underlay: Underlay { v4: Some([192, 0, 2, 1].into()), v6: None },
+        closing: false,
     }
 }
 

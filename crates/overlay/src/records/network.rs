@@ -1,0 +1,103 @@
+//! Networks, and who takes part in them.
+
+use std::collections::BTreeMap;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use weft_model::{Mtu, NetworkName};
+
+use crate::ids::{HostId, NetworkId, Vni};
+
+/// A network that exists on every host that takes part in it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its id.
+    pub id: NetworkId,
+    /// Its name, the same on every host.
+    pub name: NetworkName,
+    /// Goes up with every change.
+    pub generation: u64,
+    /// Its VXLAN network identifier.
+    pub vni: Vni,
+    /// Its subnets, one or two of a family at most, that blocks are cut from.
+    pub subnets: Vec<IpNetwork>,
+    /// What protects it between hosts.
+    #[serde(default)]
+    pub encryption: Encryption,
+    /// Whether it lives in a namespace of its own, so that its subnets may be another network's as well.
+    #[serde(default)]
+    pub isolated: bool,
+    /// How its containers reach what is not the network.
+    #[serde(default)]
+    pub egress: Egress,
+    /// The MTU somebody asked for; none follows each host's underlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<Mtu>,
+    /// What people wrote on it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Options of the driver as they were given.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// When it was created, in RFC 3339.
+    pub created: String,
+}
+
+/// What protects a network between hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// Nothing: plain VXLAN.
+    #[default]
+    None,
+    /// VXLAN inside the WireGuard mesh.
+    Wireguard,
+}
+
+/// How containers reach what is not the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Egress {
+    /// With the host's address.
+    #[default]
+    Nat,
+    /// With their own.
+    Routed,
+    /// Not at all.
+    None,
+}
+
+impl Egress {
+    /// Returns what it is when nobody says: a network that is cut off from its hosts leads nowhere.
+    pub const fn of(isolated: bool) -> Self {
+        if isolated { Self::None } else { Self::Nat }
+    }
+}
+
+/// A host takes part in a network: only such hosts are peers in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// In which network.
+    pub network: NetworkId,
+    /// Which host.
+    pub host: HostId,
+    /// Since when, in RFC 3339.
+    pub since: String,
+}
+
+/// Who has a VNI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VniClaim {
+    /// The network.
+    pub network: NetworkId,
+}
+
+/// A network is about to be removed. Nobody begins to take part in it, and who has no container on it stops to; if whoever
+/// removes it goes away, so does this, and all is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removal {
+    /// Which network.
+    pub network: NetworkId,
+    /// The host that it is removed on.
+    pub host: HostId,
+}
