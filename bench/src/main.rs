@@ -2,7 +2,7 @@
 //!
 //! Whole processes, started as a runtime starts them, each side on a host of its own (network and
 //! mount namespaces), one after the other. `--quick` prints a rough picture, `--traffic` only what passes
-//! through a published port, `--plugins` only every plugin, `--hosts` how five hundred hosts come to know each other;
+//! through a published port, `--plugins` only every plugin, `--overlay` overlays, `--hosts` how five hundred hosts come to know each other;
 //! without any docs/performance.md is written. `--order` writes which functions the plugins run (`cargo xtask order`).
 #![expect(clippy::print_stdout, reason = "a tool for people: its stdout is a screen, not a protocol")]
 
@@ -70,6 +70,11 @@ fn run() -> Result<()> {
     page.push_str(&every::measure(size.containers)?);
     page.push_str("\n## Overlays\n");
     page.push_str(&overlay::measure()?);
+    if !quick {
+        page.push_str("\n## Many hosts\n");
+        // The rest took its time, and is none the worse for it.
+        page.push_str(&storm::measure().unwrap_or_else(|error| format!("\nNot measured: {error:#}.\n")));
+    }
     print!("{page}");
     if quick { Ok(()) } else { write(PAGE, &page) }
 }

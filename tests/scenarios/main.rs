@@ -38,6 +38,7 @@ mod overlay_attacks;
 mod overlay_cli;
 mod overlay_egress;
 mod overlay_encrypted;
+mod overlay_hosts;
 mod overlay_mtu;
 mod overlay_plain;
 mod overlay_plugin;

@@ -93,6 +93,13 @@ fn an_identifier_that_somebody_has_is_named() {
     assert!(!host.has_link("ov1388") && !red.has_link("eth0"));
     assert!(host.has_link("theirs"));
     host.ip("link delete theirs");
+    // A device of many networks has the whole port.
+    host.ip("link add theirs type vxlan external dstport 4789");
+    host.ip("link set theirs up");
+    let told = host.weft(["network", "connect", "blue", red.name()]);
+    told.expect_failure(1, &["UDP port 4789, which ov1388 needs, is taken", "hint: "]);
+    assert!(!red.has_link("eth0"));
+    host.ip("link delete theirs");
     host.weft(["network", "connect", "blue", red.name()]).expect_ok();
 }
 
