@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::shell::{cargo, output, program, run as execute, top};
 use crate::{peers, setup, stage};
 
-/// Measures; with `--quick` fewer rounds, with `--traffic` only what passes through a port, with `--hosts` only hundreds of hosts on one etcd; no page is
+/// Measures; with `--quick` fewer rounds, with `--traffic` only what passes through a port, with `--overlay` only overlays, with `--hosts` only hundreds of hosts on one etcd; no page is
 /// written then.
 pub(crate) fn run(words: &[String]) -> Result<()> {
     setup::run()?;

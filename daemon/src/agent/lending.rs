@@ -63,12 +63,17 @@ async fn answer(agent: Rc<Agent>, network: Network, borrow: Borrow) {
         }
         Err(why) => Err(why),
     };
-    agent.trouble(&format!("lent {address} of {}", network.id), outcome.err());
+    agent.trouble(&about(network.id, address), outcome.err());
     agent.change(|inner| {
         inner.answers.running.remove(&(network.id, address));
         // Whoever has it: a lease that is not one of these is left alone.
         inner.answers.taken.entry(network.id).or_default().insert(address);
     });
+}
+
+/// Returns under what it is noted that something is wrong with an address.
+fn about(network: NetworkId, address: IpAddr) -> String {
+    format!("lent {address} of {network}")
 }
 
 impl Inner {
@@ -88,8 +93,11 @@ impl Inner {
                 leases.iter().filter(is_ours).copied().collect()
             });
             taken.retain(|address| {
-                let kept = lent.iter().any(|borrow| borrow.address == *address);
-                kept || !Lease { dir: dir.clone(), address: *address }.give_back()
+                if lent.iter().any(|borrow| borrow.address == *address) {
+                    return true;
+                }
+                self.troubles.remove(&about(network.id, *address));
+                !Lease { dir: dir.clone(), address: *address }.give_back()
             });
             // No ADD that begins now gets the address: the network's file has it among those that are reserved.
             let made = self.made.get(&network.id).map(|made| made.local.lent.as_slice()).unwrap_or_default();
