@@ -41,11 +41,18 @@ pub enum RecordError {
     Elsewhere(String),
 }
 
+/// A record as it is written.
 #[derive(Serialize)]
-struct Written<'a, T> {
+pub(crate) struct Written<'a, T> {
     schema: u64,
     #[serde(flatten)]
     record: &'a T,
+}
+
+impl<'a, T> Written<'a, T> {
+    pub(crate) const fn of(record: &'a T) -> Self {
+        Self { schema: SCHEMA, record }
+    }
 }
 
 #[derive(Deserialize)]
@@ -56,7 +63,7 @@ struct Header {
 /// Returns a record as it stands in the store.
 pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     // Only maps with keys that are no texts fail, and no record has such.
-    serde_json::to_vec(&Written { schema: SCHEMA, record }).unwrap_or_default()
+    serde_json::to_vec(&Written::of(record)).unwrap_or_default()
 }
 
 /// Reads a record.

@@ -11,24 +11,25 @@ use weft_state::{Root, StateError, boot, document};
 
 use super::{Known, Record, Snapshot};
 
+/// The file, with the records as they are written, or as they are read.
 #[derive(Serialize, Deserialize)]
-struct File {
+struct File<V> {
     schema: u64,
     /// The boot in which it was written.
     #[serde(default)]
     boot: String,
     store: u64,
     revision: i64,
-    records: Vec<Line>,
+    records: Vec<Line<V>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct Line<V> {
     key: String,
     modified: i64,
     #[serde(default, skip_serializing_if = "is_false")]
     held: bool,
-    value: Value,
+    value: V,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
@@ -56,14 +57,14 @@ impl Snapshot {
     pub fn last(root: &Root) -> Result<Option<Self>, StateError> {
         let boot = boot::id()?;
         // What is wrong with this one is the other's reason to be there.
-        let ours = document::read::<File>(&path(root, Durability::Boot)).ok().flatten();
+        let ours = document::read::<File<Value>>(&path(root, Durability::Boot)).ok().flatten();
         match ours.filter(|file| file.boot == boot) {
             Some(file) => Ok(Some(Self::read(file))),
             None => Ok(document::read(&path(root, Durability::Disk))?.map(Self::read)),
         }
     }
 
-    fn read(file: File) -> Self {
+    fn read(file: File<Value>) -> Self {
         let mut snapshot = Self { store: file.store, revision: file.revision, ..Self::default() };
         for line in file.records {
             match Record::parse(&line.key, line.value.to_string().as_bytes()) {
@@ -87,19 +88,19 @@ impl Snapshot {
     pub fn save(&self, root: &Root, durability: Durability) -> Result<(), StateError> {
         let path = path(root, durability);
         let records = self.records.iter().filter(|(key, _)| !key.is_fleeting());
-        let lines = records.map(|(key, known)| {
-            Ok(Line {
-                key: key.to_string(),
-                modified: known.modified,
-                held: self.held.contains_key(key),
-                value: serde_json::from_slice(&known.record.value())?,
-            })
+        let lines = records.map(|(key, known)| Line {
+            key: key.to_string(),
+            modified: known.modified,
+            held: self.held.contains_key(key),
+            value: &known.record,
         });
-        let records = lines
-            .collect::<Result<_, serde_json::Error>>()
-            .map_err(|error| StateError::Damaged { path: path.clone(), reason: error.to_string() })?;
-        let (store, revision) = (self.store, self.revision);
-        let file = File { schema: document::SCHEMA, boot: boot::id()?, store, revision, records };
+        let file = File {
+            schema: document::SCHEMA,
+            boot: boot::id()?,
+            store: self.store,
+            revision: self.revision,
+            records: lines.collect(),
+        };
         document::write(&path, &file, durability)
     }
 

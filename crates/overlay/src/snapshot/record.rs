@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
+use serde::{Serialize, Serializer};
+
 use crate::ids::{HostId, Vni};
 use crate::keys::Key;
 use crate::records::{
     Alive, Block, Borrow, Cluster, Host, HostClaim, Left, Member, Network, RecordError, Removal, VniClaim,
-    decode, encode,
+    Written, decode,
 };
 
 /// A record of any kind that a store may hold.
@@ -36,6 +38,25 @@ pub enum Record {
     Alive(Alive),
     /// A network is about to be removed.
     Removal(Removal),
+}
+
+/// As it stands in a store.
+impl Serialize for Record {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Cluster(record) => Written::of(record).serialize(serializer),
+            Self::Network(record) => Written::of(record).serialize(serializer),
+            Self::Vni(_, record) => Written::of(record).serialize(serializer),
+            Self::Host(record) => Written::of(record).serialize(serializer),
+            Self::Underlay(_, record) | Self::Mesh(_, record) => Written::of(record).serialize(serializer),
+            Self::Block(record) => Written::of(record).serialize(serializer),
+            Self::Member(record) => Written::of(record).serialize(serializer),
+            Self::Borrow(record) => Written::of(record).serialize(serializer),
+            Self::Left(record) => Written::of(record).serialize(serializer),
+            Self::Alive(record) => Written::of(record).serialize(serializer),
+            Self::Removal(record) => Written::of(record).serialize(serializer),
+        }
+    }
 }
 
 macro_rules! views {
@@ -100,19 +121,8 @@ impl Record {
 
     /// Returns the record as it stands in a store.
     pub fn value(&self) -> Vec<u8> {
-        match self {
-            Self::Cluster(record) => encode(record),
-            Self::Network(record) => encode(record),
-            Self::Vni(_, record) => encode(record),
-            Self::Host(record) => encode(record),
-            Self::Underlay(_, record) | Self::Mesh(_, record) => encode(record),
-            Self::Block(record) => encode(record),
-            Self::Member(record) => encode(record),
-            Self::Borrow(record) => encode(record),
-            Self::Left(record) => encode(record),
-            Self::Alive(record) => encode(record),
-            Self::Removal(record) => encode(record),
-        }
+        // Only maps with keys that are no texts fail, and no record has such.
+        serde_json::to_vec(self).unwrap_or_default()
     }
 
     /// Returns the host whose record this is, which alone writes it as long as it is there.
