@@ -25,7 +25,7 @@ const BAD_KEYS: usize = 1000;
 const ALL: [[u8; 16]; 2] = [[0; 16], [0xff; 16]];
 
 /// Returns the subnet that comes before all others in the order of keys, or behind them.
-fn any(first: bool) -> IpNetwork {
+fn edge(first: bool) -> IpNetwork {
     let (address, length): (IpAddr, u8) =
         if first { (Ipv4Addr::UNSPECIFIED.into(), 0) } else { (Ipv6Addr::from_bits(u128::MAX).into(), 128) };
     IpNetwork::new(address, length).unwrap_or_else(|_| address.into())
@@ -268,12 +268,12 @@ impl Snapshot {
     /// Returns all blocks of all networks, whatever their state.
     pub fn blocks(&self) -> impl Iterator<Item = &Block> {
         let [first, last] = ALL.map(NetworkId::new);
-        self.between(Key::Block(first, any(true)), Key::Block(last, any(false))).filter_map(Record::as_block)
+        self.between(Key::Block(first, edge(true)), Key::Block(last, edge(false))).filter_map(Record::as_block)
     }
 
     /// Returns all blocks of a network, whatever their state.
     pub fn blocks_of(&self, network: NetworkId) -> impl Iterator<Item = &Block> {
-        self.between(Key::Block(network, any(true)), Key::Block(network, any(false)))
+        self.between(Key::Block(network, edge(true)), Key::Block(network, edge(false)))
             .filter_map(Record::as_block)
     }
 
@@ -285,13 +285,13 @@ impl Snapshot {
     /// Returns all borrowed addresses.
     pub fn borrows(&self) -> impl Iterator<Item = &Borrow> {
         let [first, last] = ALL.map(NetworkId::new);
-        self.between(Key::Borrow(first, any(true).ip()), Key::Borrow(last, any(false).ip()))
+        self.between(Key::Borrow(first, edge(true).ip()), Key::Borrow(last, edge(false).ip()))
             .filter_map(Record::as_borrow)
     }
 
     /// Returns all borrowed addresses of a network.
     pub fn borrows_of(&self, network: NetworkId) -> impl Iterator<Item = &Borrow> {
-        self.between(Key::Borrow(network, any(true).ip()), Key::Borrow(network, any(false).ip()))
+        self.between(Key::Borrow(network, edge(true).ip()), Key::Borrow(network, edge(false).ip()))
             .filter_map(Record::as_borrow)
     }
 

@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::Ordering;
 
-use weft_overlay::Key;
 use weft_overlay::blocks::Taken;
 use weft_overlay::records::{Block, BorrowState};
-use weft_store::Op;
 use weft_store::claims::{ClaimError, Claims};
 
 use crate::claims::{DAY, announce, claims_blue, clocked, id, request, snapshot};
