@@ -79,14 +79,15 @@ fn cidrs(blocks: &[Block]) -> Vec<String> {
 
 /// Section A1 of the acceptance tests: an empty store, and everybody comes at once.
 pub(crate) async fn hosts_that_join_together_get_all_different_things(server: &mut Server) {
-    together(server, 8).await;
+    together(&server.patient_stores(8).await).await;
 }
 
 /// As above, with three hosts, again and again: each time somebody else may be first with something.
 pub(crate) async fn whoever_is_first_hosts_get_all_different_things(server: &mut Server) {
-    let admin = server.store().await;
+    let stores = server.patient_stores(3).await;
+    let admin = &stores[0];
     for _ in 0..50 {
-        together(server, 3).await;
+        together(&stores).await;
         for entry in admin.list(keys::PREFIX).await.unwrap().entries.chunks(100) {
             let all: Vec<Op> = entry.iter().map(|entry| Op::Delete(entry.key.clone())).collect();
             assert!(admin.txn(&[], &all).await.unwrap().is_committed());
@@ -94,11 +95,11 @@ pub(crate) async fn whoever_is_first_hosts_get_all_different_things(server: &mut
     }
 }
 
-async fn together(server: &Server, hosts: u8) {
+async fn together(stores: &[SharedStore]) {
     let blue = network("blue", &["10.1.0.0/16", "2001:db8:1::/64"]);
     let mut tasks = Vec::new();
-    for number in 1..=hosts {
-        let (claims, blue) = (Claims::new(server.store().await), blue.clone());
+    for (number, store) in (1..).zip(stores) {
+        let (claims, blue) = (Claims::new(Arc::clone(store)), blue.clone());
         tasks.push(tokio::spawn(async move {
             let joined = claims.join(&request(number)).await.unwrap();
             let made = claims.create_network(&blue).await;
@@ -119,14 +120,14 @@ async fn together(server: &Server, hosts: u8) {
     }
     assert_eq!((clusters.len(), made), (1, 1));
     let different: BTreeSet<&String> = blocks.iter().collect();
-    let all = usize::from(hosts);
+    let all = stores.len();
     assert_eq!((different.len(), blocks.len()), (2 * all, 2 * all), "{blocks:?}");
-    let known = snapshot(&server.store().await).await;
+    let known = snapshot(&stores[0]).await;
     assert_eq!((known.hosts().count(), known.members().count(), known.bad_count()), (all, all, 0));
     let vnis: Vec<u32> = known.networks().map(|network| network.vni.get()).collect();
     assert!(vnis.len() == 1 && vnis[0] >= 4096, "{vnis:?}");
     // Who has blocks gets the same, and no more.
-    let claims = Claims::new(server.store().await);
+    let claims = Claims::new(Arc::clone(&stores[0]));
     claims.ensure_blocks(id(3), &blue.name).await.unwrap();
     assert_eq!(snapshot(claims.store()).await.blocks().count(), 2 * all);
 }

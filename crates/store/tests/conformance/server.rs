@@ -48,6 +48,21 @@ impl Server {
         }
     }
 
+    /// Other clients, that wait for as long as it takes when many want something at once.
+    pub(crate) async fn patient_stores(&self, count: usize) -> Vec<SharedStore> {
+        let mut stores = Vec::new();
+        for _ in 0..count {
+            stores.push(match self {
+                Self::Files { .. } => self.store().await,
+                Self::Etcd { settings, .. } => {
+                    let patient = EtcdSettings { timeout: Some(60), ..settings.clone() };
+                    Arc::new(EtcdStore::new(patient).unwrap())
+                }
+            });
+        }
+        stores
+    }
+
     /// Stops the server; `false` when there is none.
     pub(crate) fn stop(&mut self) -> bool {
         match self {

@@ -69,8 +69,7 @@ fn sixty_hosts_that_come_together_know_each_other() {
         };
         let blue = claims.create_network(&blue).await.unwrap().name;
         let (mut views, mut joins) = (Vec::new(), Vec::new());
-        for number in 0..HOSTS {
-            let store = server.store().await;
+        for (number, store) in (0..HOSTS).zip(server.patient_stores(HOSTS.into()).await) {
             let (sender, receiver) = watch::channel(Snapshot::default());
             tokio::spawn(follow(Arc::clone(&store), id(number), sender));
             views.push(receiver);

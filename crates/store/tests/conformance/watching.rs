@@ -93,6 +93,8 @@ fn a_watch_goes_on_behind_a_black_hole() {
         lab.sh("nft 'add table inet hole'").expect_ok();
         lab.sh("nft 'add chain inet hole out { type filter hook output priority 0; }'").expect_ok();
         lab.sh("nft 'add rule inet hole out tcp dport 2379 drop'").expect_ok();
+        lab.sh("nft 'add chain inet hole in { type filter hook input priority 0; }'").expect_ok();
+        lab.sh("nft 'add rule inet hole in tcp sport 2379 drop'").expect_ok();
         // Somebody who is not behind it changes something meanwhile.
         etcd.ctl(["put", "/t/a", "2"]).expect_ok();
         loop {
