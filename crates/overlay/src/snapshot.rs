@@ -268,7 +268,8 @@ impl Snapshot {
     /// Returns all blocks of all networks, whatever their state.
     pub fn blocks(&self) -> impl Iterator<Item = &Block> {
         let [first, last] = ALL.map(NetworkId::new);
-        self.between(Key::Block(first, edge(true)), Key::Block(last, edge(false))).filter_map(Record::as_block)
+        self.between(Key::Block(first, edge(true)), Key::Block(last, edge(false)))
+            .filter_map(Record::as_block)
     }
 
     /// Returns all blocks of a network, whatever their state.
