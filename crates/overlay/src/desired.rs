@@ -1,5 +1,7 @@
 //! What this host should have in its kernel, from what all hosts know. Pure: nothing is asked and nothing changed.
 
+mod routes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -11,9 +13,12 @@ use weft_state::boot;
 use crate::blocks::{self, gateway, next_hop};
 use crate::ids::{HostId, NetworkId, Vni, vtep_mac};
 use crate::kernel::{leads_outside, pair};
+use crate::keys::Key;
 use crate::local::{LocalBlock, LocalNetwork, Outer};
-use crate::records::{BlockState, Borrow, Cluster, Encryption, Host, Network};
+use crate::records::{Borrow, Cluster, Encryption, Host, Network, Underlay};
 use crate::snapshot::Snapshot;
+
+pub(crate) use routes::lies_in;
 
 /// What the names of the mesh's devices start with.
 pub const MESH_LINKS: &str = "weftwg";
@@ -41,8 +46,21 @@ pub struct Desired {
     pub networks: Vec<DesiredNetwork>,
     /// Networks it takes part in and cannot have, and why not.
     pub refused: Vec<Refused>,
-    /// What its firewall should know of the outer packets.
-    pub tunnels: Tunnels,
+    /// Whether something is known to be missing, so that nothing may be taken away.
+    pub partial: bool,
+    /// What others say that is not gone by, and why.
+    pub passed_over: Vec<PassedOver>,
+    /// What its firewall should know of the outer packets; `None` as long as no cluster is known, and then there may be no network.
+    pub tunnels: Option<Tunnels>,
+}
+
+/// A record, good in itself, that does not fit the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedOver {
+    /// Which.
+    pub key: Key,
+    /// Why nothing follows from it.
+    pub why: String,
 }
 
 /// A network of this host.
@@ -96,12 +114,18 @@ pub struct Refused {
 impl Desired {
     /// Returns what a host should have, as far as is known.
     pub fn of(snapshot: &Snapshot, host: HostId) -> Self {
-        let mut desired = Self { tunnels: tunnels(snapshot), ..Self::default() };
-        let (Some(cluster), Some(own)) = (snapshot.cluster(), snapshot.host(host)) else { return desired };
+        let mut desired = Self::default();
+        let Some(cluster) = snapshot.cluster() else { return desired };
+        let own_networks = || snapshot.networks().filter(|network| snapshot.is_member(network.id, host));
+        // One that cannot be had may have a device from before: its packets are nobody's either.
+        let plain = own_networks().filter(|network| network.encryption == Encryption::None);
+        desired.tunnels = Some(tunnels(snapshot, cluster, plain.map(|network| network.vni.get()).collect()));
+        let Some(own) = snapshot.host(host) else { return desired };
         desired.known = true;
-        let known = Known::of(snapshot, host);
-        for network in snapshot.networks().filter(|network| snapshot.is_member(network.id, host)) {
-            match known.network(cluster, own, network) {
+        let mut known = Known::of(snapshot, host);
+        desired.passed_over = std::mem::take(&mut known.passed_over);
+        for network in own_networks() {
+            match known.network(cluster, own, network, &mut desired.passed_over) {
                 Ok(found) => match desired.rival(&found.local) {
                     None => desired.networks.push(found),
                     Some(other) => desired.refused.push(Refused {
@@ -114,9 +138,8 @@ impl Desired {
                 Err(refused) => desired.refused.push(refused),
             }
         }
-        let plain = desired.networks.iter().filter(|network| !network.local.secure);
-        desired.tunnels.uplinks = desired.networks.iter().any(|network| leads_outside(&network.local));
-        desired.tunnels.vnis = plain.map(|network| network.local.vni.get()).collect();
+        let uplinks = desired.networks.iter().any(|network| leads_outside(&network.local));
+        desired.tunnels.iter_mut().for_each(|tunnels| tunnels.uplinks = uplinks);
         desired
     }
 
@@ -142,8 +165,7 @@ impl Desired {
 }
 
 /// The firewall of a host of the cluster. Ports and hosts are the same for all networks.
-fn tunnels(snapshot: &Snapshot) -> Tunnels {
-    let Some(cluster) = snapshot.cluster() else { return Tunnels::default() };
+fn tunnels(snapshot: &Snapshot, cluster: &Cluster, vnis: BTreeSet<u32>) -> Tunnels {
     let slots = snapshot.hosts().flat_map(|host| [host.wireguard.a, host.wireguard.b]).flatten();
     let ports = [cluster.wireguard_ports.a, cluster.wireguard_ports.b];
     Tunnels {
@@ -151,7 +173,7 @@ fn tunnels(snapshot: &Snapshot) -> Tunnels {
         secure_port: cluster.secure_port,
         mesh_ports: slots.map(|slot| slot.port).chain(ports).collect(),
         mesh_links: MESH_LINKS,
-        vnis: BTreeSet::new(),
+        vnis,
         uplinks: false,
         hosts: snapshot.hosts().filter(is_in).flat_map(|host| host.underlay.addresses()).collect(),
     }
@@ -168,41 +190,44 @@ struct Known<'a> {
     borrowed: BTreeMap<(NetworkId, HostId), Vec<IpAddr>>,
     /// Of this host's blocks.
     lent: BTreeMap<NetworkId, Vec<&'a Borrow>>,
+    /// Whether each host is met by IPv4 by all others of the cluster, which the mesh's MTU depends on.
+    met_by_v4: BTreeMap<HostId, bool>,
+    passed_over: Vec<PassedOver>,
 }
 
 impl<'a> Known<'a> {
     fn of(snapshot: &'a Snapshot, own: HostId) -> Self {
         let hosts: BTreeMap<HostId, &Host> =
             snapshot.hosts().filter(is_in).map(|host| (host.id, host)).collect();
+        let (given, passed_over) = routes::of(snapshot, own);
         let mut known = Self {
             members: BTreeMap::new(),
-            routes: BTreeMap::new(),
-            borrowed: BTreeMap::new(),
+            routes: given.blocks,
+            borrowed: given.borrowed,
             lent: BTreeMap::new(),
+            met_by_v4: met_by_v4(&hosts),
+            passed_over,
         };
         for member in snapshot.members() {
             let host = hosts.get(&member.host).copied();
             known.members.entry(member.network).or_default().extend(host);
         }
-        for block in snapshot.blocks().filter(|block| block.state == BlockState::Active) {
-            known.routes.entry((block.network, block.host)).or_default().push(block.cidr);
-        }
         for borrow in snapshot.borrows() {
-            if borrow.is_active() {
-                known.borrowed.entry((borrow.network, borrow.host)).or_default().push(borrow.address);
-            }
             let blocks = known.routes.get(&(borrow.network, own)).map(Vec::as_slice).unwrap_or_default();
             if borrow.is_out_of(own, blocks) {
                 known.lent.entry(borrow.network).or_default().push(borrow);
             }
         }
-        for routes in known.routes.values_mut() {
-            routes.sort_unstable();
-        }
         known
     }
 
-    fn network(&self, cluster: &Cluster, own: &Host, network: &Network) -> Result<DesiredNetwork, Refused> {
+    fn network(
+        &self,
+        cluster: &Cluster,
+        own: &Host,
+        network: &Network,
+        passed_over: &mut Vec<PassedOver>,
+    ) -> Result<DesiredNetwork, Refused> {
         let refuse = |why: String, hint: &str| Refused {
             network: network.name.clone(),
             id: network.id,
@@ -214,6 +239,10 @@ impl<'a> Known<'a> {
         // A device has peers of one family, which has to be everybody's.
         let v4 = members.iter().all(|host| host.underlay.v4.is_some())
             || !members.iter().all(|host| host.underlay.v6.is_some());
+        let outside = |host: &Host| match secure {
+            true => self.met_by_v4.get(&host.id).copied().unwrap_or(true),
+            false => v4,
+        };
         let outer_of = |host: &Host| match (secure, v4) {
             (true, _) => Some(cluster.mesh_address(host.mesh).into()),
             (false, true) => host.underlay.v4.map(IpAddr::V4),
@@ -225,13 +254,21 @@ impl<'a> Known<'a> {
                 format!("the network's hosts speak {family} to each other, and this one has no such address");
             refuse(why, "join with an underlay address of each family")
         })?;
-        clear_of_underlay(network, members).map_err(|why| refuse(why, "choose another subnet"))?;
-        let mtu = mtu(network, own, secure).map_err(|why| refuse(why, "raise the underlay's MTU"))?;
-        let mut peers: Vec<Peer> = members
-            .iter()
-            .filter(|host| host.id != own.id)
-            .filter_map(|host| self.peer(network, host, outer_of(host)?, mtu, secure))
-            .collect();
+        if let Some(why) = covers_underlay(network, own) {
+            return Err(refuse(why, "choose another subnet"));
+        }
+        let mtu_of = |host: &Host| mtu(network, host, overhead(secure, outside(host)));
+        let mtu = mtu_of(own).map_err(|why| refuse(why, "raise the underlay's MTU"))?;
+        let mut peers: Vec<Peer> = Vec::new();
+        for host in members.iter().filter(|host| host.id != own.id) {
+            // Packets to it would go into the tunnel that leads to it. That is its trouble, and not this network's.
+            if let Some(why) = covers_underlay(network, host) {
+                passed_over.push(PassedOver { key: Key::Member(network.id, host.id), why });
+                continue;
+            }
+            let less = mtu_of(host).ok().filter(|theirs| theirs.get() < mtu.get());
+            peers.extend(outer_of(host).and_then(|outer| self.peer(network, host, outer, less)));
+        }
         peers.sort_unstable_by_key(|peer| peer.host);
         let port = if secure { cluster.secure_port } else { cluster.plain_port };
         let blocks = self.routes.get(&(network.id, own.id)).into_iter().flatten();
@@ -264,14 +301,7 @@ impl<'a> Known<'a> {
         Ok(DesiredNetwork { local, peers, behind: behind.collect() })
     }
 
-    fn peer(
-        &self,
-        network: &Network,
-        host: &Host,
-        outer: IpAddr,
-        own_mtu: Mtu,
-        secure: bool,
-    ) -> Option<Peer> {
+    fn peer(&self, network: &Network, host: &Host, outer: IpAddr, mtu: Option<Mtu>) -> Option<Peer> {
         let of = (network.id, host.id);
         let mut routes = self.routes.get(&of).cloned().unwrap_or_default();
         // A block's first address is the next hop, so blocks come before addresses that were borrowed.
@@ -279,7 +309,6 @@ impl<'a> Known<'a> {
         if routes.is_empty() {
             return None;
         }
-        let mtu = mtu(network, host, secure).ok().filter(|mtu| mtu.get() < own_mtu.get());
         Some(Peer {
             host: host.id,
             name: host.name.clone(),
@@ -291,6 +320,15 @@ impl<'a> Known<'a> {
     }
 }
 
+/// Returns for each host whether all others meet it by IPv4.
+fn met_by_v4(hosts: &BTreeMap<HostId, &Host>) -> BTreeMap<HostId, bool> {
+    // Who has IPv4 is met by it, unless somebody has IPv6 alone; that one's own answer does not depend on itself.
+    let by_v6_alone = |underlay: &Underlay| underlay.v4.is_none() && underlay.v6.is_some();
+    let without = hosts.values().map(|host| host.underlay).find(by_v6_alone);
+    let by_v4 = |host: &Host| host.underlay.meets_by_v4(without.into_iter());
+    hosts.iter().map(|(id, host)| (*id, by_v4(host))).collect()
+}
+
 /// Returns the name of a device of a network.
 fn device(prefix: &str, vni: Vni) -> IfName {
     let name = format!("{prefix}{:x}", vni.get());
@@ -298,8 +336,7 @@ fn device(prefix: &str, vni: Vni) -> IfName {
 }
 
 /// Returns the MTU that a network has on a host.
-fn mtu(network: &Network, host: &Host, secure: bool) -> Result<Mtu, String> {
-    let outer = overhead(secure, host.underlay.v4.is_some());
+fn mtu(network: &Network, host: &Host, outer: u32) -> Result<Mtu, String> {
     let room = host.mtu.saturating_sub(outer);
     let wanted = network.mtu.map_or(room, Mtu::get);
     let least = LEAST[usize::from(network.subnets.iter().any(IpNetwork::is_ipv6))];
@@ -318,23 +355,16 @@ fn mtu(network: &Network, host: &Host, secure: bool) -> Result<Mtu, String> {
     Mtu::try_from(i64::from(wanted)).map_err(|error| error.to_string())
 }
 
-/// Says whose underlay address is in a subnet of the network: packets to that host would go into the tunnel to it.
-fn clear_of_underlay(network: &Network, members: &[&Host]) -> Result<(), String> {
+/// Says that a host's underlay address is in a subnet of the network: packets to that host would go into the tunnel to it.
+fn covers_underlay(network: &Network, host: &Host) -> Option<String> {
     if network.isolated {
-        return Ok(());
+        return None;
     }
-    for host in members {
-        for address in host.underlay.addresses() {
-            let covers = |subnet: &&IpNetwork| blocks::overlap(**subnet, address.into());
-            if let Some(subnet) = network.subnets.iter().find(covers) {
-                return Err(format!(
-                    "subnet {subnet} overlaps the underlay: host {} is {address}",
-                    host.name
-                ));
-            }
-        }
-    }
-    Ok(())
+    host.underlay.addresses().find_map(|address| {
+        let covers = |subnet: &&IpNetwork| blocks::overlap(**subnet, address.into());
+        let subnet = network.subnets.iter().find(covers)?;
+        Some(format!("subnet {subnet} overlaps the underlay: host {} is {address}", host.name))
+    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What this host knows without asking anybody: its cluster's last snapshot, or files of static peers.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use weft_model::NetworkName;
 use weft_state::atomic::Durability;
@@ -9,7 +11,7 @@ use crate::desired::{Desired, Refused};
 use crate::ids::HostId;
 use crate::local::LocalNetwork;
 use crate::snapshot::Snapshot;
-use crate::statics;
+use crate::statics::{self, Statics};
 
 /// This host, and what it knows of the others.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +20,8 @@ pub struct Here {
     pub host: HostId,
     /// It, its peers and the networks.
     pub snapshot: Snapshot,
+    /// Files of static peers and networks that are wrong, and why. What they were about is left as it is.
+    pub bad: Vec<(PathBuf, String)>,
 }
 
 /// A network on this host, or why there is none.
@@ -45,14 +49,15 @@ impl Here {
     /// Names the file that cannot be used.
     pub fn read(root: &Root) -> Result<Option<Self>, StateError> {
         if let Some(Membership { host }) = membership(root)? {
-            return Ok(Snapshot::last(root)?.map(|snapshot| Self { host, snapshot }));
+            return Ok(Snapshot::last(root)?.map(|snapshot| Self { host, snapshot, bad: Vec::new() }));
         }
-        Ok(statics::read(root)?.map(|statics| Self { host: statics.host, snapshot: statics.snapshot }))
+        let statics = statics::read(root)?;
+        Ok(statics.map(|Statics { host, snapshot, bad }| Self { host, snapshot, bad }))
     }
 
     /// Returns what this host should have.
     pub fn desired(&self) -> Desired {
-        Desired::of(&self.snapshot, self.host)
+        Desired { partial: !self.bad.is_empty(), ..Desired::of(&self.snapshot, self.host) }
     }
 }
 

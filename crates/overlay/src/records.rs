@@ -21,6 +21,9 @@ pub const SCHEMA: u64 = 1;
 /// A longer value is not looked at: records are some hundred bytes, and etcd itself refuses 1.5 MiB.
 pub const MAX_BYTES: usize = 64 * 1024;
 
+/// A longer text in a record is none that people should read.
+pub const MAX_TEXT: usize = 1024;
+
 /// A value is not a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
@@ -35,6 +38,14 @@ pub enum RecordError {
     /// Not JSON, or not of this record.
     #[error("{0}")]
     Malformed(String),
+
+    /// A text that a terminal should not see.
+    #[error("its {0:?} has control characters, or more than {MAX_TEXT} bytes")]
+    Text(&'static str),
+
+    /// A UDP port that is none, or that two things would share.
+    #[error("its {0} is zero, or another one's as well")]
+    Port(&'static str),
 
     /// The record says another name than its key.
     #[error("the record is about {0}, its key is not")]
@@ -86,6 +97,16 @@ pub fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, RecordError> {
         Some(other) => Err(RecordError::Malformed(format!("there is no schema {other}"))),
         None => Err(RecordError::Malformed("it has no \"schema\"".into())),
     }
+}
+
+/// Refuses a text that is longer than any, or would do something to the terminal it is shown on.
+///
+/// # Errors
+///
+/// Names the field.
+pub fn check_text(field: &'static str, text: &str) -> Result<(), RecordError> {
+    let bad = text.len() > MAX_TEXT || text.chars().any(char::is_control);
+    if bad { Err(RecordError::Text(field)) } else { Ok(()) }
 }
 
 #[cfg(test)]

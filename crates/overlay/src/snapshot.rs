@@ -2,6 +2,7 @@
 
 mod disk;
 mod guard;
+mod identity;
 mod record;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use ipnetwork::IpNetwork;
 use weft_model::NetworkName;
 
 pub use guard::Alarm;
+use identity::Standing;
 pub use record::Record;
 
 use crate::entry::{Entry, Event, Listing};
@@ -18,7 +20,7 @@ use crate::ids::{HostId, NetworkId};
 use crate::keys::Key;
 use crate::records::{Alive, Block, BlockState, Borrow, Cluster, Host, Left, Member, Network, Removal};
 
-/// No more keys that make no sense are remembered by name; all are counted.
+/// No more keys that are none of ours are remembered by name; all are counted.
 const BAD_KEYS: usize = 1000;
 
 /// The lowest id there can be, and the highest.
@@ -162,20 +164,26 @@ impl Snapshot {
 
     fn apply_with_losses(&mut self, events: &[Event], own: Option<HostId>) -> Changes {
         let mut fresh = self.clone();
-        let mut ignored = Changes::default();
+        let mut noted = Changes::default();
         for event in events {
             match event {
-                Event::Put(entry) => fresh.put(entry, &mut ignored),
+                Event::Put(entry) => fresh.put(entry, &mut noted),
                 Event::Delete { key, .. } => fresh.delete(key),
             }
         }
         fresh.progress(events.iter().map(Event::revision).max().unwrap_or(0));
-        self.replace_by(fresh, own)
+        let changes = self.replace_by(fresh, own);
+        Changes { alarm: changes.alarm.or(noted.alarm), ..changes }
     }
 
     fn replace_by(&mut self, mut fresh: Self, own: Option<HostId>) -> Changes {
-        let alarm = self.alarm(&fresh, own);
-        fresh.hold(self, alarm.is_some());
+        fresh.keep_unreadable(self);
+        let altered = fresh.keep_identities(self);
+        let lost = self.lost(&fresh, own);
+        let alarm = self.alarm(&fresh, own, &lost);
+        fresh.hold(self, alarm.is_some(), &lost);
+        let records = lost.keys.len();
+        let alarm = alarm.or(altered).or((records > 0).then_some(Alarm::Lost { records }));
         let changes = Changes { alarm, ..self.difference(&fresh) };
         *self = fresh;
         changes
@@ -183,6 +191,18 @@ impl Snapshot {
 
     fn put(&mut self, entry: &Entry, changes: &mut Changes) {
         let Some((key, known)) = self.understood(entry) else { return };
+        if let Record::Network(network) = &known.record {
+            match self.standing(&key, network) {
+                Standing::Good => {}
+                Standing::Altered => {
+                    changes.alarm = Some(Alarm::Altered { network: network.id });
+                    changes.held.push(key.clone());
+                    self.held.insert(key, Some(known));
+                    return;
+                }
+                Standing::Usurper(why) => return self.note_bad(&entry.key, why),
+            }
+        }
         self.held.remove(&key);
         let left = match &known.record {
             Record::Left(left) => Some(left.host),
@@ -200,14 +220,17 @@ impl Snapshot {
     }
 
     fn delete(&mut self, key: &str) {
-        if self.bad.remove(key).is_some() {
-            return;
-        }
+        self.bad.remove(&shortened(key));
         let Ok(key) = key.parse::<Key>() else { return };
-        // What is held is gone from the store already, or was an older value that goes now.
+        // What is held is gone from the store already, or was an older value that goes now. One that was altered is
+        // removed as any other.
+        let altered = self.is_altered(&key);
         match self.held.get_mut(&key) {
-            Some(said) => *said = None,
-            None => drop(self.records.remove(&key)),
+            Some(said) if !altered => *said = None,
+            _ => {
+                self.held.remove(&key);
+                self.records.remove(&key);
+            }
         }
     }
 
@@ -219,16 +242,35 @@ impl Snapshot {
                 Some((key, Known { modified: entry.modified, record }))
             }
             Err(why) => {
-                let key: String = entry.key.chars().take(crate::keys::MAX_BYTES).collect();
-                if self.bad.len() < BAD_KEYS || self.bad.contains_key(&key) {
-                    self.bad.insert(key, why);
-                } else {
-                    self.bad_beyond += 1;
-                }
+                self.note_bad(&entry.key, why);
                 None
             }
         }
     }
+
+    /// Keys of ours are remembered however many there are: what was known under them stays.
+    fn note_bad(&mut self, key: &str, why: String) {
+        let short = shortened(key);
+        if self.bad.len() < BAD_KEYS || self.bad.contains_key(&short) || key.parse::<Key>().is_ok() {
+            self.bad.insert(short, why);
+        } else {
+            self.bad_beyond += 1;
+        }
+    }
+
+    /// Takes over what was known under keys whose values make no sense in this listing.
+    fn keep_unreadable(&mut self, before: &Self) {
+        for key in self.bad.keys().filter_map(|key| key.parse::<Key>().ok()) {
+            if let (None, Some(known)) = (self.records.get(&key), before.records.get(&key)) {
+                self.records.insert(key, known.clone());
+            }
+        }
+    }
+}
+
+/// Returns as much of a key as is remembered.
+fn shortened(key: &str) -> String {
+    key.chars().take(crate::keys::MAX_BYTES).collect()
 }
 
 /// What is known, by kind.
@@ -359,7 +401,8 @@ impl Snapshot {
         self.records.values().map(|known| &known.record)
     }
 
-    /// Returns entries that are passed over. At most a thousand: [`Snapshot::bad_count`] has them all.
+    /// Returns entries that are passed over. Of keys that are none of ours at most a thousand: [`Snapshot::bad_count`] has
+    /// them all.
     pub fn bad(&self) -> impl Iterator<Item = BadRecord<'_>> {
         self.bad.iter().map(|(key, why)| BadRecord { key, why })
     }

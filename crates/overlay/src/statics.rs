@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use weft_model::{Mtu, NetworkName};
 use weft_state::{Root, StateError, boot};
 
+use crate::desired::lies_in;
 use crate::ids::{ClusterId, HostId, NetworkId, PublicKey, Vni};
 use crate::records::{
     Block, BlockState, Cluster, Egress, Encryption, Host, Member, Network, Slot, SlotState, Slots, Underlay,
@@ -98,19 +99,24 @@ pub fn read(root: &Root) -> Result<Option<Statics>, StateError> {
     };
     let mut bad = Vec::new();
     let mut records = vec![Record::Cluster(Cluster::new(ClusterId::new(hash(&["static"]))))];
-    let mut networks = BTreeMap::new();
+    let mut networks: BTreeMap<NetworkName, Network> = BTreeMap::new();
     for (path, network) in all::<NetworkFile>(&dir.join("networks.d"), &mut bad) {
         let network = network_of(network);
-        if networks.values().any(|id| *id == network.id) || networks.contains_key(&network.name) {
+        if networks.contains_key(&network.name) {
             bad.push((path, format!("there is a network {} already", network.name)));
-            continue;
+        } else if let Some(other) = networks.values().find(|other| other.vni == network.vni) {
+            bad.push((path, format!("network {} has VNI {} already", other.name, network.vni)));
+        } else {
+            networks.insert(network.name.clone(), network.clone());
+            records.push(Record::Network(network));
         }
-        networks.insert(network.name.clone(), network.id);
-        records.push(Record::Network(network));
     }
     let boot = boot::id()?;
-    let host = add(file, &boot, &networks, &mut records)
-        .map_err(|reason| StateError::Damaged { path: own, reason })?;
+    let host = add(file, &boot, &networks, &mut records).map_err(|why| {
+        // A network whose file is wrong is none that this host could have a block of.
+        let first = bad.first().map(|(path, why)| format!("; {}: {why}", path.display()));
+        StateError::Damaged { path: own, reason: why + &first.unwrap_or_default() }
+    })?;
     for (path, peer) in all::<HostFile>(&dir.join("peers.d"), &mut bad) {
         // The same files may lie on every host, so this host is among the peers as well.
         if id_of(&peer) == host {
@@ -149,7 +155,7 @@ fn id_of(file: &HostFile) -> HostId {
 fn add(
     file: HostFile,
     boot: &str,
-    networks: &BTreeMap<NetworkName, NetworkId>,
+    networks: &BTreeMap<NetworkName, Network>,
     records: &mut Vec<Record>,
 ) -> Result<HostId, String> {
     let id = id_of(&file);
@@ -171,9 +177,21 @@ fn add(
     if let Some(other) = others().find(|other| other.id == id) {
         return Err(format!("host {} has the same id", other.name));
     }
+    let [a, b, c, d, ..] = *id.bytes();
+    let mesh = file.mesh.unwrap_or_else(|| u32::from_be_bytes([a, b, c, d]));
+    if let Some(other) = others().find(|other| other.mesh == mesh) {
+        return Err(format!(
+            "host {} has number {mesh} in the mesh as well: give \"mesh\" another",
+            other.name
+        ));
+    }
     let mut blocks = Vec::new();
     for BlockFile { network, cidr } in &file.blocks {
-        let of = *networks.get(network).ok_or_else(|| format!("there is no network {network}"))?;
+        let network = networks.get(network).ok_or_else(|| format!("there is no network {network}"))?;
+        let of = network.id;
+        if !lies_in(network, *cidr) {
+            return Err(format!("{cidr} is in no subnet of network {}", network.name));
+        }
         let block = Block { network: of, cidr: *cidr, host: id, epoch: 0, state: BlockState::Active };
         let overlaps = |other: &&Block| other.network == of && crate::blocks::overlap(other.cidr, *cidr);
         if cidr.ip() != cidr.network() {
@@ -192,14 +210,13 @@ fn add(
             state: SlotState::Active,
         })
     };
-    let [a, b, c, d, ..] = *id.bytes();
     records.push(Record::Host(Host {
         id,
         name: file.name,
         incarnation: 0,
         boot: boot.into(),
         underlay,
-        mesh: file.mesh.unwrap_or_else(|| u32::from_be_bytes([a, b, c, d])),
+        mesh,
         wireguard: Slots { a: slot(file.wireguard.a), b: slot(file.wireguard.b) },
         mtu: file.mtu,
         version: String::new(),
@@ -213,11 +230,19 @@ fn add(
     Ok(id)
 }
 
-/// Reads every `.toml` file of a directory, in the order of their names; a missing directory has none.
+/// Reads every `.toml` file of a directory, in the order of their names; a missing directory has none. One that cannot be read
+/// is as wrong as a file.
 fn all<T: DeserializeOwned>(dir: &Path, bad: &mut Vec<(PathBuf, String)>) -> Vec<(PathBuf, T)> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut paths: Vec<PathBuf> =
-        entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
+    let entries = fs::read_dir(dir).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+    let mut paths: Vec<PathBuf> = match entries {
+        Ok(entries) => entries.iter().map(fs::DirEntry::path).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => {
+            bad.push((dir.into(), error.to_string()));
+            Vec::new()
+        }
+    };
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     paths.sort_unstable();
     let mut good = Vec::new();
     for path in paths {
@@ -322,14 +347,36 @@ subnets = ["10.1.0.0/16"]
             (&PEER.replace("blue", "red"), "there is no network red"),
             (&PEER.replace("10.1.0.64", "10.1.0.0"), "overlaps 10.1.0.0/26 of host"),
             (&PEER.replace("10.1.0.64", "10.1.0.65"), "its first address is 10.1.0.64"),
+            (&PEER.replace("10.1.0.64", "10.2.0.64"), "is in no subnet of network blue"),
+            (&format!("mesh = 7\n{PEER}"), "host one has number 7 in the mesh as well"),
             (&PEER.replace("mtu", "colour"), "unknown field"),
         ] {
-            let files = [("host.toml", HOST), ("peers.d/two.toml", peer), ("networks.d/blue.toml", BLUE)];
+            let own = format!("mesh = 7\n{HOST}");
+            let files =
+                [("host.toml", own.as_str()), ("peers.d/two.toml", peer), ("networks.d/blue.toml", BLUE)];
             let found = read(&root(&files).1).unwrap().unwrap();
             assert_eq!(found.snapshot.hosts().count(), 1);
             let [(path, why)] = &found.bad[..] else { panic!("{:?}", found.bad) };
             assert!(path.ends_with("peers.d/two.toml") && why.contains(words), "{why}");
         }
+        // Two networks of one VNI would have one device.
+        let green = BLUE.replace("blue", "green");
+        let files = [("host.toml", HOST), ("networks.d/blue.toml", BLUE), ("networks.d/green.toml", &green)];
+        let found = read(&root(&files).1).unwrap().unwrap();
+        let [(path, why)] = &found.bad[..] else { panic!("{:?}", found.bad) };
+        assert!(
+            path.ends_with("networks.d/green.toml") && why.contains("blue has VNI 5000 already"),
+            "{why}"
+        );
+        // A directory that cannot be read is not an empty one.
+        let (dir, at) = root(&[("host.toml", HOST), ("networks.d/blue.toml", BLUE)]);
+        atomic::write(&at.overlay_config_dir().join("peers.d"), b"", Durability::Boot, 0o600).unwrap();
+        let here = crate::here::Here::read(&at).unwrap().unwrap();
+        assert!(here.bad[0].0.ends_with("peers.d") && here.desired().partial, "{:?}", here.bad);
+        drop(dir);
+        // A network whose file is wrong is what this host's own file lacks.
+        let error = read(&root(&[("host.toml", HOST), ("networks.d/blue.toml", "vni = 1")]).1).unwrap_err();
+        assert!(error.to_string().contains("networks.d/blue.toml"), "{error}");
         let error = read(&root(&[("host.toml", "name = 7")]).1).unwrap_err().to_string();
         assert!(error.contains("host.toml is damaged"), "{error}");
     }

@@ -7,6 +7,8 @@ mod compose;
 mod conf;
 mod plan;
 
+use std::path::Path;
+
 use serde_json::Value;
 use weft_cni::{Code, Failure, Finding, Version};
 use weft_model::Endpoint;
@@ -123,18 +125,32 @@ impl Driver for Overlay {
     /// Brings devices, guard and the ways to all peers to what is known, besides the firewall's own books.
     fn restore(&self, root: &Root) -> Result<(), Failure> {
         let mut problems: Vec<Failure> = restore_firewall(root).err().into_iter().collect();
-        if let Some(here) = Here::read(root).map_err(unreadable)? {
-            let desired = here.desired();
-            let report = Reconciler::new(root).apply(&desired);
+        let mut bad = Vec::new();
+        let read = || {
+            let here = Here::read(root)?;
+            Ok(here.map(|here| {
+                let desired = here.desired();
+                bad = here.bad;
+                desired
+            }))
+        };
+        let applied: Result<_, StateError> = Reconciler::new(root).apply_read(read);
+        if let Some((desired, report)) = applied.map_err(unreadable)? {
             problems.extend(report.troubles.iter().map(told));
             problems.extend(desired.refused.iter().map(conf::cannot_be));
         }
+        problems.extend(bad.iter().map(|(path, why)| wrong(path, why)));
         Failure::all(problems)
     }
 
     fn diagnose(&self, root: &Root) -> Result<Vec<Finding>, Failure> {
         let mut findings = examine_firewall(root)?;
         if let Some(here) = Here::read(root).map_err(unreadable)? {
+            findings.extend(here.bad.iter().map(|(path, why)| Finding {
+                what: path.display().to_string(),
+                why: format!("it is passed over: {why}"),
+                mend: "weft overlay apply, when it is right".into(),
+            }));
             let drifts = Reconciler::new(root).verify(&here.desired()).map_err(refused)?;
             findings.extend(drifts.into_iter().map(|drift| Finding {
                 what: drift.network.map_or_else(|| "the overlay".into(), |name| format!("network {name}")),
@@ -165,6 +181,16 @@ fn refused(error: KernelError) -> Failure {
         _ => Code::Internal,
     };
     Failure::new(code, error).with_hint(hint)
+}
+
+/// A file that is passed over: what it is about stays as it is.
+fn wrong(path: &Path, why: &str) -> Failure {
+    let text = match why.contains(&*path.to_string_lossy()) {
+        true => why.to_owned(),
+        false => format!("{}: {why}", path.display()),
+    };
+    Failure::text(Code::InvalidConfig, text)
+        .with_hint(Some("nothing is taken away until it is right: weft overlay apply then".into()))
 }
 
 fn told(trouble: &Trouble) -> Failure {

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;
 use crate::ids::ClusterId;
-use crate::records::{Block, Borrow, BorrowState, Cluster, Egress, Member, Slots, Underlay};
+use crate::records::{Block, BlockState, Borrow, BorrowState, Cluster, Egress, Member, Slots, Underlay};
 use crate::snapshot::Record;
 
 const BLUE: NetworkId = NetworkId::new([9; 16]);
@@ -134,7 +134,10 @@ fn an_encrypted_network_rides_the_mesh() {
     let mesh = snapshot.cluster().unwrap().mesh_address(2);
     assert_eq!(found.peers[0].outer, IpAddr::V6(mesh));
     assert_eq!((found.local.outer.port, found.local.mtu.get()), (8473, 1370));
-    assert!(Desired::of(&snapshot, id(1)).tunnels.vnis.is_empty(), "its port is guarded, whatever the VNI");
+    assert!(
+        Desired::of(&snapshot, id(1)).tunnels.unwrap().vnis.is_empty(),
+        "its port is guarded, whatever the VNI"
+    );
 }
 
 #[test]
@@ -168,7 +171,7 @@ fn a_host_nobody_knows_gets_nothing_and_loses_nothing() {
 fn known_hosts_are_those_that_nobody_has_replaced() {
     let mut all = hosts();
     all[2].superseded_by = Some(id(1));
-    let tunnels = Desired::of(&cluster(network(), all), id(1)).tunnels;
+    let tunnels = Desired::of(&cluster(network(), all), id(1)).tunnels.unwrap();
     let known: Vec<String> = tunnels.hosts.iter().map(ToString::to_string).collect();
     assert_eq!(known, ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"]);
     assert_eq!(tunnels.mesh_ports.into_iter().collect::<Vec<_>>(), [51820, 51821]);
@@ -204,4 +207,98 @@ fn what_a_host_lends_is_behind_another_once_it_has_agreed() {
         assert_eq!(blue(&snapshot, 2).unwrap().local.borrowed.contains(&lent), behind);
         assert!(blue(&snapshot, 3).unwrap().local.lent.is_empty());
     }
+}
+
+/// Adds a record to three hosts' cluster, and returns what h1 makes of it: peers' routes, and what it passes over.
+fn with_record(record: Record) -> (Vec<String>, Vec<String>) {
+    let snapshot = cluster(network(), hosts());
+    let all = snapshot.all().cloned().chain([record]);
+    let desired = Desired::of(&Snapshot::from_records(all), id(1));
+    let peers = desired.networks.iter().flat_map(|network| &network.peers);
+    let routes = peers.flat_map(|peer| &peer.routes).map(ToString::to_string).collect();
+    let told = desired.passed_over.into_iter().map(|one| format!("{} {}", one.key, one.why));
+    (routes, told.collect())
+}
+
+#[test]
+fn what_a_host_claims_that_cannot_be_its_own_leads_nowhere() {
+    let block = |cidr: &str, of: u8, epoch: u64| {
+        let cidr = cidr.parse().unwrap();
+        Record::Block(Block { network: BLUE, cidr, host: id(of), epoch, state: BlockState::Active })
+    };
+    let borrow = |address: &str, of: u8| {
+        let (address, holder) = (address.parse().unwrap(), String::new());
+        Record::Borrow(Borrow {
+            network: BLUE,
+            address,
+            host: id(of),
+            holder,
+            epoch: 5,
+            state: BorrowState::Active,
+        })
+    };
+    let good = ["10.1.0.64/26", "fd00:1::40/122", "10.1.9.9/32", "10.1.0.128/26", "fd00:1::80/122"];
+    for (record, words) in [
+        (block("198.51.100.0/24", 3, 5), "198.51.100.0-24 it is in no subnet of its network"),
+        (block("10.0.0.0/8", 3, 0), "10.0.0.0-8 it is in no subnet of its network"),
+        (borrow("198.51.100.7", 3), "198.51.100.7 it is in no subnet of its network"),
+        // Inside of what this host gives out itself, whoever claimed first.
+        (block("10.1.0.32/28", 3, 0), "10.1.0.32-28 it overlaps 10.1.0.0/26 of host 0101"),
+        // Of two others the earlier has it.
+        (block("10.1.0.96/28", 3, 5), "10.1.0.96-28 it overlaps 10.1.0.64/26 of host 0202"),
+        (block("10.1.0.0/24", 3, 5), "10.1.0.0-24 it overlaps 10.1.0.0/26 of host 0101"),
+    ] {
+        let (routes, told) = with_record(record);
+        assert_eq!(routes, good, "{words}");
+        let [told] = &told[..] else { panic!("{told:?}") };
+        assert!(told.contains(words), "{told}");
+    }
+    // The positive twin: a block and an address that may be.
+    let (routes, told) = with_record(block("10.1.7.0/26", 3, 5));
+    assert!(routes.iter().any(|route| route == "10.1.7.0/26") && told.is_empty(), "{routes:?} {told:?}");
+    let (routes, told) = with_record(borrow("10.1.8.8", 3));
+    assert!(routes.iter().any(|route| route == "10.1.8.8/32") && told.is_empty(), "{routes:?} {told:?}");
+}
+
+#[test]
+fn a_network_that_is_refused_is_guarded_all_the_same() {
+    let on = |subnet: &str| Network { subnets: vec![subnet.parse().unwrap()], ..network() };
+    let desired = Desired::of(&cluster(on("192.0.0.0/16"), hosts()), id(1));
+    assert!(desired.networks.is_empty() && desired.refused.len() == 1);
+    // Its device may be there from before: plain packets of its VNI come from hosts of the cluster alone.
+    assert_eq!(desired.tunnels.unwrap().vnis.into_iter().collect::<Vec<_>>(), [4096]);
+    assert_eq!(Desired::of(&Snapshot::default(), id(1)).tunnels, None);
+}
+
+#[test]
+fn another_hosts_bad_underlay_is_its_own_trouble() {
+    let mut all = hosts();
+    all[1].underlay.v4 = Some([10, 1, 200, 2].into());
+    let snapshot = cluster(network(), all);
+    let desired = Desired::of(&snapshot, id(1));
+    assert!(desired.refused.is_empty(), "{:?}", desired.refused);
+    let peers: Vec<&str> = desired.networks[0].peers.iter().map(|peer| peer.name.as_str()).collect();
+    assert_eq!(peers, ["h3"]);
+    let [told] = &desired.passed_over[..] else { panic!("{:?}", desired.passed_over) };
+    assert_eq!(told.key, Key::Member(BLUE, id(2)));
+    assert!(told.why.contains("overlaps the underlay: host h2 is 10.1.200.2"), "{}", told.why);
+    assert!(blue(&snapshot, 2).is_err(), "on that host it cannot be");
+}
+
+#[test]
+fn the_mtu_follows_the_outer_family() {
+    // A host without IPv4 makes everybody's outer packets of a plain network IPv6, which takes 20 bytes more.
+    let mut all = hosts();
+    all[1].underlay.v4 = None;
+    let found = blue(&cluster(network(), all.clone()), 1).unwrap();
+    assert_eq!((found.local.outer.local.is_ipv6(), found.local.mtu.get()), (true, 1430));
+    let three = found.peers.iter().find(|peer| peer.name == "h3").unwrap();
+    assert_eq!(three.mtu.map(Mtu::get), Some(1330));
+    // The mesh has one device for all hosts: it leaves room for the way to that one too.
+    let encrypted = Network { encryption: Encryption::Wireguard, ..network() };
+    assert_eq!(blue(&cluster(encrypted.clone(), all.clone()), 1).unwrap().local.mtu.get(), 1350);
+    // Whoever has no IPv6 does not meet it, and needs no room for that.
+    all[0].underlay.v6 = None;
+    assert_eq!(blue(&cluster(encrypted.clone(), all), 1).unwrap().local.mtu.get(), 1370);
+    assert_eq!(blue(&cluster(encrypted, hosts()), 1).unwrap().local.mtu.get(), 1370);
 }

@@ -127,6 +127,10 @@ pub fn home(local: &LocalNetwork, root: &Root, make: bool) -> Result<Option<Netn
     let path = netns_path(root, &local.name);
     match Netns::open(&path) {
         Ok(netns) => Ok(Some(netns)),
+        // Anything else says nothing about the namespace, and the one that is there is full of containers.
+        Err(error) if !matches!(error, NetnsError::Missing { .. } | NetnsError::NotANamespace { .. }) => {
+            Err(error)
+        }
         Err(_) if !make => Ok(None),
         Err(_) => {
             // A plain file is what a reboot has left of a pin.

@@ -3,6 +3,7 @@
 mod devices;
 mod peers;
 mod reconcile;
+mod stale;
 mod uplink;
 
 pub use devices::{devices, home, netns_path, outside};

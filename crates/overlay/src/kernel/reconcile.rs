@@ -11,12 +11,13 @@ use weft_netlink::route::{self, RouteInfo};
 use weft_netlink::{Batch, Socket};
 use weft_netns::{Netns, NetnsError};
 use weft_plan::{ApplyError, Cause, Journal, Kernel, Link, Place, Plan};
+use weft_state::lock::FileLock;
 use weft_state::{Root, StateError};
 
 use super::devices::{devices, home};
 use super::peers::{Step, Ways, answers};
 use super::uplink::uplink;
-use super::{ALIAS, PROTOCOL};
+use super::{ALIAS, PROTOCOL, stale};
 use crate::blocks::overlap;
 use crate::desired::{Desired, DesiredNetwork};
 use crate::local::LocalNetwork;
@@ -46,6 +47,18 @@ pub enum KernelError {
     /// The network's own namespace cannot be had.
     #[error(transparent)]
     Netns(#[from] NetnsError),
+    /// This host has lost a block that containers have addresses of.
+    #[error(
+        "network {network}: {block} is not this host's any more, and stays on its bridge because {count} containers have addresses of it"
+    )]
+    InUse {
+        /// The network.
+        network: NetworkName,
+        /// The block.
+        block: IpNetwork,
+        /// How many.
+        count: usize,
+    },
     /// What an ADD reads cannot be written.
     #[error(transparent)]
     State(#[from] StateError),
@@ -72,6 +85,9 @@ impl KernelError {
             Self::Refused { what, cause, .. } if cause.is_exists() => {
                 let dst = what.split(' ').nth(1).unwrap_or_default();
                 Some(format!("ip route show {dst} tells who else leads there"))
+            }
+            Self::InUse { network, .. } => {
+                Some(format!("weft network disconnect {network} and connect again gives them others"))
             }
             Self::Netns(_) | Self::State(_) | Self::Refused { .. } => None,
         }
@@ -129,20 +145,52 @@ impl Reconciler {
         Self { root: root.clone() }
     }
 
+    /// As [`Reconciler::apply`], for whoever does not hear the store: `read` says what is desired when nobody else works any more,
+    /// so that it is not older than what they have made.
+    ///
+    /// # Errors
+    ///
+    /// What `read` says, or a lock that cannot be had.
+    pub fn apply_read(
+        &self,
+        read: impl FnOnce() -> Result<Option<Desired>, StateError>,
+    ) -> Result<Option<(Desired, Report)>, StateError> {
+        let _alone = self.alone()?;
+        let Some(desired) = read()? else { return Ok(None) };
+        let report = self.work(&desired);
+        Ok(Some((desired, report)))
+    }
+
     /// Makes everything so, the firewall first. What is as it should be is left alone, so it may be called at any
     /// time. What cannot be done is reported, and keeps nothing else from being done.
     pub fn apply(&self, desired: &Desired) -> Report {
+        let _alone = match self.alone() {
+            Ok(alone) => alone,
+            Err(error) => {
+                let troubles = vec![Trouble { network: None, error: error.into() }];
+                return Report { troubles, ..Report::default() };
+            }
+        };
+        self.work(desired)
+    }
+
+    /// Two do not work at the same time.
+    fn alone(&self) -> Result<FileLock, StateError> {
+        FileLock::exclusive(&self.root.locks_dir().join("overlay-kernel"))
+    }
+
+    fn work(&self, desired: &Desired) -> Report {
         let mut report = Report::default();
         let turn = self.turn();
         if !desired.is_empty()
-            && let Err(error) = self.guard(&desired.tunnels)
+            && let Err(error) = self.guard(desired)
         {
             // No device without its guard.
             report.troubles.push(Trouble { network: None, error });
             return report;
         }
         for network in &desired.networks {
-            if let Err(error) = self.network(network, &mut report) {
+            if let Err(error) = self.network(network, desired.partial, &mut report) {
                 let network = Some(network.local.name.clone());
                 report.troubles.push(Trouble { network, error });
             }
@@ -166,9 +214,9 @@ impl Reconciler {
     /// What could not be done first.
     pub fn apply_network(&self, desired: &Desired, network: &DesiredNetwork) -> Result<Report, KernelError> {
         let _turn = self.turn();
-        self.guard(&desired.tunnels)?;
+        self.guard(desired)?;
         let mut report = Report::default();
-        self.network(network, &mut report)?;
+        self.network(network, desired.partial, &mut report)?;
         Ok(report)
     }
 
@@ -179,7 +227,10 @@ impl Reconciler {
     /// When the kernel does not answer.
     pub fn verify(&self, desired: &Desired) -> Result<Vec<Drift>, KernelError> {
         let mut drifts = Vec::new();
-        let missing = if desired.is_empty() { Vec::new() } else { desired.tunnels.observe()? };
+        let missing = match &desired.tunnels {
+            Some(tunnels) if !desired.is_empty() => tunnels.observe()?,
+            _ => Vec::new(),
+        };
         drifts.extend(missing.into_iter().map(|what| Drift { network: None, what }));
         for network in &desired.networks {
             let mut note = |what: String| {
@@ -195,7 +246,9 @@ impl Reconciler {
             found.iter().for_each(|difference| note(difference.to_string()));
             let uplink = Kernel::at(None, home.as_ref())?.observe(&uplink(&network.local))?;
             uplink.iter().for_each(|difference| note(difference.to_string()));
-            for step in self.steps(network, home.as_ref())? {
+            let mut steps = self.steps(network, home.as_ref())?;
+            steps.retain(|step| !(desired.partial && step.removes));
+            for step in steps {
                 let verb = match (step.removes, step.changes) {
                     (true, _) => "should not be there",
                     (false, true) => "is another",
@@ -237,14 +290,21 @@ impl Reconciler {
         std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)
     }
 
-    fn guard(&self, tunnels: &Tunnels) -> Result<(), KernelError> {
-        if tunnels.plain_port != 0 {
+    /// Without a cluster there is no network, and so nothing to guard.
+    fn guard(&self, desired: &Desired) -> Result<(), KernelError> {
+        if let Some(tunnels) = &desired.tunnels {
             tunnels.ensure()?;
         }
         Ok(())
     }
 
-    fn network(&self, network: &DesiredNetwork, report: &mut Report) -> Result<(), KernelError> {
+    /// With `partial` nothing of it is taken away.
+    fn network(
+        &self,
+        network: &DesiredNetwork,
+        partial: bool,
+        report: &mut Report,
+    ) -> Result<(), KernelError> {
         let local = &network.local;
         let home = home(local, &self.root, true)?;
         let mut kernel = Kernel::at(home.as_ref(), None)?;
@@ -263,10 +323,14 @@ impl Reconciler {
             report.steps.push(format!("link {}", local.vxlan));
         }
         self.lead_outside(local, home.as_ref(), report)?;
-        let steps = self.steps(network, home.as_ref())?;
         let mut socket = open(home.as_ref())?;
+        // A route to whoever has a block now cannot be where ours is still.
+        stale::drop_lost_blocks(local, &self.root, &mut socket, report)?;
+        let mut steps = self.steps(network, home.as_ref())?;
+        steps.retain(|step| !(partial && step.removes));
         carry_out(steps, &mut socket, report)?;
-        if LocalNetwork::load(&self.root, &local.name)?.as_ref() != Some(local) {
+        // One that cannot be read is written anew as any other that is not as it should be.
+        if !LocalNetwork::load(&self.root, &local.name).is_ok_and(|found| found.as_ref() == Some(local)) {
             local.save(&self.root)?;
         }
         Ok(())
@@ -324,7 +388,7 @@ impl Reconciler {
 
     /// Takes away devices of networks that this host does not take part in any more.
     fn sweep(&self, desired: &Desired, report: &mut Report) -> Result<(), KernelError> {
-        if !desired.known {
+        if !desired.known || desired.partial {
             return Ok(());
         }
         // One that cannot be had as it should be is not one that is to go.

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use ipnetwork::{IpNetwork, Ipv6Network};
 use serde::{Deserialize, Serialize};
 
+use super::RecordError;
 use crate::ids::{ClusterId, PublicKey, Vni};
 
 /// What all hosts agree on. Written once, by the first host.
@@ -54,6 +55,23 @@ impl Cluster {
             grace: 72 * 3600,
             secret_proof: None,
         }
+    }
+
+    /// Refuses ports that are none, or that are each other's: the guard could not tell packets apart.
+    pub(crate) fn check_ports(&self) -> Result<(), RecordError> {
+        let Slots { a, b } = self.wireguard_ports;
+        let named = [
+            ("plain_port", self.plain_port),
+            ("secure_port", self.secure_port),
+            ("wireguard_ports", a),
+            ("wireguard_ports", b),
+        ];
+        for (index, (name, port)) in named.into_iter().enumerate() {
+            if port == 0 || named[..index].iter().any(|(_, other)| *other == port) {
+                return Err(RecordError::Port(name));
+            }
+        }
+        Ok(())
     }
 
     /// Returns the address inside the mesh of the host with this number.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::Slots;
+use super::{RecordError, Slots};
 use crate::ids::{HostId, NetworkId, PublicKey};
 
 /// A host.
@@ -39,6 +39,14 @@ pub struct Host {
     pub superseded_by: Option<HostId>,
 }
 
+impl Host {
+    /// Refuses slots that listen nowhere.
+    pub(crate) fn check_ports(&self) -> Result<(), RecordError> {
+        let mut slots = [self.wireguard.a, self.wireguard.b].into_iter().flatten();
+        if slots.any(|slot| slot.port == 0) { Err(RecordError::Port("wireguard port")) } else { Ok(()) }
+    }
+}
+
 /// A host's addresses outside, at least one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Underlay {
@@ -54,6 +62,19 @@ impl Underlay {
     /// Returns the addresses there are, IPv4 first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+
+    /// Returns where a host with these addresses reaches another: by IPv4 where both have it.
+    pub fn meets(&self, other: Self) -> Option<IpAddr> {
+        let v4 = self.v4.and(other.v4).map(IpAddr::V4);
+        v4.or_else(|| self.v6.and(other.v6).map(IpAddr::V6))
+    }
+
+    /// Returns whether a host with these addresses meets all others by IPv4, as far as it can meet them: what its mesh
+    /// device, which carries packets to all of them, has to leave room for.
+    pub fn meets_by_v4(&self, mut others: impl Iterator<Item = Self>) -> bool {
+        self.v4.is_some()
+            && !(self.v6.is_some() && others.any(|other| other.v4.is_none() && other.v6.is_some()))
     }
 }
 

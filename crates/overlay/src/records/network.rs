@@ -43,6 +43,15 @@ pub struct Network {
     pub created: String,
 }
 
+impl Network {
+    /// Returns whether another record of the same network says otherwise what never changes: its devices and what protects
+    /// its packets follow from it.
+    pub fn contradicts(&self, other: &Self) -> bool {
+        let never = |network: &Self| (network.vni, network.encryption, network.isolated);
+        self.id == other.id && (self.name != other.name || never(self) != never(other))
+    }
+}
+
 /// What protects a network between hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -10,6 +10,7 @@ use weft_state::atomic::Durability;
 use weft_state::{Root, StateError, boot, document};
 
 use super::{Known, Record, Snapshot};
+use crate::keys::Key;
 
 /// The file, with the records as they are written, or as they are read.
 #[derive(Serialize, Deserialize)]
@@ -29,6 +30,9 @@ struct Line<V> {
     modified: i64,
     #[serde(default, skip_serializing_if = "is_false")]
     held: bool,
+    /// What the store says of a key that is held, if it says anything, and since which revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    said: Option<(i64, V)>,
     value: V,
 }
 
@@ -70,7 +74,11 @@ impl Snapshot {
             match Record::parse(&line.key, line.value.to_string().as_bytes()) {
                 Ok((key, record)) => {
                     if line.held {
-                        snapshot.held.insert(key.clone(), None);
+                        let said = line.said.and_then(|(modified, value)| {
+                            let (_, record) = Record::parse(&line.key, value.to_string().as_bytes()).ok()?;
+                            Some(Known { modified, record })
+                        });
+                        snapshot.held.insert(key.clone(), said);
                     }
                     snapshot.records.insert(key, Known { modified: line.modified, record });
                 }
@@ -88,10 +96,12 @@ impl Snapshot {
     pub fn save(&self, root: &Root, durability: Durability) -> Result<(), StateError> {
         let path = path(root, durability);
         let records = self.records.iter().filter(|(key, _)| !key.is_fleeting());
+        let said = |key: &Key| self.held.get(key)?.as_ref().map(|said| (said.modified, &said.record));
         let lines = records.map(|(key, known)| Line {
             key: key.to_string(),
             modified: known.modified,
             held: self.held.contains_key(key),
+            said: said(key),
             value: &known.record,
         });
         let file = File {

@@ -3,11 +3,14 @@
 //! A route that goes takes traffic with it, and an empty store looks like a cluster that everybody has left. So absence alone
 //! removes a few hosts at most, and nothing at all when the store itself is another or an older one than it was.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use super::identity::alters;
 use super::{Known, Record, Snapshot};
-use crate::ids::HostId;
+use crate::ids::{HostId, NetworkId};
 use crate::keys::Key;
+use crate::records::BlockState;
 
 /// So many hosts may vanish at once without a word.
 const FEW: usize = 2;
@@ -31,12 +34,22 @@ pub enum Alarm {
     },
     /// The cluster's own record is gone: somebody has deleted everything.
     Wiped,
-    /// More hosts than ever leave at once are gone, and none of them said so.
+    /// More hosts than ever leave at once are gone, or have lost what they had, and none of them said so.
     Vanished {
         /// How many.
         gone: usize,
         /// Of how many.
         known: usize,
+    },
+    /// Records are gone that only their owner takes away, and that is this host, or that go together with others.
+    Lost {
+        /// How many.
+        records: usize,
+    },
+    /// What never changes of a network is another: what protects its packets, among others.
+    Altered {
+        /// Which.
+        network: NetworkId,
     },
 }
 
@@ -47,15 +60,36 @@ impl fmt::Display for Alarm {
             Self::SetBack { was, is } => write!(out, "the store went back from revision {was} to {is}"),
             Self::Wiped => write!(out, "the store has been emptied"),
             Self::Vanished { gone, known } => {
-                write!(out, "{gone} of {known} hosts vanished from the store without having left")
+                write!(
+                    out,
+                    "{gone} of {known} hosts, or what they had, vanished from the store without having left"
+                )
+            }
+            Self::Lost { records } => {
+                write!(out, "{records} records vanished from the store that nobody has removed")
+            }
+            Self::Altered { network } => {
+                write!(
+                    out,
+                    "the store says another encryption, VNI or isolation of network {network} than it has"
+                )
             }
         }
     }
 }
 
+/// What is gone although nobody who may has taken it away.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    /// This host's own records, and what belongs to nobody in particular.
+    pub(super) keys: BTreeSet<Key>,
+    /// Other hosts that have lost something.
+    pub(super) hosts: BTreeSet<HostId>,
+}
+
 impl Snapshot {
     /// Returns why what `fresh` lacks should be kept.
-    pub(super) fn alarm(&self, fresh: &Self, own: Option<HostId>) -> Option<Alarm> {
+    pub(super) fn alarm(&self, fresh: &Self, own: Option<HostId>, lost: &Lost) -> Option<Alarm> {
         if self.store == 0 || self.records.is_empty() {
             return None;
         }
@@ -65,28 +99,80 @@ impl Snapshot {
         if fresh.revision < self.revision {
             return Some(Alarm::SetBack { was: self.revision, is: fresh.revision });
         }
-        // What is held already has had its alarm.
-        let lost = |key: &Key| !self.held.contains_key(key) && !fresh.records.contains_key(key);
-        if self.cluster().is_some() && lost(&Key::Cluster) {
+        if self.cluster().is_some() && self.is_lost(&Key::Cluster, fresh) {
             return Some(Alarm::Wiped);
         }
-        let others = || self.hosts().filter(|host| Some(host.id) != own && host.superseded_by.is_none());
-        let gone = others().filter(|host| lost(&Key::Host(host.id)) && !fresh.has_left(host.id)).count();
-        let known = others().count();
+        let gone = lost.hosts.len();
+        let others = self.hosts().filter(|host| Some(host.id) != own && host.superseded_by.is_none());
+        let known = others.count();
         (gone > FEW.max(known / 5)).then_some(Alarm::Vanished { gone, known })
     }
 
+    /// Returns what `fresh` lacks although those who take it away have not.
+    ///
+    /// What has an owner goes when its owner leaves, what is of a network goes with the network, and a network goes together
+    /// with its claim of a VNI.
+    pub(super) fn lost(&self, fresh: &Self, own: Option<HostId>) -> Lost {
+        let mut lost = Lost::default();
+        if self.store == 0 {
+            return lost;
+        }
+        for (key, known) in self.records.iter().filter(|(key, _)| self.is_lost(key, fresh)) {
+            match known.record.owner() {
+                Some(owner) if fresh.is_out(owner) || !self.should_stay(&known.record, fresh) => {}
+                Some(owner) if Some(owner) == own => drop(lost.keys.insert(key.clone())),
+                Some(owner) => drop(lost.hosts.insert(owner)),
+                None if self.should_stay(&known.record, fresh) => drop(lost.keys.insert(key.clone())),
+                None => {}
+            }
+        }
+        lost
+    }
+
+    fn is_lost(&self, key: &Key, fresh: &Self) -> bool {
+        // What is held already has had its alarm.
+        !self.held.contains_key(key) && !fresh.records.contains_key(key)
+    }
+
+    /// Returns whether what a record of this snapshot is about is still there in `fresh`.
+    fn should_stay(&self, record: &Record, fresh: &Self) -> bool {
+        // A host lets go of a network that is about to be removed.
+        let has = |network| fresh.network(network).is_some() && fresh.get(&Key::Removal(network)).is_none();
+        let host = |id| fresh.host(id).or_else(|| self.host(id));
+        match record {
+            Record::Host(host) => host.superseded_by.is_none(),
+            Record::Block(block) => block.state == BlockState::Active && has(block.network),
+            Record::Member(member) => has(member.network),
+            Record::Underlay(address, claim) => {
+                host(claim.host).is_some_and(|host| host.underlay.addresses().any(|own| own == *address))
+            }
+            Record::Mesh(number, claim) => host(claim.host).is_some_and(|host| host.mesh == *number),
+            Record::Network(network) => {
+                matches!(fresh.get(&Key::Vni(network.vni)), Some(Record::Vni(_, claim)) if claim.network == network.id)
+            }
+            Record::Vni(_, claim) => has(claim.network),
+            // What was borrowed is given back whenever its host likes.
+            Record::Borrow(_)
+            | Record::Cluster(_)
+            | Record::Left(_)
+            | Record::Alive(_)
+            | Record::Removal(_) => false,
+        }
+    }
     /// Puts back into a fresh snapshot what it lacks and what it has in an older form: everything after an alarm, and
-    /// otherwise what was held before and is lacking still.
-    pub(super) fn hold(&mut self, before: &Self, alarm: bool) {
+    /// otherwise what was lost, and what was held before and is lacking still.
+    pub(super) fn hold(&mut self, before: &Self, alarm: bool, lost: &Lost) {
         let set_back = self.store != before.store || self.revision < before.revision;
         for (key, known) in &before.records {
             let held = before.held.get(key);
-            if !(alarm || held.is_some()) || !self.may_hold(&known.record) {
+            let wanted = alarm || held.is_some() || lost.keys.contains(key);
+            if !wanted || !self.may_hold(&known.record) {
                 continue;
             }
             let fresh = self.records.get(key);
             let keep = match (fresh, held) {
+                // Whoever removes a network that was altered means it.
+                (None, Some(Some(said))) => alarm || !alters(known, said),
                 (None, _) => true,
                 (Some(fresh), Some(Some(said))) if fresh.record == said.record => true,
                 (Some(fresh), _) => alarm && set_back && is_older(fresh, known),
@@ -101,6 +187,11 @@ impl Snapshot {
     fn may_hold(&self, record: &Record) -> bool {
         let temporary = record.key().is_fleeting() || matches!(record, Record::Left(_));
         !temporary && !record.owner().is_some_and(|host| self.has_left(host))
+    }
+
+    /// Returns whether others may take away what a host had: it has left, or another one has its place.
+    fn is_out(&self, host: HostId) -> bool {
+        self.has_left(host) || self.host(host).is_some_and(|host| host.superseded_by.is_some())
     }
 
     fn has_left(&self, host: HostId) -> bool {

@@ -8,7 +8,7 @@ use crate::ids::{HostId, Vni};
 use crate::keys::Key;
 use crate::records::{
     Alive, Block, Borrow, Cluster, Host, HostClaim, Left, Member, Network, RecordError, Removal, VniClaim,
-    Written, decode,
+    Written, check_text, decode,
 };
 
 /// A record of any kind that a store may hold.
@@ -77,6 +77,7 @@ impl Record {
     pub fn parse(key: &str, value: &[u8]) -> Result<(Key, Self), String> {
         let key: Key = key.parse().map_err(|error: crate::keys::KeyError| error.to_string())?;
         let record = Self::of(&key, value).map_err(|error| error.to_string())?;
+        record.check().map_err(|error| error.to_string())?;
         if record.key() == key {
             Ok((key, record))
         } else {
@@ -99,6 +100,24 @@ impl Record {
             Key::Alive(_) => Self::Alive(decode(value)?),
             Key::Removal(_) => Self::Removal(decode(value)?),
         })
+    }
+
+    /// Refuses what no host of ours writes: it would be shown to people, or handed to the firewall.
+    fn check(&self) -> Result<(), RecordError> {
+        let texts: Vec<(&'static str, &str)> = match self {
+            Self::Cluster(cluster) => return cluster.check_ports(),
+            Self::Host(host) => {
+                host.check_ports()?;
+                vec![("name", &host.name), ("boot", &host.boot), ("version", &host.version)]
+            }
+            Self::Borrow(borrow) => vec![("holder", &borrow.holder)],
+            Self::Left(left) => vec![("reason", &left.reason)],
+            Self::Alive(alive) => {
+                vec![("boot", &alive.boot), ("degraded", alive.degraded.as_deref().unwrap_or_default())]
+            }
+            _ => Vec::new(),
+        };
+        texts.into_iter().try_for_each(|(field, text)| check_text(field, text))
     }
 
     /// Returns where the record belongs.

@@ -7,7 +7,7 @@ use weft_state::atomic::Durability;
 
 use super::*;
 use crate::ids::ClusterId;
-use crate::records::{BlockState, Slots, Underlay};
+use crate::records::{BlockState, Egress, Encryption, HostClaim, Slots, Underlay, VniClaim};
 
 fn id(number: u8) -> HostId {
     HostId::new([number; 16])
@@ -244,6 +244,17 @@ fn a_snapshot_survives_the_disk_with_what_it_holds() {
     let other = std::fs::read_to_string(&path).unwrap().replace("\"boot\":\"", "\"boot\":\"another");
     weft_state::atomic::write(&path, other.as_bytes(), Durability::Boot, 0o600).unwrap();
     assert_eq!(Snapshot::last(&root).unwrap().unwrap().revision, 1);
+    // What the store says of a network that was altered is remembered, so that its removal is one after a restart as well.
+    let mut altered = knowing_blue();
+    let bad = Network { encryption: Encryption::None, ..network("blue", 1, 5000) };
+    altered.apply(&[Event::Put(entry(&Record::Network(bad.clone()), 101))], Some(id(1)));
+    altered.save(&root, Durability::Boot).unwrap();
+    let mut altered = Snapshot::last(&root).unwrap().unwrap();
+    assert_eq!(altered.networks().next().unwrap().encryption, Encryption::Wireguard);
+    let gone = [Key::Network(bad.name.clone()), Key::Vni(bad.vni)];
+    let gone = gone.map(|key| Event::Delete { key: key.to_string(), revision: 102 });
+    altered.apply(&gone, Some(id(1)));
+    assert_eq!((altered.networks().count(), altered.held().count()), (0, 0));
     // A restarted agent that finds the store still empty does not drop what it held.
     let mut read = read;
     let changes = read.adopt(&listing(8, 2, &[]), Some(id(1)));
@@ -251,6 +262,247 @@ fn a_snapshot_survives_the_disk_with_what_it_holds() {
     Snapshot::forget(&root).unwrap();
     assert_eq!(Snapshot::last(&root).unwrap(), None);
     Snapshot::forget(&root).unwrap();
+}
+
+fn network(name: &str, number: u8, vni: u32) -> Network {
+    Network {
+        id: NetworkId::new([number; 16]),
+        name: name.parse().unwrap(),
+        generation: 1,
+        vni: vni.try_into().unwrap(),
+        subnets: vec!["10.1.0.0/16".parse().unwrap()],
+        encryption: Encryption::Wireguard,
+        isolated: false,
+        egress: Egress::Nat,
+        mtu: None,
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+        created: String::new(),
+    }
+}
+
+fn claim(of: &Network) -> Record {
+    Record::Vni(of.vni, VniClaim { network: of.id })
+}
+
+/// A cluster of six with a network that all of them are in.
+fn with_blue() -> Vec<Record> {
+    let blue = network("blue", 1, 5000);
+    let member = |number| Member { network: blue.id, host: id(number), since: String::new() };
+    let members: Vec<Record> = (1..=6).map(|number| Record::Member(member(number))).collect();
+    six().into_iter().chain(members).chain([claim(&blue), Record::Network(blue)]).collect()
+}
+
+fn knowing_blue() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    snapshot.adopt(&listing(7, 100, &with_blue()), Some(id(1)));
+    snapshot
+}
+
+#[test]
+fn what_never_changes_of_a_network_does_not_change() {
+    let good = network("blue", 1, 5000);
+    let key = Key::Network(good.name.clone());
+    for bad in [
+        Network { encryption: Encryption::None, ..good.clone() },
+        Network { isolated: true, ..good.clone() },
+        Network { vni: 5001.try_into().unwrap(), ..good.clone() },
+    ] {
+        // By a change, beside a loss, and by a listing.
+        let put = Event::Put(entry(&Record::Network(bad.clone()), 101));
+        let loss = Event::Delete { key: block(6, 6, 1).key().to_string(), revision: 101 };
+        let mut records = with_blue();
+        records.retain(|record| record.key() != key);
+        records.push(Record::Network(bad));
+        let ways: [&dyn Fn(&mut Snapshot) -> Changes; 3] = [
+            &|snapshot| snapshot.apply(std::slice::from_ref(&put), Some(id(1))),
+            &|snapshot| snapshot.apply(&[loss.clone(), put.clone()], Some(id(1))),
+            &|snapshot| snapshot.adopt(&listing(7, 101, &records), Some(id(1))),
+        ];
+        for way in ways {
+            let mut snapshot = knowing_blue();
+            let changes = way(&mut snapshot);
+            assert_eq!(changes.alarm, Some(Alarm::Altered { network: good.id }));
+            assert!(!changes.keys().any(|changed| *changed == key), "{changes:?}");
+            assert_eq!(snapshot.network(good.id), Some(&good));
+            assert_eq!(snapshot.held().collect::<Vec<_>>(), [&key]);
+            // It stays with every listing that says so still, and without another alarm.
+            let again = snapshot.adopt(&listing(7, 102, &records), Some(id(1)));
+            assert_eq!((again.alarm, snapshot.network(good.id)), (None, Some(&good)));
+            // The right record ends it, and so does the network's removal.
+            let mut removed = snapshot.clone();
+            removed
+                .apply(&[Event::Delete { key: claim(&good).key().to_string(), revision: 103 }], Some(id(1)));
+            removed.apply(&[Event::Delete { key: key.to_string(), revision: 103 }], Some(id(1)));
+            assert_eq!(removed.network(good.id), None);
+            let changed = Network { generation: 2, ..good.clone() };
+            snapshot.apply(&[Event::Put(entry(&Record::Network(changed.clone()), 103))], Some(id(1)));
+            assert_eq!((snapshot.network(good.id), snapshot.held().count()), (Some(&changed), 0));
+        }
+    }
+}
+
+#[test]
+fn no_network_takes_the_id_or_the_vni_of_another() {
+    let good = network("blue", 1, 5000);
+    for (bad, words) in [
+        (
+            Network { encryption: Encryption::None, ..network("aaa", 1, 5000) },
+            "its id is that of network blue",
+        ),
+        (network("aaa", 2, 5000), "its VNI 5000 is that of network blue"),
+    ] {
+        let bad = Record::Network(bad);
+        let mut records = with_blue();
+        records.push(bad.clone());
+        let mut told = knowing_blue();
+        told.apply(&[Event::Put(entry(&bad, 101))], Some(id(1)));
+        let mut listed = knowing_blue();
+        listed.adopt(&listing(7, 101, &records), Some(id(1)));
+        for snapshot in [told, listed] {
+            assert_eq!(snapshot.networks().collect::<Vec<_>>(), [&good]);
+            let found: Vec<&str> = snapshot.bad().map(|bad| bad.why).collect();
+            assert_eq!(found, [words]);
+        }
+    }
+    // To a host that knows neither, the one that has claimed the VNI is right.
+    let both = with_blue().into_iter().chain([Record::Network(network("aaa", 2, 5000))]).collect::<Vec<_>>();
+    let mut fresh = Snapshot::default();
+    fresh.adopt(&listing(7, 101, &both), None);
+    assert_eq!(fresh.networks().collect::<Vec<_>>(), [&good]);
+    // The positive twin: one of its own.
+    let mut snapshot = knowing_blue();
+    snapshot.apply(&[Event::Put(entry(&Record::Network(network("aaa", 2, 5001)), 101))], Some(id(1)));
+    assert_eq!((snapshot.networks().count(), snapshot.bad_count()), (2, 0));
+}
+
+#[test]
+fn a_listing_with_records_that_make_no_sense_takes_nothing() {
+    let mut snapshot = knowing_blue();
+    let mut garbled = listing(7, 101, &with_blue());
+    for entry in &mut garbled.entries {
+        entry.value = b"{".to_vec();
+    }
+    let changes = snapshot.adopt(&garbled, Some(id(1)));
+    assert!(changes.is_empty(), "{changes:?}");
+    assert_eq!((changes.alarm, snapshot.held().count()), (None, 0));
+    assert_eq!((snapshot.bad_count(), snapshot.networks().count()), (garbled.entries.len(), 1));
+    // What is taken away goes, whatever its value was last.
+    let key = network("blue", 1, 5000);
+    let gone = [claim(&key).key(), Record::Network(key).key()];
+    let events: Vec<Event> =
+        gone.iter().map(|key| Event::Delete { key: key.to_string(), revision: 102 }).collect();
+    let changes = snapshot.apply(&events, Some(id(1)));
+    assert_eq!((changes.removed.len(), snapshot.networks().count()), (2, 0));
+    assert_eq!(snapshot.bad_count(), garbled.entries.len() - 2);
+}
+
+#[test]
+fn texts_that_a_terminal_should_not_see_and_ports_that_are_none_are_refused() {
+    let Record::Host(host) = host(9) else { panic!() };
+    let slot = crate::records::Slot {
+        public_key: crate::ids::PublicKey([7; 32]),
+        port: 0,
+        epoch: 0,
+        state: crate::records::SlotState::Active,
+    };
+    let cluster = Cluster::new(ClusterId::new([9; 16]));
+    let ports = Slots { a: cluster.plain_port, b: 51821 };
+    for (record, words) in [
+        (
+            Record::Host(Host { name: "\u{1b}]0;owned".into(), ..host.clone() }),
+            "\"name\" has control characters",
+        ),
+        (
+            Record::Host(Host { name: "x".repeat(2000), ..host.clone() }),
+            "\"name\" has control characters, or more",
+        ),
+        (Record::Left(Left { host: id(9), at: 1, reason: "a\nb".into() }), "\"reason\" has control"),
+        (
+            Record::Host(Host { wireguard: Slots { a: Some(slot), b: None }, ..host }),
+            "its wireguard port is zero",
+        ),
+        (Record::Cluster(Cluster { plain_port: 0, ..cluster.clone() }), "its plain_port is zero"),
+        (
+            Record::Cluster(Cluster { secure_port: 4789, ..cluster.clone() }),
+            "its secure_port is zero, or another",
+        ),
+        (
+            Record::Cluster(Cluster { wireguard_ports: ports, ..cluster.clone() }),
+            "its wireguard_ports is zero",
+        ),
+    ] {
+        let why = Record::parse(&record.key().to_string(), &record.value()).unwrap_err();
+        assert!(why.contains(words), "{why}");
+    }
+    let cluster = Record::Cluster(cluster);
+    assert!(Record::parse(&cluster.key().to_string(), &cluster.value()).is_ok());
+}
+
+#[test]
+fn what_vanishes_although_nobody_took_it_away_is_held() {
+    let blue = network("blue", 1, 5000);
+    let member = Key::Member(blue.id, id(1));
+    let own = block(1, 1, 1).key();
+    let delete = |key: &Key| Event::Delete { key: key.to_string(), revision: 101 };
+    // This host's own, by one, and what belongs to nobody but goes together with something.
+    for key in [own, member, Key::Host(id(1)), Key::Network(blue.name.clone()), Key::Vni(blue.vni)] {
+        let mut snapshot = knowing_blue();
+        let changes = snapshot.apply(&[delete(&key)], Some(id(1)));
+        assert_eq!(changes.alarm, Some(Alarm::Lost { records: 1 }), "{key}");
+        assert!(changes.is_empty(), "{changes:?}");
+        assert_eq!(snapshot.held().collect::<Vec<_>>(), [&key]);
+    }
+    // Others', when it is all of them: etcdctl del --prefix /weft/v1/block/.
+    let mut snapshot = knowing_blue();
+    let all: Vec<Event> = (1..=6).map(|number| delete(&block(number, number, 1).key())).collect();
+    let changes = snapshot.apply(&all, Some(id(1)));
+    assert_eq!(changes.alarm, Some(Alarm::Vanished { gone: 5, known: 5 }));
+    assert_eq!((snapshot.blocks().count(), snapshot.held().count()), (6, 6));
+    // A few of others' may go, and all of them with the network, or with this host.
+    let mut snapshot = knowing_blue();
+    let changes = snapshot.apply(&all[4..], Some(id(1)));
+    assert_eq!((changes.alarm, changes.removed.len()), (None, 2));
+    let mut snapshot = knowing_blue();
+    let network = [delete(&Key::Network(blue.name.clone())), delete(&Key::Vni(blue.vni))];
+    assert_eq!(snapshot.apply(&network, Some(id(1))).alarm, None);
+    assert_eq!(snapshot.apply(&all, Some(id(1))).alarm, None);
+    assert_eq!((snapshot.blocks().count(), snapshot.held().count()), (0, 0));
+    let mut snapshot = knowing_blue();
+    let events = [Event::Put(entry(&left(1), 101)), delete(&Key::Host(id(1))), all[0].clone()];
+    assert_eq!(snapshot.apply(&events, Some(id(1))).alarm, None);
+    assert_eq!(snapshot.blocks().count(), 5);
+    let mut snapshot = knowing_blue();
+    let Record::Host(host) = host(1) else { panic!() };
+    let replaced = Record::Host(Host { superseded_by: Some(id(2)), ..host });
+    let events = [Event::Put(entry(&replaced, 101)), delete(&Key::Member(blue.id, id(1)))];
+    assert_eq!(snapshot.apply(&events, Some(id(1))).alarm, None);
+}
+
+#[test]
+fn what_goes_with_something_else_is_not_lost() {
+    let blue = network("blue", 1, 5000);
+    let old = Record::Underlay([192, 0, 2, 1].into(), HostClaim { host: id(1) });
+    let mut records = with_blue();
+    records.push(old.clone());
+    let mut snapshot = Snapshot::default();
+    snapshot.adopt(&listing(7, 100, &records), Some(id(1)));
+    let delete = |key: &Key| Event::Delete { key: key.to_string(), revision: 101 };
+    assert_eq!(
+        snapshot.clone().apply(&[delete(&old.key())], Some(id(1))).alarm,
+        Some(Alarm::Lost { records: 1 })
+    );
+    // It moves to another address.
+    let Record::Host(mut moved) = host(1) else { panic!() };
+    moved.underlay.v4 = Some([192, 0, 2, 99].into());
+    let events = [Event::Put(entry(&Record::Host(moved), 101)), delete(&old.key())];
+    assert_eq!(snapshot.apply(&events, Some(id(1))).alarm, None);
+    // It lets go of a network that is about to be removed.
+    let removal = Record::Removal(Removal { network: blue.id, host: id(2) });
+    let events = [Event::Put(entry(&removal, 102)), delete(&Key::Member(blue.id, id(1)))];
+    assert_eq!(snapshot.apply(&events, Some(id(1))).alarm, None);
+    assert!(!snapshot.is_member(blue.id, id(1)));
+    assert_eq!(snapshot.held().count(), 0);
 }
 
 proptest! {
