@@ -130,7 +130,7 @@ fn what_cannot_be_has_a_code() {
     // The agent's word: containers may not reach everybody.
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let health = json!({"schema": 1, "boot": boot.trim(), "degraded": "the tunnel is down"});
-    host.write("run/weft/overlay/health.json", health.to_string());
+    host.write("run/weft/overlay/agent/health.json", health.to_string());
     let failure = plugin().status().expect_error(51);
     assert!(failure["msg"].as_str().unwrap().contains("the tunnel is down"), "{failure}");
 }
