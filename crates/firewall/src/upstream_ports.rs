@@ -128,7 +128,7 @@ fn has_any(socket: &mut Socket, is_wanted: impl Fn(&str) -> bool) -> bool {
             let rules = socket.rules(table, chain).unwrap_or_default();
             rules.iter().any(|rule| rule.comment.as_deref().is_some_and(&is_wanted))
         };
-        exists && SHARED.iter().any(|chain| has_rules(chain))
+        exists && SHARED.iter().any(has_rules)
     })
 }
 
