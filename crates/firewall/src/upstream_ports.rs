@@ -124,7 +124,7 @@ fn has_any(socket: &mut Socket, is_wanted: impl Fn(&str) -> bool) -> bool {
     let tables = [nft::Family::Ip, nft::Family::Ip6].map(|family| nft::Table::new(family, TABLE));
     tables.into_iter().any(|table| {
         let exists = socket.table(table).is_ok_and(|found| found.is_some());
-        let mut has_rules = |chain: &&str| {
+        let has_rules = |chain: &&str| {
             let rules = socket.rules(table, chain).unwrap_or_default();
             rules.iter().any(|rule| rule.comment.as_deref().is_some_and(&is_wanted))
         };
