@@ -239,7 +239,7 @@ impl Manager {
         let subnets: Vec<IpNetwork> = stored.network.subnets().collect();
         let foreign = |ip: &&IpAddr| {
             subnets.iter().any(|subnet| subnet.contains(**ip))
-                && !ranges.iter().any(|range| range.contains(**ip))
+                && !ranges.iter().any(|(first, last)| (first..=last).contains(ip))
         };
         let addresses: Vec<IpAddr> = addresses.iter().filter(foreign).copied().collect();
         if addresses.is_empty() {
@@ -301,10 +301,18 @@ fn check_options(about: &drivers::About, options: &BTreeMap<String, String>) -> 
     Err(Error::Refused { kind: about.kind.clone(), failure })
 }
 
-/// Returns what this host gives addresses out of.
-fn ranges(stored: &Stored) -> Vec<IpNetwork> {
+/// Returns what this host gives addresses out of, the first and the last of each range. What was borrowed is a range of one
+/// address in the whole network's subnet.
+fn ranges(stored: &Stored) -> Vec<(IpAddr, IpAddr)> {
     let sets =
         stored.list.plugins.iter().filter_map(|plugin| get(get(plugin, "ipam")?, "ranges")?.as_array());
-    let ranges = sets.flatten().filter_map(Value::as_array).flatten();
-    ranges.filter_map(|range| get(range, "subnet")?.as_str()?.parse().ok()).collect()
+    let range = |range: &Value| {
+        let subnet: IpNetwork = get(range, "subnet")?.as_str()?.parse().ok()?;
+        let end = |key, default: IpAddr| match get(range, key) {
+            Some(end) => end.as_str()?.parse().ok(),
+            None => Some(default),
+        };
+        Some((end("rangeStart", subnet.network())?, end("rangeEnd", subnet.broadcast())?))
+    };
+    sets.flatten().filter_map(Value::as_array).flatten().filter_map(range).collect()
 }
