@@ -2,6 +2,8 @@
 //!
 //! It measures nothing, as a fuzzer does (`cargo xtask fuzz`); it is what every run of the tests can afford.
 
+#![cfg(test)]
+
 use std::panic::catch_unwind;
 use std::path::Path;
 
