@@ -4,6 +4,7 @@ use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use weft_netlink::{Interest, Watch};
 use weft_overlay::ids::{ClusterId, HostId};
 use weft_overlay::records::{self, Cluster, Slots};
 use weft_state::Root;
@@ -29,7 +30,8 @@ fn cluster() -> Cluster {
 
 fn secret(text: &str, host: &Host) -> ClusterSecret {
     use std::os::unix::fs::PermissionsExt;
-    host.write("brought", text);
+    // A secret that people could say is too short for one.
+    host.write("brought", text.repeat(2));
     let path = host.path("brought");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     ClusterSecret::read(&path).unwrap()
@@ -108,6 +110,7 @@ fn advance(members: &mut [Member<'_>]) -> bool {
         let view = member.view(remotes);
         let (host, driver, secret) = (member.host, &mut member.driver, &member.secret);
         let outcome = host.inside(|| driver.advance(&view, secret)).unwrap_or_else(|error| panic!("{error}"));
+        assert!(outcome.failure.is_none(), "{}: {:?}", member.host.name(), outcome.failure);
         member.wireguard = outcome.wireguard;
         changed |= outcome.changed;
     }
@@ -223,6 +226,111 @@ fn a_tunnel_that_dies_lets_nothing_out_and_comes_back_by_itself() {
     transfer(one, two, "10.9.0.2");
     assert_ne!(members[0].pid(Slot::A), before);
     assert_eq!(capture.stop_and_count(CANARY), 0);
+}
+
+/// What it was started with is older than its peers, and a peer that only sends does not find out that it is new.
+#[test]
+fn a_worker_that_comes_after_another_greets_the_peers_of_now() {
+    let net = Underlay::new(2);
+    let mut members = mesh(&net, "one secret for all of them");
+    until(&mut members, "all have shaken hands", |members| handshaken(members, Slot::A));
+    let before = members[1].pid(Slot::A);
+    net.host(2).run("kill", &format!("-9 {before}")).expect_ok();
+    // Nobody sends anything and nobody tells it anything.
+    let begun = Instant::now();
+    let shaken = |member: &mut Member<'_>| {
+        let (host, driver) = (member.host, &mut member.driver);
+        let stats = host.inside(|| driver.stats());
+        stats.is_ok_and(|stats| stats.a.iter().any(|peer| peer.handshake.is_some()))
+    };
+    while members[1].pid(Slot::A) == before || !shaken(&mut members[1]) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it greets nobody");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What nobody would be told of could never take the place of what is broken.
+#[test]
+fn a_lost_key_is_replaced_and_a_broken_slot_keeps_no_other_from_being_told() {
+    let net = Underlay::new(2);
+    let mut members = mesh(&net, "one secret for all of them");
+    let (one, two) = (net.host(1), net.host(2));
+    reaches(one, ["10.9.0.2"]);
+    let root = Root::new(Some(one.root().into()));
+    let lost = members[0].wireguard.a.unwrap().public_key;
+    std::fs::remove_file(Slot::A.key_file(&root)).unwrap();
+    until(&mut members, "another key is there", |members| {
+        members[0].wireguard.a.is_some_and(|slot| slot.public_key != lost)
+    });
+    until(&mut members, "all is quiet", |members| !advance(members));
+    transfer(one, two, "10.9.0.2");
+    // Somebody else's device has the name: the slot cannot work, and its key is not lost.
+    let view = members[0].view(vec![members[1].remote()]);
+    let member = &mut members[0];
+    let (driver, secret) = (&mut member.driver, &member.secret);
+    one.run("kill", &format!("-9 {}", tunnels(one))).expect_ok();
+    one.ip("link delete weftwga");
+    one.ip("link add weftwga type dummy");
+    assert_eq!(one.inside(|| driver.rotate(&view)).unwrap(), Some(Slot::B));
+    let told = one.inside(|| driver.advance(&view, secret)).unwrap();
+    assert_eq!(told.failure.as_ref().unwrap().to_string(), "weftwga exists and is not a device of the mesh");
+    assert!(told.down.a && !told.down.b);
+    let before = Slots { a: None, b: None };
+    let record = told.record(&before);
+    assert!(record.a.is_none(), "nobody is called to what is down");
+    assert_eq!(record.b, told.wireguard.b);
+    assert!(record.b.is_some());
+    one.ip("link delete weftwga");
+}
+
+/// Returns the processes of a host's tunnels.
+fn tunnels(host: &Host) -> String {
+    // Without the bracket the shell would find itself.
+    let found = host.sh(&format!("pgrep -f '[r]oot {} tunnel'", host.root().display()));
+    found.stdout.replace('\n', " ")
+}
+
+/// What the mesh does by the second is no drift for whoever watches its routes.
+#[test]
+fn an_idle_mesh_announces_nothing() {
+    let net = Underlay::new(2);
+    let mut members = mesh(&net, "one secret for all of them");
+    until(&mut members, "all have shaken hands", |members| handshaken(members, Slot::A));
+    until(&mut members, "all is quiet", |members| !advance(members));
+    let one = net.host(1);
+    let mut watch = one.inside(|| Watch::open().unwrap());
+    watch.concern(Interest { protocols: [201, 202].into(), ..Interest::default() });
+    for _ in 0..3 {
+        assert!(!advance(&mut members));
+    }
+    assert!(!watch.changed().unwrap());
+    // The positive twin.
+    one.ip(&format!("route delete {} dev weftwga", members[1].address()));
+    assert!(watch.changed().unwrap());
+}
+
+/// A supervisor that has nothing to supervise would wait for ever.
+#[test]
+fn nobody_stays_when_a_slot_is_removed() {
+    let net = Underlay::new(1);
+    let mut members = mesh(&net, "one secret for all of them");
+    let one = net.host(1);
+    assert_eq!(tunnels(one).split_whitespace().count(), 2);
+    // Another that is started meanwhile says what is wrong with the one that is there.
+    let root = Root::new(Some(one.root().into()));
+    one.write("run/weft/overlay/wg-a.why", "what it said");
+    let another = one.weftd(["tunnel", "--slot", "A"]).run();
+    another.expect_failure(1, &["a tunnel of slot A is running, and has said last: what it said"]);
+    // Killed over and over, it has nobody to ask and starts again.
+    let worker = members[0].pid(Slot::A);
+    one.run("kill", &format!("-9 {worker}")).expect_ok();
+    let driver = &mut members[0].driver;
+    one.inside(|| driver.leave(cluster().mesh_prefix)).unwrap();
+    assert_eq!(tunnels(one), "");
+    assert!(!one.has_link("weftwga"));
+    for path in [Slot::A.config_file(&root), Slot::A.socket(&root), Slot::A.why_file(&root)] {
+        assert!(!path.exists(), "{}", path.display());
+    }
 }
 
 #[test]
@@ -412,6 +520,14 @@ fn the_kernels_wireguard_and_ours_are_one_mesh() {
         transfer(one, two, "10.9.0.2");
         transfer(two, one, "10.9.0.1");
     }
+    // What somebody takes from the kernel's device comes back.
+    let own = members[0].wireguard.a.unwrap().public_key;
+    let peers = || two.sh("wg show weftwga peers").expect_ok().trim().to_string();
+    assert_eq!(peers(), own.to_string());
+    two.sh(&format!("wg set weftwga peer {own} remove")).expect_ok();
+    assert_eq!(peers(), "");
+    until(&mut members, "the peer is there again", |_| peers() == own.to_string());
+    transfer(two, one, "10.9.0.1");
     // What is found out without being told.
     let root = Root::new(Some(two.root().into()));
     let found = two.inside(|| Driver::open(root, staged("weftd"), None).unwrap());

@@ -106,6 +106,28 @@ pub fn refuse_at(address: IpNetwork, index: u32, metric: u32) -> Request {
     Request::new(RouteNetlinkMessage::DelRoute(local(address, index, metric)), 0)
 }
 
+/// Returns whether the host takes packets to an address that come in by a link, by a route as [`accept_at`] makes.
+///
+/// # Errors
+///
+/// The kernel's refusal, or the socket's failure.
+pub fn is_accepted_at(socket: &mut Socket, address: IpNetwork, index: u32) -> Result<bool, Error> {
+    let (family, octets) = match address.ip() {
+        IpAddr::V4(v4) => (AddressFamily::Inet, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (AddressFamily::Inet6, v6.octets().to_vec()),
+    };
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.attributes = vec![RouteAttribute::Table(LOCAL), RouteAttribute::Oif(index)];
+    let request = Request::new(RouteNetlinkMessage::GetRoute(message), libc::NLM_F_DUMP);
+    let is_it = |payload: &[u8]| {
+        let path = Path::read(payload)?;
+        let (_, to) = attributes(payload.get(12..)?).find(|(kind, _)| *kind == rta::DST)?;
+        Some(path.local && path.index == index && to == octets)
+    };
+    Ok(socket.dump(&request, is_it)?.contains(&true))
+}
+
 fn local(address: IpNetwork, index: u32, metric: u32) -> RouteMessage {
     let route = RouteInfo {
         dst: address,

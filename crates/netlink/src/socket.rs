@@ -216,16 +216,22 @@ impl Socket {
         self.read_dump(first, visit)
     }
 
-    /// Sends a dump request that is no message of rtnetlink, as bytes with sequence number 0, and returns what `read`
-    /// makes of the answers. What changes meanwhile may be missing.
+    /// Sends a dump request that is no message of rtnetlink, as bytes that are given their sequence number here, and
+    /// returns what `read` makes of the answers. What changes meanwhile may be missing.
     pub(crate) fn list<T>(
         &mut self,
         request: &[u8],
         read: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
         let mut found = Vec::new();
-        self.send(request)?;
-        self.read_dump(0, &mut |payload| found.extend(read(payload)))?;
+        let first = self.sequence;
+        let mut numbered = request.to_vec();
+        // What is left over from a request that ended early has another number (struct nlmsghdr, nlmsg_seq).
+        if let Some(sequence) = numbered.get_mut(8..12) {
+            sequence.copy_from_slice(&first.to_ne_bytes());
+        }
+        self.send(&numbered)?;
+        self.read_dump(first, &mut |payload| found.extend(read(payload)))?;
         Ok(found)
     }
 

@@ -23,8 +23,9 @@ pub struct Interest {
     pub links: BTreeSet<u32>,
     /// Indexes of links all of whose neighbours and forwarding entries count.
     pub neighbours: BTreeSet<u32>,
-    /// Routes count that have this protocol (rtnetlink(7), `rtm_protocol`), and those that took the place of others.
-    pub protocol: u8,
+    /// Routes count that have one of these protocols (rtnetlink(7), `rtm_protocol`), and those that took the place of
+    /// others.
+    pub protocols: BTreeSet<u8>,
 }
 
 /// Announcements of a network namespace about links, addresses, neighbours and routes, whoever changes them.
@@ -98,6 +99,7 @@ impl Interest {
         // KERNEL: ifinfomsg, ifaddrmsg and ndmsg all have the link's index at offset 4 (linux/rtnetlink.h, if_addr.h,
         // neighbour.h); rtmsg has the protocol at offset 5.
         let index = u32_at(message.payload, 4).unwrap_or_default();
+        let is_ours = message.payload.get(5).is_some_and(|protocol| self.protocols.contains(protocol));
         match message.kind {
             // KERNEL: what a bridge says about its ports is AF_BRIDGE; ports are containers.
             libc::RTM_NEWLINK | libc::RTM_DELLINK => {
@@ -105,10 +107,8 @@ impl Interest {
             }
             libc::RTM_NEWADDR | libc::RTM_DELADDR => self.links.contains(&index),
             libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.neighbours.contains(&index),
-            libc::RTM_DELROUTE => message.payload.get(5) == Some(&self.protocol),
-            libc::RTM_NEWROUTE => {
-                message.flags & NLM_F_REPLACE != 0 && message.payload.get(5) != Some(&self.protocol)
-            }
+            libc::RTM_DELROUTE => is_ours,
+            libc::RTM_NEWROUTE => message.flags & NLM_F_REPLACE != 0 && !is_ours,
             _ => false,
         }
     }
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     fn covers(kind: u16, flags: u16, payload: &[u8]) -> bool {
-        let interest = Interest { links: [7].into(), neighbours: [9].into(), protocol: 201 };
+        let interest = Interest { links: [7].into(), neighbours: [9].into(), protocols: [201, 202].into() };
         interest.covers(Message { kind, flags, sequence: 0, payload })
     }
 
@@ -141,6 +141,7 @@ mod tests {
         assert!(covers(libc::RTM_DELROUTE, 0, &route(201)));
         assert!(!covers(libc::RTM_DELROUTE, 0, &route(2)), "a container's link went");
         assert!(!covers(libc::RTM_NEWROUTE, 0x500, &route(201)), "our own");
+        assert!(!covers(libc::RTM_NEWROUTE, 0x500, &route(202)), "the mesh's");
         assert!(covers(libc::RTM_NEWROUTE, 0x500, &route(3)), "ip route replace");
         assert!(!covers(libc::RTM_NEWROUTE, 0x400, &route(3)), "ip route add");
         assert!(!covers(libc::RTM_DELLINK, 0, &[]), "nothing is nothing");

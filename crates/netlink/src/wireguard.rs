@@ -64,9 +64,10 @@ fn to(address: Ipv6Addr, index: u32) -> RouteMessage {
         .build()
 }
 
-/// Has packets to a prefix refused that no other route takes.
+/// Has packets to a prefix refused that no other route takes. The kernel says if that is so already: to replace the
+/// route would be announced as a change of it.
 pub fn unreachable(prefix: Ipv6Network) -> Request {
-    Request::new(RouteNetlinkMessage::NewRoute(nowhere(prefix)), libc::NLM_F_CREATE | libc::NLM_F_REPLACE)
+    Request::new(RouteNetlinkMessage::NewRoute(nowhere(prefix)), libc::NLM_F_CREATE | libc::NLM_F_EXCL)
 }
 
 /// Takes back [`unreachable`].

@@ -36,7 +36,7 @@ fn what_others_do_to_our_things_is_heard_and_nothing_else() {
     ip("address add 10.1.0.1/24 dev ours");
 
     let mut watch = Watch::open().unwrap();
-    watch.concern(Interest { links: [index].into(), neighbours: [index].into(), protocol: 201 });
+    watch.concern(Interest { links: [index].into(), neighbours: [index].into(), protocols: [201].into() });
     assert!(!watch.changed().unwrap(), "nothing has happened");
 
     ip("route add 10.2.0.0/24 dev other proto 3");

@@ -24,8 +24,12 @@ pub(crate) fn refused(slot: Slot, action: &'static str) -> impl Fn(Error) -> Mes
 
 /// Has no address of the mesh reached but through its devices: what has no route there is refused, and goes nowhere else.
 pub(crate) fn close(socket: &mut Socket, slot: Slot, prefix: Ipv6Network) -> Result<(), MeshError> {
-    let result = socket.request(wireguard::unreachable(prefix));
-    result.map(drop).map_err(refused(slot, "keep the mesh's addresses from going elsewhere"))
+    match socket.request(wireguard::unreachable(prefix)) {
+        Err(error) if !error.is_exists() => {
+            Err(refused(slot, "keep the mesh's addresses from going elsewhere")(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Returns the slot's link, if there is one.

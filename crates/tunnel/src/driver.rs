@@ -1,6 +1,6 @@
 //! What the agent calls: it observes, asks [`rotation::plan`] what is to be done, and does it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -39,10 +39,14 @@ pub struct View {
 }
 
 /// What was done, and what others must know.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Outcome {
-    /// The keys this host has: what its record should say. They are on its disk already.
+    /// The keys this host has. They are on its disk already.
     pub wireguard: Slots<Option<records::Slot>>,
+    /// The slots whose device is not as it should be.
+    pub down: Slots<bool>,
+    /// The first failure; what could be done despite it was done.
+    pub failure: Option<MeshError>,
     /// Whether anything was changed.
     pub changed: bool,
     /// What was done, a line for each thing, for people.
@@ -116,27 +120,28 @@ impl Driver {
     ///
     /// # Errors
     ///
-    /// The first failure; what could be done despite it was done. The record is then to be left as it is.
+    /// When nothing could be done. What failed for one device, or one host, is in the outcome.
     pub fn advance(&mut self, view: &View, secret: &ClusterSecret) -> Result<Outcome, MeshError> {
         let mut outcome = Outcome::default();
         let mut stored = self.stored()?;
         // Before any device, and also while there is none.
         device::close(&mut self.socket, Slot::A, view.prefix)?;
-        let mut failure = None;
         for slot in Slot::ALL {
-            if let Err(error) = self.raise(slot, &stored, view, secret, &mut outcome) {
-                failure.get_or_insert(error);
-            }
+            let raised = match self.raise(slot, &stored, view, secret, &mut outcome) {
+                Err(error) if error.is_without_key() => self.give_up(slot, &mut stored, &mut outcome),
+                raised => raised,
+            };
+            *slot.of_mut(&mut outcome.down) = raised.is_err();
+            outcome.note(raised);
         }
         let observed = self.observe(&stored)?;
         let own = Own { wireguard: stored.wireguard, retiring_for: stored.retiring_for() };
         for step in rotation::plan(&own, &view.remotes, &observed, now(), self.policy) {
-            if let Err(error) = self.take(&step, view, &mut stored, &mut outcome) {
-                failure.get_or_insert(error);
-            }
+            let taken = self.take(&step, view, &mut stored, &mut outcome);
+            outcome.note(taken);
         }
         outcome.wireguard = stored.wireguard;
-        failure.map_or(Ok(outcome), Err)
+        Ok(outcome)
     }
 
     /// Makes a second key, which the others move to by and by. The next [`Driver::advance`] does the rest.
@@ -257,6 +262,15 @@ impl Driver {
         Ok(())
     }
 
+    /// Forgets a slot whose private key is lost: nobody can speak by it again.
+    fn give_up(&mut self, slot: Slot, stored: &mut Stored, outcome: &mut Outcome) -> Result<(), MeshError> {
+        *slot.of_mut(&mut stored.wireguard) = None;
+        self.store(stored)?;
+        self.remove(slot)?;
+        outcome.say(format!("{slot}: its private key is lost, so it is given up"));
+        Ok(())
+    }
+
     fn observe(&mut self, stored: &Stored) -> Result<Observed, MeshError> {
         let mut observed = Observed { routes: device::routes(&mut self.socket)?, ..Observed::default() };
         for slot in Slot::ALL {
@@ -265,6 +279,13 @@ impl Driver {
             }
             // A device that does not answer has shaken no hands.
             let stats = self.mesh.stats(slot).unwrap_or_default();
+            let told = slot.of_mut(&mut self.told);
+            let keys = |peers: &[Peer]| peers.iter().map(|peer| peer.public_key).collect::<BTreeSet<_>>();
+            let present = stats.iter().map(|peer| peer.public_key).collect();
+            // Somebody else has been at it: it is told all again.
+            if told.as_deref().is_some_and(|told| keys(told) != present) {
+                *told = None;
+            }
             let ages = stats.into_iter().filter_map(|peer| Some((peer.public_key, peer.handshake?)));
             *slot.of_mut(&mut observed.handshakes) = ages.collect();
         }
@@ -340,6 +361,22 @@ impl Outcome {
     fn say(&mut self, line: String) {
         self.changed = true;
         self.done.push(line);
+    }
+
+    fn note(&mut self, result: Result<(), MeshError>) {
+        if let Err(error) = result {
+            self.failure.get_or_insert(error);
+        }
+    }
+
+    /// Returns what this host's record should say, given what it says: nobody is sent to a slot that is down, and
+    /// nobody is called away from one that may be mended.
+    pub fn record(&self, told: &Slots<Option<records::Slot>>) -> Slots<Option<records::Slot>> {
+        let mut record = self.wireguard;
+        for slot in Slot::ALL.into_iter().filter(|slot| *slot.of(&self.down)) {
+            *slot.of_mut(&mut record) = *slot.of(told);
+        }
+        record
     }
 }
 

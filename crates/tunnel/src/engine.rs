@@ -185,7 +185,10 @@ impl Engine {
             WgKind::CookieReply(_) | WgKind::Data(_) => return,
         };
         let mut sessions = self.sessions.write().unwrap_or_else(PoisonError::into_inner);
-        sessions.insert(index, Arc::clone(peer));
+        // Under the lock: whom a configuration has just taken away would stay here for ever.
+        if self.peers().by_key.get(&peer.key).is_some_and(|known| Arc::ptr_eq(known, peer)) {
+            sessions.insert(index, Arc::clone(peer));
+        }
     }
 
     /// Sends to a peer. What the network does not take is lost, as on any network.
@@ -383,4 +386,45 @@ fn transient(error: &io::Error) -> bool {
                 | libc::ENOMEM
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_testkit::Lab;
+
+    use super::*;
+    use crate::mesh::Device;
+    use crate::slot::Slot;
+
+    #[test]
+    fn whoever_is_gone_gets_no_session_any_more() {
+        let _lab = Lab::new();
+        let device = Device {
+            port: 51820,
+            mtu: 1420,
+            address: "fd00::1".parse().unwrap(),
+            prefix: "fd00::/48".parse().unwrap(),
+            vxlan: 8473,
+        };
+        let peer = mesh::Peer {
+            public_key: SecretKey::new([2; 32]).public(),
+            preshared_key: SecretKey::new([9; 32]),
+            endpoint: ([192, 0, 2, 2], 51820).into(),
+            address: "fd00::2".parse().unwrap(),
+        };
+        let alone = Config::new(device);
+        let together = Config { peers: vec![peer], ..alone.clone() };
+        let tun = Tun::open(&Slot::A.device(), false).unwrap();
+        let engine = Engine::new(tun, Udp::open(0).unwrap(), &SecretKey::new([1; 32]), &together);
+        let known = engine.peers().by_key.values().next().cloned().unwrap();
+        let initiation = || WgKind::from(lock(&known.noise).format_handshake_initiation(true).unwrap());
+        let sessions = || engine.sessions.read().unwrap().len();
+        engine.register(&known, &initiation());
+        assert_eq!(sessions(), 1);
+        engine.configure(&alone);
+        assert_eq!(sessions(), 0);
+        // The thread that receives may have got hold of it before.
+        engine.register(&known, &initiation());
+        assert_eq!(sessions(), 0);
+    }
 }

@@ -22,8 +22,12 @@ const SECRET_MODE: u32 = 0o600;
 /// A file with a secret is not longer than this, in bytes.
 const MAX_FILE: u64 = 4096;
 
-/// The shortest cluster secret taken, in bytes: 128 bits.
-const MIN_SECRET: usize = 16;
+/// The shortest cluster secret taken, in bytes. Every host can try secrets against the proof in the store, so none may be
+/// short enough to be found that way.
+const MIN_SECRET: usize = 32;
+
+/// Where a host keeps the cluster's secret, under the directory of its keys.
+const CLUSTER_SECRET: &str = "cluster.secret";
 
 /// What `HKDF-Extract` is salted with: another protocol that has the same secret gets other keys.
 const SALT: &[u8] = b"weft mesh pair secret v1";
@@ -61,7 +65,7 @@ pub enum KeyError {
     },
 
     /// The file is too short, or too long, for a secret.
-    #[error("{} holds {length} bytes, and a cluster secret has 16 to 4096", path.display())]
+    #[error("{} holds {length} bytes, and a cluster secret has 32 to 4096", path.display())]
     NotASecret {
         /// Which file.
         path: PathBuf,
@@ -80,6 +84,10 @@ impl KeyError {
         match self {
             Self::Exposed { path, .. } => Some(format!("chmod 0600 {}", path.display())),
             Self::NotAKey { path } => Some(format!("rm {}; weft overlay rotate", path.display())),
+            // What the hosts of a cluster know already is not made anew.
+            Self::NotASecret { path, .. } if path.ends_with(CLUSTER_SECRET) => {
+                Some(format!("copy {} from a host that has joined", path.display()))
+            }
             Self::NotASecret { path, .. } => {
                 Some(format!("head -c 32 /dev/urandom | base64 > {}", path.display()))
             }
@@ -200,7 +208,7 @@ impl fmt::Debug for ClusterSecret {
 impl ClusterSecret {
     /// Returns where a host keeps it.
     pub fn file(root: &Root) -> PathBuf {
-        keys_dir(root).join("cluster.secret")
+        keys_dir(root).join(CLUSTER_SECRET)
     }
 
     /// Reads it from where the host keeps it, or returns nothing if it has none.
@@ -354,16 +362,21 @@ mod tests {
         let (folder, root) = root();
         assert!(ClusterSecret::load(&root).unwrap().is_none());
         let brought = folder.path().join("secret");
-        weft_state::atomic::write(&brought, b"0123456789abcdef\n", Durability::Boot, 0o600).unwrap();
+        weft_state::atomic::write(&brought, b"0123456789abcdef0123456789abcdef\n", Durability::Boot, 0o600).unwrap();
         ClusterSecret::read(&brought).unwrap().keep(&root).unwrap();
-        assert_eq!(ClusterSecret::load(&root).unwrap().unwrap().0, b"0123456789abcdef");
-        weft_state::atomic::write(&brought, b"0123456789abcde\n", Durability::Boot, 0o600).unwrap();
+        assert_eq!(ClusterSecret::load(&root).unwrap().unwrap().0, b"0123456789abcdef0123456789abcdef");
+        weft_state::atomic::write(&brought, b"0123456789abcdef0123456789abcde\n", Durability::Boot, 0o600).unwrap();
         let error = ClusterSecret::read(&brought).unwrap_err();
         assert!(
-            error.to_string().ends_with("holds 15 bytes, and a cluster secret has 16 to 4096"),
+            error.to_string().ends_with("holds 31 bytes, and a cluster secret has 32 to 4096"),
             "{error}"
         );
         assert!(error.hint().unwrap().starts_with("head -c 32 /dev/urandom"));
+        // The one that is kept may be all that others have: the hint takes nothing away.
+        let kept = ClusterSecret::file(&root);
+        weft_state::atomic::write(&kept, b"damaged", Durability::Boot, 0o600).unwrap();
+        let hint = ClusterSecret::load(&root).unwrap_err().hint().unwrap();
+        assert_eq!(hint, format!("copy {} from a host that has joined", kept.display()));
         ClusterSecret::random().unwrap().keep(&root).unwrap();
         assert_eq!(ClusterSecret::load(&root).unwrap().unwrap().0.len(), 44);
     }

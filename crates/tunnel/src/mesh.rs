@@ -169,6 +169,11 @@ pub enum MeshError {
 }
 
 impl MeshError {
+    /// Returns whether a slot cannot work because its private key is not there, or is none.
+    pub(crate) const fn is_without_key(&self) -> bool {
+        matches!(self, Self::NoKey(_) | Self::Key(KeyError::NotAKey { .. }))
+    }
+
     /// Returns the next command to type.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -20,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 use weft_netlink::Socket;
+use weft_state::atomic::Durability;
 use weft_state::{Root, StateError};
 
 use crate::config::Config;
@@ -53,8 +54,13 @@ pub enum TunnelError {
     NotConfigured(Slot),
 
     /// Another one runs already.
-    #[error("a tunnel of slot {0} is running")]
-    Running(Slot),
+    #[error("a tunnel of slot {slot} is running{}", said.as_ref().map(|said| format!(", and has said last: {said}")).unwrap_or_default())]
+    Running {
+        /// Of which slot.
+        slot: Slot,
+        /// What keeps it from carrying packets, if anything does.
+        said: Option<String>,
+    },
 
     /// The device cannot be opened.
     #[error("{device}: {cause}")]
@@ -93,9 +99,13 @@ impl TunnelError {
             Self::Device { cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
                 Some("modprobe tun".into())
             }
+            // The mode of /dev/net/tun is 0666: it is the service's device policy.
+            Self::Device { cause, .. } if cause.raw_os_error() == Some(libc::EPERM) => {
+                Some("systemctl edit weft-agent, and add [Service] DeviceAllow=char-* rw".into())
+            }
             Self::Device { device, .. } => Some(format!("ip -details link show {device}")),
             Self::Port { port, .. } => Some(format!("ss --udp --listening --processes sport = :{port}")),
-            Self::Running(_) | Self::System { .. } => None,
+            Self::Running { .. } | Self::System { .. } => None,
         }
     }
 
@@ -150,7 +160,10 @@ fn claim(root: &Root, slot: Slot) -> Result<File, TunnelError> {
     let file = file.map_err(StateError::io("open", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(TunnelError::Running(slot)),
+        Err(TryLockError::WouldBlock) => {
+            let said = fs::read_to_string(slot.why_file(root)).ok();
+            Err(TunnelError::Running { slot, said: said.map(|said| said.trim().into()) })
+        }
         Err(TryLockError::Error(error)) => Err(StateError::io("lock", &path)(error).into()),
     }
 }
@@ -213,15 +226,22 @@ fn supervise(root: &Root, options: &Options, opened: Opened, _lock: &File) -> Ex
     let mut pause = Duration::ZERO;
     loop {
         let begun = Instant::now();
-        let Some(present) = opened.take().or_else(|| reopen(root, options)) else {
-            std::thread::sleep(PAUSE);
-            continue;
+        let present = match opened.take().map_or_else(|| Opened::open(root, options), Ok) {
+            Ok(present) => present,
+            // It was taken away.
+            Err(TunnelError::NotConfigured(_)) => return ExitCode::SUCCESS,
+            Err(error) => {
+                complain(root, options.slot, &error);
+                std::thread::sleep(PAUSE);
+                continue;
+            }
         };
+        fs::remove_file(options.slot.why_file(root)).ok();
         let child = match fork() {
             Ok(ForkResult::Child) => return work(root, options.slot, present),
             Ok(ForkResult::Parent { child }) => child,
             Err(error) => {
-                complain(options.slot, &error);
+                complain(root, options.slot, &error);
                 opened = Some(present);
                 std::thread::sleep(PAUSE);
                 continue;
@@ -237,14 +257,11 @@ fn supervise(root: &Root, options: &Options, opened: Opened, _lock: &File) -> Ex
     }
 }
 
-/// Opens everything once more, if that is possible now.
-fn reopen(root: &Root, options: &Options) -> Option<Opened> {
-    Opened::open(root, options).map_err(|error| complain(options.slot, &error)).ok()
-}
-
-fn complain(slot: Slot, error: &TunnelError) {
-    // Nobody may be listening any more.
+/// Says what is wrong, and leaves it for whoever asks later: nobody may be listening any more.
+fn complain(root: &Root, slot: Slot, error: &TunnelError) {
     drop(writeln!(io::stderr(), "weftd: tunnel of slot {slot}: {error}"));
+    let why = slot.why_file(root);
+    drop(weft_state::atomic::write(&why, error.to_string().as_bytes(), Durability::Boot, 0o600));
 }
 
 /// Waits for a worker; returns its exit code, if it had one.
@@ -270,17 +287,24 @@ fn fork() -> Result<ForkResult, TunnelError> {
 /// Carries packets until told to end.
 fn work(root: &Root, slot: Slot, opened: Opened) -> ExitCode {
     if let Err(error) = drop_privileges() {
-        complain(slot, &TunnelError::System { action: "give up privileges", cause: error });
+        complain(root, slot, &TunnelError::System { action: "give up privileges", cause: error });
         return ExitCode::from(AGAIN);
     }
-    let Opened { tun, udp, listener, key, config } = opened;
+    let Opened { tun, udp, listener, key, mut config } = opened;
+    // What was opened may be from before the first peer. Another port is seen to by the first tick.
+    match Config::load(root, slot) {
+        Ok(Some(now)) if now.device.port == config.device.port => config = now,
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(_)) => {}
+        Err(error) => complain(root, slot, &error.into()),
+    }
     let engine = Arc::new(Engine::new(tun, udp, &key, &config));
     let failed = Arc::new(AtomicBool::new(false));
     for inwards in [true, false] {
-        let (engine, failed) = (Arc::clone(&engine), Arc::clone(&failed));
+        let (engine, failed, root) = (Arc::clone(&engine), Arc::clone(&failed), root.clone());
         let carry = move || {
             let error = if inwards { engine.inwards() } else { engine.outwards() };
-            complain(slot, &TunnelError::Device { device: slot.device().to_string(), cause: error });
+            complain(&root, slot, &TunnelError::Device { device: slot.device().to_string(), cause: error });
             failed.store(true, Ordering::Relaxed);
         };
         let name = if inwards { "inwards" } else { "outwards" };
@@ -373,7 +397,7 @@ impl Worker<'_> {
             Ok(Some(config)) => config,
             Ok(None) => return Ok(()),
             Err(error) => {
-                complain(self.slot, &error.into());
+                complain(self.root, self.slot, &error.into());
                 return Ok(());
             }
         };

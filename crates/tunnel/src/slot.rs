@@ -90,6 +90,11 @@ impl Slot {
     pub fn lock_file(self, root: &Root) -> PathBuf {
         root.path().join(format!("run/weft/overlay/wg-{}.lock", self.lower()))
     }
+
+    /// Returns the file that says what keeps a userspace tunnel that runs from carrying packets.
+    pub fn why_file(self, root: &Root) -> PathBuf {
+        root.path().join(format!("run/weft/overlay/wg-{}.why", self.lower()))
+    }
 }
 
 /// Returns the directory of private keys and of the cluster's secret.

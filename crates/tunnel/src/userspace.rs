@@ -1,9 +1,9 @@
 //! WireGuard in a process of its own, for kernels without.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use weft_netlink::{Error, Socket};
 use weft_overlay::ids::PublicKey;
@@ -19,6 +19,10 @@ use crate::slot::Slot;
 
 /// How long a tunnel may take to begin.
 const START: Duration = Duration::from_secs(10);
+/// How long it may take to end.
+const END: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A mesh of tunnel processes, in the network namespace it was opened in.
 #[derive(Debug)]
@@ -49,6 +53,34 @@ impl UserspaceMesh {
             Some(reason) => Err(MeshError::Answer { slot, reason }),
             None => Ok(answer),
         }
+    }
+
+    fn forget(&self, path: &Path) -> Result<(), MeshError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(StateError::io("remove", path)(error).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the processes of a slot have ended.
+    fn wait(&self, slot: Slot) -> Result<(), MeshError> {
+        let path = slot.lock_file(&self.root);
+        let lock = match File::open(&path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(StateError::io("open", &path)(error).into()),
+        };
+        let begun = Instant::now();
+        while lock.try_lock().is_err() {
+            if begun.elapsed() > END {
+                let socket = slot.socket(&self.root).display().to_string();
+                return Err(MeshError::NoAnswer { slot, socket, reason: "it does not end".into() });
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     /// Starts a tunnel that stays when we go.
@@ -123,15 +155,11 @@ impl Mesh for UserspaceMesh {
             Ok(_) | Err(MeshError::NoAnswer { .. }) => {}
             Err(error) => return Err(error),
         }
+        // Without it the process ends that starts workers, too, and nobody makes the device anew.
+        self.forget(&slot.config_file(&self.root))?;
+        self.wait(slot)?;
         device::remove(&mut self.socket, slot)?;
-        for path in [slot.config_file(&self.root), slot.socket(&self.root)] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(StateError::io("remove", &path)(error).into());
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        self.forget(&slot.socket(&self.root))?;
+        self.forget(&slot.why_file(&self.root))
     }
 }

@@ -157,7 +157,8 @@ impl Kernel {
 /// Returns what counts in the calling thread's namespace.
 fn interest(networks: &[&DesiredNetwork], underlay: Option<&str>) -> Result<Interest> {
     let mut socket = Socket::open()?;
-    let mut interest = Interest { protocol: PROTOCOL, ..Interest::default() };
+    let protocols = [PROTOCOL, weft_netlink::wireguard::PROTOCOL].into();
+    let mut interest = Interest { protocols, ..Interest::default() };
     let mut index =
         |name: &IfName| Ok::<_, anyhow::Error>(socket.link(link::get(name))?.map(|link| link.index));
     for network in networks {

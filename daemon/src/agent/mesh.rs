@@ -57,6 +57,12 @@ fn refused(error: &MeshError) -> Refusal {
     Refusal { hint: error.hint(), ..Refusal::new(Kind::Failed, error) }
 }
 
+/// A refusal in one line, with the next command to type.
+fn said(refusal: &Refusal) -> String {
+    let hint = refusal.hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default();
+    format!("{}{hint}", refusal.why)
+}
+
 /// Keeps the mesh in step until the agent ends.
 pub(crate) async fn keep(agent: Rc<Agent>) {
     loop {
@@ -69,26 +75,36 @@ pub(crate) async fn keep(agent: Rc<Agent>) {
 pub(crate) async fn advance(agent: &Rc<Agent>) {
     let secret = ClusterSecret::load(&agent.root);
     let missing = match &secret {
-        Ok(Some(_)) => None,
+        Ok(Some(secret)) => agent.with(|inner| {
+            let checked = inner.snapshot.cluster().map(|cluster| super::secret::check(cluster, Some(secret)));
+            checked.and_then(Result::err).map(|refusal| said(&refusal))
+        }),
         Ok(None) => {
             Some("this host has no cluster secret: weft overlay leave, and join with --secret".to_owned())
         }
-        Err(error) => Some(error.to_string()),
+        Err(error) => {
+            let hint = error.hint();
+            Some(said(&Refusal { hint, ..Refusal::new(Kind::Failed, error) }))
+        }
     };
+    let is_usable = missing.is_none();
     let encrypted = agent.with(Inner::encrypted);
     let refused =
         missing.map(|why| encrypted.iter().map(|id| (*id, why.clone())).collect::<BTreeMap<_, _>>());
     agent.refuse("secret", refused.unwrap_or_default());
     let (Some(view), Ok(Some(secret))) = (agent.with(Inner::view), secret) else { return };
-    if encrypted.is_empty() {
+    if encrypted.is_empty() || !is_usable {
         return;
     }
     let outcome = agent.mesh.work(&agent.root, move |driver| driver.advance(&view, &secret)).await;
     let why = match outcome {
-        Ok(outcome) => publish(agent, outcome).await.err(),
+        Ok(outcome) => {
+            let failure = outcome.failure.as_ref().map(refused);
+            publish(agent, outcome).await.err().or(failure)
+        }
         Err(refusal) => Some(refusal),
     };
-    agent.trouble("the mesh", why.map(|why| format!("the mesh of encrypted networks: {why}")));
+    agent.trouble("the mesh", why.map(|why| format!("the mesh of encrypted networks: {}", said(&why))));
 }
 
 /// Tells others which keys this host has.
@@ -96,12 +112,13 @@ async fn publish(agent: &Rc<Agent>, outcome: Outcome) -> Result<(), Refusal> {
     for line in &outcome.done {
         eprintln!("weftd: mesh: {line}");
     }
-    let wireguard = outcome.wireguard;
     let told = agent.with(|inner| {
         let own = inner.membership.as_ref()?.host;
-        Some((own, inner.snapshot.host(own)?.wireguard == wireguard))
+        let told = inner.snapshot.host(own)?.wireguard;
+        let wireguard = outcome.record(&told);
+        (told != wireguard).then_some((own, wireguard))
     });
-    let (Some((host, false)), Ok((_, store))) = (told, agent.joined()) else { return Ok(()) };
+    let (Some((host, wireguard)), Ok((_, store))) = (told, agent.joined()) else { return Ok(()) };
     if !agent.with(|inner| inner.hearing.connected) {
         return Ok(());
     }
