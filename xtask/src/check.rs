@@ -1,6 +1,6 @@
 //! `check`: what a change must pass besides its tests.
 
-mod directions;
+pub(crate) mod directions;
 mod house;
 mod links;
 

@@ -5,22 +5,42 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::check::directions;
 use crate::shell::{output, program, top, write};
 use crate::stage;
 
 const OPTIONS: &str = "docs/options.md";
+const ARCHITECTURE: &str = "docs/architecture.md";
+/// What stands around the part of a page that is generated.
+const MARKS: [&str; 2] = ["<!-- made by cargo xtask docs -->\n", "<!-- until here -->\n"];
 
 /// Rewrites the generated pages.
 pub(crate) fn run() -> Result<()> {
+    write(&top().join(ARCHITECTURE), &with_directions(&read(ARCHITECTURE))?)?;
     stage::all()?;
     write(&top().join(OPTIONS), &options()?)
 }
 
+fn read(page: &str) -> String {
+    std::fs::read_to_string(top().join(page)).unwrap_or_default()
+}
+
+/// Returns the page with the table of who may depend on whom as it is enforced.
+fn with_directions(page: &str) -> Result<String> {
+    let [first, last] = MARKS;
+    let parts = page.split_once(first).and_then(|(before, rest)| Some((before, rest.split_once(last)?.1)));
+    let (before, after) = parts.with_context(|| format!("{ARCHITECTURE} has no place for a table"))?;
+    Ok(format!("{before}{first}{}{last}{after}", directions::table()))
+}
+
 /// Compares the generated pages with what they would be now.
 pub(crate) fn are_current() -> Result<()> {
+    let architecture = read(ARCHITECTURE);
+    if architecture != with_directions(&architecture)? {
+        bail!("{ARCHITECTURE} is out of date: cargo xtask docs");
+    }
     stage::all()?;
-    let there = std::fs::read_to_string(top().join(OPTIONS)).unwrap_or_default();
-    if there != options()? {
+    if read(OPTIONS) != options()? {
         bail!("{OPTIONS} is out of date: cargo xtask docs");
     }
     Ok(())
@@ -55,4 +75,20 @@ fn options() -> Result<String> {
         }
     }
     Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_put_between_the_marks_and_nothing_else_is_touched() {
+        let [first, last] = MARKS;
+        let made = with_directions(&format!("before\n{first}| old |\n{last}after\n")).unwrap();
+        assert!(made.starts_with(&format!("before\n{first}| who | may use |\n")), "{made}");
+        assert!(made.contains("| `model` | nothing of ours |\n") && made.ends_with(&format!("|\n{last}after\n")));
+        assert!(!made.contains("old"));
+        assert_eq!(with_directions(&made).unwrap(), made);
+        with_directions("no marks").unwrap_err();
+    }
 }

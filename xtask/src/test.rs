@@ -158,7 +158,7 @@ fn close(text: &str, good: bool, notices: &Path) -> Result<()> {
         println!("\nskipped, in whole or in part:");
         notices.iter().for_each(|notice| println!("  {notice}"));
     }
-    let summary = count(text).map(|count| summary(&count, &notices));
+    let summary = count(text).map(|count| summary(&count, &notices)).transpose()?;
     match summary {
         Some(summary) if good => println!("\n{summary}"),
         Some(summary) => bail!("{summary}"),
@@ -168,12 +168,16 @@ fn close(text: &str, good: bool, notices: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Says how a run ended. A test that lacked something did not pass, whatever its runner thinks.
-fn summary(count: &Count, notices: &BTreeSet<&str>) -> String {
+/// Says how a run ended. A test that lacked something did not pass, whatever its runner thinks, and no test at all is
+/// not what was asked for.
+fn summary(count: &Count, notices: &BTreeSet<&str>) -> Result<String> {
+    if count.passed + count.failed == 0 {
+        bail!("no test has such a name");
+    }
     let tests: BTreeSet<&str> =
         notices.iter().filter_map(|notice| Some(notice.split_once(": needs ")?.0)).collect();
     let skipped = tests.len().min(count.passed);
-    format!("{} passed, {} failed, {skipped} skipped", count.passed - skipped, count.failed)
+    Ok(format!("{} passed, {} failed, {skipped} skipped", count.passed - skipped, count.failed))
 }
 
 /// Reads the runner's summary: nextest's one line, or the sum of libtest's one per binary.
@@ -242,9 +246,17 @@ mod tests {
     }
 
     #[test]
+    fn no_test_at_all_is_no_success() {
+        let nothing = count("     Summary [   0.0s] 0 tests run: 0 passed, 30 skipped\n").unwrap();
+        summary(&nothing, &BTreeSet::new()).unwrap_err();
+        let other = Count { passed: 0, failed: 1 };
+        assert_eq!(summary(&other, &BTreeSet::new()).unwrap(), "0 passed, 1 failed, 0 skipped");
+    }
+
+    #[test]
     fn a_test_that_lacked_something_is_no_test_that_passed() {
         let notices = BTreeSet::from(["weft-nft::kernel a: needs nft", "weft-nft::kernel a: needs ip"]);
         let count = Count { passed: 5, failed: 0 };
-        assert_eq!(summary(&count, &notices), "4 passed, 0 failed, 1 skipped");
+        assert_eq!(summary(&count, &notices).unwrap(), "4 passed, 0 failed, 1 skipped");
     }
 }

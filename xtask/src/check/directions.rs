@@ -1,4 +1,4 @@
-//! Which crate may depend on which: docs/architecture.md as a table.
+//! Which crate may depend on which. docs/architecture.md lists what is here.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -80,6 +80,21 @@ const DEVELOPERS: [&str; 5] = ["weft-testkit", "weft-tests", "weft-bench", "weft
 
 /// The package that is all plugins in one binary, and nothing else.
 const MULTICALL: &str = "weft-multicall";
+
+/// Returns the tables above as docs/architecture.md has them.
+pub(crate) fn table() -> String {
+    let line = |who: &str, may: &[&str]| {
+        let may: Vec<String> = may.iter().map(|name| format!("`{}`", short(name))).collect();
+        format!("| {who} | {} |\n", if may.is_empty() { "nothing of ours".into() } else { may.join(", ") })
+    };
+    let libraries = LIBRARIES.iter().map(|(who, may)| line(&format!("`{}`", short(who)), may));
+    let rows: String = libraries.chain([line("a plugin", &PLUGIN)]).collect();
+    format!("| who | may use |\n|---|---|\n{rows}")
+}
+
+fn short(package: &str) -> &str {
+    package.trim_start_matches("weft-")
+}
 
 /// Returns whether a package of cargo's metadata has this dependency.
 fn depends_on(package: &Value, name: &str) -> bool {
