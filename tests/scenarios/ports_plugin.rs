@@ -423,3 +423,50 @@ fn del_needs_the_endpoint_alone() {
         call.del(&red).expect_ok();
     }
 }
+
+/// Behind `ptp` the way to a container is a link of its own: what calls from loopback need of it goes with the container.
+#[test]
+fn a_container_with_a_link_of_its_own_leaves_nothing() {
+    let lab = Lab::new();
+    lab.uplink();
+    let before = lab.snapshot();
+    let ptp = json!({
+        "cniVersion": "1.1.0", "name": "n1", "type": "ptp",
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]},
+    });
+    let portmap = |port: u16, previous: &Value| {
+        lab.plugin("portmap").json(&json!({
+            "cniVersion": "1.1.0", "name": "n1", "type": "portmap", "prevResult": previous,
+            "runtimeConfig": {"portMappings": [tcp(port, 80)]},
+        }))
+    };
+    let claims = || {
+        let names = std::fs::read_dir(lab.path("run/weft/masquerade/networks/n1")).unwrap();
+        names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>().join(" ")
+    };
+    let (red, green) = (lab.container("red"), lab.container("green"));
+    let [(of_red, first), (of_green, second)] = [(&red, 8080), (&green, 9090)].map(|(container, port)| {
+        let previous = lab.plugin("ptp").json(&ptp).add(container).expect_json();
+        portmap(port, &previous).add(container).expect_ok();
+        portmap(port, &previous).check(container).expect_ok();
+        let link = previous["interfaces"][0]["name"].as_str().unwrap().to_string();
+        (link, previous)
+    });
+    for link in [&of_red, &of_green] {
+        assert!(lab.ruleset().contains(link) && claims().contains(link), "{link}: {}{}", lab.ruleset(), claims());
+    }
+    portmap(9090, &second).del(&green).expect_ok();
+    lab.plugin("ptp").json(&ptp).del(&green).expect_ok();
+    assert!((0..50).any(|_| !lab.ruleset().contains(&of_green)), "{}", lab.ruleset());
+    assert!(!claims().contains(&of_green), "{}", claims());
+    assert!(lab.ruleset().contains(&of_red) && claims().contains(&of_red));
+    portmap(8080, &first).check(&red).expect_ok();
+    portmap(8080, &first).del(&red).expect_ok();
+    lab.plugin("ptp").json(&ptp).del(&red).expect_ok();
+    portmap(8080, &Value::Null).gc(&[]).expect_ok();
+    lab.plugin("ptp").json(&ptp).gc(&[]).expect_ok();
+    // ptp turned forwarding on, which other networks may count on by now.
+    lab.set_sysctl("ipv4/ip_forward", "0");
+    lab.set_sysctl("ipv6/conf/all/forwarding", "0");
+    lab.assert_restored(&before);
+}

@@ -20,7 +20,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
-use weft_model::NetworkName;
+use weft_model::{IfName, NetworkName};
 use weft_state::ports::Books;
 
 use crate::entry::{Entry, OWN_LOCALNET};
@@ -64,19 +64,38 @@ impl Claims<'_> {
         kinds: &[&str],
     ) -> Result<Vec<Entry>, FirewallError> {
         let entries = self.of_network(network, kinds)?;
-        for entry in &entries {
+        self.drop_these(network, &entries)?;
+        Ok(entries)
+    }
+
+    /// Forgets that a network wanted these.
+    pub(crate) fn drop_these(&self, network: &NetworkName, entries: &[Entry]) -> Result<(), FirewallError> {
+        for entry in entries {
             remove_file(&self.wish(network, entry))?;
             // Another network's wish keeps the directory, which is what refusal means here.
             fs::remove_dir(self.wishes(entry)).ok();
         }
-        for entry in &entries {
+        for entry in entries {
             remove_file(&self.way(network, entry))?;
         }
         // Claims of other kinds keep the directory.
         if fs::remove_dir(self.network(network)).is_ok() {
             self.note_carrier(network, false)?;
         }
-        Ok(entries)
+        Ok(())
+    }
+
+    /// Returns what of these kinds a network wants of a link, or of any. Kinds are of links here.
+    pub(crate) fn wanted_of(
+        &self,
+        network: &NetworkName,
+        link: Option<&IfName>,
+        kinds: &[&str],
+    ) -> Result<Vec<Entry>, FirewallError> {
+        let Some(link) = link else { return self.of_network(network, kinds) };
+        // Not looked for among all: a network of many containers may want something of as many links.
+        let of_link = kinds.iter().filter_map(|kind| Entry::parse(kind, link.as_str()));
+        Ok(of_link.filter(|entry| self.has(network, entry)).collect())
     }
 
     /// Returns everything of these kinds that a network wants.

@@ -37,18 +37,18 @@ pub(crate) fn ensure(firewall: &mut Firewall, wanted: &Localnet) -> Result<Chang
     Ok(if turn(link, true)? { Change::Made } else { change })
 }
 
-/// Takes back what the network has wanted, but for links that another network wants.
+/// Takes back what the network has wanted of the link, or of all links, but for those that another network wants.
 pub(crate) fn remove(firewall: &mut Firewall, wanted: &Localnet) -> Result<(), FirewallError> {
     let claims = Claims(&wanted.claims);
     let network = &wanted.network;
-    let entries = claims.of_network(network, &entry::LOCALNET)?;
+    let entries = claims.wanted_of(network, wanted.link.as_ref(), &entry::LOCALNET)?;
     let links: BTreeSet<_> = entries.iter().filter_map(link_of).cloned().collect();
     for link in &links {
         if !is_wanted(&claims, link, Some(network))? {
             turn_if_there(link, false)?;
         }
     }
-    claims.drop_all(network, &entry::LOCALNET)?;
+    claims.drop_these(network, &entries)?;
     // Someone may have claimed it since, and have found it turned, or have turned it.
     for link in &links {
         turn_if_there(link, is_wanted(&claims, link, None)?)?;

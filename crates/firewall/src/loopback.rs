@@ -19,14 +19,15 @@ use crate::{Backend, Change, Firewall, FirewallError, weft};
 /// Behind the route of `lo` itself.
 const METRIC: u32 = 4096;
 
-/// Opens a link for answers to `::1`. In the steady state that is two questions.
+/// Opens a link for answers to `::1`. In the steady state that is three questions.
 pub(crate) fn ensure(firewall: &mut Firewall, wanted: &Loopback) -> Result<Change, FirewallError> {
     let Some(link) = link_of(wanted) else { return Ok(Change::AlreadyThere) };
     let index = index_of(link)?;
     let socket = firewall.inet()?;
-    let change = weft::ensure(socket, &wanted.demand())?;
-    if change == Change::Made {
-        accept(link, index)?;
+    let mut change = weft::ensure(socket, &wanted.demand())?;
+    // A link that was made anew under its name has the element, and not the route.
+    if accept(link, index)? == Change::Made {
+        change = Change::Made;
     }
     if detours() && !socket.has_chain(NETDEV, link.as_str()).map_err(refused)? {
         open_detour(socket, link)?;
@@ -39,10 +40,11 @@ fn link_of(wanted: &Loopback) -> Option<&IfName> {
     wanted.link.as_ref().filter(|_| wanted.backend == Backend::Weft)
 }
 
-/// Takes back what the network has wanted, but for links that another network wants.
+/// Takes back what the network has wanted of the link, or of all links, but for those that another network wants.
 pub(crate) fn remove(firewall: &mut Firewall, wanted: &Loopback) -> Result<(), FirewallError> {
     let claims = Claims(&wanted.claims);
-    let entries = claims.drop_all(&wanted.network, &entry::LOOPBACK)?;
+    let entries = claims.wanted_of(&wanted.network, wanted.link.as_ref(), &entry::LOOPBACK)?;
+    claims.drop_these(&wanted.network, &entries)?;
     if entries.is_empty() {
         return Ok(());
     }
@@ -62,7 +64,7 @@ pub(crate) fn observe(firewall: &mut Firewall, wanted: &Loopback) -> Result<Vec<
     let Some(link) = link_of(wanted) else { return Ok(Vec::new()) };
     let socket = firewall.inet()?;
     let mut missing = weft::observe(socket, &wanted.demand())?;
-    missing.extend(missing_detour(socket, link)?);
+    missing.extend(missing_way(socket, link)?);
     Ok(missing)
 }
 
@@ -80,8 +82,22 @@ pub(crate) fn restore(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), Fi
     Ok(())
 }
 
+/// Returns what is missing of the way from a link to `::1`: the route and the detour. One that is gone needs none.
+pub(crate) fn missing_way(socket: &mut Socket, link: &IfName) -> Result<Vec<String>, FirewallError> {
+    let mut missing = Vec::new();
+    if let Ok(index) = index_of(link) {
+        let is_accepted =
+            routes().and_then(|mut routes| route::is_accepted_at(&mut routes, address(), index));
+        if !is_accepted.map_err(|error| no_route(link, error))? {
+            missing.push(format!("route local {} dev {link}", address().ip()));
+        }
+    }
+    missing.extend(missing_detour(socket, link)?);
+    Ok(missing)
+}
+
 /// Returns what is missing of a link's detour.
-pub(crate) fn missing_detour(socket: &mut Socket, link: &IfName) -> Result<Option<String>, FirewallError> {
+fn missing_detour(socket: &mut Socket, link: &IfName) -> Result<Option<String>, FirewallError> {
     let missing =
         detours() && index_of(link).is_ok() && !socket.has_chain(NETDEV, link.as_str()).map_err(refused)?;
     Ok(missing.then(|| format!("chain {NETDEV} {link}")))
@@ -129,10 +145,11 @@ fn close(socket: &mut Socket, link: &IfName) -> Result<(), FirewallError> {
 }
 
 /// Has the host take packets to `::1` that come in by a link.
-fn accept(link: &IfName, index: u32) -> Result<(), FirewallError> {
+fn accept(link: &IfName, index: u32) -> Result<Change, FirewallError> {
     match routes().and_then(|mut routes| routes.request(route::accept_at(address(), index, METRIC))) {
-        Err(error) if !error.is_exists() => Err(no_route(link, error)),
-        _ => Ok(()),
+        Ok(_) => Ok(Change::Made),
+        Err(error) if error.is_exists() => Ok(Change::AlreadyThere),
+        Err(error) => Err(no_route(link, error)),
     }
 }
 

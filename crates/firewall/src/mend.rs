@@ -206,7 +206,7 @@ fn missing_of_networks(firewall: &mut Firewall, claims: &Path) -> Result<Vec<Pro
             let socket = firewall.inet()?;
             lines.extend(weft::lacking_elements(socket, &network, &claims, slice::from_ref(&entry))?);
             if let Entry::Loopback(link) = &entry {
-                lines.extend(loopback::missing_detour(socket, link)?);
+                lines.extend(loopback::missing_way(socket, link)?);
             }
             if let Entry::NoIcc(_) = &entry {
                 lines.extend(apart::missing(socket)?);

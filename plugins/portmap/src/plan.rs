@@ -8,7 +8,8 @@ use crate::Settings;
 
 /// Returns what one attachment publishes.
 ///
-/// What the network shares comes last and is not taken back: an ADD that fails must not turn it off for others.
+/// What the network shares is not taken back: an ADD that fails must not turn it off for others. A link that is the
+/// container's own, as behind `ptp`, is shared with nobody.
 pub(crate) fn attachment(settings: &Settings, endpoint: &Endpoint) -> Plan {
     let mut plan = Plan::new();
     if let Some(publish) = publish(settings, endpoint) {
@@ -17,11 +18,16 @@ pub(crate) fn attachment(settings: &Settings, endpoint: &Endpoint) -> Plan {
     // KERNEL: a packet from 127.0.0.1 leaves a host only by links that route loopback addresses
     // (ip_route_output_key_hash_rcu, fib_validate_source). Others' packets to 127.0.0.0/8 are dropped by the firewall, as
     // long as the link does.
-    if let Some(link) = &settings.loopback_link {
-        plan.network(Fragment::Localnet(localnet(settings, Some(link))));
+    let own = endpoint.host_ifname();
+    let known = |link: &Option<IfName>| if settings.dismantles { Some(own.clone()) } else { link.clone() };
+    let mut push = |link: &IfName, fragment| {
+        if *link == own { plan.host(fragment) } else { plan.network(fragment) };
+    };
+    if let Some(link) = known(&settings.loopback_link) {
+        push(&link, Fragment::Localnet(localnet(settings, Some(&link))));
     }
-    if let Some(link) = &settings.loopback6_link {
-        plan.network(Fragment::Loopback(loopback(settings, Some(link))));
+    if let Some(link) = known(&settings.loopback6_link) {
+        push(&link, Fragment::Loopback(loopback(settings, Some(&link))));
     }
     if let Some((name, port)) = &settings.hairpin_port {
         plan.network(Link::existing(name).port(port.clone()));

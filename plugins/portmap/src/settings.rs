@@ -30,6 +30,8 @@ pub struct Settings {
     previous: Option<NetworkResult>,
     /// Whether something is about to be published, and not only looked at.
     adds: bool,
+    /// Whether what was published goes. The books say what that was.
+    pub dismantles: bool,
     /// What is published.
     pub wanted: Wanted,
     /// What a choice passes over.
@@ -100,6 +102,7 @@ impl Settings {
             },
             previous,
             adds: call.verb == Verb::Add,
+            dismantles,
             wanted: Wanted::default(),
             occupied: Vec::new(),
             subnets: Vec::new(),

@@ -10,14 +10,15 @@ use crate::claim::Claims;
 use crate::entry::Entry;
 use crate::weft::Demand;
 
-/// Answers to `::1` that come in by a link are delivered (docs/adr/0006). It belongs to the network.
+/// Answers to `::1` that come in by a link are delivered (docs/adr/0006). It belongs to the network, or to the attachment
+/// whose link it is.
 ///
 /// IPv4 has a switch for this, `route_localnet`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loopback {
     /// The network.
     pub network: NetworkName,
-    /// The link that leads to its containers. Removal does not need it.
+    /// The link that leads to its containers. Removal takes back what there is about all of the network's without.
     pub link: Option<IfName>,
     /// Who carries the rules. iptables cannot do this.
     pub backend: Backend,
@@ -34,14 +35,14 @@ impl Loopback {
 }
 
 /// The host calls ports of a network by its own 127.0.0.1: a link routes loopback addresses, and nobody else reaches
-/// those of the host. It belongs to the network.
+/// those of the host. It belongs to the network, or to the attachment whose link it is.
 ///
 /// The rules are there before the link's switch is turned, and until it is turned back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Localnet {
     /// The network.
     pub network: NetworkName,
-    /// The link that leads to its containers. Removal does not need it.
+    /// The link that leads to its containers. Removal takes back what there is about all of the network's without.
     pub link: Option<IfName>,
     /// Who carries the rules: iptables, or else our own table.
     pub backend: Backend,

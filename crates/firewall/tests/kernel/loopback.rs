@@ -182,3 +182,37 @@ fn a_link_that_is_gone_keeps_nobody_from_anything() {
     assert_eq!(error, "no interface br7: No such device");
     remove(&answers("n1", "br7")).unwrap();
 }
+
+#[test]
+fn a_link_that_was_made_anew_gets_its_route_again() {
+    let (_host, _red) = bridged();
+    ensure(&answers("n1", "br0")).unwrap();
+    assert_eq!(observe(&answers("n1", "br0")).unwrap(), Vec::<String>::new());
+    for command in ["ip link del br0", "ip link add br0 type bridge", "ip link set br0 up"] {
+        sh(command);
+    }
+    let route = "route local ::1 dev br0".to_string();
+    assert!(observe(&answers("n1", "br0")).unwrap().contains(&route));
+    assert_eq!(ensure(&answers("n1", "br0")).unwrap(), Change::Made);
+    assert_eq!(observe(&answers("n1", "br0")).unwrap(), Vec::<String>::new());
+    assert_eq!(ensure(&answers("n1", "br0")).unwrap(), Change::AlreadyThere);
+}
+
+#[test]
+fn what_is_of_one_link_goes_without_the_others() {
+    let (_host, _red) = bridged();
+    sh("ip link add br1 type bridge");
+    sh("ip link set br1 up");
+    for link in ["br0", "br1"] {
+        ensure(&answers("n1", link)).unwrap();
+    }
+    remove(&answers("n1", "br1")).unwrap();
+    assert_eq!(observe(&answers("n1", "br0")).unwrap(), Vec::<String>::new());
+    assert_ne!(observe(&answers("n1", "br1")).unwrap(), Vec::<String>::new());
+    let Fragment::Loopback(of_all) = answers("n1", "br0") else { unreachable!() };
+    ensure(&answers("n1", "br1")).unwrap();
+    remove(&Fragment::Loopback(Loopback { link: None, ..of_all })).unwrap();
+    for link in ["br0", "br1"] {
+        assert_ne!(observe(&answers("n1", link)).unwrap(), Vec::<String>::new(), "{link}");
+    }
+}
