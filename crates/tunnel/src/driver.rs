@@ -278,15 +278,15 @@ impl Driver {
                 continue;
             }
             // A device that does not answer has shaken no hands.
-            let stats = self.mesh.stats(slot).unwrap_or_default();
+            let stats = self.mesh.stats(slot);
             let told = slot.of_mut(&mut self.told);
-            let keys = |peers: &[Peer]| peers.iter().map(|peer| peer.public_key).collect::<BTreeSet<_>>();
-            let present = stats.iter().map(|peer| peer.public_key).collect();
             // Somebody else has been at it: it is told all again.
-            if told.as_deref().is_some_and(|told| keys(told) != present) {
+            if let (Ok(stats), Some(known)) = (&stats, &told)
+                && !are_all(stats, known)
+            {
                 *told = None;
             }
-            let ages = stats.into_iter().filter_map(|peer| Some((peer.public_key, peer.handshake?)));
+            let ages = stats.unwrap_or_default().into_iter().filter_map(|peer| Some((peer.public_key, peer.handshake?)));
             *slot.of_mut(&mut observed.handshakes) = ages.collect();
         }
         Ok(observed)
@@ -389,6 +389,12 @@ fn peer(slot: Slot, own: &records::Slot, remote: &Remote, secret: &ClusterSecret
         endpoint: SocketAddr::new(remote.underlay, theirs.port),
         address: remote.address,
     })
+}
+
+/// Returns whether a device has the peers that it was told of, and no others.
+fn are_all(present: &[PeerStats], told: &[Peer]) -> bool {
+    let present: BTreeSet<PublicKey> = present.iter().map(|peer| peer.public_key).collect();
+    present == told.iter().map(|peer| peer.public_key).collect()
 }
 
 fn now() -> u64 {

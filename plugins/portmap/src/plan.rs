@@ -19,14 +19,14 @@ pub(crate) fn attachment(settings: &Settings, endpoint: &Endpoint) -> Plan {
     // (ip_route_output_key_hash_rcu, fib_validate_source). Others' packets to 127.0.0.0/8 are dropped by the firewall, as
     // long as the link does.
     let own = endpoint.host_ifname();
-    let known = |link: &Option<IfName>| if settings.dismantles { Some(own.clone()) } else { link.clone() };
-    let mut push = |link: &IfName, fragment| {
+    let known = |link: Option<&IfName>| if settings.dismantles { Some(own.clone()) } else { link.cloned() };
+    let mut push = |link: &IfName, fragment: Fragment| {
         if *link == own { plan.host(fragment) } else { plan.network(fragment) };
     };
-    if let Some(link) = known(&settings.loopback_link) {
+    if let Some(link) = known(settings.loopback_link.as_ref()) {
         push(&link, Fragment::Localnet(localnet(settings, Some(&link))));
     }
-    if let Some(link) = known(&settings.loopback6_link) {
+    if let Some(link) = known(settings.loopback6_link.as_ref()) {
         push(&link, Fragment::Loopback(loopback(settings, Some(&link))));
     }
     if let Some((name, port)) = &settings.hairpin_port {
