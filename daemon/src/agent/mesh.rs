@@ -89,9 +89,9 @@ pub(crate) async fn advance(agent: &Rc<Agent>) {
     };
     let is_usable = missing.is_none();
     let encrypted = agent.with(Inner::encrypted);
-    let refused =
+    let without =
         missing.map(|why| encrypted.iter().map(|id| (*id, why.clone())).collect::<BTreeMap<_, _>>());
-    agent.refuse("secret", refused.unwrap_or_default());
+    agent.refuse("secret", without.unwrap_or_default());
     let (Some(view), Ok(Some(secret))) = (agent.with(Inner::view), secret) else { return };
     if encrypted.is_empty() || !is_usable {
         return;
