@@ -453,7 +453,12 @@ fn a_container_with_a_link_of_its_own_leaves_nothing() {
         (link, previous)
     });
     for link in [&of_red, &of_green] {
-        assert!(lab.ruleset().contains(link) && claims().contains(link), "{link}: {}{}", lab.ruleset(), claims());
+        assert!(
+            lab.ruleset().contains(link) && claims().contains(link),
+            "{link}: {}{}",
+            lab.ruleset(),
+            claims()
+        );
     }
     portmap(9090, &second).del(&green).expect_ok();
     lab.plugin("ptp").json(&ptp).del(&green).expect_ok();

@@ -86,7 +86,9 @@ mod tests {
         let [first, last] = MARKS;
         let made = with_directions(&format!("before\n{first}| old |\n{last}after\n")).unwrap();
         assert!(made.starts_with(&format!("before\n{first}| who | may use |\n")), "{made}");
-        assert!(made.contains("| `model` | nothing of ours |\n") && made.ends_with(&format!("|\n{last}after\n")));
+        assert!(
+            made.contains("| `model` | nothing of ours |\n") && made.ends_with(&format!("|\n{last}after\n"))
+        );
         assert!(!made.contains("old"));
         assert_eq!(with_directions(&made).unwrap(), made);
         with_directions("no marks").unwrap_err();

@@ -286,7 +286,10 @@ impl Driver {
             {
                 *told = None;
             }
-            let ages = stats.unwrap_or_default().into_iter().filter_map(|peer| Some((peer.public_key, peer.handshake?)));
+            let ages = stats
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|peer| Some((peer.public_key, peer.handshake?)));
             *slot.of_mut(&mut observed.handshakes) = ages.collect();
         }
         Ok(observed)

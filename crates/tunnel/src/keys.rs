@@ -362,10 +362,12 @@ mod tests {
         let (folder, root) = root();
         assert!(ClusterSecret::load(&root).unwrap().is_none());
         let brought = folder.path().join("secret");
-        weft_state::atomic::write(&brought, b"0123456789abcdef0123456789abcdef\n", Durability::Boot, 0o600).unwrap();
+        weft_state::atomic::write(&brought, b"0123456789abcdef0123456789abcdef\n", Durability::Boot, 0o600)
+            .unwrap();
         ClusterSecret::read(&brought).unwrap().keep(&root).unwrap();
         assert_eq!(ClusterSecret::load(&root).unwrap().unwrap().0, b"0123456789abcdef0123456789abcdef");
-        weft_state::atomic::write(&brought, b"0123456789abcdef0123456789abcde\n", Durability::Boot, 0o600).unwrap();
+        weft_state::atomic::write(&brought, b"0123456789abcdef0123456789abcde\n", Durability::Boot, 0o600)
+            .unwrap();
         let error = ClusterSecret::read(&brought).unwrap_err();
         assert!(
             error.to_string().ends_with("holds 31 bytes, and a cluster secret has 32 to 4096"),

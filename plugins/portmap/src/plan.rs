@@ -21,7 +21,11 @@ pub(crate) fn attachment(settings: &Settings, endpoint: &Endpoint) -> Plan {
     let own = endpoint.host_ifname();
     let known = |link: Option<&IfName>| if settings.dismantles { Some(own.clone()) } else { link.cloned() };
     let mut push = |link: &IfName, fragment: Fragment| {
-        if *link == own { plan.host(fragment) } else { plan.network(fragment) };
+        if *link == own {
+            plan.host(fragment)
+        } else {
+            plan.network(fragment)
+        };
     };
     if let Some(link) = known(settings.loopback_link.as_ref()) {
         push(&link, Fragment::Localnet(localnet(settings, Some(&link))));
@@ -169,9 +173,15 @@ mod tests {
 
     #[test]
     fn what_is_taken_apart_is_in_the_books() {
-        insta::assert_snapshot!(plan(Verb::Del, json!({"backend": "no such thing"})), @"host       publish for eth0 of red on n1 by weft");
+        insta::assert_snapshot!(plan(Verb::Del, json!({"backend": "no such thing"})), @r"
+        host       publish for eth0 of red on n1 by weft
+        host       calls from 127.0.0.1 by veth6355b07527c of n1 by weft
+        host       answers to ::1 by veth6355b07527c of n1
+        ");
         insta::assert_snapshot!(plan(Verb::Gc, json!({"backend": "iptables"})), @r"
         host       publish for eth0 of red on n1 by iptables
+        host       calls from 127.0.0.1 by veth6355b07527c of n1 by iptables
+        host       answers to ::1 by veth6355b07527c of n1
         network    hairpin of n1 by iptables
         network    answers to ::1 of n1
         network    calls from 127.0.0.1 of n1 by iptables
