@@ -75,6 +75,11 @@ fn any_other_file_of_that_name_is_run() {
     assert!(refusal["msg"].as_str().unwrap().contains("bin/host-local: Permission denied"), "{refusal}");
 }
 
+#[expect(clippy::disallowed_methods, reason = "a file of somebody else's, which nobody reads meanwhile")]
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+}
+
 /// Somebody else's IPAM plugin: it writes down what it is asked, and whether the container has its interface then.
 fn witness(lab: &Lab, folder: &Path, kind: &str, red: &Container) {
     let script = format!(
@@ -84,7 +89,7 @@ fn witness(lab: &Lab, folder: &Path, kind: &str, red: &Container) {
         red.netns().display(),
         lab.path(kind).display(),
     );
-    fs::write(folder.join(kind), script).unwrap();
+    write(&folder.join(kind), &script);
     fs::set_permissions(folder.join(kind), Permissions::from_mode(0o755)).unwrap();
 }
 
@@ -107,7 +112,7 @@ fn an_address_is_asked_for_with_the_link_there_and_given_back_in_the_order_of_it
         assert_eq!(asked, expected, "{kind}");
         assert!(!red.has_link("eth0"));
         // A failed ADD: the route leads over nothing.
-        fs::write(lab.path(kind), "").unwrap();
+        write(&lab.path(kind), "");
         let bad = call().conf(conf.replace(
             r#""bridge": "br0""#,
             r#""bridge": "br0", "args": {"weft": {"sysctl": {"net.none.such": "1"}}}"#,

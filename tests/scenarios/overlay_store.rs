@@ -117,8 +117,8 @@ fn containers_come_and_go_without_the_store() {
     let mut conf = list["plugins"][0].clone();
     conf["cniVersion"] = "1.1.0".into();
     conf["name"] = "blue".into();
-    host.plugin("overlay").conf(&conf.to_string()).add(&late).expect_error(11);
-    host.plugin("overlay").conf(&conf.to_string()).status().expect_error(50);
+    host.plugin("overlay").conf(conf.to_string()).add(&late).expect_error(11);
+    host.plugin("overlay").conf(conf.to_string()).status().expect_error(50);
     reaches(&red, addresses(&green));
     cluster.etcd.go_on();
     let host = cluster.host(1);

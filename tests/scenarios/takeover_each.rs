@@ -124,7 +124,7 @@ fn changes_hands(case: fn(&Lab) -> Case, from: By, to: By) {
     assert_eq!(after, before, "{from:?} made it, {to:?} took it apart");
     // What only its maker knows is forgotten with the next of its calls, which is no error.
     for conf in confs.iter().rev() {
-        from.call(&lab, conf).prev_result(&result).del(&red).code;
+        from.call(&lab, conf).prev_result(&result).del(&red);
         By::Ours.call(&lab, conf).prev_result(&result).del(&red).expect_ok();
     }
     assert_eq!(state(), before);
