@@ -353,7 +353,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let claims = Claims(dir.path());
         let network = "n1".parse().unwrap();
-        let bridge = "br0".parse::<weft_model::IfName>().unwrap();
+        let bridge = "br0".parse::<IfName>().unwrap();
         let wanted =
             [subnet("10.1.0.0/16"), Entry::Isolated(bridge.clone()), Entry::Internal(bridge.clone())];
         for entry in &wanted {
