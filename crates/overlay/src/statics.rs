@@ -102,6 +102,11 @@ pub fn read(root: &Root) -> Result<Option<Statics>, StateError> {
     let mut networks: BTreeMap<NetworkName, Network> = BTreeMap::new();
     for (path, network) in all::<NetworkFile>(&dir.join("networks.d"), &mut bad) {
         let network = network_of(network);
+        // Who makes keys and moves from one to the next is the agent.
+        if network.encryption != Encryption::None {
+            bad.push((path, "an encrypted network needs weftd agent: weft overlay join".into()));
+            continue;
+        }
         if networks.contains_key(&network.name) {
             bad.push((path, format!("there is a network {} already", network.name)));
         } else if let Some(other) = networks.values().find(|other| other.vni == network.vni) {
@@ -379,5 +384,19 @@ subnets = ["10.1.0.0/16"]
         assert!(error.to_string().contains("networks.d/blue.toml"), "{error}");
         let error = read(&root(&[("host.toml", "name = 7")]).1).unwrap_err().to_string();
         assert!(error.contains("host.toml is damaged"), "{error}");
+    }
+
+    /// Nobody would build its mesh, and who reads the file would believe that it is there.
+    #[test]
+    fn an_encrypted_network_is_none_of_files() {
+        let files = |encryption: &str| {
+            let blue = format!("{BLUE}encryption = \"{encryption}\"\n");
+            let host = HOST.split("[[block]]").next().unwrap();
+            read(&root(&[("host.toml", host), ("networks.d/blue.toml", &blue)]).1).unwrap().unwrap()
+        };
+        assert_eq!((files("none").bad, files("none").snapshot.networks().count()), (vec![], 1));
+        let found = files("wireguard");
+        assert_eq!((found.bad.len(), found.snapshot.networks().count()), (1, 0));
+        assert!(found.bad[0].1.ends_with("weft overlay join"), "{:?}", found.bad);
     }
 }
