@@ -254,7 +254,9 @@ impl Sysctl {
     pub(crate) fn of_link(&self) -> Option<(&str, IfName, &str)> {
         let mut parts = self.key.strip_prefix("net/")?.split('/');
         match [parts.next()?, parts.next()?, parts.next()?, parts.next()?] {
-            [family, "conf", link, name] if parts.next().is_none() => Some((family, link.parse().ok()?, name)),
+            [family, "conf", link, name] if parts.next().is_none() => {
+                Some((family, link.parse().ok()?, name))
+            }
             _ => None,
         }
     }
