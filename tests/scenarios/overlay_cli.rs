@@ -250,6 +250,18 @@ fn keys_of_encrypted_networks_are_replaced() {
     refused(&host.weft(["overlay", "rotate"]), 4, &["a key is being replaced already"]);
     cluster.eventually("h2 has a tunnel by the new key", || slots().contains(&"B".to_owned()));
     assert!(red.ping(&address));
+
+    // A host that leaves takes its keys and tunnels along.
+    let left = || {
+        let links = host.sh("ip -o link show").expect_ok().matches("weftwg").count();
+        let keys = ["a.key", "b.key"].map(|key| host.path(&format!("var/lib/weft/overlay/keys/wg-{key}")));
+        let known = host.path("var/lib/weft/overlay/wg.json").exists();
+        (links > 0, keys.iter().any(|key| key.exists()), known)
+    };
+    assert_eq!(left(), (true, true, true));
+    host.weft(["network", "disconnect", "blue", red.name()]).expect_ok();
+    host.weft(["overlay", "leave"]).expect_ok();
+    assert_eq!(left(), (false, false, false));
 }
 
 #[test]

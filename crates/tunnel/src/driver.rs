@@ -69,6 +69,10 @@ impl std::fmt::Debug for Driver {
     }
 }
 
+fn path(root: &Root) -> PathBuf {
+    root.path().join("var/lib/weft/overlay/wg.json")
+}
+
 /// What this host has of keys, on disk. The store is told; it does not tell.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Stored {
@@ -209,8 +213,26 @@ impl Driver {
         }
     }
 
+    /// Returns whether there is anything that [`Driver::leave`] removes: keys, or a device.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel cannot be asked.
+    pub fn is_there(root: &Root) -> Result<bool, MeshError> {
+        if path(root).exists() {
+            return Ok(true);
+        }
+        let mut socket = Socket::open().map_err(refused(Slot::A, "reach the kernel"))?;
+        for slot in Slot::ALL {
+            if device::find(&mut socket, slot)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn path(&self) -> PathBuf {
-        self.root.path().join("var/lib/weft/overlay/wg.json")
+        path(&self.root)
     }
 
     fn stored(&self) -> Result<Stored, MeshError> {

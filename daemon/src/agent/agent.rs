@@ -146,6 +146,7 @@ impl Agent {
             };
             inner.copies.outdate(true);
         });
+        self.mesh.open();
         self.touch();
     }
 

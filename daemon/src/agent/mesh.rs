@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ipnetwork::Ipv6Network;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 use weft_manager::Kind;
@@ -26,7 +27,14 @@ const BEAT: Duration = Duration::from_secs(1);
 
 /// The mesh, opened when it is needed for the first time. It is worked on in threads that may wait.
 #[derive(Clone, Default)]
-pub(crate) struct Mesh(Arc<Mutex<Option<Driver>>>);
+pub(crate) struct Mesh(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    driver: Option<Driver>,
+    /// This host leaves: who waits for their turn still finds nothing to do.
+    closed: bool,
+}
 
 impl Mesh {
     /// Works on the mesh, in the place of other work.
@@ -35,16 +43,54 @@ impl Mesh {
         root: &Root,
         work: impl FnOnce(&mut Driver) -> Result<T, MeshError> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let (mesh, root) = (self.0.clone(), root.clone());
-        let worked = spawn_blocking(move || {
-            let mut mesh = mesh.lock().unwrap_or_else(PoisonError::into_inner);
-            let driver = match &mut *mesh {
-                Some(driver) => driver,
-                none => none.insert(opened(root)?),
-            };
-            work(driver).map_err(|error| refused(&error))
-        });
+        let root = root.clone();
+        self.turn(move |state| {
+            if state.closed {
+                return Err(Refusal::new(Kind::Conflict, "this host leaves its cluster"));
+            }
+            work(state.driver(root)?).map_err(|error| refused(&error))
+        })
+        .await
+    }
+
+    /// Takes everything away that there is, and keeps others from making it again.
+    async fn close(&self, root: &Root, prefix: Ipv6Network) -> Result<(), Refusal> {
+        let root = root.clone();
+        self.turn(move |state| {
+            state.closed = true;
+            if !Driver::is_there(&root).map_err(|error| refused(&error))? {
+                return Ok(());
+            }
+            let left = state.driver(root)?.leave(prefix);
+            // What it was told is true no more.
+            state.driver = None;
+            left.map_err(|error| refused(&error))
+        })
+        .await
+    }
+
+    /// Waits for its turn, in a thread that may.
+    async fn turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut State) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let mesh = self.0.clone();
+        let worked = spawn_blocking(move || work(&mut mesh.lock().unwrap_or_else(PoisonError::into_inner)));
         worked.await.unwrap_or_else(|error| Err(Refusal::new(Kind::Failed, error)))
+    }
+
+    /// Says that this host is one of a cluster.
+    pub(crate) fn open(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).closed = false;
+    }
+}
+
+impl State {
+    fn driver(&mut self, root: Root) -> Result<&mut Driver, Refusal> {
+        match &mut self.driver {
+            Some(driver) => Ok(driver),
+            none => Ok(none.insert(opened(root)?)),
+        }
     }
 }
 
@@ -153,12 +199,17 @@ pub(crate) async fn rotate(agent: &Rc<Agent>) -> Result<Value, Refusal> {
     }
 }
 
-/// Takes the mesh away: this host leaves.
-pub(crate) async fn dismantle(agent: &Rc<Agent>) -> Result<(), Refusal> {
-    let Some(view) = agent.with(Inner::view).filter(|_| !agent.with(Inner::encrypted).is_empty()) else {
-        return Ok(());
-    };
-    agent.mesh.work(&agent.root, move |driver| driver.leave(view.prefix)).await
+/// Returns the addresses inside the mesh, as long as the cluster is known.
+pub(crate) fn prefix(agent: &Agent) -> Option<Ipv6Network> {
+    agent.with(|inner| inner.snapshot.cluster().map(|cluster| cluster.mesh_prefix))
+}
+
+/// Takes the mesh away, whether or not anything needs it still: this host leaves.
+pub(crate) async fn dismantle(agent: &Agent, prefix: Option<Ipv6Network>) -> Result<(), Refusal> {
+    match prefix {
+        Some(prefix) => agent.mesh.close(&agent.root, prefix).await,
+        None => Ok(()),
+    }
 }
 
 /// Fills in how the tunnels to hosts are.

@@ -35,6 +35,7 @@ const POOL: &str = "10.96.0.0/12";
 
 /// Makes this host one of a cluster.
 pub(crate) async fn join(agent: &Rc<Agent>, join: Join, reply: &Reply) -> Result<Status, Refusal> {
+    let _turn = agent.turn.lock().await;
     if let Some(membership) = agent.with(|inner| inner.membership.clone()) {
         let why =
             format!("this host is one of cluster {} already, as {}", membership.cluster, membership.name);

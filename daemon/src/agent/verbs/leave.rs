@@ -19,6 +19,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Makes this host leave its cluster: others are told, and what the kernel has goes with the next round.
 pub(crate) async fn leave(agent: &Rc<Agent>, leave: &Leave, reply: &Reply) -> Result<Value, Refusal> {
+    let _turn = agent.turn.lock().await;
     let failed = |error: anyhow::Error| Refusal::new(Kind::Failed, format!("{error:#}"));
     let Some(membership) = agent.with(|inner| inner.membership.clone()) else {
         let why = Refusal::new(Kind::NotFound, "this host is of no cluster");
@@ -32,6 +33,8 @@ pub(crate) async fn leave(agent: &Rc<Agent>, leave: &Leave, reply: &Reply) -> Re
         in_use(agent)?;
     }
     reply.progress(format!("leaving cluster {}", membership.cluster));
+    // What tells it goes with this host's record.
+    let prefix = mesh::prefix(agent);
     if let Err(refusal) = claim::leave(agent).await {
         if !leave.force {
             return Err(refusal.hint(
@@ -43,8 +46,7 @@ pub(crate) async fn leave(agent: &Rc<Agent>, leave: &Leave, reply: &Reply) -> Re
             membership.host
         ));
     }
-    let _turn = agent.turn.lock().await;
-    let dismantled = mesh::dismantle(agent).await;
+    let dismantled = mesh::dismantle(agent, prefix).await;
     agent.file.remove().map_err(failed)?;
     agent.exit();
     Snapshot::forget(&agent.root).map_err(|error| Refusal::new(Kind::Failed, error))?;
