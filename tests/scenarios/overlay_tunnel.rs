@@ -270,7 +270,7 @@ fn a_lost_key_is_replaced_and_a_broken_slot_keeps_no_other_from_being_told() {
     let (driver, secret) = (&mut member.driver, &member.secret);
     one.run("kill", &format!("-9 {}", tunnels(one))).expect_ok();
     one.ip("link delete weftwga");
-    one.ip("link add weftwga type dummy");
+    one.ip("link add weftwga type bridge");
     assert_eq!(one.inside(|| driver.rotate(&view)).unwrap(), Some(Slot::B));
     let told = one.inside(|| driver.advance(&view, secret)).unwrap();
     assert_eq!(told.failure.as_ref().unwrap().to_string(), "weftwga exists and is not a device of the mesh");

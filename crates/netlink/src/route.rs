@@ -95,10 +95,9 @@ const SCOPE_HOST: u8 = 254;
 /// KERNEL: loopback addresses of IPv6 are looked for among the routes of the link that a packet came by
 /// (rt6_need_strict), so one that was translated to `::1` finds no way without this.
 pub fn accept_at(address: IpNetwork, index: u32, metric: u32) -> Request {
-    Request::new(
-        RouteNetlinkMessage::NewRoute(local(address, index, metric)),
-        libc::NLM_F_CREATE | libc::NLM_F_EXCL,
-    )
+    // KERNEL: the same by the same link is refused (EEXIST). With NLM_F_EXCL so is the same by another one
+    // (fib6_add_rt2node).
+    Request::new(RouteNetlinkMessage::NewRoute(local(address, index, metric)), libc::NLM_F_CREATE)
 }
 
 /// Takes back [`accept_at`].

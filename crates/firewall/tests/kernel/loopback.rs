@@ -204,7 +204,11 @@ fn what_is_of_one_link_goes_without_the_others() {
     sh("ip link add br1 type bridge");
     sh("ip link set br1 up");
     for link in ["br0", "br1"] {
-        ensure(&answers("n1", link)).unwrap();
+        assert_eq!(ensure(&answers("n1", link)).unwrap(), Change::Made);
+    }
+    for link in ["br0", "br1"] {
+        assert_eq!(observe(&answers("n1", link)).unwrap(), Vec::<String>::new(), "{link}");
+        assert_eq!(ensure(&answers("n1", link)).unwrap(), Change::AlreadyThere, "{link}");
     }
     remove(&answers("n1", "br1")).unwrap();
     assert_eq!(observe(&answers("n1", "br0")).unwrap(), Vec::<String>::new());
