@@ -107,17 +107,11 @@ fn what_killed_removals_left_is_collected() {
     let blue = network_id(&cluster);
     cluster.network(1, &["red"]);
     cluster.eventually("both take part in both", || count(&cluster, "member/") == 4);
-    let gone = cluster.status(1)["networks"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|one| one["name"] == "red")
-        .unwrap()["id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let networks = cluster.status(1)["networks"].clone();
+    let gone = networks.as_array().unwrap().iter().find(|one| one["name"] == "red").unwrap();
+    let (gone, vni) = (gone["id"].as_str().unwrap().to_owned(), gone["vni"].as_u64().unwrap());
     let vnis = count(&cluster, "vni/");
-    cluster.etcd.ctl(["del", "/weft/v1/net/red"]).expect_ok();
+    cluster.etcd.delete_together(&["/weft/v1/net/red", &format!("/weft/v1/vni/{vni}")]);
     let left = |network: &str| ["block/", "member/"].map(|kind| count(&cluster, &format!("{kind}{network}")));
     cluster.eventually("nothing is left of red", || left(&gone) == [0, 0] && count(&cluster, "vni/") < vnis);
     assert_eq!(left(&blue), [4, 2], "what is there is left alone");

@@ -156,6 +156,17 @@ impl Etcd {
 
     /// Runs `etcdctl` with these words.
     pub fn ctl<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Output {
+        self.client().args(words).run()
+    }
+
+    /// Deletes these keys at once, as one change.
+    pub fn delete_together(&self, keys: &[&str]) {
+        let requests: String = keys.iter().map(|key| format!("del {key}\n")).collect();
+        // No comparison, these requests, no others: each part ends with an empty line.
+        self.client().args(["txn"]).stdin(format!("\n{requests}\n\n")).run().expect_ok();
+    }
+
+    fn client(&self) -> Program {
         let mut program = program("etcdctl").inside(&self.netns).env("ETCDCTL_API", "3");
         program = program.args(["--endpoints", &self.url(), "--command-timeout=2s", "--dial-timeout=1s"]);
         if let Some(authority) = &self.authority {
@@ -164,7 +175,7 @@ impl Etcd {
             program = program.args(["--cert".as_ref(), own.file.as_os_str()]);
             program = program.args(["--key".as_ref(), own.key.as_os_str()]);
         }
-        program.args(words).run()
+        program
     }
 
     /// Returns the keys below `/weft/v1/`, and their values, one after another.

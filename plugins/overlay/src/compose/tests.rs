@@ -67,7 +67,8 @@ fn what_cannot_be_says_why() {
         (BLUE.to_string(), &[("colour", "red")][..], Code::InvalidConfig, "has no option \"colour\""),
         (format!("{BLUE}mtu = 1460"), &[], Code::InvalidConfig, "an MTU of 1460 does not fit"),
         (BLUE.replace("blue", "red"), &[], Code::Io, "there is no network blue"),
-        (BLUE.replace("10.1", "192.0"), &[], Code::InvalidConfig, "overlaps the underlay"),
+        (BLUE.replace("10.1", "10.9"), &[], Code::Io, "10.1.0.0/26 is in no subnet of network blue"),
+        (BLUE.replace("/16\"", "/16\", \"192.0.0.0/16\""), &[], Code::InvalidConfig, "overlaps the underlay"),
     ] {
         let (_dir, root) = root(&network);
         let failure = compose(&request(options), &root).unwrap_err();

@@ -137,6 +137,7 @@ fn a_network_in_a_namespace_of_its_own_has_nobody_to_be_kept_from() {
     network    route blackhole fd00:1::40/122 metric 4278198272 proto 201
     network    sysctl net/ipv4/ip_forward = 1
     network    sysctl net/ipv6/conf/all/forwarding = 1
+    network    masquerade 10.1.0.0/16 fd00:1::/64 of blue by weft
     ");
 }
 
