@@ -68,7 +68,17 @@ fn note(agent: &Agent, desired: &Desired, report: &Report, same: bool) {
         }
     }
     agent.trouble("the kernel", general);
+    agent.trouble("records that do not fit", passed_over(desired));
     agent.refuse("kernel", refused);
+}
+
+/// Returns which records nothing follows from, the first ones: whoever writes to the store may write many.
+fn passed_over(desired: &Desired) -> Option<String> {
+    const SHOWN: usize = 3;
+    let all = &desired.passed_over;
+    let shown: Vec<String> = all.iter().take(SHOWN).map(|one| format!("{}: {}", one.key, one.why)).collect();
+    let more = if all.len() > SHOWN { format!(", and {} more", all.len() - SHOWN) } else { String::new() };
+    (!shown.is_empty()).then(|| format!("passed over in the store: {}{more}", shown.join(", ")))
 }
 
 /// Returns what is not as it should be.

@@ -10,7 +10,7 @@ use weft_netlink::link;
 use weft_netlink::route::{self, RouteInfo};
 use weft_netlink::{Batch, Socket};
 use weft_netns::{Netns, NetnsError};
-use weft_plan::{ApplyError, Cause, Journal, Kernel, Link, Place, Plan};
+use weft_plan::{ApplyError, Cause, Journal, Kernel, Link, Place};
 use weft_state::lock::FileLock;
 use weft_state::{Root, StateError};
 
@@ -410,25 +410,6 @@ impl Reconciler {
             }
         }
         Ok(())
-    }
-
-    /// Takes a network's devices and its ways away, and forgets what an ADD reads. For a host that leaves: the manager
-    /// removes a network by garbage collection.
-    ///
-    /// # Errors
-    ///
-    /// What could not be taken away first.
-    pub fn remove(&self, local: &LocalNetwork) -> Result<(), KernelError> {
-        let home = home(local, &self.root, false)?;
-        let remove = weft_plan::Removal::Synchronous;
-        let mut problems = Kernel::at(None, home.as_ref())?.remove(&uplink(local), remove);
-        let plan: Plan = devices(local, &self.root);
-        problems.extend(Kernel::at(home.as_ref(), None)?.remove(&plan, remove));
-        LocalNetwork::remove(&self.root, &local.name)?;
-        match problems.into_iter().next() {
-            Some(problem) => Err(problem.cause.into()),
-            None => Ok(()),
-        }
     }
 
     /// Returns the directory that everything is written below.
