@@ -1,8 +1,4 @@
-//! Whether the binary starts by `src/start.rs`, which knows the parts of one C library: static glibc 2.36 for x86-64;
-//! and in which order the linker places its functions.
-//!
-//! `order.txt` is made by `cargo xtask order`. A name in it that is not there (any more) is passed over: the list is
-//! never wrong, only less useful.
+//! Whether the binary starts by `src/start.rs`, which knows the parts of one C library: static glibc 2.36 for x86-64.
 
 use std::ffi::{CStr, c_char};
 
@@ -12,7 +8,6 @@ const KNOWN: &CStr = c"2.36";
 #[expect(unsafe_code, reason = "the C library's own name for its release has no safe wrapper")]
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=order.txt");
     println!("cargo::rustc-check-cfg=cfg(own_start)");
     let target = |name: &str| std::env::var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
     let fits = target("ARCH") == "x86_64"
@@ -25,11 +20,5 @@ fn main() {
     // SAFETY: the C library answers with a string of its own that never goes away.
     if fits && unsafe { CStr::from_ptr(gnu_get_libc_version()) } == KNOWN {
         println!("cargo::rustc-cfg=own_start");
-        // The pinned toolchain links with lld on this target.
-        println!("cargo::rustc-link-arg-bins=-Wl,--no-warn-symbol-ordering");
-        println!(
-            "cargo::rustc-link-arg-bins=-Wl,--symbol-ordering-file={}/order.txt",
-            env!("CARGO_MANIFEST_DIR")
-        );
     }
 }

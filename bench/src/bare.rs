@@ -1,7 +1,6 @@
 //! The requests of an ADD and of a DEL with nothing around them: no process, no JSON, no files.
 //!
-//! The steps are those of the `bridge` plugin's plans without the switches under /proc/sys, which
-//! are files.
+//! The steps are those of the `bridge` plugin's plans.
 
 use std::time::Instant;
 
@@ -10,7 +9,7 @@ use ipnetwork::IpNetwork;
 use weft_firewall::{Backend, Fragment, Masquerade};
 use weft_model::{Endpoint, IfName};
 use weft_netns::Netns;
-use weft_plan::{Address, Conflict, Journal, Kernel, Link, Peer, Place, Plan, Port, Removal, Route};
+use weft_plan::{Address, Conflict, Journal, Kernel, Link, Peer, Place, Plan, Port, Removal, Route, Sysctl};
 
 use crate::host::Ground;
 use crate::process::Cost;
@@ -68,6 +67,7 @@ fn plans(ground: &Ground, container: usize) -> Result<(Plan, Plan, IfName)> {
     addresses
         .container(Route::to(IpNetwork::new([0; 4].into(), 0)?, &endpoint.ifname).via(Some(gateway.ip())));
     addresses.network(Address::on(&bridge, gateway).conflict(Conflict::Refuse));
+    addresses.network(Sysctl::set("net/ipv4/ip_forward", "1"));
     addresses.network(Fragment::Masquerade(Masquerade {
         network: endpoint.network.clone(),
         subnets: vec![address],

@@ -17,6 +17,7 @@ mod overlay;
 mod peers;
 mod process;
 mod published;
+mod ratio;
 mod report;
 mod rounds;
 mod storm;

@@ -18,7 +18,7 @@ use crate::every;
 use crate::host::{Host, Side};
 use crate::process::Cost;
 
-/// The list, which `cni/build.rs` gives to the linker.
+/// The list, by which `cargo xtask stage` has the plugins linked.
 pub(crate) const LIST: &str = "cni/order.txt";
 
 /// What each run has executed: addresses, in the order of their first use.
@@ -68,10 +68,12 @@ fn ordered(runs: &[Vec<u64>], symbols: &BTreeMap<u64, (u64, String)>) -> String 
 /// The functions of a binary by their address, with their size in bytes.
 fn symbols(binary: &Path) -> Result<BTreeMap<u64, (u64, String)>> {
     #[expect(clippy::disallowed_methods, reason = "a tool for people, which waits as long as it takes")]
-    let output = Command::new("nm").args(["--defined-only", "--print-size"]).arg(binary).output()?;
+    let output =
+        Command::new("nm").args(["--defined-only", "--print-size", "--demangle"]).arg(binary).output()?;
     let mut found = BTreeMap::new();
     for line in String::from_utf8(output.stdout)?.lines() {
-        let words: Vec<_> = line.split(' ').collect();
+        // A name may have spaces in it.
+        let words: Vec<_> = line.splitn(4, ' ').collect();
         if let [address, size, "t" | "T" | "w" | "W", name] = words.as_slice() {
             let number = |text| u64::from_str_radix(text, 16);
             found.insert(number(address)?, (number(size)?, (*name).to_string()));

@@ -13,6 +13,7 @@ use crate::docker::Docker;
 use crate::host::{Ground, Host, Side};
 use crate::netavark::{self, Ports};
 use crate::process::Cost;
+use crate::report::Comparison;
 use crate::rounds::{Size, median};
 
 pub(crate) use page::section;
@@ -59,7 +60,7 @@ pub(crate) struct Published {
 #[derive(Default)]
 struct Run {
     costs: BTreeMap<Row, Vec<Cost>>,
-    flows: BTreeMap<(Side, bool), Vec<Flow>>,
+    flows: Flows,
     processes: Option<[u64; 2]>,
     elements: usize,
 }
@@ -75,7 +76,7 @@ struct Pair {
 pub(crate) fn measure(size: &Size) -> Result<Published> {
     let (sides, absent) = sides(size);
     let mut costs: BTreeMap<Row, Vec<Cost>> = BTreeMap::new();
-    let mut flows: BTreeMap<(Side, bool), Vec<Flow>> = BTreeMap::new();
+    let mut flows = Flows::new();
     let (mut processes, mut elements) = ([u64::MAX; 2], 0);
     for number in 1..=size.runs {
         eprintln!("published ports, run {number} of {}", size.runs);
@@ -83,8 +84,8 @@ pub(crate) fn measure(size: &Size) -> Result<Published> {
         for (row, samples) in run.costs {
             costs.entry(row).or_default().push(median(samples));
         }
-        for (whose, samples) in run.flows {
-            flows.entry(whose).or_default().push(traffic::median(samples));
+        for (whose, rounds) in run.flows {
+            flows.entry(whose).or_default().append(rounds);
         }
         for (least, counted) in processes.iter_mut().zip(run.processes.unwrap_or([u64::MAX; 2])) {
             *least = counted.min(*least);
@@ -93,7 +94,7 @@ pub(crate) fn measure(size: &Size) -> Result<Published> {
     }
     Ok(Published {
         costs: costs.into_iter().map(|(row, medians)| (row, median(medians))).collect(),
-        flows: flows.into_iter().map(|(whose, medians)| (whose, traffic::median(medians))).collect(),
+        flows,
         processes,
         elements,
         absent,
@@ -108,8 +109,10 @@ pub(crate) fn traffic_alone(size: &Size) -> Result<String> {
     let pairs = pairs.map(|side| Pair::start(side, size)).collect::<Result<Vec<_>>>()?;
     let mut run = Run::default();
     traffic::measure(&pairs, size, &mut run)?;
-    let flows = run.flows.into_iter().map(|(whose, samples)| (whose, traffic::median(samples))).collect();
-    Ok(page::traffic(&flows, size.ports))
+    let mut page = page::traffic(&run.flows, size.ports);
+    page.push_str(Comparison::HEAD);
+    page::flows(&mut page, &run.flows, size.ports)?;
+    Ok(page)
 }
 
 /// Returns who is measured, and who is not, with the reason.

@@ -39,14 +39,14 @@ cargo xtask stage [--profile dev] [NAME]...
 ";
 
 fn main() -> ExitCode {
-    if let Some(ours) = std::env::var_os(fuzz::WRAPS) {
-        return match fuzz::compile(ours.as_ref()) {
-            Ok(code) => code,
-            Err(error) => {
-                eprintln!("xtask: {error:#}");
-                ExitCode::FAILURE
-            }
-        };
+    let stands_in = std::env::var_os(fuzz::WRAPS)
+        .map(|ours| fuzz::compile(ours.as_ref()))
+        .or_else(|| std::env::var_os(order::LINKS).map(|_| order::link()));
+    if let Some(outcome) = stands_in {
+        return outcome.unwrap_or_else(|error| {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        });
     }
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (verb, rest) = match words.split_first() {

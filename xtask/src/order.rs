@@ -1,9 +1,22 @@
-//! `order`: finds which functions the plugins run and writes them to `cni/order.txt`, for the linker.
+//! `order`: finds which functions the plugins run and writes them to `cni/order.txt`; and what the linker makes of it.
+//!
+//! The list has the names as people write them: those in an object file carry a number of each crate, which changes with
+//! every dependency. So they are looked up when the plugins are linked, in the object that is to be linked.
 
-use anyhow::Result;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::process::ExitCode;
 
-use crate::shell::{cargo, output, program, run as execute, top};
+use anyhow::{Context, Result, ensure};
+
+use crate::shell::{cargo, output, program, run as execute, top, write};
 use crate::{peers, setup, stage};
+
+/// The variable by which this program knows that the compiler calls it in place of the linker.
+pub(crate) const LINKS: &str = "WEFT_LINKED_IN_ORDER";
+/// The list, as `weft-bench --order` writes it.
+const LIST: &str = "cni/order.txt";
 
 /// Stages the plugins with their symbols, has them run step by step, which writes the list, and stages them by it.
 pub(crate) fn run() -> Result<()> {
@@ -13,4 +26,55 @@ pub(crate) fn run() -> Result<()> {
     output(cargo().args(["build", "--quiet", "--release", "--package", "weft-bench"]))?;
     execute(program(top().join("target/release/weft-bench")).arg("--order"))?;
     stage::all()
+}
+
+/// Is the linker, which is given the order of the functions when it links the plugins.
+pub(crate) fn link() -> Result<ExitCode> {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut linker = program("cc");
+    linker.current_dir(std::env::current_dir().context("there is no current folder")?).args(&words);
+    let made = words.iter().position(|word| word == "-o").and_then(|at| words.get(at + 1)).map(Path::new);
+    if let Some(made) = made.filter(|made| is_of_plugins(made)) {
+        let list = made.with_extension("order");
+        let order = order(&words)?;
+        write(&list, &order)?;
+        // The pinned toolchain links with lld on this target. Functions that only some builds have are no matter.
+        let mut option = OsString::from("-Wl,--no-warn-symbol-ordering,--symbol-ordering-file=");
+        option.push(list);
+        linker.arg(option);
+    }
+    let status = linker.env_remove(LINKS).status().context("cannot start cc")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn is_of_plugins(made: &Path) -> bool {
+    made.file_stem().and_then(OsStr::to_str).is_some_and(|name| name.starts_with("weft_cni"))
+}
+
+/// The list in the names of the objects that are linked. What they do not have is the C library's, or is no more.
+fn order(words: &[OsString]) -> Result<String> {
+    let objects: Vec<_> =
+        words.iter().filter(|word| Path::new(word).extension() == Some("o".as_ref())).collect();
+    let names = |more: &[&str]| {
+        let options = ["--defined-only", "--no-sort", "--format=just-symbols"];
+        output(program("nm").args(options).args(more).args(&objects))
+    };
+    let (raw, plain) = (names(&[])?, names(&["--demangle"])?);
+    ensure!(
+        raw.lines().count() == plain.lines().count(),
+        "nm(1) lists other symbols when it makes them readable"
+    );
+    let mut known: HashMap<&str, Vec<&str>> = HashMap::new();
+    for (raw, plain) in raw.lines().zip(plain.lines()) {
+        known.entry(plain).or_default().push(raw);
+    }
+    let list = std::fs::read_to_string(top().join(LIST)).with_context(|| format!("cannot read {LIST}"))?;
+    let mut order = String::new();
+    for name in list.lines() {
+        for raw in known.get(name).map_or(&[name][..], Vec::as_slice) {
+            order.push_str(raw);
+            order.push('\n');
+        }
+    }
+    Ok(order)
 }

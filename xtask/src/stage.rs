@@ -5,14 +5,16 @@
 //! the target is named even when it is the host's own.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::order::LINKS;
 use crate::shell::{cargo, entries, output, program, run as execute, top};
 
 /// Static for a fast start; with a build id, by which a plugin knows a copy of itself (crates/plugin/src/linked.rs).
-const FLAGS: &str =
-    "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static\u{1f}-Clink-arg=-Wl,--build-id=sha1";
+const FLAGS: [&str; 3] =
+    ["-Ctarget-feature=+crt-static", "-Crelocation-model=static", "-Clink-arg=-Wl,--build-id=sha1"];
 
 /// A binary that is built, and the names it is staged under.
 struct Binary {
@@ -50,12 +52,14 @@ pub(crate) fn all() -> Result<()> {
 /// Builds the plugins for release and stages them with the names of their functions.
 pub(crate) fn with_symbols() -> Result<()> {
     let triple = host_triple()?;
-    execute(
-        cargo()
-            .args(["rustc", "--quiet", "--release", "--target", &triple, "--package", "weft-multicall"])
-            .args(["--bin", "weft-cni", "--", "-Cstrip=none"])
-            .env("CARGO_ENCODED_RUSTFLAGS", FLAGS),
-    )?;
+    let mut build = cargo();
+    build.args(["rustc", "--quiet", "--release", "--target", &triple, "--package", "weft-multicall"]).args([
+        "--bin",
+        "weft-cni",
+        "--",
+        "-Cstrip=none",
+    ]);
+    execute(flagged(&mut build, "release")?)?;
     put(&top().join("target").join(&triple).join("release/weft-cni"), &types()?)
 }
 
@@ -102,13 +106,11 @@ fn stage(profile: &str, names: &[String]) -> Result<()> {
 
     let triple = host_triple()?;
     let mut build = cargo();
-    build
-        .args(["build", "--quiet", "--profile", profile, "--target", &triple])
-        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS);
+    build.args(["build", "--quiet", "--profile", profile, "--target", &triple]);
     for binary in binaries.iter().filter(wanted) {
         build.args(["--package", binary.package]);
     }
-    execute(&mut build)?;
+    execute(flagged(&mut build, profile)?)?;
 
     let built = top().join("target").join(&triple).join(if profile == "dev" { "debug" } else { profile });
     std::fs::create_dir_all(folder()).context("cannot create target/stage/bin")?;
@@ -121,6 +123,18 @@ fn stage(profile: &str, names: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives a build its flags. For release this program is put before the linker, for the order of the functions, and their names say
+/// all that tells one from another.
+fn flagged<'build>(build: &'build mut Command, profile: &str) -> Result<&'build mut Command> {
+    let mut flags = FLAGS.map(String::from).to_vec();
+    if profile == "release" {
+        let linker = std::env::current_exe().context("this program has no path")?;
+        flags.extend(["-Csymbol-mangling-version=v0".into(), format!("-Clinker={}", linker.display())]);
+        build.env(LINKS, "1");
+    }
+    Ok(build.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")))
 }
 
 /// Copies a binary into place under its first name and links the others to it, by rename, so that one that is

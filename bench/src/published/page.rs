@@ -8,6 +8,7 @@ use super::traffic::Flow;
 use super::{Flows, Published, Row, Work};
 use crate::host::Side;
 use crate::process::Cost;
+use crate::ratio::Ratio;
 use crate::report::{Comparison, ms};
 
 const METHOD: &str = "
@@ -23,7 +24,8 @@ proxy process for them.
 
 Traffic comes from another namespace over the uplink to the host's address, and goes through the last port published. A connection is
 opened, accepted and reset, one after the other, both ends on one processor; bytes flow from one processor to the other.
-All hosts take turns of a moment each.
+All hosts take turns of a moment each. A ratio is the median of those of all rounds, and beside it stands between what bounds the
+true one lies with a certainty of 95 %; a goal is missed when it is beyond them.
 ";
 
 /// Writes the section.
@@ -102,7 +104,7 @@ fn goals(page: &mut String, published: &Published) -> Result<()> {
         .write(page);
     }
     range(page, published)?;
-    flows(page, published)
+    flows(page, &published.flows, published.crowd)
 }
 
 fn range(page: &mut String, published: &Published) -> Result<()> {
@@ -140,59 +142,57 @@ struct Passing {
     ours: f64,
     theirs: f64,
     show: fn(f64) -> String,
-}
-
-impl Passing {
-    fn ratio(&self) -> f64 {
-        self.ours / self.theirs
-    }
+    ratio: Ratio,
 }
 
 /// Ours with a crowd beside ours alone, and all of ours beside everybody else's.
-fn flows(page: &mut String, published: &Published) -> Result<()> {
-    let flow = |side, crowded| published.flows.get(&(side, crowded)).copied();
-    let many = format!("{} ports published", published.crowd);
+pub(super) fn flows(page: &mut String, flows: &Flows, crowd: u16) -> Result<()> {
+    let flow = |side, crowded| flows.get(&(side, crowded));
+    let many = format!("{crowd} ports published");
     let (alone, crowded) = (flow(Side::Weft, false), flow(Side::Weft, true));
     let (alone, crowded) = alone.zip(crowded).context("traffic was not measured")?;
-    let mut compare = |passing: &Passing, whom: &str, goal: &str| {
+    let mut compare = |passing: &Passing, whom: &str, goal: &str, share| {
         Comparison {
             what: &passing.what,
             ours: (passing.show)(passing.ours),
             whom,
             theirs: (passing.show)(passing.theirs),
-            ratio: format!("{:.2} times", passing.ratio()),
+            ratio: passing.ratio.to_string(),
             goal: goal.into(),
-            // What passes in a moment differs by some percent from moment to moment.
-            met: Some(passing.ratio() >= 0.95),
+            met: Some(passing.ratio.reaches(share)),
         }
         .write(page);
     };
-    for passing in passing(crowded, alone, &many) {
-        compare(&passing, "none published", "at least 0.95");
+    for passing in passing(crowded, alone, &many)? {
+        compare(&passing, "none published", "at least 0.95", 0.95);
     }
     for side in [Side::Debian, Side::Docker, Side::Netavark] {
         let (Some(theirs), Some(theirs_crowded)) = (flow(side, false), flow(side, true)) else { continue };
-        let all = passing(alone, theirs, "none published").into_iter();
-        let all = all.chain(passing(crowded, theirs_crowded, &many));
-        if let Some(worst) = all.min_by(|a, b| a.ratio().total_cmp(&b.ratio())) {
-            let worst = Passing { what: format!("the worst row of traffic: {}", worst.what), ..worst };
-            compare(&worst, &format!("{side}, as many"), "not below");
+        let all = [passing(alone, theirs, "none published")?, passing(crowded, theirs_crowded, &many)?];
+        for passing in all.iter().flatten() {
+            compare(passing, &format!("{side}, as many"), "not below", 1.0);
         }
     }
     Ok(())
 }
 
-fn passing(ours: Flow, theirs: Flow, published: &str) -> [Passing; 2] {
-    let passing = |what: &str, of: fn(&Flow) -> f64, show| Passing {
-        what: format!("{what}, {published}"),
-        ours: of(&ours),
-        theirs: of(&theirs),
-        show,
+fn passing(ours: &Flow, theirs: &Flow, published: &str) -> Result<[Passing; 2]> {
+    let passing = |what: &str, of: fn(&Flow) -> &[f64], show| {
+        let ratio = Ratio::of(of(ours), of(theirs)).context("traffic was not measured")?;
+        let what = format!("{what}, {published}");
+        anyhow::Ok(Passing { what, ours: middle(of(ours)), theirs: middle(of(theirs)), show, ratio })
     };
-    [
-        passing("new connections", |flow| flow.connections, per_second),
-        passing("throughput", |flow| flow.bytes, gigabits),
-    ]
+    Ok([
+        passing("new connections", |flow| &flow.connections, per_second)?,
+        passing("throughput", |flow| &flow.bytes, gigabits)?,
+    ])
+}
+
+/// The median.
+fn middle(rounds: &[f64]) -> f64 {
+    let mut rounds = rounds.to_vec();
+    rounds.sort_by(f64::total_cmp);
+    rounds.get(rounds.len() / 2).copied().unwrap_or_default()
 }
 
 fn growth(page: &mut String, published: &Published) {
@@ -238,10 +238,10 @@ pub(super) fn traffic(flows: &Flows, crowd: u16) -> String {
         let _ = writeln!(
             page,
             "| {side} | {} | {} | {} | {} |",
-            per_second(alone.connections),
-            per_second(crowded.connections),
-            gigabits(alone.bytes),
-            gigabits(crowded.bytes)
+            per_second(middle(&alone.connections)),
+            per_second(middle(&crowded.connections)),
+            gigabits(middle(&alone.bytes)),
+            gigabits(middle(&crowded.bytes))
         );
     }
     page

@@ -32,21 +32,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PROCESSOR: usize = 1;
 const CLOSED: &str = "netfilter/nf_conntrack_tcp_timeout_close";
 
-/// What passed in a second.
-#[derive(Clone, Copy, Debug, Default)]
+/// What passed in a second of each round.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Flow {
-    pub(super) connections: f64,
-    pub(super) bytes: f64,
+    pub(super) connections: Vec<f64>,
+    pub(super) bytes: Vec<f64>,
 }
 
-/// The median of each figure on its own.
-pub(super) fn median(flows: Vec<Flow>) -> Flow {
-    let middle = |of: fn(&Flow) -> f64| {
-        let mut values: Vec<f64> = flows.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or_default()
-    };
-    Flow { connections: middle(|flow| flow.connections), bytes: middle(|flow| flow.bytes) }
+impl Flow {
+    /// Puts the rounds of another run behind these.
+    pub(super) fn append(&mut self, mut later: Self) {
+        self.connections.append(&mut later.connections);
+        self.bytes.append(&mut later.bytes);
+    }
 }
 
 /// Lets traffic pass through one published port of every host in turn, a moment each, again and again.
@@ -61,8 +59,11 @@ pub(super) fn measure(pairs: &[Pair], size: &Size, run: &mut Run) -> Result<()> 
         // Everybody comes first once: what the one before has left is nobody's alone.
         ways.rotate_left(round.min(1));
         for (way, whose) in &ways {
-            let flow = way.flow(size.window).with_context(|| format!("traffic on a host of {}", whose.0))?;
-            run.flows.entry(*whose).or_default().push(flow);
+            let passed =
+                way.flow(size.window).with_context(|| format!("traffic on a host of {}", whose.0))?;
+            let flow = run.flows.entry(*whose).or_default();
+            flow.connections.push(passed.0);
+            flow.bytes.push(passed.1);
         }
     }
     Ok(())
@@ -88,13 +89,14 @@ impl<'a> Way<'a> {
         Ok(Self { host, service, port })
     }
 
-    fn flow(&self, window: Duration) -> Result<Flow> {
+    /// Connections, and bytes, in a second.
+    fn flow(&self, window: Duration) -> Result<(f64, f64)> {
         let address = SocketAddr::new(HOST, self.port);
         self.service.counts_bytes.store(false, Ordering::SeqCst);
         let connections = self.outside(PROCESSOR, move || connections(address, window))?;
         self.service.counts_bytes.store(true, Ordering::SeqCst);
         let bytes = self.outside(PROCESSOR - 1, move || bytes(address, window))?;
-        Ok(Flow { connections, bytes })
+        Ok((connections, bytes))
     }
 
     fn outside(&self, processor: usize, work: impl FnOnce() -> Result<f64> + Send + 'static) -> Result<f64> {

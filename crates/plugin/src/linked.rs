@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use crate::Plugin;
@@ -45,18 +45,26 @@ type Head = [u8; 1024];
 /// (elf.h). The hash is over the whole output (ld(1), --build-id).
 const BUILD_ID: [u8; 16] = [4, 0, 0, 0, 20, 0, 0, 0, 3, 0, 0, 0, b'G', b'N', b'U', 0];
 
-/// Returns whether the file has the same build id as the binary that runs, and so the same content.
+/// The binary that runs (proc(5)).
+const SELF: &str = "/proc/self/exe";
+
+/// Returns whether the file is the binary that runs, or has the same build id and so the same content.
 ///
-/// Links and copies both do: what `/opt/cni/bin` holds is often a copy. A binary without a build id is
-/// never the same.
+/// Links and copies both do: what `/opt/cni/bin` holds is often a copy. A copy of a binary without a build id
+/// is never the same.
 fn is_this_binary(program: &Path) -> bool {
+    let inode = |path: &Path| std::fs::metadata(path).map(|about| (about.dev(), about.ino())).ok();
+    inode(program).is_some_and(|theirs| inode(Path::new(SELF)) == Some(theirs)) || has_this_build_id(program)
+}
+
+fn has_this_build_id(program: &Path) -> bool {
     let head = |path: &Path| -> io::Result<Head> {
         let mut head = [0; size_of::<Head>()];
         File::open(path)?.read_exact_at(&mut head, 0)?;
         Ok(head)
     };
     let ours = || {
-        let head = head(Path::new("/proc/self/exe")).ok()?;
+        let head = head(Path::new(SELF)).ok()?;
         head.windows(BUILD_ID.len()).any(|at| at == BUILD_ID).then_some(head)
     };
     head(program).is_ok_and(|theirs| ours().is_some_and(|ours| ours == theirs))
@@ -80,7 +88,7 @@ mod tests {
         // Whether a test binary has a build id is the linker's choice.
         let head = fs::read(&ours).unwrap()[..size_of::<Head>()].to_vec();
         let has = head.windows(BUILD_ID.len()).any(|at| at == BUILD_ID);
-        assert_eq!([&copy, &link].map(|path| is_this_binary(path)), [has; 2]);
+        assert_eq!([&copy, &link].map(|path| is_this_binary(path)), [has, true]);
         for other in [&script, &dir.path().join("nothing"), dir.path()] {
             assert!(!is_this_binary(other), "{other:?}");
         }
