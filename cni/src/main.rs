@@ -2,12 +2,16 @@
 
 #![no_main]
 
+mod heap;
 #[cfg(own_start)]
 mod start;
 
 use std::ffi::{c_char, c_int};
 
 use weft_plugin::Plugin;
+
+#[global_allocator]
+static HEAP: heap::Heap = heap::Heap::new();
 
 /// The plugins, one line each.
 static PLUGINS: &[&dyn Plugin] = &[

@@ -68,11 +68,6 @@ impl Segment {
 const PAGE: usize = 4095;
 /// PROT_READ (`asm-generic/mman-common.h`).
 const READ: c_int = 1;
-/// M_TRIM_THRESHOLD and M_TOP_PAD (`malloc.h`), and how much the heap of a plugin may have: it asks the kernel once, and
-/// gives back when it ends.
-const HEAP: [c_int; 2] = [-1, -2];
-const HEAP_BYTES: c_int = 1 << 20;
-
 unsafe extern "C" {
     static mut __environ: *mut *mut c_char;
     static mut __libc_stack_end: *mut c_void;
@@ -90,13 +85,11 @@ unsafe extern "C" {
     static __init_array_end: [Entry; 0];
 
     fn _dl_aux_init(auxiliary: *const c_void);
-    fn __tunables_init(environment: *mut *mut c_char);
     fn __libc_setup_tls();
     fn __libc_early_init(initial: bool);
     fn __init_misc(count: c_int, arguments: *mut *mut c_char, environment: *mut *mut c_char);
     fn __libc_check_standard_fds();
     fn mprotect(start: usize, length: usize, protection: c_int) -> c_int;
-    fn mallopt(parameter: c_int, value: c_int) -> c_int;
     fn _init();
     fn exit(code: c_int) -> !;
 }
@@ -123,7 +116,6 @@ unsafe extern "C" fn __libc_start_main(
             end = end.add(1);
         }
         _dl_aux_init(end.add(1).cast());
-        __tunables_init(environment);
         relocate();
         __libc_setup_tls();
         guard();
@@ -131,8 +123,6 @@ unsafe extern "C" fn __libc_start_main(
         __libc_argv = arguments;
         protect();
         __init_misc(count, arguments, environment);
-        mallopt(HEAP[0], HEAP_BYTES);
-        mallopt(HEAP[1], HEAP_BYTES);
         if __libc_enable_secure != 0 {
             __libc_check_standard_fds();
         }

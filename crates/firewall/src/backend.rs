@@ -1,8 +1,12 @@
 //! Who carries the rules.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
+use weft_model::NetworkName;
+
+use crate::claim::Claims;
 use crate::iptables::tool::{self, Tool};
 use crate::{FirewallError, layout, table};
 
@@ -18,22 +22,15 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Returns the backend a conflist's `ipMasqBackend` asks for: ours when it is absent, or
-    /// iptables where the kernel has no nf_tables.
-    ///
-    /// # Errors
-    ///
-    /// [`FirewallError::UnknownBackend`] when the value is not one of upstream's two.
-    pub fn choose(asked: Option<&str>) -> Result<Self, FirewallError> {
-        match asked {
-            None => Ok(Self::usual()),
-            Some(name) => name.parse(),
-        }
-    }
-
     /// Returns ours, or iptables where the kernel has no nf_tables.
     pub fn usual() -> Self {
         if weft_nft::is_usable() { Self::Weft } else { Self::Iptables }
+    }
+
+    /// Returns the usual one for a network, whose claims lie below `claims`: what it has in our table tells that there are
+    /// nf_tables, and the kernel is not asked.
+    pub fn usual_of(network: &NetworkName, claims: &Path) -> Self {
+        if Claims(claims).is_in_our_table(network) { Self::Weft } else { Self::usual() }
     }
 
     /// Refuses to go on where the backend cannot work. Starts no program and changes nothing.
@@ -95,9 +92,9 @@ mod tests {
 
     #[test]
     fn upstreams_names_are_understood_and_no_others() {
-        assert_eq!(Backend::choose(Some("nftables")).unwrap(), Backend::UpstreamNftables);
-        assert_eq!(Backend::choose(Some("iptables")).unwrap(), Backend::Iptables);
-        let error = Backend::choose(Some("x")).unwrap_err();
+        assert_eq!("nftables".parse::<Backend>().unwrap(), Backend::UpstreamNftables);
+        assert_eq!("iptables".parse::<Backend>().unwrap(), Backend::Iptables);
+        let error = "x".parse::<Backend>().unwrap_err();
         assert_eq!(error.to_string(), "unknown ipmasq backend \"x\"");
         assert!(error.hint().is_some());
     }

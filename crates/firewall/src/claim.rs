@@ -149,6 +149,11 @@ impl Claims<'_> {
         self.0.join(BY_IPTABLES).join(network.as_str()).exists()
     }
 
+    /// Returns whether a network has something in our table.
+    pub(crate) fn is_in_our_table(&self, network: &NetworkName) -> bool {
+        self.network(network).exists() && !self.is_by_iptables(network)
+    }
+
     /// Notes that a network's rules are in chains of iptables, or else in our table.
     pub(crate) fn note_carrier(&self, network: &NetworkName, iptables: bool) -> Result<(), FirewallError> {
         let path = self.0.join(BY_IPTABLES).join(network.as_str());

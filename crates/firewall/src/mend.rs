@@ -1,6 +1,6 @@
 //! What others took away: writing it again, and saying what is missing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::slice;
 
@@ -264,7 +264,7 @@ fn problem(what: String, why: &str) -> Problem {
 
 /// Returns one problem for everything that something lacks; none if it lacks nothing.
 fn lacking(what: String, mut missing: Vec<String>) -> Option<Problem> {
-    let mut seen = HashSet::new();
+    let mut seen = BTreeSet::new();
     missing.retain(|one| seen.insert(one.clone()));
     let more = missing.len().saturating_sub(NAMED);
     missing.truncate(NAMED);

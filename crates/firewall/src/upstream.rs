@@ -202,7 +202,7 @@ fn instance(endpoint: &Endpoint) -> String {
 
 /// Returns the first 16 hex digits of a text's SHA-512.
 fn short_hash(text: &str) -> String {
-    Sha512::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&Sha512::digest(text)[..8])
 }
 
 #[cfg(test)]

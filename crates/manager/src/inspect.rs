@@ -235,7 +235,7 @@ pub(crate) fn mac_of(record: &Record) -> Option<&str> {
 fn endpoint_id(network: &Network, endpoint: &Endpoint) -> String {
     let id = network.about.id.to_string();
     let digest = hash(&["endpoint", &id, endpoint.container.as_str(), endpoint.ifname.as_str()]);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(digest)
 }
 
 #[cfg(test)]

@@ -109,13 +109,13 @@ impl NetworkId {
 
     /// Returns the first 12 hex digits, the form people see and type.
     pub fn short(&self) -> String {
-        self.0[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&self.0[..6])
     }
 }
 
 impl fmt::Display for NetworkId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+        out.write_str(&hex::encode(self.0))
     }
 }
 

@@ -57,11 +57,7 @@ impl IfName {
     ///
     /// CNI: plugins/pkg/utils, FormatHashWithPrefix: the first digits of the key's SHA-512.
     pub fn ifb(key: &str) -> Self {
-        let mut name = String::from("bwp");
-        for byte in &Sha512::digest(key)[..6] {
-            name.push_str(&format!("{byte:02x}"));
-        }
-        Self(name)
+        Self(["bwp", &hex::encode(&Sha512::digest(key)[..6])].concat())
     }
 
     /// Returns `veth` and 11 hex digits that follow from `key`: the same key gives the same name, always.
@@ -71,10 +67,7 @@ impl IfName {
             hash.update(part);
             hash.update([0]);
         }
-        let mut name = String::from("veth");
-        for byte in hash.finalize() {
-            name.push_str(&format!("{byte:02x}"));
-        }
+        let mut name = ["veth", &hex::encode(&hash.finalize()[..6])].concat();
         name.truncate(Self::MAX);
         Self(name)
     }

@@ -123,7 +123,7 @@ impl fmt::Display for Set {
 
 /// The bytes of a key: its fields one after the other, each filled up to whole 32-bit words when
 /// there are several.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub(crate) Vec<u8>);
 
 impl Key {

@@ -1,6 +1,6 @@
 //! The kernel, seen from the host and from one container.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub struct Kernel {
     host: Option<Socket>,
     container: Option<Container>,
     firewall: Firewall,
-    known: HashMap<(Place, IfName), Known>,
+    known: BTreeMap<(Place, IfName), Known>,
     /// A bridge of the host that was looked at just now, for the step that is about to.
     glimpse: Option<(IfName, LinkInfo)>,
 }
@@ -114,7 +114,7 @@ impl Kernel {
             host: None,
             container,
             firewall: Firewall::new(),
-            known: HashMap::new(),
+            known: BTreeMap::new(),
             glimpse: None,
         })
     }

@@ -1,6 +1,6 @@
 //! Taking a plan apart.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use weft_model::IfName;
 use weft_netlink::link::{self, Change, LinkInfo};
@@ -43,7 +43,7 @@ impl Kernel {
     fn remove_step(
         &mut self,
         step: &Step,
-        going: &HashSet<(Place, &IfName)>,
+        going: &BTreeSet<(Place, &IfName)>,
         removal: Removal,
     ) -> Result<(), Cause> {
         let place = step.place;
@@ -222,7 +222,7 @@ fn let_go(place: Place, link: &Link) -> Option<Change> {
 }
 
 /// The links that a plan created: with them goes what is on them.
-fn going(plan: &Plan) -> HashSet<(Place, &IfName)> {
+fn going(plan: &Plan) -> BTreeSet<(Place, &IfName)> {
     let links = plan.steps().iter().filter_map(|step| match &step.resource {
         Resource::Link(link) => Some((step.place, link)),
         _ => None,

@@ -38,7 +38,7 @@ pub(crate) fn compose(request: &ComposeRequest) -> Result<Vec<Value>, Failure> {
     }
     // Ours has no name in a conflist, which then is one that the reference plugins understand.
     if let Some(backend) = options.get("masquerade-backend").filter(|name| *name != OURS) {
-        Backend::choose(Some(backend)).map_err(|error| {
+        backend.parse::<Backend>().map_err(|error| {
             let hint = "its values are weft, nftables and iptables";
             bad("masquerade-backend", backend, &error).with_hint(Some(hint.into()))
         })?;

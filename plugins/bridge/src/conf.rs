@@ -219,6 +219,11 @@ impl Surroundings {
             dismantles: call.dismantles(),
         }
     }
+
+    /// Who carries a network's rules when nobody says.
+    fn usual(&self) -> Backend {
+        Backend::usual_of(&self.network, &self.claims)
+    }
 }
 
 impl Conf {
@@ -235,7 +240,7 @@ impl Conf {
         let masquerade = self.masquerade(&around)?;
         let isolated = self.isolate || self.internal || dismantles;
         let guarded = self.gateway_mode.is_some() || dismantles;
-        let fence = (isolated || guarded).then(|| self.fence(masquerade));
+        let fence = (isolated || guarded).then(|| self.fence(masquerade, &around));
         let settings = Settings {
             gateway: match (self.is_gateway, self.is_default_gateway) {
                 (_, true) => Gateway::DefaultRoute,
@@ -282,19 +287,19 @@ impl Conf {
 
     fn masquerade(&self, around: &Surroundings) -> Result<Option<Backend>, ConfError> {
         let asked = self.ip_masq_backend.as_deref();
-        masquerade_backend(asked, self.ip_masq, around.addressed, around.dismantles)
+        masquerade_backend(asked, self.ip_masq, around.addressed, around.dismantles, || around.usual())
             .map_err(ConfError::Backend)
     }
 
     /// Returns who keeps others out. Where things are taken apart, the network may have had that when it was built.
-    fn fence(&self, masquerade: Option<Backend>) -> Backend {
+    fn fence(&self, masquerade: Option<Backend>, around: &Surroundings) -> Backend {
         let asked = self.ip_masq_backend.as_deref().and_then(|name| name.parse().ok());
         if asked == Some(Backend::Iptables) {
             return Backend::Iptables;
         }
         // Whether the kernel has nf_tables is asked once. The reference plugins keep nobody out, so their layout
         // of nf_tables says nothing about this.
-        masquerade.filter(|backend| *backend == Backend::Weft).unwrap_or_else(Backend::usual)
+        masquerade.filter(|backend| *backend == Backend::Weft).unwrap_or_else(|| around.usual())
     }
 
     fn sources(&self) -> Result<Vec<IpAddr>, ConfError> {

@@ -128,7 +128,7 @@ impl Conf {
     /// # Errors
     ///
     /// If a value or a combination of values is not legal.
-    pub fn settle(self, usual: fn() -> Backend) -> Result<Rules, ConfError> {
+    pub fn settle(self, usual: impl FnOnce() -> Backend) -> Result<Rules, ConfError> {
         let mark = self.mark()?;
         let snat = self.snat.unwrap_or(true);
         let backend = self.backend(usual)?;
@@ -162,7 +162,7 @@ impl Conf {
     }
 
     /// Without a name, the backend is the one whose language the options speak.
-    fn backend(&self, usual: fn() -> Backend) -> Result<Backend, ConfError> {
+    fn backend(&self, usual: impl FnOnce() -> Backend) -> Result<Backend, ConfError> {
         let options = self.languages();
         let of = |backend| -> Vec<&'static str> {
             options.iter().filter(|(language, _)| *language == backend).map(|(_, option)| *option).collect()

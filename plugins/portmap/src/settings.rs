@@ -190,11 +190,13 @@ impl Settings {
 fn rules(call: &Call, dismantles: bool) -> Result<Rules, Failure> {
     let conf: Conf = call.conf.conf()?;
     // Who carried the rules is in the books; whether there are nf_tables need not be asked.
-    let usual = if dismantles { || Backend::Weft } else { Backend::usual };
-    settle(conf, usual)
+    settle(conf, || match dismantles {
+        true => Backend::Weft,
+        false => Backend::usual_of(&call.conf.name, &call.root.masquerade_dir()),
+    })
 }
 
-fn settle(conf: Conf, usual: fn() -> Backend) -> Result<Rules, Failure> {
+fn settle(conf: Conf, usual: impl FnOnce() -> Backend) -> Result<Rules, Failure> {
     conf.settle(usual).map_err(|error| {
         let hint = error.hint();
         Failure::new(Code::InvalidConfig, error).with_hint(hint)

@@ -72,14 +72,11 @@ impl Conf {
             mtu => mtu.map_err(ConfError::Mtu)?,
         };
         let backend = self.ip_masq_backend.as_deref();
-        let masquerade = masquerade_backend(backend, self.ip_masq, addressed, dismantles);
-        Ok(Settings {
-            network: call.conf.name.clone(),
-            masquerade: masquerade.map_err(ConfError::Backend)?,
-            claims: call.root.masquerade_dir(),
-            mtu,
-            mac: (call.verb == Verb::Add).then(Mac::random),
-        })
+        let (network, claims) = (call.conf.name.clone(), call.root.masquerade_dir());
+        let usual = || Backend::usual_of(&network, &claims);
+        let masquerade = masquerade_backend(backend, self.ip_masq, addressed, dismantles, usual)
+            .map_err(ConfError::Backend)?;
+        Ok(Settings { network, masquerade, claims, mtu, mac: (call.verb == Verb::Add).then(Mac::random) })
     }
 }
 

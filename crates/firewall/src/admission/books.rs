@@ -42,12 +42,8 @@ pub(super) struct Free {
 pub(super) fn owner(endpoint: &Endpoint) -> NetworkName {
     let Endpoint { network, container, ifname } = endpoint;
     let digest = Sha256::digest(format!("{network}/{container}/{ifname}"));
-    let digits = digest[..16].iter().fold(String::from("attachment-"), |mut text, byte| {
-        write!(text, "{byte:02x}").ok();
-        text
-    });
     #[expect(clippy::expect_used, reason = "letters, digits and a dash are a name")]
-    digits.parse().expect("a name")
+    format!("attachment-{}", hex::encode(&digest[..16])).parse().expect("a name")
 }
 
 impl Record {

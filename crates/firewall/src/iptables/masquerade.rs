@@ -22,11 +22,7 @@ use crate::{Backend, Change, FirewallError, Masquerade};
 
 /// The chain of a container on a network: `CNI-` and 24 hex digits.
 fn chain_name(network: &str, container: &str) -> String {
-    let digits: String = Sha512::digest(format!("{network}{container}"))[..12]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("CNI-{digits}")
+    format!("CNI-{}", hex::encode(&Sha512::digest(format!("{network}{container}"))[..12]))
 }
 
 /// The same for an attachment, whatever its interface.

@@ -1,6 +1,6 @@
 //! One transaction, with whatever is missing for it.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ impl Changes {
 
     /// Returns what leaves or may be in the way, but for keys that something else gets.
     fn leaving<'a>(&'a self, list: &'a [(Set, Element)]) -> impl Iterator<Item = &'a (Set, Element)> {
-        let added: HashSet<_> = self.added.iter().map(|(set, element)| (&set.name, element.key())).collect();
+        let added: BTreeSet<_> = self.added.iter().map(|(set, element)| (&set.name, element.key())).collect();
         list.iter().filter(move |(set, element)| !added.contains(&(&set.name, element.key())))
     }
 }

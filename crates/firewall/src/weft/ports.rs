@@ -1,7 +1,7 @@
 //! Published ports in our own table.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -63,7 +63,7 @@ pub(crate) fn add_all(books: &Books, changes: &mut Changes) -> Result<(), Firewa
         for entry in hairpins(&owner) {
             changes.entry(&entry);
         }
-        let held: HashSet<_> = held.iter().collect();
+        let held: BTreeSet<_> = held.iter().collect();
         for piece in pieces(&owner).into_iter().filter(|piece| held.contains(&piece.claim)) {
             changes.part(piece.part);
             changes.add(piece.set, piece.element);
@@ -115,8 +115,8 @@ pub(crate) fn clear_taken(taken: &Taken, changes: &mut Changes) {
 
 /// Removes everything of an attachment that it still owns.
 pub(crate) fn remove(socket: &mut Socket, owners: &[&Owner], owned: &[Claim]) -> Result<(), FirewallError> {
-    let owned: HashSet<_> = owned.iter().collect();
-    let mut places = HashSet::new();
+    let owned: BTreeSet<_> = owned.iter().collect();
+    let mut places = BTreeSet::new();
     let mut gone: Vec<_> = owners.iter().flat_map(|owner| pieces(owner)).collect();
     gone.retain(|piece| owned.contains(&piece.claim) && places.insert(piece.place()));
     let gone: Vec<_> = gone.into_iter().map(|piece| (piece.set, piece.element)).collect();
@@ -205,7 +205,7 @@ fn left(before: &Owner, after: Option<&Owner>) -> Vec<Piece> {
 }
 
 /// Returns an attachment's elements by where they are.
-fn by_place(owner: Option<&Owner>) -> HashMap<Place, Element> {
+fn by_place(owner: Option<&Owner>) -> BTreeMap<Place, Element> {
     let pieces = owner.map(pieces).unwrap_or_default();
     pieces.into_iter().map(|piece| (piece.place(), piece.element)).collect()
 }
@@ -213,7 +213,7 @@ fn by_place(owner: Option<&Owner>) -> HashMap<Place, Element> {
 /// Returns everything that an attachment publishes, each element once: what goes by the container's address is
 /// the same for all of its ports.
 fn pieces(owner: &Owner) -> Vec<Piece> {
-    let mut places = HashSet::new();
+    let mut places = BTreeSet::new();
     let mut pieces: Vec<_> = owner.publications.iter().flat_map(|one| pieces_of(owner, one)).collect();
     pieces.retain(|piece| places.insert(piece.place()));
     pieces

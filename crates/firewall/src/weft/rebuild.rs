@@ -1,6 +1,6 @@
 //! Writing the whole table anew, from the books.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use nix::errno::Errno;
 use weft_nft::{Element, Error, Set, Socket, Transaction};
@@ -55,7 +55,8 @@ fn withdraw(socket: &mut Socket, claims: &Claims<'_>, written: &Changes) -> Resu
 
 /// Returns those of the elements that are not wanted.
 fn lacking(wanted: &Changes, elements: &[(Set, Element)]) -> Vec<(Set, Element)> {
-    let wanted: HashSet<_> = wanted.added().iter().map(|(set, element)| (&set.name, element.key())).collect();
+    let wanted: BTreeSet<_> =
+        wanted.added().iter().map(|(set, element)| (&set.name, element.key())).collect();
     elements.iter().filter(|(set, element)| !wanted.contains(&(&set.name, element.key()))).cloned().collect()
 }
 

@@ -1,6 +1,6 @@
 //! Bridges.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use weft_model::{IfName, Mac, Mtu};
 use weft_netlink::link::{self, Change, LinkInfo, NewBridge};
@@ -113,7 +113,7 @@ impl Ensure<'_> {
     /// Looks again at the bridges that may have taken the address of a port that joined. Ours do not, so
     /// nothing is asked about them.
     pub(super) fn look_at_followers(&mut self) -> Result<(), ApplyError> {
-        let mut seen = HashSet::new();
+        let mut seen = BTreeSet::new();
         for step in self.plan.steps() {
             let Resource::Link(Link { port: Some(port), .. }) = &step.resource else { continue };
             if self.kernel.follows(step.place, &port.bridge) && seen.insert(&port.bridge) {

@@ -31,7 +31,8 @@ impl Masqueraded<'_> {
     }
 }
 
-/// Returns who masquerades, if anybody does. `asked` is the key `ipMasqBackend`, `wanted` the key `ipMasq`.
+/// Returns who masquerades, if anybody does. `asked` is the key `ipMasqBackend`, `wanted` the key `ipMasq`; `usual` says who does
+/// it when nobody is asked for, and may have to ask the kernel.
 ///
 /// # Errors
 ///
@@ -41,15 +42,17 @@ pub fn masquerade_backend(
     wanted: bool,
     addressed: bool,
     dismantles: bool,
+    usual: impl FnOnce() -> Backend,
 ) -> Result<Option<Backend>, FirewallError> {
     let asked = asked.filter(|name| !name.is_empty());
     let needed = addressed && (wanted || dismantles);
     if asked.is_none() && !needed {
         return Ok(None);
     }
-    let backend = match Backend::choose(asked) {
-        Err(_) if dismantles => Backend::usual(),
-        chosen => chosen?,
+    let backend = match asked.map(str::parse) {
+        None => usual(),
+        Some(Err(_)) if dismantles => usual(),
+        Some(chosen) => chosen?,
     };
     // Where there are no nf_tables, only a configuration that says `ipMasq` is worth starting iptables for.
     let idle = !wanted && asked.is_none() && backend == Backend::Iptables;

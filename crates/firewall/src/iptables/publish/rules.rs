@@ -36,7 +36,7 @@ pub(super) fn chain_name(endpoint: &Endpoint) -> String {
         // A name has no slash, so this is no other container's.
         text = format!("{text}/{ifname}");
     }
-    let digits: String = Sha512::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = hex::encode(Sha512::digest(text));
     format!("{OWN}{}", &digits[..LONGEST_CHAIN - OWN.len()])
 }
 

@@ -1,0 +1,164 @@
+//! The memory of a plugin: a short life, a thousand small pieces.
+//!
+//! The C library's allocator merges what is freed and splits it again, so that a program may run for months: a third of all
+//! instructions of an ADD. Here a freed piece waits in a list for the next of its size, and that is all. What does not fit
+//! into the arena, as of a plugin that stays (`dhcp`) or has much to do (GC), is the C library's.
+
+#![expect(unsafe_code, reason = "an allocator is made of addresses")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::UnsafeCell;
+use std::hint::spin_loop;
+use std::ptr::{self, null_mut};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The bytes of the arena. Pages that nobody touches cost nothing.
+const ARENA: usize = 1 << 20;
+/// Small pieces have sizes that are a multiple of this, and every piece begins at such an address.
+const STEP: usize = 16;
+/// From here on sizes are powers of two.
+const SMALL: usize = 1024;
+/// The largest piece.
+const LARGEST: usize = 64 * 1024;
+/// How many sizes there are: the small ones, and 2 KiB to 64 KiB.
+const SIZES: usize = SMALL / STEP + 6;
+
+/// The heap of this process.
+pub(crate) struct Heap {
+    busy: AtomicBool,
+    pieces: UnsafeCell<Pieces>,
+    arena: UnsafeCell<Arena>,
+}
+
+#[repr(align(4096))]
+struct Arena([u8; ARENA]);
+
+struct Pieces {
+    /// The bytes that were ever handed out: what is behind them is zero.
+    used: usize,
+    /// The freed pieces of each size: the first; each holds the address of the next.
+    freed: [*mut u8; SIZES],
+}
+
+// SAFETY: whoever touches the pieces has set `busy`, and a piece belongs to one owner.
+unsafe impl Sync for Heap {}
+
+impl Heap {
+    /// Returns an empty one.
+    #[expect(clippy::new_without_default, reason = "there is one, and it is a static")]
+    pub(crate) const fn new() -> Self {
+        Self {
+            busy: AtomicBool::new(false),
+            pieces: UnsafeCell::new(Pieces { used: 0, freed: [null_mut(); SIZES] }),
+            arena: UnsafeCell::new(Arena([0; ARENA])),
+        }
+    }
+
+    /// Works with the pieces, alone.
+    fn alone<T>(&self, work: impl FnOnce(&mut Pieces) -> T) -> T {
+        while self.busy.swap(true, Ordering::Acquire) {
+            spin_loop();
+        }
+        // SAFETY: `busy` was not set, so nobody else is here.
+        let done = work(unsafe { &mut *self.pieces.get() });
+        self.busy.store(false, Ordering::Release);
+        done
+    }
+
+    fn owns(&self, piece: *mut u8) -> bool {
+        piece.addr().wrapping_sub(self.arena.get().addr()) < ARENA
+    }
+
+    /// Returns a piece of the arena, and whether it was never used; null when there is none.
+    fn take(&self, layout: Layout) -> (*mut u8, bool) {
+        let Some((index, size)) = size_of(layout) else { return (null_mut(), false) };
+        self.alone(|pieces| {
+            let freed = pieces.freed[index];
+            if !freed.is_null() {
+                // SAFETY: a freed piece of ours holds the address of the next, and has room for it.
+                pieces.freed[index] = unsafe { freed.cast::<*mut u8>().read() };
+                return (freed, false);
+            }
+            if size > ARENA - pieces.used {
+                return (null_mut(), false);
+            }
+            // SAFETY: it ends within the arena.
+            let fresh = unsafe { self.arena.get().cast::<u8>().add(pieces.used) };
+            pieces.used += size;
+            (fresh, true)
+        })
+    }
+}
+
+/// Returns which size a piece for this has, and how many bytes that is. None for what is too large, or begins at rarer
+/// addresses than all pieces do.
+fn size_of(layout: Layout) -> Option<(usize, usize)> {
+    let wanted = layout.size().max(1);
+    if layout.align() > STEP || wanted > LARGEST {
+        return None;
+    }
+    if wanted <= SMALL {
+        let steps = wanted.div_ceil(STEP);
+        return Some((steps - 1, steps * STEP));
+    }
+    let power = wanted.next_power_of_two();
+    Some((SMALL / STEP + (power / SMALL).trailing_zeros() as usize - 1, power))
+}
+
+// SAFETY: pieces are disjoint, aligned to STEP and as large as was asked for, and stay where they are until they are freed. What
+// is not in the arena is the C library's, which keeps to the same.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match self.take(layout) {
+            // SAFETY: the caller's layout, unchanged.
+            (piece, _) if piece.is_null() => unsafe { System.alloc(layout) },
+            (piece, _) => piece,
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        match self.take(layout) {
+            // SAFETY: the caller's layout, unchanged.
+            (piece, _) if piece.is_null() => unsafe { System.alloc_zeroed(layout) },
+            (piece, true) => piece,
+            (piece, false) => {
+                // SAFETY: the piece has at least this size.
+                unsafe { ptr::write_bytes(piece, 0, layout.size()) };
+                piece
+            }
+        }
+    }
+
+    unsafe fn dealloc(&self, piece: *mut u8, layout: Layout) {
+        match size_of(layout) {
+            Some((index, _)) if self.owns(piece) => self.alone(|pieces| {
+                // SAFETY: the piece is nobody's any more, begins at a multiple of STEP and has room for an address.
+                unsafe { piece.cast::<*mut u8>().write(pieces.freed[index]) };
+                pieces.freed[index] = piece;
+            }),
+            // SAFETY: what is not in the arena came from there, with this layout.
+            _ => unsafe { System.dealloc(piece, layout) },
+        }
+    }
+
+    unsafe fn realloc(&self, piece: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if !self.owns(piece) {
+            // SAFETY: what is not in the arena came from there, with this layout.
+            return unsafe { System.realloc(piece, layout, size) };
+        }
+        // SAFETY: the caller answers for size and alignment.
+        let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        if size_of(wanted) == size_of(layout) {
+            return piece;
+        }
+        // SAFETY: two pieces of at least the lesser size that have nothing in common; the old one goes with its layout.
+        unsafe {
+            let moved = self.alloc(wanted);
+            if !moved.is_null() {
+                ptr::copy_nonoverlapping(piece, moved, layout.size().min(size));
+                self.dealloc(piece, layout);
+            }
+            moved
+        }
+    }
+}
