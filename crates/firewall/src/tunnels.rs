@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! arriving  not UDP?                           -> no_datagram   from the mesh, and no ICMP? drop
-//!           plain port?                        -> plain         from the mesh? drop; an identifier of ours? -> known_host
+//!           plain port?                        -> plain         from the mesh? drop; not from a known host, and an
+//!                                                               identifier of ours? drop
 //!           secure port?                       -> secure        not from the mesh? drop
 //!           the mesh's own ports?              -> carrier       from the mesh? drop
 //!           from the mesh?                     drop
@@ -15,10 +16,11 @@
 //!           from an uplink to another network? drop
 //! ```
 //!
-//! `known_host` drops what no host of the cluster has sent, and is where `plain` sends what hides its identifier, too.
-//! All chains that end with a tunnel's packet leave it untracked.
-//! Every packet of every container comes by here, so most of them are asked little: a tenth of a round trip between two
-//! containers was spent in a chain that asked each of them everything.
+//! What hides its identifier goes the way of ours, to `stranger`. All chains that end with a tunnel's packet leave it untracked.
+//!
+//! Every packet of every container comes by here, so most of them are asked little, and cheaply (docs/adr/0018): the name of
+//! an interface takes five times as long to load as its type, and the mesh's are the only ones of theirs; a port is
+//! a port of UDP, once everything else has gone another way; and what a known host has sent need not be read further.
 //!
 //! KERNEL: a VXLAN device takes packets from anybody and by any interface: `local` is what it sends with (vxlan_rcv and
 //! vxlan_create_sock, drivers/net/vxlan/vxlan_core.c), so what it must not take has to be dropped before.
@@ -51,7 +53,7 @@ const TABLE: Table = Table::new(Family::Inet, "weft_tunnels");
 /// What the comment of every version of it starts with.
 const OURS: &str = "weft tunnels ";
 /// Its comment.
-const VERSION: &str = "weft tunnels 3";
+const VERSION: &str = "weft tunnels 4";
 /// What the names of links start with by which networks with a namespace of their own reach the outside.
 pub const UPLINKS: &str = "ovu";
 /// What the names of all of an overlay's links start with.
@@ -63,7 +65,7 @@ const OUTSIDE: &str = "outside";
 const INSIDE: &str = "inside";
 /// What connection tracking calls a packet of a connection that it knows (nf_conntrack_common.h).
 const KNOWN: u32 = 1 << 1 | 1 << 2;
-const KNOWN_HOST: &str = "known_host";
+const STRANGER: &str = "stranger";
 const NO_DATAGRAM: &str = "no_datagram";
 const PLAIN: &str = "plain";
 const SECURE: &str = "secure";
@@ -75,6 +77,8 @@ const LEAVING: &str = "leaving";
 /// Before connection tracking looks (NF_IP_PRI_RAW).
 const RAW: i32 = -300;
 const UDP: u8 = 17;
+/// The hardware type of the mesh's interfaces, whoever drives them: none (ARPHRD_NONE, linux/if_arp.h).
+const NO_HARDWARE: u16 = 0xfffe;
 /// What else the mesh carries: ICMP of either family.
 const ICMP: [u8; 2] = [1, 58];
 /// The VNI in a VXLAN header, behind the UDP header and four bytes of flags (RFC 7348, section 5).
@@ -191,7 +195,7 @@ impl Tunnels {
             transaction.set(&v4).set(&v6).set(&marks());
             transaction.elements(&marks(), vec![Element::new(self.mark())]);
             let base = |hook| Base { kind: ChainKind::Filter, hook, priority: RAW, policy: Policy::Accept };
-            for name in [KNOWN_HOST, NO_DATAGRAM, PLAIN, SECURE, CARRIER, UNTRACKED, INTO_MESH] {
+            for name in [STRANGER, NO_DATAGRAM, PLAIN, SECURE, CARRIER, UNTRACKED, INTO_MESH] {
                 transaction.chain(&TABLE.chain(name));
             }
             transaction.chain(&TABLE.base_chain(ARRIVING, base(Hook::Prerouting)));
@@ -216,57 +220,53 @@ impl Tunnels {
 
     /// Returns the chains with their rules.
     fn chains(&self) -> Vec<(&'static str, Vec<Rule>)> {
-        let arriving = TABLE.chain(ARRIVING);
-        let mut rules = vec![
-            arriving.rule([
-                Expr::Meta(Meta::Transport, Reg(0)),
-                Expr::Compare(Reg(0), Comparison::NotEqual, vec![UDP]),
-                goto(NO_DATAGRAM),
-            ]),
-            to_port(&arriving, self.plain_port, PLAIN),
-            to_port(&arriving, self.secure_port, SECURE),
-        ];
-        rules.extend(self.mesh_ports.iter().map(|port| to_port(&arriving, *port, CARRIER)));
-        rules.push(self.drop_if_mesh(&arriving, Meta::InputName, true, &[]));
-        let leaving = TABLE.chain(LEAVING);
-        let mut sent = vec![
-            to_port(&leaving, self.plain_port, UNTRACKED),
-            to_port(&leaving, self.secure_port, INTO_MESH),
-        ];
-        sent.extend(self.mesh_ports.iter().map(|port| to_port(&leaving, *port, UNTRACKED)));
+        let chain = |name: &'static str| TABLE.chain(name);
+        let (arriving, leaving) = (chain(ARRIVING), chain(LEAVING));
+        let of_mesh =
+            |chains: &Chain, name| self.mesh_ports.iter().map(|port| to_port(chains, *port, name)).collect();
+        let carried: Vec<Rule> = of_mesh(&arriving, CARRIER);
+        let sent: Vec<Rule> = of_mesh(&leaving, UNTRACKED);
         // What a chain does not drop is not tracked.
         let untracked = |name: &'static str, rules: Vec<Rule>| {
-            let rules = rules.into_iter().chain([TABLE.chain(name).rule([Expr::NoTrack])]);
+            let rules = rules.into_iter().chain([chain(name).rule([Expr::NoTrack])]);
             (name, rules.collect())
         };
-        let mesh = |name, way, passes| vec![self.drop_if_mesh(&TABLE.chain(name), way, passes, &[])];
-        let uplinks = if self.uplinks { vec![(OUTSIDE, outside()), (INSIDE, inside())] } else { Vec::new() };
+        let no_mesh = |name| self.drop_from_mesh(&chain(name), &[]);
         let mut chains = vec![
-            untracked(KNOWN_HOST, ANY.map(stranger).into()),
-            (
-                NO_DATAGRAM,
-                vec![self.drop_if_mesh(&TABLE.chain(NO_DATAGRAM), Meta::InputName, true, &no_icmp())],
-            ),
+            (STRANGER, vec![chain(STRANGER).rule(DROP)]),
+            (NO_DATAGRAM, vec![self.drop_from_mesh(&chain(NO_DATAGRAM), &no_icmp())]),
             untracked(PLAIN, self.plain()),
-            untracked(SECURE, mesh(SECURE, Meta::InputName, false)),
-            untracked(CARRIER, mesh(CARRIER, Meta::InputName, true)),
+            untracked(SECURE, vec![self.drop_elsewhere(&chain(SECURE), Meta::InputName)]),
+            untracked(CARRIER, vec![no_mesh(CARRIER)]),
             untracked(UNTRACKED, Vec::new()),
-            untracked(INTO_MESH, mesh(INTO_MESH, Meta::OutputName, false)),
-            (ARRIVING, rules),
-            (LEAVING, sent),
+            untracked(INTO_MESH, vec![self.drop_elsewhere(&chain(INTO_MESH), Meta::OutputName)]),
         ];
-        chains.extend(uplinks);
+        let ports =
+            [to_port(&arriving, self.plain_port, PLAIN), to_port(&arriving, self.secure_port, SECURE)];
+        let others = unless_udp(&arriving, Verdict::Goto(NO_DATAGRAM.into()));
+        chains.push((
+            ARRIVING,
+            [others].into_iter().chain(ports).chain(carried).chain([no_mesh(ARRIVING)]).collect(),
+        ));
+        let ports =
+            [to_port(&leaving, self.plain_port, UNTRACKED), to_port(&leaving, self.secure_port, INTO_MESH)];
+        let others = unless_udp(&leaving, Verdict::Accept);
+        chains.push((LEAVING, [others].into_iter().chain(ports).chain(sent).collect()));
+        if self.uplinks {
+            chains.extend([(OUTSIDE, outside()), (INSIDE, inside())]);
+        }
         chains
     }
 
-    /// Plain VXLAN: with an identifier of ours it goes on to another chain.
+    /// Plain VXLAN: what a known host sends passes, and of what others send that with an identifier of none of ours.
     fn plain(&self) -> Vec<Rule> {
         let chain = TABLE.chain(PLAIN);
-        let mut rules = vec![self.drop_if_mesh(&chain, Meta::InputName, true, &[])];
+        let mut rules = vec![self.drop_from_mesh(&chain, &[])];
+        rules.extend(ANY.map(|family| known_host(&chain, family)));
         rules.extend(self.vnis.iter().map(|vni| {
             let number = vni.to_be_bytes()[1..].to_vec();
             let is_ours = [Expr::Payload(VNI, Reg(0)), Expr::Compare(Reg(0), Comparison::Equal, number)];
-            chain.rule(is_ours.into_iter().chain([goto(KNOWN_HOST)]))
+            chain.rule(is_ours.into_iter().chain([goto(STRANGER)]))
         }));
         if let Some(vni) = self.vnis.first() {
             // None of ours gets here, so whatever can be read is not this one.
@@ -274,18 +274,29 @@ impl Tunnels {
             let is_another =
                 [Expr::Payload(LAST_WORD, Reg(0)), Expr::Compare(Reg(0), Comparison::NotEqual, word)];
             rules.push(chain.rule(is_another.into_iter().chain([goto(UNTRACKED)])));
-            rules.push(chain.rule([goto(KNOWN_HOST)]));
+            rules.push(chain.rule([goto(STRANGER)]));
         }
         rules
     }
 
-    /// Drops packets that pass, or do not pass, an interface of the mesh, if the other steps say so, too.
-    fn drop_if_mesh(&self, chain: &Chain, way: Meta, passes: bool, more: &[Expr]) -> Rule {
-        let comparison = if passes { Comparison::Equal } else { Comparison::NotEqual };
+    /// Drops what comes from the mesh, if the other steps say so, too.
+    fn drop_from_mesh(&self, chain: &Chain, more: &[Expr]) -> Rule {
+        let without_hardware = [
+            Expr::Meta(Meta::InputType, Reg(0)),
+            Expr::Compare(Reg(0), Comparison::Equal, NO_HARDWARE.to_ne_bytes().to_vec()),
+        ];
+        let mesh = self.is_mesh(Meta::InputName, Comparison::Equal);
+        chain.rule([&without_hardware[..], &mesh, more, &DROP].concat())
+    }
+
+    /// Drops what passes another interface than the mesh's.
+    fn drop_elsewhere(&self, chain: &Chain, way: Meta) -> Rule {
+        chain.rule([&self.is_mesh(way, Comparison::NotEqual)[..], &DROP].concat())
+    }
+
+    fn is_mesh(&self, way: Meta, comparison: Comparison) -> [Expr; 2] {
         // Fewer bytes than a name has are a prefix.
-        let mesh =
-            [Expr::Meta(way, Reg(0)), Expr::Compare(Reg(0), comparison, self.mesh_links.as_bytes().to_vec())];
-        chain.rule([&mesh[..], more, &DROP].concat())
+        [Expr::Meta(way, Reg(0)), Expr::Compare(Reg(0), comparison, self.mesh_links.as_bytes().to_vec())]
     }
 
     /// Returns what the set of marks has when the rules are these.
@@ -379,24 +390,32 @@ fn inside() -> Vec<Rule> {
     ]
 }
 
-/// Sends UDP to a port on to another chain.
-fn to_port(chain: &Chain, port: u16, target: &'static str) -> Rule {
+/// Decides what is no UDP, before anybody asks for ports.
+fn unless_udp(chain: &Chain, verdict: Verdict) -> Rule {
     chain.rule([
         Expr::Meta(Meta::Transport, Reg(0)),
-        Expr::Compare(Reg(0), Comparison::Equal, vec![UDP]),
+        Expr::Compare(Reg(0), Comparison::NotEqual, vec![UDP]),
+        Expr::Verdict(verdict),
+    ])
+}
+
+/// Sends what goes to a port on to another chain; behind [`unless_udp`].
+fn to_port(chain: &Chain, port: u16, target: &'static str) -> Rule {
+    chain.rule([
         Expr::Payload(Field::PORT_DESTINATION, Reg(0)),
         Expr::Compare(Reg(0), Comparison::Equal, port.to_be_bytes().to_vec()),
         goto(target),
     ])
 }
 
-/// Drops what no host of the cluster has sent.
-fn stranger(family: IpAddr) -> Rule {
+/// Lets pass what a host of the cluster has sent.
+fn known_host(chain: &Chain, family: IpAddr) -> Rule {
     let source = [
         Expr::Payload(Field::source_of(family), Reg(0)),
-        Expr::Lookup(hosts(family).name, Reg(0), Found::NoMatch),
+        Expr::Lookup(hosts(family).name, Reg(0), Found::Match),
+        goto(UNTRACKED),
     ];
-    TABLE.chain(KNOWN_HOST).rule([&is_family(family)[..], &source, &DROP].concat())
+    chain.rule([&is_family(family)[..], &source].concat())
 }
 
 /// The steps that go on only for what is not ICMP.

@@ -87,6 +87,17 @@ pub fn of_link(socket: &mut Socket, index: u32) -> Result<Vec<AddressInfo>, Erro
     Ok(addresses)
 }
 
+/// Returns the index of the link of the socket's namespace that has an address.
+///
+/// # Errors
+///
+/// The kernel's refusal, or the socket's failure.
+pub fn holder(socket: &mut Socket, address: IpAddr) -> Result<Option<u32>, Error> {
+    let request = Request::new(RouteNetlinkMessage::GetAddress(AddressMessage::default()), libc::NLM_F_DUMP);
+    let addresses = socket.dump(&request, AddressInfo::read)?;
+    Ok(addresses.into_iter().find(|found| found.address.ip() == address).map(|found| found.index))
+}
+
 impl AddressInfo {
     fn read(payload: &[u8]) -> Option<Self> {
         const IFA_ADDRESS: u16 = 1;

@@ -14,6 +14,7 @@ pub mod ipvlan;
 pub mod kind;
 pub mod link;
 pub mod macvlan;
+pub mod merging;
 pub mod neighbour;
 pub mod netconf;
 pub mod packet;

@@ -31,17 +31,20 @@ fn it_is_written_once_and_listed_as_meant() {
     assert_eq!(wanted.observe().unwrap(), [""; 0]);
     let listed = ruleset();
     for rule in [
-        "udp dport 4789 goto plain",
-        "udp dport 8473 goto secure",
+        "meta l4proto != udp goto no_datagram",
+        "th dport 4789 goto plain",
+        "th dport 8473 goto secure",
         "iifname != \"weftwg*\" counter",
         "iifname \"weftwg*\" counter",
-        "udp dport 8473 goto into_mesh",
+        "meta iiftype",
+        "meta l4proto != udp accept",
+        "th dport 8473 goto into_mesh",
         "oifname != \"weftwg*\" counter",
-        "ip saddr != @hosts4 counter",
-        "ip6 saddr != @hosts6 counter",
-        "goto known_host",
-        "udp dport 51821 goto carrier",
-        "udp dport 51821 goto untracked",
+        "ip saddr @hosts4 goto untracked",
+        "ip6 saddr @hosts6 goto untracked",
+        "goto stranger",
+        "th dport 51821 goto carrier",
+        "th dport 51821 goto untracked",
         "notrack",
         "192.0.2.7",
     ] {

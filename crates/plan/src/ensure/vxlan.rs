@@ -1,14 +1,16 @@
 //! VXLAN devices.
 
+use std::net::IpAddr;
+
 use nix::errno::Errno;
 use weft_netlink::link::{self, Change, LinkInfo};
 use weft_netlink::vxlan::{self, NewVxlan, VxlanInfo};
-use weft_netlink::{Batch, Error, Socket};
+use weft_netlink::{Batch, Error, Socket, address, merging};
 
 use super::Ensure;
 use super::existing::inverse;
 use crate::journal::Undo;
-use crate::kernel::Known;
+use crate::kernel::{Known, visit};
 use crate::{Cause, Link, Step, VxlanOptions};
 
 /// How often a device may appear or vanish between the question and the request.
@@ -72,7 +74,12 @@ impl Ensure<'_> {
         let raised = batch.push(link::change(found.index, &Change { up: Some(true), ..Change::default() }));
         let replies = self.kernel.socket(step.place)?.call(&mut batch)?;
         replies.of(owned)?;
-        replies.of(raised).map(drop).map_err(|error| self.diagnosed(error, step, link, options))
+        replies.of(raised).map_err(|error| self.diagnosed(error, step, link, options))?;
+        if arrives_merged(options.local) {
+            // Without it everything is as it was, and a little slower.
+            visit(home.as_ref(), || merging::set(&link.name, false))?.ok();
+        }
+        Ok(())
     }
 
     /// Finds out who has what we wanted.
@@ -112,6 +119,24 @@ impl Ensure<'_> {
         self.note(step, undo);
         Ok(())
     }
+}
+
+/// Returns whether segments that arrive at an address of the host have been merged already, where they came in.
+///
+/// KERNEL: a driver's packets are merged with what is in the tunnel looked at (vxlan_gro_receive), and hardly anything is left to do
+/// for the device, which takes every packet through one queue more for it (gro_cells_receive). It is what a stream lives on where
+/// the packets come from a program: what has no Ethernet address, or comes from a TAP, is left as it is, and so is
+/// a link that has been told not to merge. A veth pair is born so: it hands on what it is given.
+fn arrives_merged(local: IpAddr) -> bool {
+    let underlay = || -> Result<Option<LinkInfo>, Error> {
+        let mut socket = Socket::open()?;
+        let Some(index) = address::holder(&mut socket, local)? else { return Ok(None) };
+        socket.link(link::get_index(index))
+    };
+    let Ok(Some(link)) = underlay() else { return false };
+    let is_driven = link.mac.is_some() && link.kind.as_deref() != Some("tun");
+    let merges = || link.name.parse().is_ok_and(|name| merging::is_on(&name).unwrap_or_default());
+    is_driven && (link.is_veth() || merges())
 }
 
 impl VxlanOptions {
