@@ -64,8 +64,15 @@ fn what_somebody_took_away_comes_back() {
         reaches(&one, &to_two);
     }
     // The second time there is nothing to do: nothing is announced, either.
-    let quiet = host.sh("timeout 1 ip monitor link route neigh & sleep 0.2; weft overlay apply; wait");
-    assert!(!quiet.stdout.contains("10.1.0"), "{quiet}");
+    let announced = || {
+        let line = "timeout 1 ip monitor link route neigh dev ov1388 & sleep 0.2; $CNI_PATH/weft overlay apply && echo applied; wait";
+        let said = host.sh(line).stdout;
+        assert!(said.contains("applied"), "{said}");
+        said.contains("10.1.0") || said.contains("ov1388")
+    };
+    assert!(!announced());
+    host.sh("ip route delete 10.1.0.128/26").expect_ok();
+    assert!(announced(), "the positive twin");
 }
 
 #[test]
