@@ -27,11 +27,11 @@ const SIZES: usize = SMALL / STEP + 6;
 pub(crate) struct Heap {
     busy: AtomicBool,
     pieces: UnsafeCell<Pieces>,
-    arena: UnsafeCell<Arena>,
+    arena: Arena,
 }
 
 #[repr(align(4096))]
-struct Arena([u8; ARENA]);
+struct Arena(UnsafeCell<[u8; ARENA]>);
 
 struct Pieces {
     /// The bytes that were ever handed out: what is behind them is zero.
@@ -50,7 +50,7 @@ impl Heap {
         Self {
             busy: AtomicBool::new(false),
             pieces: UnsafeCell::new(Pieces { used: 0, freed: [null_mut(); SIZES] }),
-            arena: UnsafeCell::new(Arena([0; ARENA])),
+            arena: Arena(UnsafeCell::new([0; ARENA])),
         }
     }
 
@@ -66,7 +66,7 @@ impl Heap {
     }
 
     fn owns(&self, piece: *mut u8) -> bool {
-        piece.addr().wrapping_sub(self.arena.get().addr()) < ARENA
+        piece.addr().wrapping_sub(self.arena.0.get().addr()) < ARENA
     }
 
     /// Returns a piece of the arena, and whether it was never used; null when there is none.
@@ -83,7 +83,7 @@ impl Heap {
                 return (null_mut(), false);
             }
             // SAFETY: it ends within the arena.
-            let fresh = unsafe { self.arena.get().cast::<u8>().add(pieces.used) };
+            let fresh = unsafe { self.arena.0.get().cast::<u8>().add(pieces.used) };
             pieces.used += size;
             (fresh, true)
         })
@@ -107,7 +107,9 @@ fn size_of(layout: Layout) -> Option<(usize, usize)> {
 
 // SAFETY: pieces are disjoint, aligned to STEP and as large as was asked for, and stay where they are until they are freed. What
 // is not in the arena is the C library's, which keeps to the same.
+// Not inlined: there are ten thousand places that ask for memory.
 unsafe impl GlobalAlloc for Heap {
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.take(layout) {
             // SAFETY: the caller's layout, unchanged.
@@ -116,6 +118,7 @@ unsafe impl GlobalAlloc for Heap {
         }
     }
 
+    #[inline(never)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match self.take(layout) {
             // SAFETY: the caller's layout, unchanged.
@@ -129,6 +132,7 @@ unsafe impl GlobalAlloc for Heap {
         }
     }
 
+    #[inline(never)]
     unsafe fn dealloc(&self, piece: *mut u8, layout: Layout) {
         match size_of(layout) {
             Some((index, _)) if self.owns(piece) => self.alone(|pieces| {
@@ -141,6 +145,7 @@ unsafe impl GlobalAlloc for Heap {
         }
     }
 
+    #[inline(never)]
     unsafe fn realloc(&self, piece: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if !self.owns(piece) {
             // SAFETY: what is not in the arena came from there, with this layout.
