@@ -45,7 +45,6 @@ unsafe impl Sync for Heap {}
 
 impl Heap {
     /// Returns an empty one.
-    #[expect(clippy::new_without_default, reason = "there is one, and it is a static")]
     pub(crate) const fn new() -> Self {
         Self {
             busy: AtomicBool::new(false),

@@ -169,6 +169,15 @@ impl NetworkResult {
         Ok(json::pretty(&view::View::new(self, version)?))
     }
 
+    /// Returns what is written where the result goes, as `version` has it.
+    ///
+    /// # Errors
+    ///
+    /// As [`NetworkResult::to_json`].
+    pub fn shown(&self, version: Version) -> Result<impl Serialize, Failure> {
+        view::View::new(self, version)
+    }
+
     /// Returns the result as `version` has it.
     ///
     /// # Errors

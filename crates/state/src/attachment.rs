@@ -24,9 +24,10 @@ pub enum State {
     Done,
 }
 
-/// One container's connection to one network, as recorded before and after the kernel was touched.
+/// One container's connection to one network, as recorded before and after the kernel was touched. `R` is the form that its
+/// result has here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct Record<R = Value> {
     /// The form of this file, [`document::SCHEMA`].
     pub schema: u64,
     /// The boot this is true in.
@@ -53,8 +54,8 @@ pub struct Record {
     #[serde(default)]
     pub memory: Value,
     /// The CNI result, once there is one.
-    #[serde(default)]
-    pub result: Option<Value>,
+    #[serde(default = "Option::default")]
+    pub result: Option<R>,
     /// When the attachment was begun, in RFC 3339.
     pub created: String,
 }
@@ -80,6 +81,27 @@ impl Record {
             result: None,
             created: time::now(),
         })
+    }
+
+    /// Returns the record of this attachment now that everything is in place.
+    pub fn done<R>(&self, addresses: Vec<IpNetwork>, result: R) -> Record<R> {
+        let Self { schema, boot, endpoint, netns, namespace, kind, attach, memory, created, .. } =
+            self.clone();
+        let (state, result) = (State::Done, Some(result));
+        Record {
+            schema,
+            boot,
+            state,
+            endpoint,
+            netns,
+            namespace,
+            kind,
+            addresses,
+            attach,
+            memory,
+            result,
+            created,
+        }
     }
 
     /// Returns the namespace's path if it still leads to the namespace that was recorded.
@@ -118,7 +140,7 @@ impl Records {
     /// # Errors
     ///
     /// Names the path and the reason.
-    pub fn write(&self, record: &Record) -> Result<(), StateError> {
+    pub fn write<R: Serialize>(&self, record: &Record<R>) -> Result<(), StateError> {
         let path = self.path(&record.endpoint.container, &record.endpoint.ifname);
         document::write(&path, record, Durability::Boot)
     }

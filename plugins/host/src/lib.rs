@@ -13,7 +13,7 @@ use weft_netlink::{Socket, address, link};
 use weft_netns::Netns;
 use weft_plugin::{About, Attachment, Call, ComposeRequest, DriverAbout, Plugin};
 use weft_state::Root;
-use weft_state::attachment::{Record, Records, State};
+use weft_state::attachment::{Record, Records};
 
 pub use conf::Settings;
 
@@ -59,11 +59,10 @@ impl Plugin for Host {
         let result = host_as_result()?;
 
         let failed = |error| Failure::new(Code::Io, error);
-        let mut record = Record::intent(attachment.endpoint.clone(), attachment.netns.clone(), ABOUT.kind)
+        let record = Record::intent(attachment.endpoint.clone(), attachment.netns.clone(), ABOUT.kind)
             .map_err(failed)?;
-        record.state = State::Done;
-        record.result = Some(result.to_value(attachment.conf.version)?);
-        records.write(&record).map_err(failed)?;
+        let shown = result.shown(attachment.conf.version)?;
+        records.write(&record.done(Vec::new(), shown)).map_err(failed)?;
         Ok(result)
     }
 

@@ -165,14 +165,12 @@ impl<'call> Change<'call> {
     }
 
     /// Confirms the record. The attachment is complete from here on.
-    fn commit(&mut self, result: &NetworkResult) -> Result<(), Failure> {
+    fn commit(&self, result: &NetworkResult) -> Result<(), Failure> {
         // Shown before it is written: a version that cannot hold the result fails the ADD.
-        let shown = result.to_value(self.attachment.conf.version)?;
-        let Some(record) = &mut self.record else { return Ok(()) };
-        record.state = State::Done;
-        record.addresses = Leases::of_result(result, &record.endpoint.ifname).addresses();
-        record.result = Some(shown);
-        self.records.write(record).map_err(|error| Failure::new(Code::Io, error))
+        let shown = result.shown(self.attachment.conf.version)?;
+        let Some(record) = &self.record else { return Ok(()) };
+        let addresses = Leases::of_result(result, &record.endpoint.ifname).addresses();
+        self.records.write(&record.done(addresses, shown)).map_err(|error| Failure::new(Code::Io, error))
     }
 
     /// Undoes every step and names what could not be undone.
