@@ -11,21 +11,21 @@ use std::thread;
 static HEAP: heap::Heap = heap::Heap::new();
 
 /// A row of numbers that is the same each time (Marsaglia, xorshift).
-fn shake(state: &mut u64) -> usize {
+fn shake(state: &mut usize) -> usize {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;
-    usize::try_from(*state >> 33).unwrap()
+    *state >> 33
 }
 
 /// Makes, changes and drops vectors of all sizes; each is filled with its own byte, which must be all that is in it.
-fn churn(seed: u64, rounds: usize) {
+fn churn(seed: usize, rounds: usize) {
     let mut state = seed;
     let mut kept: BTreeMap<usize, (u8, Vec<u8>)> = BTreeMap::new();
     for round in 0..rounds {
         let size = 1 << (shake(&mut state) % 18);
         let size = size + shake(&mut state) % size;
-        let byte = u8::try_from(round % 251).unwrap();
+        let [byte, ..] = round.to_le_bytes();
         match shake(&mut state) % 4 {
             0 => drop(kept.insert(shake(&mut state) % 64, (byte, vec![byte; size]))),
             1 => {
