@@ -1,5 +1,6 @@
 //! Hosts that have joined: an underlay, a real etcd on `ctl` and an agent on each host.
 
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -84,7 +85,13 @@ impl Cluster {
         reports.set_read_timeout(Some(DEADLINE)).unwrap_or_else(|error| panic!("{error}"));
         let program = host.weftd(["agent"]).env("NOTIFY_SOCKET", &path).background();
         let mut state = [0; 256];
-        let length = reports.recv(&mut state).unwrap_or_else(|error| panic!("h{number}'s agent: {error}"));
+        // Whoever stops this process and lets it go on interrupts the call.
+        let received = std::iter::repeat_with(|| reports.recv(&mut state))
+            .find(|received| !matches!(received, Err(error) if error.kind() == ErrorKind::Interrupted));
+        let length = match received {
+            Some(Ok(length)) => length,
+            failed => panic!("h{number}'s agent: {failed:?}"),
+        };
         let state = String::from_utf8_lossy(&state[..length]).into_owned();
         assert!(state.starts_with("READY=1\n"), "{state}");
         self.agents[usize::from(number)] = Some(Agent { program, _reports: reports });
