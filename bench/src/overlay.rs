@@ -4,6 +4,7 @@
 mod encrypted;
 mod hosts;
 mod one_host;
+mod recovery;
 mod traffic;
 
 use std::fmt::Write as _;

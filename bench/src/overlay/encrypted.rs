@@ -8,6 +8,7 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use weft_testkit::{Background, Cluster, Container, Host, Underlay, peer_program};
 
 use super::hosts::{self, Vxlan};
+use super::recovery;
 use super::traffic::{Way, median};
 use crate::peers;
 
@@ -53,7 +54,7 @@ pub(super) fn measure() -> Result<String> {
         }
         ways.rotate_left(1);
     }
-    Ok(page(&mut ways))
+    Ok(page(&mut ways) + &recovery::measure(net, "secret")?)
 }
 
 fn page(ways: &mut [Way]) -> String {
