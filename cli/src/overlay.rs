@@ -63,8 +63,8 @@ pub(crate) fn run(manager: &Manager, command: args::Overlay, report: &mut Report
             }
         }
         args::Overlay::Diag { address, network, format } => {
-            let links = ask::<Vec<Link>>(manager, Request::Diag { address, network }, report);
-            diag(&links.unwrap_or_default(), format.as_deref(), report);
+            let walked = manager.agent().diag(&weftd(), address, network, &mut progress);
+            diag(&report.take(walked).unwrap_or_default(), format.as_deref(), report);
         }
         args::Overlay::Apply => apply(manager, report),
         args::Overlay::Rotate => {
@@ -79,7 +79,16 @@ fn ask<T: serde::de::DeserializeOwned>(
     request: Request,
     report: &mut Report,
 ) -> Option<T> {
-    report.take(manager.agent().ask(request, &mut |what| say(&format!("weft: {what}"))))
+    report.take(manager.agent().ask(request, &mut progress))
+}
+
+fn progress(what: &str) {
+    say(&format!("weft: {what}"));
+}
+
+/// Returns where `weftd` is: beside this program.
+fn weftd() -> PathBuf {
+    std::env::current_exe().unwrap_or_default().with_file_name("weftd")
 }
 
 fn join(manager: &Manager, args: args::Join, report: &mut Report) {

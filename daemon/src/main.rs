@@ -8,12 +8,15 @@ mod tunnel;
 mod watch;
 
 use std::ffi::OsString;
+use std::io::Write;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::builder::OsStringValueParser;
 use clap::{Parser, Subcommand};
 use weft_manager::Manager;
+use weft_manager::overlay::protocol::Answer;
 use weft_state::Root;
 
 /// What of weft stays running
@@ -51,6 +54,21 @@ enum Command {
     /// puts back what somebody takes away. It waits for `weft overlay join` if this host is of no cluster.
     /// Containers come and go without it, and nothing is taken back when it ends.
     Agent,
+    /// Walk the way to an address on an overlay network without an agent
+    ///
+    /// What `weft overlay diag` runs when no agent does: by what the last one has written and what the kernel has. Prints one
+    /// line of JSON, as the agent answers.
+    Diag(Diag),
+}
+
+/// Which way to walk.
+#[derive(Debug, clap::Args)]
+struct Diag {
+    /// An address on an overlay network
+    address: IpAddr,
+    /// The network, where several have the address
+    #[arg(long)]
+    network: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -74,8 +92,21 @@ fn run(cli: Cli) -> Result<ExitCode> {
         // Before there is a second thread: it forks.
         Command::Tunnel(args) => return tunnel::run(&root, &args),
         Command::Agent => runtime()?.block_on(agent::run(root.clone(), manager()?))?,
+        Command::Diag(diag) => return walk(&root, &diag),
         Command::Watch => runtime()?.block_on(watch::watch(&manager()?))?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Walks a way and answers as the agent does.
+fn walk(root: &Root, diag: &Diag) -> Result<ExitCode> {
+    let answer = match agent::diag::alone(root, diag.address, diag.network.as_deref()) {
+        Ok(links) => Answer::Done(serde_json::to_value(links)?),
+        Err(refusal) => Answer::Refused(refusal),
+    };
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    std::io::stdout().write_all(&line)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use weft_testkit::{Authority, Cluster, Host, Output};
 
 /// `weft overlay join` on a host, with the files that are given.
-fn join(
+pub(crate) fn join(
     host: &Host,
     url: &str,
     ca: &std::path::Path,

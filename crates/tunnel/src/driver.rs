@@ -165,20 +165,33 @@ impl Driver {
         Ok(Some(slot))
     }
 
-    /// Returns how things stand with each peer, by slot.
+    /// Returns how things stand with each peer of a slot; none of a slot that has no key, or no device.
     ///
     /// # Errors
     ///
-    /// When a device cannot be asked.
-    pub fn stats(&mut self) -> Result<Slots<Vec<PeerStats>>, MeshError> {
-        let stored = self.stored()?;
-        let mut stats = Slots::<Vec<PeerStats>>::default();
-        for slot in Slot::ALL {
-            if slot.of(&stored.wireguard).is_some() && device::find(&mut self.socket, slot)?.is_some() {
-                *slot.of_mut(&mut stats) = self.mesh.stats(slot)?;
-            }
+    /// When the device cannot be asked: nobody works on it.
+    pub fn stats(&mut self, slot: Slot) -> Result<Vec<PeerStats>, MeshError> {
+        let has_key = slot.of(&self.stored()?.wireguard).is_some();
+        match has_key && device::find(&mut self.socket, slot)?.is_some() {
+            true => self.mesh.stats(slot),
+            false => Ok(Vec::new()),
         }
-        Ok(stats)
+    }
+
+    /// Begins a handshake with a peer whose last one is so old, and returns whether there will be another one if the peer
+    /// answers.
+    ///
+    /// KERNEL: the kernel's WireGuard begins none as long as it has a session.
+    ///
+    /// # Errors
+    ///
+    /// When the device cannot be asked, or does not know the peer.
+    pub fn greet(&mut self, slot: Slot, peer: &PublicKey, age: Option<Duration>) -> Result<bool, MeshError> {
+        let has_session = age.is_some_and(|age| age < rotation::SESSION);
+        if has_session && self.implementation() == Implementation::Kernel {
+            return Ok(false);
+        }
+        self.mesh.force_handshake(slot, peer).map(|()| true)
     }
 
     /// Returns by which slot packets to each host leave.

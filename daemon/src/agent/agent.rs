@@ -30,6 +30,7 @@ pub(crate) struct Agent {
     inner: RefCell<Inner>,
     dirty: Notify,
     urgent: Notify,
+    untold: Notify,
     rounds: watch::Sender<u64>,
 }
 
@@ -44,6 +45,7 @@ impl Agent {
             manager: Arc::new(manager),
             dirty: Notify::new(),
             urgent: Notify::new(),
+            untold: Notify::new(),
             rounds: watch::Sender::new(0),
         })
     }
@@ -76,6 +78,16 @@ impl Agent {
     /// Waits until something is to be said at once.
     pub(crate) async fn hurried(&self) {
         self.urgent.notified().await;
+    }
+
+    /// Says that the store may not know where this host is.
+    pub(crate) fn tell(&self) {
+        self.untold.notify_one();
+    }
+
+    /// Waits until there may be something to tell the store.
+    pub(crate) async fn to_be_told(&self) {
+        self.untold.notified().await;
     }
 
     /// Says that a round is over.
@@ -117,15 +129,20 @@ impl Agent {
     ///
     /// When this host is of no cluster.
     pub(crate) fn joined(&self) -> Result<(Membership, SharedStore), Refusal> {
-        let (membership, store, error) =
-            self.with(|inner| (inner.membership.clone(), inner.store.clone(), inner.hearing.error.clone()));
-        let Some(membership) = membership else {
-            let refusal = Refusal::new(Kind::NotFound, "this host is of no cluster");
-            return Err(refusal.hint("weft overlay join --etcd URL"));
-        };
+        let membership = self.membership()?;
+        let (store, error) = self.with(|inner| (inner.store.clone(), inner.hearing.error.clone()));
         let unusable =
             || Refusal::new(Kind::Failed, error.unwrap_or_else(|| "the store was not asked yet".into()));
         Ok((membership, store.ok_or_else(unusable)?))
+    }
+
+    /// Returns the membership.
+    ///
+    /// # Errors
+    ///
+    /// When this host is of no cluster.
+    pub(crate) fn membership(&self) -> Result<Membership, Refusal> {
+        self.with(|inner| inner.membership.clone()).ok_or_else(of_no_cluster)
     }
 
     /// Returns this host's id, if it is of a cluster.
@@ -135,11 +152,14 @@ impl Agent {
 
     /// Becomes a member, with what is known from before.
     pub(crate) fn enter(&self, membership: Membership, place: Option<Place>, snapshot: Snapshot) {
+        let held = snapshot.held().next().is_some();
+        let alarm = held.then(|| "the store had lost something before the agent started".into());
         self.change(|inner| {
             *inner = Inner {
                 membership: Some(membership),
                 place,
                 snapshot,
+                hearing: Hearing { alarm, ..Hearing::default() },
                 counts: std::mem::take(&mut inner.counts),
                 told: inner.told.take(),
                 ..Inner::new(&self.root)
@@ -176,4 +196,9 @@ impl Agent {
             self.touch();
         }
     }
+}
+
+/// What somebody is told who asks for what only a member has.
+pub(crate) fn of_no_cluster() -> Refusal {
+    Refusal::new(Kind::NotFound, "this host is of no cluster").hint("weft overlay join --etcd URL")
 }

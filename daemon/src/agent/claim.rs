@@ -124,6 +124,13 @@ pub(crate) async fn forget(agent: &Rc<Agent>, other: HostId, force: bool) -> Res
     let reason = format!("it was forgotten by host {}", host.short());
     let outcome =
         if force { claims.leave(other, &reason).await } else { claims.forget(other, &reason).await };
+    let outcome = match outcome {
+        // The store has lost it, and hosts keep it against the store: they need a word.
+        Err(ClaimError::NotJoined(_)) if agent.with(|inner| inner.snapshot.host(other).is_some()) => {
+            claims.leave(other, &reason).await
+        }
+        outcome => outcome,
+    };
     outcome.map_err(|error| refused(&error))
 }
 

@@ -69,7 +69,7 @@ impl Agent {
 
     /// Tells plugins how things are, when that has changed.
     pub(crate) fn tell_plugins(&self) {
-        let why = self.with(|inner| inner.membership.as_ref().and_then(|_| inner.state().1));
+        let why = self.with(|inner| inner.state().1);
         if self.with(|inner| inner.told.as_ref() == Some(&why)) {
             return;
         }

@@ -1,24 +1,33 @@
 //! The way to a container's address, link by link, up to the first that is broken.
+//!
+//! It needs no agent: where none runs, what the last one has written says what should be there, and the kernel what is.
 
+mod kernelside;
+mod tunnel;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
+use tokio::task::spawn_blocking;
 use weft_manager::Kind;
+use weft_manager::overlay;
 use weft_manager::overlay::protocol::{Link, Refusal};
-use weft_netlink::{Socket, link, route};
-use weft_overlay::desired::{DesiredNetwork, Peer};
-use weft_overlay::kernel::{self, Drift};
+use weft_overlay::desired::Desired;
 use weft_overlay::records::{BlockState, Host, Network};
-use weft_overlay::{HostId, Snapshot};
+use weft_overlay::{HostId, NetworkId, Snapshot};
 use weft_state::Root;
 
 use super::agent::Agent;
 use super::kernel::Kernel;
-use super::known::Inner;
-use super::mesh;
+use super::known::out_of;
+use super::membership::MembershipFile;
+use super::mesh::Mesh;
+use kernelside::Kernelside;
 
-/// What puts back whatever is missing.
+/// What puts back whatever is missing, with an agent.
 const APPLY: &str = "weft overlay apply";
 
 /// The links that were found sound, and at most one that is not.
@@ -30,10 +39,46 @@ impl Way {
         self.0.push(Link { link: link.into(), sound: true, found: found.into(), mend: None });
     }
 
-    fn broken(mut self, link: &str, found: impl Into<String>, mend: impl Into<String>) -> Vec<Link> {
+    fn broken(mut self, link: &str, found: impl Into<String>, mend: impl Into<String>) -> Broken {
         self.0.push(Link { link: link.into(), sound: false, found: found.into(), mend: Some(mend.into()) });
-        self.0
+        Broken::Here(self.0)
     }
+}
+
+/// Why a way was not walked to its end.
+enum Broken {
+    /// A link is broken.
+    Here(Vec<Link>),
+    /// It cannot be told.
+    Unknown(Refusal),
+}
+
+impl From<Refusal> for Broken {
+    fn from(refusal: Refusal) -> Self {
+        Self::Unknown(refusal)
+    }
+}
+
+/// What is known of a way that was walked up to the tunnel.
+struct Ahead {
+    way: Way,
+    /// Who is at the other end of the tunnel, and its device on this host; nobody when there is nothing more to see.
+    tunnel: Option<(Host, String)>,
+}
+
+/// What the host knows, when it is asked.
+struct Ground {
+    root: Root,
+    own: HostId,
+    snapshot: Snapshot,
+    desired: Desired,
+    /// Networks that cannot be had here, and why.
+    refused: BTreeMap<NetworkId, String>,
+    /// Why this host is out of the cluster, if it is.
+    out: Option<String>,
+    mesh: Mesh,
+    /// Whether an agent runs: without one nobody says who is alive.
+    attended: bool,
 }
 
 /// Walks the way to an address.
@@ -45,152 +90,121 @@ pub(crate) async fn walk(
     agent: &Rc<Agent>,
     kernel: &Rc<Kernel>,
     address: IpAddr,
-    name: Option<&str>,
+    name: Option<String>,
 ) -> Result<Vec<Link>, Refusal> {
-    let (membership, _) = agent.joined()?;
-    let network = agent.with(|inner| meant(&inner.snapshot, address, name))?;
-    let mut way = Way::default();
-    if let Some(why) = agent.with(|inner| inner.is_out().or_else(|| inner.refused(network.id).cloned())) {
-        return Ok(way.broken("network", why, "weft overlay status"));
-    }
-    let holder = agent.with(|inner| holder(&inner.snapshot, &network, address));
-    let Some((host, part)) = holder else {
-        let found = format!("{}, vni {}: no host has a block with {address}", network.name, network.vni);
-        return Ok(way.broken("network", found, format!("weft network inspect {}", network.name)));
-    };
-    way.sound(
-        "network",
-        format!("{}, vni {}, {part} of {}", network.name, network.vni, name_of(agent, host)),
-    );
-    if host == membership.host {
-        way.sound("host", "this one: nothing lies between");
-        return Ok(way.0);
-    }
-    let Some(record) = agent.with(|inner| inner.snapshot.host(host).cloned()) else {
-        return Ok(way.broken("host", format!("{host} is not in the cluster"), "weft overlay peers"));
-    };
-    let addresses: Vec<String> = record.underlay.addresses().map(|address| address.to_string()).collect();
-    let alive = agent.with(|inner| inner.snapshot.alive(host).is_some());
-    let state = if alive { "alive" } else { "suspect: its agent is not heard of, which stops no traffic" };
-    way.sound("host", format!("{} at {}, {state}", record.name, addresses.join(", ")));
-    let desired = agent.with(Inner::desired).unwrap_or_default();
-    let ours = desired.networks.iter().find(|known| known.local.id == network.id);
-    let peer = ours.and_then(|known| known.peers.iter().find(|peer| peer.host == host));
-    let (Some(ours), Some(peer)) = (ours.cloned(), peer.cloned()) else {
-        let found = format!("this host does not take part in {}, or {} does not", network.name, record.name);
-        return Ok(way.broken("device", found, format!("weft network inspect {}", network.name)));
-    };
+    let own = agent.membership()?.host;
+    let ground = agent.with(|inner| Ground {
+        root: agent.root.clone(),
+        own,
+        snapshot: inner.snapshot.clone(),
+        desired: inner.desired().unwrap_or_default(),
+        refused: inner.all_refused().map(|(id, why)| (id, why.clone())).collect(),
+        out: inner.is_out(),
+        mesh: agent.mesh.clone(),
+        attended: true,
+    });
+    let ground = Arc::new(ground);
+    let failed = |error: tokio::task::JoinError| Refusal::new(Kind::Failed, error);
     let turn = kernel.turn().await;
-    let drifts = kernel.verify(desired).await?;
+    let first = Arc::clone(&ground);
+    let walked = spawn_blocking(move || first.walk(address, name.as_deref())).await.map_err(failed)?;
+    // A peer may take its time to answer.
     drop(turn);
-    let root = agent.root.clone();
-    let way = Kernelside { ours: &ours, peer: &peer, part, address, root: &root }.walk(way, &drifts)?;
-    match way {
-        Ok(way) if ours.local.secure => {
-            Ok(mesh::links(agent, &record).await.into_iter().fold(way.0, |mut links, link| {
-                links.push(link);
-                links
-            }))
-        }
-        Ok(way) => Ok(way.0),
-        Err(links) => Ok(links),
-    }
+    spawn_blocking(move || ground.finish(walked)).await.map_err(failed)?
 }
 
-/// What this host's kernel knows of the way.
-struct Kernelside<'a> {
-    ours: &'a DesiredNetwork,
-    peer: &'a Peer,
-    part: IpNetwork,
-    address: IpAddr,
-    root: &'a Root,
+/// As [`walk`], where no agent runs.
+///
+/// # Errors
+///
+/// As [`walk`]; when this host is of no cluster, or what is on disk cannot be used.
+pub(crate) fn alone(root: &Root, address: IpAddr, name: Option<&str>) -> Result<Vec<Link>, Refusal> {
+    let ground = Ground::kept(root)?;
+    ground.finish(ground.walk(address, name))
 }
 
-impl Kernelside<'_> {
-    /// Goes on with a way; the inner error is a way that ended.
-    fn walk(&self, mut way: Way, drifts: &[Drift]) -> Result<Result<Way, Vec<Link>>, Refusal> {
-        let local = &self.ours.local;
-        let hop = self.peer.next_hop(self.part.is_ipv4()).map(|hop| hop.to_string()).unwrap_or_default();
-        let steps = [
-            (
-                "route",
-                format!("route {} ", self.part),
-                format!("{} via {hop} dev {}", self.part, local.vxlan),
-            ),
-            ("neighbour", format!("neighbour {hop} "), format!("{hop} is at {}", self.peer.mac)),
-            (
-                "fdb",
-                format!("fdb {} ", self.peer.mac),
-                format!("{} is behind {}", self.peer.mac, self.peer.outer),
-            ),
-        ];
-        let of_ways =
-            |what: &str| ["route ", "neighbour ", "fdb "].iter().any(|start| what.starts_with(start));
-        let mine = |drift: &&Drift| drift.network.as_ref().is_none_or(|name| *name == local.name);
-        let mut devices = drifts.iter().filter(mine).filter(|drift| !of_ways(&drift.what));
-        if let Some(drift) = devices.next() {
-            return Ok(Err(way.broken("device", drift.what.clone(), APPLY)));
-        }
-        way.sound("device", format!("{}, mtu {}", local.vxlan, local.mtu.get()));
-        for (name, start, found) in steps {
-            let broken =
-                drifts.iter().filter(mine).find(|drift| format!("{} ", drift.what).starts_with(&start));
-            if let Some(drift) = broken {
-                return Ok(Err(way.broken(name, drift.what.clone(), APPLY)));
-            }
-            if name == "route"
-                && let Some(other) = self.elsewhere()?
-            {
-                return Ok(Err(way.broken(name, other, format!("ip route show to match {}", self.address))));
-            }
-            way.sound(name, found);
-        }
-        Ok(self.underlay(way))
+impl Ground {
+    /// Returns what the last agent has written.
+    fn kept(root: &Root) -> Result<Self, Refusal> {
+        let read = MembershipFile::new(root).load();
+        let membership = read.map_err(|error| Refusal::new(Kind::Failed, error))?;
+        let own = membership.ok_or_else(super::agent::of_no_cluster)?.host;
+        let snapshot = Snapshot::last(root).map_err(|error| Refusal::new(Kind::Failed, error))?;
+        let snapshot = snapshot.ok_or_else(|| {
+            Refusal::new(Kind::Failed, "the cluster was never heard of").hint(overlay::START)
+        })?;
+        let desired = Desired::of(&snapshot, own);
+        Ok(Self {
+            root: root.clone(),
+            own,
+            refused: desired.refused.iter().map(|one| (one.id, one.why.clone())).collect(),
+            out: out_of(&snapshot, own),
+            snapshot,
+            desired,
+            mesh: Mesh::default(),
+            attended: false,
+        })
     }
 
-    /// Returns where packets to the address go, if that is not the network's device.
-    fn elsewhere(&self) -> Result<Option<String>, Refusal> {
-        let local = &self.ours.local;
-        let look = || -> Result<Option<String>, weft_netlink::Error> {
-            let mut socket = Socket::open()?;
-            let Some(path) = route::get(&mut socket, self.address)? else {
-                return Ok(Some(format!("packets to {} go nowhere: another route takes them", self.address)));
-            };
-            let by = socket.link(link::get_index(path.index))?.map(|link| link.name).unwrap_or_default();
-            Ok((by != local.vxlan.as_str()).then(|| format!("packets to {} leave by {by}", self.address)))
+    /// Returns what puts back what is missing.
+    fn mend(&self) -> &'static str {
+        if self.attended { APPLY } else { overlay::START }
+    }
+
+    fn walk(&self, address: IpAddr, name: Option<&str>) -> Result<Ahead, Broken> {
+        let network = meant(&self.snapshot, address, name)?;
+        let mut way = Way::default();
+        if let Some(why) = self.out.as_ref().or_else(|| self.refused.get(&network.id)) {
+            return Err(way.broken("network", why, "weft overlay status"));
+        }
+        let Some((host, part)) = holder(&self.snapshot, &network, address) else {
+            let found = format!("{}, vni {}: no host has a block with {address}", network.name, network.vni);
+            return Err(way.broken("network", found, format!("weft network inspect {}", network.name)));
         };
-        let failed = |error: &dyn std::fmt::Display| Refusal::new(Kind::Failed, error.to_string());
-        match kernel::home(local, self.root, false).map_err(|error| failed(&error))? {
-            Some(home) => home.run(look).map_err(|error| failed(&error))?.map_err(|error| failed(&error)),
-            None => look().map_err(|error| failed(&error)),
+        let record = self.snapshot.host(host);
+        let of = record.map_or_else(|| host.short(), |record| record.name.clone());
+        way.sound("network", format!("{}, vni {}, {part} of {of}", network.name, network.vni));
+        if host == self.own {
+            way.sound("host", "this one: nothing lies between");
+            return Ok(Ahead { way, tunnel: None });
         }
+        let Some(record) = record else {
+            return Err(way.broken("host", format!("{host} is not in the cluster"), "weft overlay peers"));
+        };
+        way.sound("host", self.described(record));
+        let ours = self.desired.networks.iter().find(|known| known.local.id == network.id);
+        let peer = ours.and_then(|known| known.peers.iter().find(|peer| peer.host == host));
+        let (Some(ours), Some(peer)) = (ours, peer) else {
+            let found =
+                format!("this host does not take part in {}, or {} does not", network.name, record.name);
+            return Err(way.broken("device", found, format!("weft network inspect {}", network.name)));
+        };
+        let (way, by) = Kernelside { ground: self, ours, peer, part, address }.walk(way)?;
+        Ok(Ahead { way, tunnel: ours.local.secure.then(|| (record.clone(), by)) })
     }
 
-    /// Looks whether outer packets have a way.
-    fn underlay(&self, mut way: Way) -> Result<Way, Vec<Link>> {
-        let outer = self.peer.outer;
-        let found = Socket::open().and_then(|mut socket| {
-            let path = route::get(&mut socket, outer)?;
-            let index = path.map(|path| path.index).unwrap_or_default();
-            Ok(socket.link(link::get_index(index))?.map(|link| link.name))
+    fn described(&self, host: &Host) -> String {
+        let addresses: Vec<String> = host.underlay.addresses().map(|address| address.to_string()).collect();
+        let state = match (self.attended, self.snapshot.alive(host.id)) {
+            (false, _) => "as it was heard of last",
+            (true, Some(_)) => "alive",
+            (true, None) => "suspect: its agent is not heard of, which stops no traffic",
+        };
+        format!("{} at {}, {state}", host.name, addresses.join(", "))
+    }
+
+    /// Goes on through the tunnel, if there is one on the way.
+    fn finish(&self, walked: Result<Ahead, Broken>) -> Result<Vec<Link>, Refusal> {
+        let walked = walked.and_then(|ahead| match &ahead.tunnel {
+            Some((host, device)) => tunnel::walk(self, ahead.way, host, device),
+            None => Ok(ahead.way),
         });
-        let name = if self.ours.local.secure { "mesh" } else { "underlay" };
-        match found {
-            Ok(Some(by)) => {
-                way.sound(name, format!("{outer} by {by}"));
-                Ok(way)
-            }
-            Ok(None) => {
-                Err(way.broken(name, format!("no route to {outer}"), format!("ip route get {outer}")))
-            }
-            Err(error) => Err(way.broken(name, format!("{outer}: {error}"), format!("ip route get {outer}"))),
+        match walked {
+            Ok(way) => Ok(way.0),
+            Err(Broken::Here(links)) => Ok(links),
+            Err(Broken::Unknown(refusal)) => Err(refusal),
         }
     }
-}
-
-fn name_of(agent: &Agent, host: HostId) -> String {
-    agent
-        .with(|inner| inner.snapshot.host(host).map_or_else(|| host.short(), |host: &Host| host.name.clone()))
 }
 
 /// Returns the network that a person means by an address.

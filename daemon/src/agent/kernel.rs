@@ -20,6 +20,7 @@ use weft_overlay::kernel::{self, Drift, PROTOCOL, Reconciler, Report, Trouble};
 use weft_state::Root;
 
 use super::agent::Agent;
+use super::underlay;
 
 /// What others do comes in several steps: they are looked at together.
 const SETTLED: Duration = Duration::from_millis(50);
@@ -135,7 +136,7 @@ impl Kernel {
         }
         let (sender, receiver) = watch::channel(interest);
         let watch = readable(watch)?;
-        let task = spawn_local(listen(agent.clone(), self.clone(), watch, receiver));
+        let task = spawn_local(listen(agent.clone(), self.clone(), watch, receiver, place.is_none()));
         ears.insert(place.cloned(), Ear { interest: sender, task });
         Ok(())
     }
@@ -182,12 +183,13 @@ fn readable<T: AsRawFd + std::fmt::Debug + Send + Sync + 'static>(heard: T) -> R
     heard.context("cannot wait for the kernel")
 }
 
-/// Listens to a namespace until its networks are gone.
+/// Listens to a namespace until its networks are gone; `outside` if it is the host's own, which the underlay is in.
 async fn listen(
     agent: Rc<Agent>,
     kernel: Rc<Kernel>,
     mut watch: AsyncFd<Watch>,
     mut interest: watch::Receiver<Interest>,
+    outside: bool,
 ) {
     watch.get_mut().concern(interest.borrow_and_update().clone());
     loop {
@@ -204,7 +206,12 @@ async fn listen(
                 ready.clear_ready();
                 match changed {
                     Ok(false) => {}
-                    Ok(true) => kernel.look(&agent).await,
+                    Ok(true) => {
+                        kernel.look(&agent).await;
+                        if outside {
+                            underlay::look(&agent).await;
+                        }
+                    }
                     // The next round listens anew.
                     Err(_) => return agent.touch(),
                 }

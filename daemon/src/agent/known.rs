@@ -14,7 +14,7 @@ use super::collect::Leftovers;
 use super::copies::Copies;
 use super::files::Made;
 use super::lending::Answers;
-use super::membership::Membership;
+use super::membership::{Membership, UNREADABLE};
 use super::removal::LetGo;
 use super::underlay::Place;
 use super::usage::Usage;
@@ -25,6 +25,8 @@ pub(crate) struct Inner {
     pub(crate) membership: Option<Membership>,
     /// Where it is on the underlay.
     pub(crate) place: Option<Place>,
+    /// Since when an address of that place is gone, as far as others are not told yet.
+    pub(super) leaving: Option<Instant>,
     /// The cluster as it was last heard of.
     pub(crate) snapshot: Snapshot,
     /// Where it is heard of.
@@ -91,6 +93,7 @@ impl Inner {
         Self {
             membership: None,
             place: None,
+            leaving: None,
             snapshot: Snapshot::default(),
             store: None,
             hearing: Hearing::default(),
@@ -111,17 +114,15 @@ impl Inner {
 
     /// Returns why this host is out of the cluster although it has not left, if it is.
     pub(crate) fn is_out(&self) -> Option<String> {
-        let own = self.membership.as_ref()?.host;
-        if let Some(left) = self.snapshot.left().find(|left| left.host == own) {
-            return Some(format!("this host is out of the cluster: {}", left.reason));
-        }
-        let by = self.snapshot.host(own)?.superseded_by?;
-        Some(format!("this host was replaced by {by}, which took over its underlay address"))
+        out_of(&self.snapshot, self.membership.as_ref()?.host)
     }
 
     /// Returns whether the cluster has no such network. That it is not known of is not enough: nothing may be known.
     pub(crate) fn is_gone(&self, network: NetworkId) -> bool {
-        let sure = self.membership.is_none() || (self.hearing.ever && self.hearing.alarm.is_none());
+        let sure = match self.membership {
+            None => !self.troubles.contains_key(UNREADABLE),
+            Some(_) => self.hearing.ever && self.hearing.alarm.is_none(),
+        };
         sure && self.snapshot.network(network).is_none()
     }
 
@@ -185,6 +186,15 @@ impl Inner {
         self.copies.outdate(matters);
         matters
     }
+}
+
+/// Returns why a host is out of the cluster, if it is.
+pub(super) fn out_of(snapshot: &Snapshot, own: HostId) -> Option<String> {
+    if let Some(left) = snapshot.left().find(|left| left.host == own) {
+        return Some(format!("this host is out of the cluster: {}", left.reason));
+    }
+    let by = snapshot.host(own)?.superseded_by?;
+    Some(format!("this host was replaced by {by}, which took over its underlay address"))
 }
 
 const fn is_deletion(event: &Event) -> bool {

@@ -1,14 +1,16 @@
 //! What this host keeps about the cluster it is one of, from `join` to `leave`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use weft_manager::overlay;
 use weft_manager::overlay::protocol::Join;
 use weft_overlay::{ClusterId, HostId};
 use weft_state::atomic::Durability;
-use weft_state::{Root, document};
+use weft_state::{Root, StateError, document};
+
+/// Under what it is noted that the file cannot be used.
+pub(crate) const UNREADABLE: &str = "membership";
 
 /// How this host joined, and as whom.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +29,13 @@ pub(crate) struct Membership {
     pub(crate) join: Join,
 }
 
+/// Who this host is going to be: kept while it joins.
+#[derive(Serialize, Deserialize)]
+struct Intent {
+    schema: u64,
+    host: HostId,
+}
+
 /// The file.
 #[derive(Clone, Debug)]
 pub(crate) struct MembershipFile(PathBuf);
@@ -42,9 +51,8 @@ impl MembershipFile {
     /// # Errors
     ///
     /// When it is there and cannot be used: guessing would make another host of this one.
-    pub(crate) fn load(&self) -> Result<Option<Membership>> {
-        let read = document::read(&self.0);
-        read.context("weft overlay leave -f, and join again, if it cannot be mended")
+    pub(crate) fn load(&self) -> Result<Option<Membership>, StateError> {
+        document::read(&self.0)
     }
 
     /// Writes it: when this returns, a power loss does not take it.
@@ -52,8 +60,8 @@ impl MembershipFile {
     /// # Errors
     ///
     /// Names the file and the reason.
-    pub(crate) fn save(&self, membership: &Membership) -> Result<()> {
-        Ok(document::write(&self.0, membership, Durability::Disk)?)
+    pub(crate) fn save(&self, membership: &Membership) -> Result<(), StateError> {
+        document::write(&self.0, membership, Durability::Disk)
     }
 
     /// Removes it.
@@ -61,12 +69,44 @@ impl MembershipFile {
     /// # Errors
     ///
     /// Names the file and the reason.
-    pub(crate) fn remove(&self) -> Result<()> {
-        match std::fs::remove_file(&self.0) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| self.0.display().to_string())
-            }
-            _ => Ok(()),
+    pub(crate) fn remove(&self) -> Result<(), StateError> {
+        remove(&self.0)
+    }
+
+    /// Returns who this host was going to be when it tried to join last, or else makes it somebody, durably: what it claims
+    /// before the membership is written is claimed by the same host when it tries again.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and the reason.
+    pub(crate) fn intended(&self) -> Result<HostId, StateError> {
+        let path = self.intent();
+        // One that is damaged says nothing, and a new one takes its place.
+        if let Ok(Some(Intent { host, .. })) = document::read(&path) {
+            return Ok(host);
         }
+        let host = HostId::random();
+        document::write(&path, &Intent { schema: document::SCHEMA, host }, Durability::Disk)?;
+        Ok(host)
+    }
+
+    /// Forgets who this host was going to be: it is, or will not be.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and the reason.
+    pub(crate) fn give_up(&self) -> Result<(), StateError> {
+        remove(&self.intent())
+    }
+
+    fn intent(&self) -> PathBuf {
+        self.0.with_file_name("joining.json")
+    }
+}
+
+fn remove(path: &Path) -> Result<(), StateError> {
+    match std::fs::remove_file(path).map_err(StateError::io("remove", path)) {
+        Err(error) if !error.is_missing() => Err(error),
+        _ => Ok(()),
     }
 }

@@ -1,7 +1,6 @@
 //! The mesh that encrypted networks ride in: made when the first of them appears, and kept in step.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,14 +9,14 @@ use ipnetwork::Ipv6Network;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 use weft_manager::Kind;
-use weft_manager::overlay::protocol::{Link, Peer, Refusal, Tunnel};
-use weft_overlay::NetworkId;
+use weft_manager::overlay::protocol::{Peer, Refusal, Tunnel};
 use weft_overlay::ids::PublicKey;
-use weft_overlay::records::{Encryption, Host, Slots, Underlay};
+use weft_overlay::records::{Encryption, Host, Slots};
+use weft_overlay::{NetworkId, Snapshot};
 use weft_state::Root;
 use weft_store::claims::Claims;
 use weft_tunnel::rotation::Remote;
-use weft_tunnel::{ClusterSecret, Driver, MeshError, Outcome, PeerStats, View, device_mtu};
+use weft_tunnel::{ClusterSecret, Driver, MeshError, Outcome, PeerStats, Slot, View, device_mtu};
 
 use super::agent::Agent;
 use super::known::Inner;
@@ -43,20 +42,29 @@ impl Mesh {
         root: &Root,
         work: impl FnOnce(&mut Driver) -> Result<T, MeshError> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let root = root.clone();
-        self.turn(move |state| {
-            if state.closed {
-                return Err(Refusal::new(Kind::Conflict, "this host leaves its cluster"));
-            }
-            work(state.driver(root)?).map_err(|error| refused(&error))
-        })
-        .await
+        let (mesh, root) = (self.clone(), root.clone());
+        let worked = spawn_blocking(move || mesh.work_here(&root, work));
+        worked.await.unwrap_or_else(|error| Err(Refusal::new(Kind::Failed, error)))
+    }
+
+    /// Works on the mesh in the calling thread, which waits for other work to end.
+    pub(super) fn work_here<T>(
+        &self,
+        root: &Root,
+        work: impl FnOnce(&mut Driver) -> Result<T, MeshError>,
+    ) -> Result<T, Refusal> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.closed {
+            return Err(Refusal::new(Kind::Conflict, "this host leaves its cluster"));
+        }
+        work(state.driver(root.clone())?).map_err(|error| refused(&error))
     }
 
     /// Takes everything away that there is, and keeps others from making it again.
     async fn close(&self, root: &Root, prefix: Ipv6Network) -> Result<(), Refusal> {
-        let root = root.clone();
-        self.turn(move |state| {
+        let (mesh, root) = (self.0.clone(), root.clone());
+        let closed = spawn_blocking(move || {
+            let mut state = mesh.lock().unwrap_or_else(PoisonError::into_inner);
             state.closed = true;
             if !Driver::is_there(&root).map_err(|error| refused(&error))? {
                 return Ok(());
@@ -65,18 +73,8 @@ impl Mesh {
             // What it was told is true no more.
             state.driver = None;
             left.map_err(|error| refused(&error))
-        })
-        .await
-    }
-
-    /// Waits for its turn, in a thread that may.
-    async fn turn<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut State) -> Result<T, Refusal> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let mesh = self.0.clone();
-        let worked = spawn_blocking(move || work(&mut mesh.lock().unwrap_or_else(PoisonError::into_inner)));
-        worked.await.unwrap_or_else(|error| Err(Refusal::new(Kind::Failed, error)))
+        });
+        closed.await.unwrap_or_else(|error| Err(Refusal::new(Kind::Failed, error)))
     }
 
     /// Says that this host is one of a cluster.
@@ -200,8 +198,8 @@ pub(crate) async fn rotate(agent: &Rc<Agent>) -> Result<Value, Refusal> {
 }
 
 /// Returns the addresses inside the mesh, as long as the cluster is known.
-pub(crate) fn prefix(agent: &Agent) -> Option<Ipv6Network> {
-    agent.with(|inner| inner.snapshot.cluster().map(|cluster| cluster.mesh_prefix))
+pub(crate) fn prefix(snapshot: &Snapshot) -> Option<Ipv6Network> {
+    snapshot.cluster().map(|cluster| cluster.mesh_prefix)
 }
 
 /// Takes the mesh away, whether or not anything needs it still: this host leaves.
@@ -221,49 +219,17 @@ pub(crate) async fn fill(agent: &Rc<Agent>, peers: &mut [Peer]) {
     }
 }
 
-/// Returns the tunnel to a host, as links of a way.
-pub(crate) async fn links(agent: &Rc<Agent>, host: &Host) -> Vec<Link> {
-    let link = |link: &str, sound: bool, found: String, mend: Option<String>| Link {
-        link: link.into(),
-        sound,
-        found,
-        mend,
-    };
-    if host.wireguard.a.is_none() && host.wireguard.b.is_none() {
-        let found = format!("{} has told no key", host.name);
-        return vec![link("tunnel", false, found, Some(format!("weft overlay status, on {}", host.name)))];
-    }
-    let tunnels = tunnels(host, &stats(agent).await);
-    let Some(best) = tunnels.iter().min_by_key(|tunnel| tunnel.handshake.unwrap_or(u64::MAX)) else {
-        let found = format!("no tunnel to {} on this host", host.name);
-        return vec![link("tunnel", false, found, Some("weft overlay status".into()))];
-    };
-    let made = link(
-        "tunnel",
-        true,
-        format!("slot {}, {} B in, {} B out", best.slot, best.received, best.sent),
-        None,
-    );
-    let shaken = match best.handshake {
-        Some(seconds) => link("handshake", true, format!("{seconds} s ago"), None),
-        None => {
-            let ports: Vec<String> = [host.wireguard.a, host.wireguard.b]
-                .into_iter()
-                .flatten()
-                .map(|slot| slot.port.to_string())
-                .collect();
-            let mend = format!("let UDP port {} pass between the hosts", ports.join(" and "));
-            link("handshake", false, format!("never with {}", host.name), Some(mend))
-        }
-    };
-    vec![made, shaken]
-}
-
 async fn stats(agent: &Rc<Agent>) -> Slots<Vec<PeerStats>> {
+    let mut found = Slots::default();
     if agent.with(Inner::encrypted).is_empty() {
-        return Slots::default();
+        return found;
     }
-    agent.mesh.work(&agent.root, Driver::stats).await.unwrap_or_default()
+    for slot in Slot::ALL {
+        // One that does not answer has shaken no hands.
+        let stats = agent.mesh.work(&agent.root, move |driver| driver.stats(slot)).await;
+        *slot.of_mut(&mut found) = stats.unwrap_or_default();
+    }
+    found
 }
 
 fn tunnels(host: &Host, stats: &Slots<Vec<PeerStats>>) -> Vec<Tunnel> {
@@ -294,21 +260,23 @@ impl Inner {
     fn view(&self) -> Option<View> {
         let own = self.snapshot.host(self.membership.as_ref()?.host)?;
         let cluster = self.snapshot.cluster()?;
-        let others = self.snapshot.hosts().filter(|host| host.id != own.id && host.superseded_by.is_none());
-        let remotes: Vec<Remote> = others
+        let others =
+            || self.snapshot.hosts().filter(|host| host.id != own.id && host.superseded_by.is_none());
+        let remotes: Vec<Remote> = others()
             .filter_map(|host| {
                 Some(Remote {
                     host: host.id,
                     address: cluster.mesh_address(host.mesh),
-                    underlay: meeting(own.underlay, host.underlay)?,
+                    underlay: own.underlay.meets(host.underlay)?,
                     alive: self.snapshot.alive(host.id).is_some(),
                     wireguard: host.wireguard,
                 })
             })
             .collect();
-        let over_ipv6 = own.underlay.v4.is_none() || remotes.iter().any(|remote| remote.underlay.is_ipv6());
+        // What the MTU of encrypted networks on this host follows from as well.
+        let over_ipv4 = own.underlay.meets_by_v4(others().map(|host| host.underlay));
         Some(View {
-            mtu: device_mtu(own.mtu, over_ipv6),
+            mtu: device_mtu(own.mtu, !over_ipv4),
             address: cluster.mesh_address(own.mesh),
             prefix: cluster.mesh_prefix,
             vxlan: cluster.secure_port,
@@ -316,10 +284,4 @@ impl Inner {
             remotes,
         })
     }
-}
-
-/// Returns where a host is reached from another: IPv4 where both have it.
-fn meeting(own: Underlay, other: Underlay) -> Option<IpAddr> {
-    let v4 = own.v4.and(other.v4).map(IpAddr::V4);
-    v4.or_else(|| own.v6.and(other.v6).map(IpAddr::V6))
 }

@@ -14,8 +14,9 @@ mod claim;
 mod collect;
 mod complaints;
 mod copies;
-mod diag;
+pub(crate) mod diag;
 mod files;
+mod follow;
 mod kernel;
 mod known;
 mod lending;
@@ -73,7 +74,7 @@ async fn work(root: Root, manager: Manager) -> Result<()> {
     let agent = Agent::new(root, manager);
     let kernel = Kernel::new(&agent.root);
     let listener = socket::listen(&overlay::socket(&agent.root))?;
-    verbs::join::resume(&agent)?;
+    verbs::join::resume(&agent);
     let (sender, mut calls) = mpsc::channel(16);
     spawn_local(socket::serve(listener, sender));
     spawn_local(kernel::listen_to_firewall(agent.clone(), kernel.clone()));
@@ -119,6 +120,7 @@ async fn tick(agent: Rc<Agent>) {
         lending::look(&agent);
         removal::look(&agent);
         collect::look(&agent);
+        underlay::look_again(&agent);
     }
 }
 

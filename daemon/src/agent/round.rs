@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
 
+use serde_json::Value;
+use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Difference, Refusal};
 use weft_overlay::NetworkId;
 use weft_overlay::desired::Desired;
@@ -12,7 +14,7 @@ use weft_overlay::kernel::Report;
 use super::agent::Agent;
 use super::kernel::Kernel;
 use super::known::Inner;
-use super::{blocks, files, lending, removal};
+use super::{blocks, files, lending, mesh, removal};
 
 /// Brings the kernel and the files in step. Whoever comes meanwhile waits for their turn.
 pub(crate) async fn round(agent: &Rc<Agent>, kernel: &Rc<Kernel>) {
@@ -27,7 +29,7 @@ pub(crate) async fn round(agent: &Rc<Agent>, kernel: &Rc<Kernel>) {
             inner.counts.applied = start.elapsed();
         });
         note(agent, desired, &report, same);
-        let underlay = agent.with(|inner| inner.membership.as_ref().map(|joined| joined.interface.clone()));
+        let underlay = agent.with(Inner::underlay);
         kernel.listen_to(agent, desired, underlay.as_deref());
     }
     let networks = desired.map(|desired| desired.networks).unwrap_or_default();
@@ -81,6 +83,27 @@ fn passed_over(desired: &Desired) -> Option<String> {
     (!shown.is_empty()).then(|| format!("passed over in the store: {}{more}", shown.join(", ")))
 }
 
+/// Brings everything in step, and says what could not be.
+///
+/// # Errors
+///
+/// All that is not as it should be afterwards.
+pub(crate) async fn asked(agent: &Rc<Agent>, kernel: &Rc<Kernel>) -> Result<Value, Refusal> {
+    agent.membership()?;
+    round(agent, kernel).await;
+    mesh::advance(agent).await;
+    let mut problems = agent.with(Inner::problems);
+    // What is known to be wrong is wrong for these reasons.
+    if problems.is_empty() {
+        let found = verify(agent, kernel).await?;
+        problems.extend(found.into_iter().map(|found| format!("{}: {}", found.what, found.why)));
+    }
+    match problems.is_empty() {
+        true => Ok(Value::Null),
+        false => Err(Refusal::new(Kind::Failed, problems.join("; ")).hint("weft overlay status")),
+    }
+}
+
 /// Returns what is not as it should be.
 pub(crate) async fn verify(agent: &Rc<Agent>, kernel: &Rc<Kernel>) -> Result<Vec<Difference>, Refusal> {
     let turn = kernel.turn().await;
@@ -95,6 +118,24 @@ pub(crate) async fn verify(agent: &Rc<Agent>, kernel: &Rc<Kernel>) -> Result<Vec
 }
 
 impl Inner {
+    /// Returns the link that others reach this host by.
+    fn underlay(&self) -> Option<String> {
+        let joined = self.membership.as_ref().map(|membership| &membership.interface);
+        self.place.as_ref().map(|place| &place.interface).or(joined).cloned()
+    }
+
+    /// Returns what keeps the kernel from being as it should.
+    fn problems(&self) -> Vec<String> {
+        let unknown = match self.desired() {
+            Some(_) => None,
+            None => Some(self.is_out().unwrap_or_else(|| "the cluster is not known yet".into())),
+        };
+        let general = ["the kernel", "the mesh"].into_iter().filter_map(|about| self.troubles.get(about));
+        let name = |id| self.snapshot.network(id).map(|network| network.name.to_string()).unwrap_or_default();
+        let refused = self.all_refused().map(|(id, why)| format!("network {}: {why}", name(id)));
+        unknown.into_iter().chain(general.cloned()).chain(refused).collect()
+    }
+
     /// Returns what the kernel should have; nothing when that is not known, and what it has stays.
     pub(crate) fn desired(&self) -> Option<Desired> {
         let own = self.membership.as_ref()?.host;

@@ -16,6 +16,11 @@ pub(crate) fn brought(file: Option<&Path>) -> Result<Option<ClusterSecret>, Refu
     file.map(|file| ClusterSecret::read(file).map_err(refused)).transpose()
 }
 
+/// Returns the secret that this host has from before.
+pub(crate) fn kept(root: &Root) -> Result<Option<ClusterSecret>, Refusal> {
+    ClusterSecret::load(root).map_err(refused)
+}
+
 /// Returns the secret of a cluster that is being made.
 pub(crate) fn made(brought: Option<ClusterSecret>) -> Result<ClusterSecret, Refusal> {
     brought.map_or_else(|| ClusterSecret::random().map_err(refused), Ok)

@@ -10,6 +10,7 @@ use weft_overlay::{HostId, NetworkId, Snapshot};
 
 use super::agent::Agent;
 use super::known::Inner;
+use super::membership::UNREADABLE;
 use super::usage;
 
 /// So many records that could not be used are listed; all are counted.
@@ -101,7 +102,8 @@ impl Inner {
     /// Returns the word for how things are, and why.
     pub(crate) fn state(&self) -> (&'static str, Option<String>) {
         if self.membership.is_none() {
-            return ("unjoined", None);
+            let unreadable = self.troubles.get(UNREADABLE).cloned();
+            return unreadable.map_or(("unjoined", None), |why| ("degraded", Some(why)));
         }
         if !self.hearing.ever {
             let state = if self.snapshot.cluster().is_some() { "stale" } else { "starting" };

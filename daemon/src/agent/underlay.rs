@@ -1,13 +1,19 @@
 //! The addresses that other hosts reach this one under.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
+use tokio::task::{spawn_blocking, spawn_local};
 use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Join, Refusal};
 use weft_model::IfName;
 use weft_netlink::{Socket, link};
 use weft_overlay::records::Underlay;
+
+use super::agent::Agent;
+use super::known::Inner;
 
 /// An address of one of this host's interfaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +31,61 @@ pub(crate) struct Place {
     pub(crate) underlay: Underlay,
     /// Its MTU.
     pub(crate) mtu: u32,
+}
+
+/// Under what it is noted that this host is nowhere.
+pub(crate) const ABOUT: &str = "underlay";
+/// An address that goes and leaves one of the other family may come back: a link that was down for a moment has lost those of
+/// IPv6.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Looks whether this host is where it was, and has others told if it is not.
+///
+/// A host that is nowhere keeps its record: it may be between two leases.
+pub(crate) async fn look(agent: &Agent) {
+    let Ok(membership) = agent.membership() else { return };
+    let found = spawn_blocking(move || find(&membership.join)).await;
+    let found = found.unwrap_or_else(|error| Err(Refusal::new(Kind::Failed, error)));
+    let why = found.as_ref().err().map(|refusal| match &refusal.hint {
+        Some(hint) => format!("{refusal}: {hint}"),
+        None => refusal.to_string(),
+    });
+    agent.trouble(ABOUT, why);
+    let Ok(found) = found else { return };
+    let Some(place) = agent.change(|inner| inner.moved_to(found)) else { return };
+    let addresses: Vec<String> = place.underlay.addresses().map(|address| address.to_string()).collect();
+    eprintln!("weftd: this host is at {} now ({}, mtu {})", addresses.join(", "), place.interface, place.mtu);
+    agent.tell();
+    agent.touch();
+}
+
+/// Looks again for a host that was nowhere, or is about to lose an address: not every link that may appear is listened to.
+pub(crate) fn look_again(agent: &Rc<Agent>) {
+    if agent.with(|inner| inner.leaving.is_some() || inner.troubles.contains_key(ABOUT)) {
+        let agent = agent.clone();
+        spawn_local(async move { look(&agent).await });
+    }
+}
+
+impl Inner {
+    /// Takes note of where this host is; returns its place if that is another than before.
+    fn moved_to(&mut self, mut found: Place) -> Option<Place> {
+        if let Some(known) = self.place.as_ref().map(|place| place.underlay) {
+            let all = Underlay { v4: found.underlay.v4.or(known.v4), v6: found.underlay.v6.or(known.v6) };
+            if all == found.underlay {
+                self.leaving = None;
+            } else if self.leaving.get_or_insert_with(Instant::now).elapsed() < GRACE {
+                found.underlay = all;
+            } else {
+                self.leaving = None;
+            }
+        }
+        if self.place.as_ref() == Some(&found) {
+            return None;
+        }
+        self.place = Some(found.clone());
+        Some(found)
+    }
 }
 
 /// Finds this host's place: what was asked for, or else the interface that leads to the store.
@@ -133,6 +194,29 @@ mod tests {
         assert_eq!(underlay.v4, Some([192, 0, 2, 1].into()));
         assert_eq!(underlay.v6, Some("2001:db8::1".parse().unwrap()));
         assert_eq!(chosen(&all[..2]), Underlay::default());
+    }
+
+    /// A link that was down for a moment loses its IPv6 addresses, and has them again.
+    #[test]
+    fn an_address_that_goes_is_told_later_than_one_that_comes() {
+        let place = |v4: &str, v6: Option<&str>| Place {
+            interface: "u0".into(),
+            underlay: Underlay { v4: v4.parse().ok(), v6: v6.and_then(|v6| v6.parse().ok()) },
+            mtu: 1500,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let mut inner = Inner::new(&weft_state::Root::new(Some(dir.path().into())));
+        let both = place("192.0.2.1", Some("2001:db8::1"));
+        assert_eq!(inner.moved_to(both.clone()), Some(both.clone()));
+        assert_eq!(inner.moved_to(both), None);
+        assert_eq!(inner.moved_to(place("192.0.2.1", None)), None, "not yet");
+        assert!(inner.leaving.is_some());
+        let moved = place("192.0.2.9", Some("2001:db8::1"));
+        assert_eq!(inner.moved_to(place("192.0.2.9", None)), Some(moved), "what comes is told at once");
+        inner.leaving = Instant::now().checked_sub(GRACE);
+        let less = place("192.0.2.9", None);
+        assert_eq!(inner.moved_to(less.clone()), Some(less));
+        assert!(inner.leaving.is_none());
     }
 
     #[test]

@@ -6,12 +6,14 @@ mod networks;
 pub mod protocol;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use weft_runtime::exec::{self, Invocation};
 use weft_state::Root;
 
 use crate::{Error, Kind, Manager};
@@ -20,12 +22,15 @@ use protocol::{Answer, LONGEST_ANSWER, Question, Refusal, Request, VERSION};
 
 /// How long the agent may be silent. It tells what it waits for more often than that.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How long the way to an address may take to be walked.
+const WALK: Duration = Duration::from_secs(60);
 /// Starts the agent and keeps it for the next boot.
-const START: &str = "systemctl enable --now weft-agent, or run weftd agent";
+pub const START: &str = "systemctl enable --now weft-agent, or run weftd agent";
 
 /// The agent of this host, from the outside.
 #[derive(Clone, Debug)]
 pub struct Agent {
+    root: Root,
     socket: PathBuf,
     membership: PathBuf,
 }
@@ -91,7 +96,7 @@ pub fn membership(root: &Root) -> PathBuf {
 impl Manager {
     /// Returns the agent of this host, whether it runs or not.
     pub fn agent(&self) -> Agent {
-        Agent { socket: socket(&self.root), membership: membership(&self.root) }
+        Agent { root: self.root.clone(), socket: socket(&self.root), membership: membership(&self.root) }
     }
 }
 
@@ -109,6 +114,47 @@ impl Agent {
     pub fn ask<T: DeserializeOwned>(&self, request: Request, said: &mut dyn FnMut(&str)) -> Result<T, Error> {
         let value = self.answer(request, said).map_err(Box::new)?;
         serde_json::from_value(value).map_err(|error| Error::Agent(Box::new(self.garbled(error))))
+    }
+
+    /// Walks the way to an address: the agent does, or `weftd` itself when none runs.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError`], when nobody can tell.
+    pub fn diag(
+        &self,
+        weftd: &Path,
+        address: IpAddr,
+        network: Option<String>,
+        said: &mut dyn FnMut(&str),
+    ) -> Result<Vec<protocol::Link>, Error> {
+        let request = Request::Diag { address, network: network.clone() };
+        let answer = match self.answer(request, said) {
+            Err(absent @ AgentError::Absent { .. }) if self.has_joined() && weftd.exists() => {
+                said(&format!("{absent}: what it knew last is gone by"));
+                self.walked(weftd, address, network)
+            }
+            answer => answer,
+        };
+        let value = answer.map_err(Box::new)?;
+        serde_json::from_value(value).map_err(|error| Error::Agent(Box::new(self.garbled(error))))
+    }
+
+    /// Has `weftd` walk the way, which answers in one line as the agent does.
+    fn walked(&self, weftd: &Path, address: IpAddr, network: Option<String>) -> Result<Value, AgentError> {
+        let mut invocation = Invocation::new(weftd);
+        invocation.args = vec!["--root".into(), self.root.path().into(), "diag".into()];
+        invocation.args.push(address.to_string().into());
+        invocation.args.extend(network.into_iter().flat_map(|name| ["--network".into(), name.into()]));
+        invocation.timeout = WALK;
+        let output = exec::run(invocation).map_err(|error| self.garbled(error))?;
+        match serde_json::from_slice(&output.stdout) {
+            Ok(Answer::Done(value)) => Ok(value),
+            Ok(Answer::Refused(refusal)) => Err(refusal.into()),
+            Ok(Answer::Progress(_)) | Err(_) => {
+                Err(self.garbled(String::from_utf8_lossy(&output.stderr).trim()))
+            }
+        }
     }
 
     fn answer(&self, request: Request, said: &mut dyn FnMut(&str)) -> Result<Value, AgentError> {

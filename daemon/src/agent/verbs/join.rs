@@ -1,33 +1,28 @@
 //! `weft overlay join`, and going on after a restart.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
 use ipnetwork::IpNetwork;
 use tokio::task::spawn_local;
 use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Join, Refusal, Status};
-use weft_overlay::records::{Cluster, Pool, Slots};
-use weft_overlay::{ClusterId, HostId, Snapshot, keys};
-use weft_state::{boot, document};
-use weft_store::claims::{ClaimError, Claims, JoinRequest, Joined};
-use weft_store::etcd::{EtcdSettings, EtcdStore};
-use weft_store::{Follower, SharedStore, StoreError, Update};
+use weft_overlay::records::{Cluster, Pool};
+use weft_overlay::{ClusterId, Snapshot};
+use weft_state::{StateError, document};
+use weft_store::claims::{ClaimError, Claims, Joined};
 use weft_tunnel::ClusterSecret;
 
 use crate::agent::agent::Agent;
 use crate::agent::claim::refused;
-use crate::agent::membership::Membership;
+use crate::agent::follow::{follow, request, store};
+use crate::agent::membership::{Membership, UNREADABLE};
 use crate::agent::socket::Reply;
 use crate::agent::underlay::{self, Place};
 use crate::agent::{alive, secret, status};
 
 /// How long the store may take to tell the rest after a join.
 const LIMIT: Duration = Duration::from_secs(15);
-/// How soon settings of the store are looked at again that could not be used.
-const AGAIN: Duration = Duration::from_secs(5);
 /// The length of the subnets that networks get, of each family.
 const SIZES: (u8, u8) = (16, 64);
 /// Where subnets come from when nobody says it.
@@ -41,31 +36,40 @@ pub(crate) async fn join(agent: &Rc<Agent>, join: Join, reply: &Reply) -> Result
             format!("this host is one of cluster {} already, as {}", membership.cluster, membership.name);
         return Err(Refusal::new(Kind::Conflict, why).hint("weft overlay leave"));
     }
+    if let Some(why) = agent.with(|inner| inner.troubles.get(UNREADABLE).cloned()) {
+        return Err(Refusal::new(Kind::Conflict, why).hint("weft overlay leave -f"));
+    }
     let place = underlay::find(&join)?;
     let brought = secret::brought(join.secret.as_deref())?;
     let store = store(&join).map_err(|error| refused(&ClaimError::Store(error)))?;
     reply.progress(format!("asking {}", join.endpoints.join(",")));
-    let claims = Claims::new(store.clone());
+    let claims = Claims::new(store);
+    // One of an attempt that was cut short, or of an earlier membership.
+    let kept = secret::kept(&agent.root);
     let (cluster, secret) = match claims.cluster().await {
-        Ok(cluster) => (cluster, brought),
+        Ok(cluster) => {
+            let fits = |kept: &ClusterSecret| secret::check(&cluster, Some(kept)).is_ok();
+            let kept = kept.ok().flatten().filter(fits);
+            (cluster, brought.or(kept))
+        }
         Err(ClaimError::NoCluster(_)) => {
             reply.progress("making a new cluster");
-            let secret = secret::made(brought)?;
+            let secret = secret::made(brought.or(kept?))?;
+            // The store is about to have the proof of it, so it may not be lost.
+            secret::keep(&agent.root, Some(&secret))?;
             (founded(&join, &secret)?, Some(secret))
         }
         Err(error) => return Err(refused(&error)),
     };
     secret::check(&cluster, secret.as_ref())?;
-    let host = HostId::random();
-    let request = request(host, &join, &place, cluster.clone());
-    let Joined { cluster: agreed, host: record, .. } =
-        claims.join(&request).await.map_err(|error| refused(&error))?;
-    let mut secret = secret;
+    let Joined { cluster: agreed, host: record, .. } = enter(agent, &claims, &join, &place, &cluster).await?;
+    let (host, mut secret) = (record.id, secret);
     if agreed.id != cluster.id {
         // Somebody else made a cluster at the same moment, with a secret of its own.
         secret = secret.filter(|_| join.secret.is_some());
         if let Err(refusal) = secret::check(&agreed, secret.as_ref()) {
             claims.leave(host, "it has another secret").await.map_err(|error| refused(&error))?;
+            agent.file.give_up().map_err(failed)?;
             return Err(refusal);
         }
     }
@@ -85,8 +89,8 @@ pub(crate) async fn join(agent: &Rc<Agent>, join: Join, reply: &Reply) -> Result
         interface: place.interface.clone(),
         join: Join { takeover: false, ..join },
     };
-    let failed = |error: anyhow::Error| Refusal::new(Kind::Failed, format!("{error:#}"));
     agent.file.save(&membership).map_err(failed)?;
+    agent.file.give_up().map_err(failed)?;
     begin(agent, membership, Some(place), Snapshot::default());
     reply.progress(told);
     let known = || agent.with(|inner| inner.snapshot.host(host).map(drop));
@@ -94,22 +98,58 @@ pub(crate) async fn join(agent: &Rc<Agent>, join: Join, reply: &Reply) -> Result
     Ok(status::status(agent))
 }
 
-/// Goes on after a restart, if this host is one of a cluster.
-///
-/// # Errors
-///
-/// When what says so cannot be used.
-pub(crate) fn resume(agent: &Rc<Agent>) -> Result<()> {
-    let Some(membership) = agent.file.load()? else { return Ok(()) };
+/// Takes a place among the hosts, as the same host if that was tried before and cut short.
+async fn enter(
+    agent: &Agent,
+    claims: &Claims,
+    join: &Join,
+    place: &Place,
+    cluster: &Cluster,
+) -> Result<Joined, Refusal> {
+    let host = agent.file.intended().map_err(failed)?;
+    match claims.join(&request(host, join, place, cluster.clone())).await {
+        // Somebody has forgotten it meanwhile, or taken its place.
+        Err(ClaimError::Left { .. } | ClaimError::Superseded { .. }) => {
+            agent.file.give_up().map_err(failed)?;
+            let host = agent.file.intended().map_err(failed)?;
+            claims.join(&request(host, join, place, cluster.clone())).await
+        }
+        joined => joined,
+    }
+    .map_err(|error| refused(&error))
+}
+
+fn failed(error: StateError) -> Refusal {
+    Refusal::new(Kind::Failed, error)
+}
+
+/// Goes on after a restart, if this host is one of a cluster. When what says so cannot be used, everything stays as it is until
+/// somebody mends it, or leaves by force.
+pub(crate) fn resume(agent: &Rc<Agent>) {
+    let membership = match agent.file.load() {
+        Ok(Some(membership)) => membership,
+        Ok(None) => return,
+        Err(error) => {
+            let why = format!(
+                "{error}: networks stay as they are; put the file back and systemctl restart weft-agent, or \
+                 weft overlay leave -f and join again"
+            );
+            return agent.trouble(UNREADABLE, Some(why));
+        }
+    };
+    // The agent before this one may have been killed between the two files.
+    if let Err(error) = agent.file.give_up() {
+        eprintln!("weftd: {error}");
+    }
     let snapshot = Snapshot::last(&agent.root).unwrap_or_else(|error| {
         eprintln!("weftd: {error}: nothing is known until the store answers");
         None
     });
-    let place = underlay::find(&membership.join)
-        .inspect_err(|refusal| agent.trouble("underlay", Some(refusal.to_string())))
-        .ok();
-    begin(agent, membership, place, snapshot.unwrap_or_default());
-    Ok(())
+    // Not yet there, perhaps: it is looked for until it is.
+    let place = underlay::find(&membership.join);
+    let why = place.as_ref().err().map(ToString::to_string);
+    begin(agent, membership, place.ok(), snapshot.unwrap_or_default());
+    agent.trouble(underlay::ABOUT, why);
 }
 
 /// Starts everything that a member does.
@@ -118,95 +158,6 @@ fn begin(agent: &Rc<Agent>, membership: Membership, place: Option<Place>, snapsh
     agent.enter(membership.clone(), place, snapshot);
     agent.employ(spawn_local(follow(agent.clone(), membership)));
     agent.employ(spawn_local(alive::beat(agent.clone(), host)));
-}
-
-/// Hears what the store says, from when it can be asked at all.
-async fn follow(agent: Rc<Agent>, membership: Membership) {
-    let store = loop {
-        match store(&membership.join) {
-            Ok(store) => break store,
-            Err(error) => agent.hear(Update::Lost(error.to_string())),
-        }
-        // Certificates may be on their way.
-        tokio::time::sleep(AGAIN).await;
-    };
-    agent.change(|inner| inner.store = Some(store.clone()));
-    let mut follower = Follower::new(store.clone(), keys::PREFIX);
-    loop {
-        let update = follower.next().await;
-        let alarmed = || agent.with(|inner| inner.hearing.alarm.is_some());
-        let (listed, before) = (matches!(update, Update::Listed(..)), alarmed());
-        agent.hear(update);
-        // Everything may also be lost while we listen: somebody deletes it.
-        if listed || (alarmed() && !before) {
-            say_again(&agent, &membership, &store).await;
-        }
-    }
-}
-
-/// Tells the store what it should know of this host and does not: after a boot, and when it has lost something.
-async fn say_again(agent: &Rc<Agent>, membership: &Membership, store: &SharedStore) {
-    let claims = Claims::new(store.clone());
-    let (snapshot, place, alarmed) =
-        agent.with(|inner| (inner.snapshot.clone(), inner.place.clone(), inner.hearing.alarm.is_some()));
-    let mut why = None;
-    if alarmed {
-        match claims.reassert(membership.host, &snapshot).await {
-            Ok(done) if done.lost.is_empty() => {}
-            Ok(done) => {
-                let lost: Vec<String> =
-                    done.lost.iter().map(|(key, host)| format!("{key} to {}", host.short())).collect();
-                why = Some(format!("another host has what this one had: {}", lost.join(", ")));
-            }
-            Err(error) => why = Some(error.to_string()),
-        }
-    }
-    agent.trouble("what the store has lost", why);
-    let (Some(place), Some(cluster)) = (place, snapshot.cluster().cloned()) else { return };
-    let request = request(membership.host, &membership.join, &place, cluster);
-    let known = snapshot.host(membership.host);
-    let same = known.is_some_and(|known| {
-        known.boot == request.boot
-            && known.underlay == request.underlay
-            && known.mtu == request.mtu
-            && known.version == request.version
-            && known.superseded_by.is_none()
-    });
-    let outcome = if same { Ok(()) } else { claims.join(&request).await.map(drop) };
-    let why = outcome.err().map(|error| match error.hint() {
-        Some(hint) => format!("{error}: {hint}"),
-        None => error.to_string(),
-    });
-    agent.trouble("this host's record", why);
-}
-
-fn store(join: &Join) -> Result<SharedStore, StoreError> {
-    let settings = EtcdSettings {
-        endpoints: join.endpoints.clone(),
-        ca: join.ca.clone(),
-        cert: join.cert.clone(),
-        key: join.key.clone(),
-        timeout: None,
-        progress: None,
-        watchdog: None,
-    };
-    Ok(Arc::new(EtcdStore::new(settings)?))
-}
-
-fn request(host: HostId, join: &Join, place: &Place, cluster: Cluster) -> JoinRequest {
-    let hostname =
-        || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
-    JoinRequest {
-        id: host,
-        name: join.name.clone().or_else(hostname).unwrap_or_else(|| host.short()),
-        boot: boot::id().unwrap_or_default(),
-        underlay: place.underlay,
-        mtu: place.mtu,
-        version: env!("CARGO_PKG_VERSION").into(),
-        wireguard: Slots::default(),
-        takeover: join.takeover,
-        cluster,
-    }
 }
 
 /// Returns a cluster as its first host makes it.

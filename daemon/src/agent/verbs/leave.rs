@@ -3,14 +3,17 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use ipnetwork::Ipv6Network;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 use weft_firewall::Tunnels;
 use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Leave, Refusal};
 use weft_overlay::Snapshot;
+use weft_state::StateError;
 
 use crate::agent::agent::Agent;
+use crate::agent::membership::UNREADABLE;
 use crate::agent::socket::Reply;
 use crate::agent::{claim, mesh};
 
@@ -20,21 +23,27 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Makes this host leave its cluster: others are told, and what the kernel has goes with the next round.
 pub(crate) async fn leave(agent: &Rc<Agent>, leave: &Leave, reply: &Reply) -> Result<Value, Refusal> {
     let _turn = agent.turn.lock().await;
-    let failed = |error: anyhow::Error| Refusal::new(Kind::Failed, format!("{error:#}"));
     let Some(membership) = agent.with(|inner| inner.membership.clone()) else {
-        let why = Refusal::new(Kind::NotFound, "this host is of no cluster");
-        return if leave.force {
-            agent.file.remove().map(|()| Value::Null).map_err(failed)
-        } else {
-            Err(why)
-        };
+        if !leave.force {
+            return Err(agent.with(|inner| match inner.troubles.get(UNREADABLE) {
+                Some(why) => Refusal::new(Kind::Failed, why).hint("weft overlay leave -f"),
+                None => Refusal::new(Kind::NotFound, "this host is of no cluster"),
+            }));
+        }
+        if agent.with(|inner| inner.troubles.contains_key(UNREADABLE)) {
+            reply.progress(
+                "who this host was cannot be read; other hosts do not know: weft overlay forget there",
+            );
+        }
+        let known = Snapshot::last(&agent.root).ok().flatten();
+        return end(agent, known.as_ref().and_then(mesh::prefix)).await;
     };
     if !leave.force {
         in_use(agent)?;
     }
     reply.progress(format!("leaving cluster {}", membership.cluster));
     // What tells it goes with this host's record.
-    let prefix = mesh::prefix(agent);
+    let prefix = agent.with(|inner| mesh::prefix(&inner.snapshot));
     if let Err(refusal) = claim::leave(agent).await {
         if !leave.force {
             return Err(refusal.hint(
@@ -46,10 +55,17 @@ pub(crate) async fn leave(agent: &Rc<Agent>, leave: &Leave, reply: &Reply) -> Re
             membership.host
         ));
     }
+    end(agent, prefix).await
+}
+
+/// Takes away what this host has of a cluster.
+async fn end(agent: &Rc<Agent>, prefix: Option<Ipv6Network>) -> Result<Value, Refusal> {
+    let failed = |error: StateError| Refusal::new(Kind::Failed, error);
     let dismantled = mesh::dismantle(agent, prefix).await;
     agent.file.remove().map_err(failed)?;
+    agent.trouble(UNREADABLE, None);
     agent.exit();
-    Snapshot::forget(&agent.root).map_err(|error| Refusal::new(Kind::Failed, error))?;
+    Snapshot::forget(&agent.root).map_err(failed)?;
     open(agent).await?;
     dismantled.map(|()| Value::Null)
 }

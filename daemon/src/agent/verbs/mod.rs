@@ -7,7 +7,6 @@ pub(crate) mod networks;
 
 use std::rc::Rc;
 
-use serde_json::Value;
 use weft_manager::overlay::protocol::Request;
 
 use super::agent::Agent;
@@ -29,12 +28,9 @@ pub(crate) async fn answer(agent: Rc<Agent>, kernel: Rc<Kernel>, call: Call) {
         Request::Blocks { network } => reply.answer(status::blocks(&agent, &network)),
         Request::Verify => reply.answer(round::verify(&agent, &kernel).await),
         Request::Diag { address, network } => {
-            reply.answer(diag::walk(&agent, &kernel, address, network.as_deref()).await);
+            reply.answer(diag::walk(&agent, &kernel, address, network).await);
         }
-        Request::Apply => {
-            round::round(&agent, &kernel).await;
-            reply.answer(Ok(Value::Null));
-        }
+        Request::Apply => reply.answer(round::asked(&agent, &kernel).await),
         Request::Join(join) => reply.answer(join::join(&agent, *join, &reply).await),
         Request::Leave(leave) => reply.answer(leave::leave(&agent, &leave, &reply).await),
         Request::Forget(forget) => reply.answer(forget::forget(&agent, &forget).await),
