@@ -8,7 +8,7 @@ mod start;
 
 use std::ffi::{c_char, c_int};
 
-use weft_plugin::Plugin;
+use weft_plugin::{Head, Plugin};
 
 #[global_allocator]
 static HEAP: heap::Heap = heap::Heap::new();
@@ -38,10 +38,19 @@ static PLUGINS: &[&dyn Plugin] = &[
     &vrf::PLUGIN,
 ];
 
+#[expect(
+    unsafe_code,
+    reason = "the linker's own name for where a program begins in memory (ld.lld(1), GNU ld's scripts)"
+)]
+unsafe extern "C" {
+    #[link_name = "__ehdr_start"]
+    safe static HEAD: Head;
+}
+
 /// What the C library calls: the standard library's own `main` first looks after the stack and the signals of programs
 /// that run for longer, which costs an eighth of a plugin's start.
 #[expect(unsafe_code, reason = "the name is the C library's, and nothing else here is called so")]
 #[unsafe(no_mangle)]
 pub extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
-    weft_plugin::main(PLUGINS)
+    weft_plugin::main(PLUGINS, &HEAD)
 }

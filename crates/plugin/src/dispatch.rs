@@ -1,7 +1,6 @@
 //! From a process's inputs to its outputs. Everything a plugin binary does that its author need not think of.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::Read;
 use std::path::Path;
 
@@ -9,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use weft_cni::{Code, ComposeRequest, Failure, Findings, MendRequest, NetConf, Verb, Version, json};
 use weft_model::Endpoint;
+use weft_netns::Netns;
 use weft_state::Root;
 
 use crate::env::Environment;
@@ -128,11 +128,9 @@ fn root(inputs: &Inputs<'_>) -> Root {
 }
 
 fn refuse_own_netns(netns: Option<&Path>) -> Result<(), Failure> {
-    use std::os::unix::fs::MetadataExt;
     // A namespace that cannot be looked at is not ours: ours is there.
-    let identity = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
-    let Some(theirs) = netns.and_then(identity) else { return Ok(()) };
-    if identity(Path::new("/proc/self/ns/net")) == Some(theirs) {
+    let is_ours = |path| Netns::current().is_ok_and(|own| own.is_at(path));
+    if netns.is_some_and(is_ours) {
         let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
         return Err(Failure::text(Code::InvalidNetns, msg));
     }

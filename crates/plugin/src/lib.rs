@@ -20,6 +20,6 @@ pub use driver::{
     default_routes, examine_firewall, host_local, loopback_addresses, masquerade_backend, on_parent,
     release_ports, restore_firewall,
 };
-pub use linked::Linked;
+pub use linked::{Head, Linked};
 pub use plugin::{Plugin, main};
 pub use weft_cni::{ComposeRequest, ComposedSubnet, Finding, Verb};

@@ -2,32 +2,39 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::Plugin;
 
 /// The plugins linked into this binary.
 #[derive(Clone, Copy, Default)]
-pub struct Linked(pub &'static [&'static dyn Plugin]);
+pub struct Linked {
+    /// The plugins.
+    pub plugins: &'static [&'static dyn Plugin],
+    /// How the file begins that this binary was started from.
+    pub head: Option<&'static Head>,
+}
+
+/// As much of a file as holds the program headers and the notes, which linkers place first.
+pub type Head = [u8; 1024];
 
 impl Linked {
     /// Returns the plugin of this type.
     pub fn get(self, kind: &str) -> Option<&'static dyn Plugin> {
-        self.0.iter().copied().find(|plugin| plugin.about().kind == kind)
+        self.plugins.iter().copied().find(|plugin| plugin.about().kind == kind)
     }
 
     /// Returns the plugin that would run if `program` were started under the name `kind`, when that is sure to be
     /// the code in this process: the file has this binary's build id.
     pub fn behind(self, kind: &str, program: &Path) -> Option<&'static dyn Plugin> {
         let plugin = self.get(kind)?;
-        is_this_binary(program).then_some(plugin)
+        self.head.is_some_and(|head| begins_like(program, head)).then_some(plugin)
     }
 
     /// Returns the types, for people.
     pub fn names(self) -> String {
-        let names: Vec<_> = self.0.iter().map(|plugin| plugin.about().kind).collect();
+        let names: Vec<_> = self.plugins.iter().map(|plugin| plugin.about().kind).collect();
         names.join(", ")
     }
 }
@@ -38,36 +45,19 @@ impl fmt::Debug for Linked {
     }
 }
 
-/// As much of a file as holds the program headers and the notes, which linkers place first.
-type Head = [u8; 1024];
-
 /// The header of the note with the build id: lengths of name and hash, type NT_GNU_BUILD_ID, and the name
 /// (elf.h). The hash is over the whole output (ld(1), --build-id).
 const BUILD_ID: [u8; 16] = [4, 0, 0, 0, 20, 0, 0, 0, 3, 0, 0, 0, b'G', b'N', b'U', 0];
 
-/// The binary that runs (proc(5)).
-const SELF: &str = "/proc/self/exe";
-
-/// Returns whether the file is the binary that runs, or has the same build id and so the same content.
+/// Returns whether the file has the same build id as the binary that begins with `head`, and so the same content.
 ///
-/// Links and copies both do: what `/opt/cni/bin` holds is often a copy. A copy of a binary without a build id
-/// is never the same.
-fn is_this_binary(program: &Path) -> bool {
-    let inode = |path: &Path| std::fs::metadata(path).map(|about| (about.dev(), about.ino())).ok();
-    inode(program).is_some_and(|theirs| inode(Path::new(SELF)) == Some(theirs)) || has_this_build_id(program)
-}
-
-fn has_this_build_id(program: &Path) -> bool {
-    let head = |path: &Path| -> io::Result<Head> {
-        let mut head = [0; size_of::<Head>()];
-        File::open(path)?.read_exact_at(&mut head, 0)?;
-        Ok(head)
-    };
-    let ours = || {
-        let head = head(Path::new(SELF)).ok()?;
-        head.windows(BUILD_ID.len()).any(|at| at == BUILD_ID).then_some(head)
-    };
-    head(program).is_ok_and(|theirs| ours().is_some_and(|ours| ours == theirs))
+/// Links and copies both do: what `/opt/cni/bin` holds is often a copy. A binary without a build id is
+/// never the same.
+fn begins_like(program: &Path, head: &Head) -> bool {
+    let has_build_id = || head.windows(BUILD_ID.len()).any(|at| at == BUILD_ID);
+    let mut theirs = [0; size_of::<Head>()];
+    let read = File::open(program).and_then(|file| file.read_exact_at(&mut theirs, 0));
+    read.is_ok() && theirs == *head && has_build_id()
 }
 
 #[cfg(test)]
@@ -86,14 +76,14 @@ mod tests {
         std::os::unix::fs::symlink(&ours, &link).unwrap();
         fs::copy("/bin/sh", &script).unwrap();
         // Whether a test binary has a build id is the linker's choice.
-        let head = fs::read(&ours).unwrap()[..size_of::<Head>()].to_vec();
+        let head: Head = fs::read(&ours).unwrap()[..size_of::<Head>()].try_into().unwrap();
         let has = head.windows(BUILD_ID.len()).any(|at| at == BUILD_ID);
-        assert_eq!([&copy, &link].map(|path| is_this_binary(path)), [has, true]);
+        assert_eq!([&copy, &link].map(|path| begins_like(path, &head)), [has; 2]);
         for other in [&script, &dir.path().join("nothing"), dir.path()] {
-            assert!(!is_this_binary(other), "{other:?}");
+            assert!(!begins_like(other, &head), "{other:?}");
         }
         // One that starts with the same bytes and ends early is a file cut short, not another build.
         File::create(&script).unwrap().write_all(&head[..100]).unwrap();
-        assert!(!is_this_binary(&script));
+        assert!(!begins_like(&script, &head));
     }
 }

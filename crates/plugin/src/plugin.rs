@@ -13,7 +13,7 @@ use weft_cni::{Code, ComposeRequest, Failure, Finding, NetworkResult, Version};
 use weft_state::Root;
 
 use crate::dispatch::{Inputs, answer, unnamed};
-use crate::{About, Attachment, Call, Linked};
+use crate::{About, Attachment, Call, Head, Linked};
 
 /// A CNI plugin.
 ///
@@ -107,12 +107,12 @@ pub trait Plugin: Sync {
 
 /// Runs one of the plugins as a process: the one whose name the process was started under. Reads the environment
 /// and stdin, prints the outcome, and returns the exit code. Works without the standard library's own start-up.
-pub fn main(plugins: &'static [&'static dyn Plugin]) -> i32 {
+pub fn main(plugins: &'static [&'static dyn Plugin], head: &'static Head) -> i32 {
     panic::set_hook(Box::new(report_panic));
     // Whoever stops listening is told by the error of the write, not by our death half-way. A child starts with none
     // blocked, as the standard library sees to.
     SigSet::from(Signal::SIGPIPE).thread_block().ok();
-    let linked = Linked(plugins);
+    let linked = Linked { plugins, head: Some(head) };
     let inputs = Inputs {
         linked,
         variable: &|name| std::env::var_os(name),
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn a_bug_is_told_as_an_error_object() {
         if std::env::var_os("CNI_COMMAND").is_some() {
-            main(&[&Broken]);
+            main(&[&Broken], &[0; 1024]);
             return;
         }
         // A panic ends the process, so this test is run once more as one that may.

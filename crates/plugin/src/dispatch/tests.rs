@@ -184,7 +184,7 @@ fn del_needs_no_namespace() {
     let plugin = Probe::default();
     let dir = tempfile::tempdir().unwrap();
     let plain = dir.path().join("plain");
-    drop(fs::File::create(&plain).unwrap());
+    drop(std::fs::File::create(&plain).unwrap());
     for (netns, seen) in [("", "None".to_owned()), (plain.to_str().unwrap(), format!("{:?}", Some(&plain)))] {
         let reply = ask(&plugin, &[("CNI_COMMAND", "DEL"), ("CNI_NETNS", netns)], "", &mut CONF.as_bytes());
         assert!(reply.ok, "{reply:?}");
