@@ -4,12 +4,12 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::{Value, json};
 use weft_testkit::{
-    Background, Container, Lab, Output, PluginCall, Program, peer, peer_program, staged, until,
+    Background, Container, Lab, Output, PluginCall, Program, peer, peer_program, skip_unless, staged, until,
 };
 
 /// How the daemon is started, patient enough for a busy machine.
@@ -30,7 +30,8 @@ impl Net {
     fn new(further: &[&str]) -> Option<Self> {
         let program = peer("/usr/sbin/dnsmasq")?;
         let lab = Lab::new();
-        lab.ip("link add br0 type bridge");
+        // A bridge without an address of its own takes one of its ports', and the reference's CHECK minds.
+        lab.ip("link add br0 address 02:00:00:00:00:01 type bridge");
         // What a plugin's first container does to a bridge that was there before.
         for key in ["accept_dad", "accept_ra"] {
             lab.set_sysctl(&format!("ipv6/conf/br0/{key}"), "0");
@@ -371,4 +372,107 @@ fn the_service_managers_socket_is_taken_over() {
     assert_eq!(net.given(), [got]);
     net.bridge(&json!({})).del(&red).expect_ok();
     until("the release", || net.given().is_empty());
+}
+
+/// The reference plugins, and the one of them that asks for addresses.
+const DEBIAN: &str = "/usr/lib/cni";
+
+impl Net {
+    /// Puts the reference's daemon where ours was.
+    fn start_reference(&mut self) {
+        self.daemon = None;
+        fs::remove_file(self.socket()).unwrap();
+        let words = ["daemon".into(), "-socketpath".into(), self.socket().display().to_string()];
+        self.daemon = Some(Program::new(Path::new(DEBIAN).join("dhcp")).args(words).background());
+        let socket = self.socket();
+        until("the start of the reference's daemon", || UnixStream::connect(&socket).is_ok());
+    }
+
+    /// Puts ours where another one was.
+    fn start_ours(&mut self) {
+        self.daemon = None;
+        self.start(&[]);
+    }
+
+    fn conf(&self) -> Value {
+        let ipam = json!({"type": "dhcp", "daemonSocketPath": self.socket()});
+        json!({"cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "br0", "ipam": ipam})
+    }
+
+    fn bridge_in(&self, folder: &Path) -> PluginCall<'_> {
+        self.lab.plugin_in(folder, "bridge").json(&self.conf())
+    }
+
+    /// Keeps what a container was told as the reference library does.
+    fn remember(&self, container: &str, result: &Value) {
+        let list = json!({"cniVersion": "1.0.0", "name": "net", "plugins": [self.conf()]});
+        let config = self.lab.sh(&format!("printf %s '{list}' | base64 -w0")).expect_ok().to_owned();
+        let entry = json!({
+            "kind": "cniCacheV1", "containerId": container, "ifName": "eth0", "networkName": "net",
+            "config": config, "result": result,
+        });
+        let folder = self.lab.path("var/lib/cni/results");
+        fs::create_dir_all(&folder).unwrap();
+        let mut file = fs::File::create(folder.join(format!("net-{container}-eth0"))).unwrap();
+        file.write_all(entry.to_string().as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn leases_of_the_references_daemon_are_taken_over() {
+    skip_unless!(Path::new(DEBIAN).join("dhcp").exists(), "Debian's package containernetworking-plugins");
+    let mut net = net!("--dhcp-option=option:T1,4", "--dhcp-option=option:T2,60");
+    net.start_reference();
+    let (ours, theirs) = (weft_testkit::staged_folder(), PathBuf::from(DEBIAN));
+    let connect = |net: &Net, name: &str| {
+        let container = net.lab.container(name);
+        let result = net.bridge_in(&theirs).add(&container).expect_json();
+        (container, address(&result), result)
+    };
+    let (red, got, result) = connect(&net, "red");
+    let (green, unchecked, of_green) = connect(&net, "green");
+    let (blue, alone, of_blue) = connect(&net, "blue");
+    assert_eq!(net.given().len(), 3);
+
+    // The reference's daemon is still there, and speaks another language.
+    let refused = net.bridge_in(&ours).add(&net.lab.container("late"));
+    assert!(refused.code != 0 && refused.stdout.contains("is not ours"), "{refused}");
+    net.bridge_in(&ours).prev_result(&of_blue).del(&blue).expect_ok();
+    until("the release", || !net.given().contains(&alone));
+    assert_eq!(net.said("DHCPRELEASE", &alone), 1);
+
+    // What the runtime keeps of an attachment is enough; where it keeps nothing, it asks whether all is well. From then
+    // on the lease is renewed.
+    net.remember("green", &of_green);
+    net.start_ours();
+    until("a lease is taken over", || net.lab.path("run/weft/dhcp/green").exists());
+    assert!(!net.lab.path("run/weft/dhcp/red").exists());
+    net.bridge_in(&ours).prev_result(&result).check(&red).expect_ok();
+    assert!(net.lab.path("run/weft/dhcp/red").exists());
+    let acks = net.said("DHCPACK", &got);
+    until("a renewal", || net.said("DHCPACK", &got) > acks);
+    for (container, address, result) in [(&red, &got, &result), (&green, &unchecked, &of_green)] {
+        net.bridge_in(&ours).prev_result(result).del(container).expect_ok();
+        until("the release", || !net.given().contains(address));
+        assert_eq!(net.said("DHCPRELEASE", address), 1);
+        assert!(!container.has_link("eth0"));
+        net.bridge_in(&ours).prev_result(result).del(container).expect_ok();
+    }
+    assert!(net.given().is_empty());
+}
+
+#[test]
+fn the_references_daemon_takes_leases_of_ours_over() {
+    skip_unless!(Path::new(DEBIAN).join("dhcp").exists(), "Debian's package containernetworking-plugins");
+    let mut net = net!();
+    let red = net.lab.container("red");
+    let result = net.bridge_in(&weft_testkit::staged_folder()).add(&red).expect_json();
+    let got = address(&result);
+    net.start_reference();
+    let reference = net.bridge_in(Path::new(DEBIAN)).prev_result(&result);
+    reference.check(&red).expect_ok();
+    assert_eq!(net.given(), [got], "the same address again");
+    // Release 1.1.1 tells no server, after its own ADD neither: it looks for the interface outside the container.
+    reference.del(&red).expect_ok();
+    assert!(!red.has_link("eth0"));
 }

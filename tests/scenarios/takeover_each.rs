@@ -94,8 +94,7 @@ fn changes_hands(case: fn(&Lab) -> Case, from: By, to: By) {
     let state = || {
         let listing = format!("{:?}", lab.snapshot());
         let host = listing.lines().filter(|line| !is_kept(line)).map(str::to_owned);
-        let inside = ["rule show", "-6 rule show"].map(|words| red.ip(words)).concat();
-        (host.collect::<Vec<_>>(), inside, links(&red), leases(&lab))
+        (host.collect::<Vec<_>>(), rules(&red), links(&red), leases(&lab))
     };
     let before = state();
 
@@ -129,6 +128,13 @@ fn changes_hands(case: fn(&Lab) -> Case, from: By, to: By) {
     }
     assert_eq!(state(), before);
     assert_eq!(lab.snapshot().lines_with("run/weft/attachments"), Vec::<&str>::new());
+}
+
+/// What a plugin has asked for. The kernel has a rule of its own from the first domain of a namespace on
+/// (Documentation/networking/vrf.rst).
+fn rules(container: &Container) -> Vec<String> {
+    let listing = ["rule show", "-6 rule show"].map(|words| container.ip(words)).concat();
+    listing.lines().filter(|line| !line.ends_with("[l3mdev-table]")).map(str::to_owned).collect()
 }
 
 fn links(container: &Container) -> Vec<String> {

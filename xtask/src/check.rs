@@ -12,7 +12,7 @@ use crate::{docs, setup, tools};
 /// One gate of the check.
 type Gate = (&'static str, fn() -> Result<()>);
 
-const GATES: [Gate; 9] = [
+const GATES: [Gate; 10] = [
     ("format", format),
     ("house rules", house::check),
     ("dependency directions", directions::check),
@@ -20,6 +20,7 @@ const GATES: [Gate; 9] = [
     ("spelling", spelling),
     ("shell scripts", shell_scripts),
     ("clippy", clippy),
+    ("the fuzzer's lock file", fuzz_lock),
     ("licences, bans, sources", deny),
     ("generated pages", docs::are_current),
 ];
@@ -54,6 +55,14 @@ fn clippy() -> Result<()> {
 
 fn spelling() -> Result<()> {
     execute(&mut program(tools::typos()))
+}
+
+/// The fuzzer's targets are a workspace of their own, whose lock file nobody else's build looks at.
+fn fuzz_lock() -> Result<()> {
+    let mut fetch = cargo();
+    fetch.args(["fetch", "--quiet", "--locked", "--target", "x86_64-unknown-linux-gnu"]);
+    let fetched = output(fetch.args(["--manifest-path", "fuzz/Cargo.toml"])).map(drop);
+    fetched.context("cargo tree --manifest-path fuzz/Cargo.toml writes it again")
 }
 
 fn deny() -> Result<()> {

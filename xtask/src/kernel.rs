@@ -24,7 +24,7 @@ const ELSEWHERE: [&str; 2] = ["macvlan", "a_kernel_without"];
 /// What the first file system needs before it can read the real one.
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 /// How long all of it may take, for `timeout(1)`.
-const LIMIT: &str = "30m";
+const LIMIT: &str = "20m";
 /// How long a guest has for its first word, before KVM is given up: it may be there and not work.
 const PATIENCE: &str = "15";
 
@@ -55,8 +55,9 @@ pub(crate) fn lacks() -> Option<String> {
     if std::env::consts::ARCH != "x86_64" {
         return Some("a processor of kind x86_64".into());
     }
-    if !have("qemu-system-x86_64") || !have("depmod") {
-        return setup::install(&["qemu-system-x86", "kmod"]).err().map(|error| format!("qemu: {error:#}"));
+    let there = have("qemu-system-x86_64") && have("depmod");
+    if let Err(error) = if there { Ok(()) } else { setup::install(&["qemu-system-x86", "kmod"]) } {
+        return Some(format!("qemu: {error:#}"));
     }
     kernel().err().map(|error| format!("Debian's kernel: {error:#}"))
 }
@@ -90,7 +91,8 @@ pub(crate) fn prepare(filters: &[&String]) -> Result<Guest> {
 
 /// Returns the kernel that is installed, or unpacks Debian's.
 fn kernel() -> Result<Kernel> {
-    let name = output(program("apt-cache").args(["depends", "linux-image-amd64"]))?;
+    let depends = || output(program("apt-cache").args(["depends", "linux-image-amd64"]));
+    let name = depends().or_else(|_| setup::look().and_then(|()| depends()))?;
     let name = name.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
     let version = name.context("the archive has no linux-image-amd64")?.to_string();
     let found = |root: &Path| {

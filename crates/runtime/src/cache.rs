@@ -35,6 +35,21 @@ pub struct Cached {
     pub capability_args: Map<String, Value>,
 }
 
+/// All that is kept of an attachment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Made {
+    /// Whose it is.
+    pub endpoint: Endpoint,
+    /// Its namespace: as it was given, or as the answer has it, since older runtimes keep that alone.
+    pub netns: Option<PathBuf>,
+    /// `CNI_ARGS`.
+    pub args: String,
+    /// The configurations of its plugins, each with the network's name and version.
+    pub plugins: Vec<Value>,
+    /// What ADD answered.
+    pub result: Value,
+}
+
 impl Cache {
     /// Returns the cache in `dir`, which need not exist.
     pub fn new(dir: PathBuf) -> Self {
@@ -119,10 +134,18 @@ impl Cache {
         found
     }
 
+    /// Returns the readable attachments, with all that is kept of them.
+    pub fn made(&self) -> Vec<Made> {
+        self.files(|_| true).filter_map(|file| made(&read(&file)?)).collect()
+    }
+
     fn all(&self, named: impl Fn(&str) -> bool) -> Vec<Cached> {
+        self.files(named).filter_map(|file| cached(&read(&file)?)).collect()
+    }
+
+    fn files(&self, named: impl Fn(&str) -> bool) -> impl Iterator<Item = PathBuf> {
         let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let matching = entries.filter(|entry| named(&entry.file_name().to_string_lossy()));
-        matching.filter_map(|entry| cached(&read(&entry.path())?)).collect()
+        entries.filter(move |entry| named(&entry.file_name().to_string_lossy())).map(|entry| entry.path())
     }
 }
 
@@ -146,9 +169,60 @@ fn cached(entry: &Value) -> Option<Cached> {
     })
 }
 
+fn made(entry: &Value) -> Option<Made> {
+    let cached = cached(entry)?;
+    let result = get(entry, "result").filter(|result| result.is_object())?.clone();
+    let endpoint = Endpoint {
+        network: cached.network.parse().ok()?,
+        container: cached.id.container_id.parse().ok()?,
+        ifname: cached.id.ifname.parse().ok()?,
+    };
+    let interfaces = get(&result, "interfaces").and_then(Value::as_array).into_iter().flatten();
+    let text = |value: &Value, key: &str| Some(get(value, key)?.as_str()?.to_owned());
+    let inside = |link: &Value| {
+        let sandbox = text(link, "sandbox").filter(|path| !path.is_empty())?;
+        (text(link, "name")? == cached.id.ifname).then(|| PathBuf::from(sandbox))
+    };
+    let netns = cached.netns.clone().or_else(|| interfaces.clone().find_map(inside));
+    let pairs = get(entry, "cniArgs").and_then(Value::as_array).into_iter().flatten();
+    let pair = |pair: &Value| Some(format!("{}={}", pair.get(0)?.as_str()?, pair.get(1)?.as_str()?));
+    let args = pairs.filter_map(pair).collect::<Vec<_>>().join(";");
+    let config = bytes(get(entry, "config")?.as_str()?)?;
+    Some(Made { endpoint, netns, args, plugins: plugins(serde_json::from_slice(&config).ok()?), result })
+}
+
+/// Returns the plugins of a list, or the one that stands alone.
+fn plugins(config: Value) -> Vec<Value> {
+    let Some(plugins) = get(&config, "plugins").and_then(Value::as_array) else { return vec![config] };
+    let with_head = |plugin: &Value| {
+        let mut plugin = plugin.as_object()?.clone();
+        for key in ["name", "cniVersion"] {
+            plugin.extend(get(&config, key).map(|value| (key.to_owned(), value.clone())));
+        }
+        Some(Value::Object(plugin))
+    };
+    plugins.iter().filter_map(with_head).collect()
+}
+
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// Decodes what [`base64`] makes; nothing for another text.
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches('=');
+    let mut bytes = Vec::with_capacity(digits.len() / 4 * 3 + 2);
+    for chunk in digits.as_bytes().chunks(4) {
+        let mut group = 0_u32;
+        for digit in chunk {
+            group = group << 6 | u32::try_from(DIGITS.iter().position(|known| known == digit)?).ok()?;
+        }
+        let [_, whole @ ..] = (group << (6 * (4 - chunk.len()))).to_be_bytes();
+        bytes.extend(whole.get(..chunk.len().checked_sub(1)?)?);
+    }
+    Some(bytes)
+}
+
 /// Encodes bytes as Go's `encoding/json` does a byte slice (RFC 4648, padded).
 fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let group = chunk.iter().fold(0_u32, |group, byte| group << 8 | u32::from(*byte));
@@ -178,6 +252,24 @@ mod tests {
             ("\u{ff}>", "w78+"),
         ] {
             assert_eq!(base64(plain.as_bytes()), coded);
+            assert_eq!(bytes(coded).as_deref(), Some(plain.as_bytes()));
         }
+        assert_eq!(bytes("Zg!="), None);
+    }
+
+    #[test]
+    fn what_an_older_runtime_keeps_is_read() {
+        let list = json!({"name": "n1", "cniVersion": "1.0.0", "plugins": [{"type": "bridge"}, 5]});
+        let mut entry = json!({
+            "kind": KIND, "containerId": "c1", "ifName": "eth0", "networkName": "n1",
+            "config": base64(list.to_string().as_bytes()), "cniArgs": [["K", "v"], ["L", "w"], ["M"]],
+            "result": {"interfaces": [{"name": "eth0"}, {"name": "eth0", "sandbox": "/run/netns/c1"}]},
+        });
+        let made = made(&entry).unwrap();
+        assert_eq!((made.endpoint.container.as_str(), made.args.as_str()), ("c1", "K=v;L=w"));
+        assert_eq!(made.netns.as_deref(), Some(Path::new("/run/netns/c1")));
+        assert_eq!(made.plugins, [json!({"type": "bridge", "name": "n1", "cniVersion": "1.0.0"})]);
+        entry["config"] = json!("!");
+        assert_eq!(super::made(&entry), None);
     }
 }

@@ -6,23 +6,24 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use listenfd::ListenFd;
-use weft_cni::{Code, Failure, Version};
-use weft_model::{Endpoint, Mac};
+use weft_cni::json::get;
+use weft_cni::{Code, Failure, NetConf, NetworkResult, Version};
+use weft_model::Endpoint;
+use weft_runtime::cache::{Cache, Made};
+use weft_state::Root;
 use weft_state::atomic::{self, Durability};
-use weft_state::{Root, boot, document};
 
-use crate::client::{Patience, Station};
+use crate::exchange::{acquire, below, disconnect, give_back, identity, is_alive, renewed};
 use crate::flags::Flags;
 use crate::lease::{Due, Lease, Leases, now};
-use crate::message::{Client, Terms};
 use crate::options::Conf;
 use crate::rpc::{self, Allocation, Reply, Request};
 
@@ -69,12 +70,6 @@ impl Keeper {
     }
 }
 
-/// Tells one namespace from a later one at its path, as the records of attachments do.
-pub(crate) fn identity(path: &Path) -> Option<String> {
-    let meta = fs::metadata(path).ok()?;
-    Some(format!("{}:{}@{}.{:09}", meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec()))
-}
-
 /// Runs the daemon until it is killed.
 ///
 /// # Errors
@@ -95,8 +90,10 @@ pub(crate) fn run(words: &[String], root: &Root) -> Result<(), String> {
     let (keepers, calls) = (Mutex::default(), Mutex::default());
     let shared = Arc::new(Shared { flags, leases: Leases::new(root), keepers, calls });
     for lease in shared.leases.all() {
-        Shared::look_after(&shared, lease);
+        let keeper = shared.keeper(&lease.endpoint);
+        Shared::look_after(&shared, lease, keeper);
     }
+    Shared::take_over(&shared, connected(root, &socket));
     for stream in listener.incoming() {
         match stream {
             Ok(stream) => Shared::serve(&shared, stream),
@@ -108,13 +105,6 @@ pub(crate) fn run(words: &[String], root: &Root) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn below(prefix: &Path, path: &Path) -> PathBuf {
-    if prefix.as_os_str().is_empty() {
-        return path.into();
-    }
-    prefix.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 /// Returns the socket that the service manager has opened for us, if it has (sd_listen_fds(3)): callers wait in it
@@ -186,12 +176,15 @@ impl Shared {
                 let lease = self.allocate(*wanted)?;
                 lease.result(Conf::read(&lease.conf)?.priority).to_value(Version::LATEST).map(Some)
             }
-            Request::Check(endpoint) => {
-                let alive = self.leases.get(&endpoint).is_some_and(|lease| is_alive(&lease));
-                let missing = || Failure::text(Code::Internal, format!("there is no lease for {endpoint}"));
-                if alive { Ok(None) } else { Err(missing()) }
+            Request::Check(held) => {
+                let alive = self.leases.get(&held.endpoint).is_some_and(|lease| is_alive(&lease));
+                if alive { Ok(None) } else { self.allocate(known(*held)?).map(|_| None) }
             }
-            Request::Release(endpoint) => self.release(&endpoint).map(|()| None),
+            Request::Release(held) => {
+                let keeper = self.stop_keeping(&held.endpoint);
+                let _talking = keeper.as_ref().map(|keeper| lock(&keeper.talking));
+                disconnect(&self.leases, *held, &self.flags).map(|()| None)
+            }
             Request::Collect { network, valid } => {
                 let stale = self.leases.stale(&network, &valid).into_iter();
                 Failure::all(stale.filter_map(|one| self.release(&one).err()).collect()).map(|()| None)
@@ -202,10 +195,9 @@ impl Shared {
 
     /// Returns the lease that an interface has, or gets it one.
     fn allocate(self: &Arc<Self>, wanted: Allocation) -> Result<Lease, Failure> {
-        let keeper = Arc::clone(lock(&self.keepers).entry(wanted.endpoint.clone()).or_default());
-        let talking = lock(&keeper.talking);
-        let netns = below(&self.flags.hostprefix, &wanted.netns);
-        let there = identity(&netns);
+        let keeper = self.keeper(&wanted.endpoint);
+        let _talking = lock(&keeper.talking);
+        let there = identity(&below(&self.flags.hostprefix, &wanted.netns));
         let earlier = self.leases.get(&wanted.endpoint);
         if let Some(lease) =
             earlier.filter(|lease| Some(&lease.namespace) == there.as_ref() && is_alive(lease))
@@ -213,11 +205,10 @@ impl Shared {
             return Ok(lease);
         }
         let endpoint = wanted.endpoint.clone();
-        let acquired = self.acquire(wanted, netns, there, &keeper);
-        drop(talking);
+        let acquired = acquire(&self.leases, wanted, &self.flags, &|time| keeper.wait(time));
         match acquired {
             Ok(lease) => {
-                Self::look_after(self, lease.clone());
+                Self::look_after(self, lease.clone(), Arc::clone(&keeper));
                 Ok(lease)
             }
             Err(failure) => {
@@ -227,55 +218,39 @@ impl Shared {
         }
     }
 
-    fn acquire(
-        &self,
-        wanted: Allocation,
-        netns: PathBuf,
-        there: Option<String>,
-        keeper: &Keeper,
-    ) -> Result<Lease, Failure> {
-        let ifname = &wanted.endpoint.ifname;
-        let station = Station::open(&netns, ifname)?.ok_or_else(|| {
-            let text = format!("there is no interface {ifname} in {}", netns.display());
-            Failure::text(Code::Internal, text)
-        })?;
-        let client = client(&wanted.endpoint, &wanted.conf, &wanted.args, station.mac, self.flags.broadcast)?;
-        let stopped = |time| keeper.wait(time);
-        let (terms, server_mac) = station.acquire(&client, None, self.flags.patience, &stopped)?;
-        let lease = Lease {
-            schema: document::SCHEMA,
-            boot: boot::id().map_err(|error| Failure::new(Code::Io, error))?,
-            endpoint: wanted.endpoint,
-            netns,
-            namespace: there.unwrap_or_default(),
-            mac: station.mac.to_string(),
-            server_mac: server_mac.to_string(),
-            args: wanted.args,
-            conf: wanted.conf,
-            since: now()?,
-            terms,
-        };
-        if let Err(error) = self.leases.write(&lease) {
-            // What nobody remembers nobody gives back.
-            let server = (lease.terms.server, server_mac);
-            station.release(&client, lease.terms.address.ip(), server).ok();
-            return Err(Failure::new(Code::Io, error));
-        }
-        Ok(lease)
-    }
-
     /// Gives an address back; what is not there any more needs no giving back.
     fn release(&self, endpoint: &Endpoint) -> Result<(), Failure> {
-        let keeper = lock(&self.keepers).remove(endpoint);
-        if let Some(keeper) = &keeper {
-            keeper.stop();
-        }
+        let keeper = self.stop_keeping(endpoint);
         let _talking = keeper.as_ref().map(|keeper| lock(&keeper.talking));
         give_back(&self.leases, endpoint)
     }
 
-    fn look_after(shared: &Arc<Self>, lease: Lease) {
-        let keeper = Arc::clone(lock(&shared.keepers).entry(lease.endpoint.clone()).or_default());
+    fn stop_keeping(&self, endpoint: &Endpoint) -> Option<Arc<Keeper>> {
+        let keeper = lock(&self.keepers).remove(endpoint)?;
+        keeper.stop();
+        Some(keeper)
+    }
+
+    fn keeper(&self, endpoint: &Endpoint) -> Arc<Keeper> {
+        Arc::clone(lock(&self.keepers).entry(endpoint.clone()).or_default())
+    }
+
+    /// Takes leases over that another daemon got, one after the other.
+    fn take_over(shared: &Arc<Self>, others: Vec<Allocation>) {
+        let mine = Arc::clone(shared);
+        let work = move || {
+            for held in others {
+                if let Err(failure) = mine.allocate(held) {
+                    eprintln!("dhcp: {}", failure.msg);
+                }
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("takeover".into()).spawn(work) {
+            eprintln!("dhcp: no lease is taken over: {error}");
+        }
+    }
+
+    fn look_after(shared: &Arc<Self>, lease: Lease, keeper: Arc<Keeper>) {
         let (mine, endpoint) = (Arc::clone(shared), lease.endpoint.clone());
         let spawned = thread::Builder::new().name("lease".into()).spawn(move || {
             mine.keep(lease, &keeper);
@@ -334,59 +309,29 @@ impl Shared {
     }
 }
 
-/// CNI: a client's name for itself is that of the reference daemon.
-fn client(endpoint: &Endpoint, conf: &str, args: &str, mac: Mac, broadcast: bool) -> Result<Client, Failure> {
-    let Endpoint { network, container, ifname } = endpoint;
-    let id = format!("{container}/{network}/{ifname}");
-    Ok(Client { mac, id, options: Conf::read(conf)?.options(args)?, broadcast })
+/// Returns an attachment whose address is known.
+fn known(held: Allocation) -> Result<Allocation, Failure> {
+    let missing = || Failure::text(Code::Internal, format!("there is no lease for {}", held.endpoint));
+    if held.address.is_none() { Err(missing()) } else { Ok(held) }
 }
 
-fn is_alive(lease: &Lease) -> bool {
-    now().is_ok_and(|now| lease.due(now) != Due::Expiry)
-}
-
-/// Renews a lease; nothing when that does not succeed. The address stays the same, since nobody could change it.
-fn renewed(lease: &Lease, due: Due, broadcast: bool, patience: Patience) -> Option<Lease> {
-    let station = Station::open(&lease.netns, &lease.endpoint.ifname).ok()??;
-    let client = client(&lease.endpoint, &lease.conf, &lease.args, station.mac, broadcast).ok()?;
-    let address = lease.terms.address.ip();
-    let since = now().ok()?;
-    let (terms, mac): (Terms, Mac) = match due {
-        Due::Nothing(_) => return None,
-        Due::Expiry => {
-            let once = Patience { whole: patience.answer, ..patience };
-            station.acquire(&client, Some(address), once, &|_| true).ok()?
-        }
-        due => {
-            let (_, server_mac) = lease.macs()?;
-            let server = matches!(due, Due::Renewal(_)).then_some((lease.terms.server, server_mac));
-            let (terms, mac) = station.keep(&client, address, server, patience.answer)?;
-            (terms?, mac)
-        }
+/// Returns who has an address from a server by what the runtime keeps of its attachments, as far as this daemon is the
+/// one that they are told to ask.
+fn connected(root: &Root, socket: &Path) -> Vec<Allocation> {
+    let allocation = |made: Made| {
+        let is_ours = |conf: &NetConf| {
+            let ipam: Conf = conf.ipam().unwrap_or_default();
+            let asked = ipam.daemon_socket_path;
+            let kind = conf.ipam.as_ref().and_then(|ipam| get(ipam, "type"));
+            kind.is_some_and(|kind| kind == "dhcp") && (asked.is_empty() || Path::new(&asked) == socket)
+        };
+        let (conf, text) = made.plugins.iter().find_map(|plugin| {
+            let text = plugin.to_string();
+            NetConf::parse(text.as_bytes()).ok().filter(is_ours).map(|conf| (conf, text))
+        })?;
+        let result = NetworkResult::from_value(&made.result, conf.version).ok()?;
+        let address = Some(crate::address_of(&result, &made.endpoint.ifname)?);
+        Some(Allocation { endpoint: made.endpoint, netns: made.netns?, args: made.args, conf: text, address })
     };
-    Some(Lease { server_mac: mac.to_string(), since, terms, ..lease.clone() })
-}
-
-/// Tells the server that an address is free, and forgets it. Also for who has no daemon.
-///
-/// # Errors
-///
-/// When the file cannot be removed. A server that is not told will find out when the lease ends.
-pub(crate) fn give_back(leases: &Leases, endpoint: &Endpoint) -> Result<(), Failure> {
-    let Some(lease) = leases.get(endpoint) else { return Ok(()) };
-    if identity(&lease.netns).as_ref() == Some(&lease.namespace) && is_alive(&lease) {
-        let told = say_goodbye(&lease);
-        if let Err(failure) = told {
-            eprintln!("dhcp: {}", failure.msg);
-        }
-    }
-    leases.remove(endpoint).map_err(|error| Failure::new(Code::Io, error))
-}
-
-fn say_goodbye(lease: &Lease) -> Result<(), Failure> {
-    let missing = || Failure::text(Code::Internal, "the lease has no Ethernet addresses");
-    let (mac, server_mac) = lease.macs().ok_or_else(missing)?;
-    let Some(station) = Station::open(&lease.netns, &lease.endpoint.ifname)? else { return Ok(()) };
-    let client = client(&lease.endpoint, &lease.conf, &lease.args, mac, false)?;
-    station.release(&client, lease.terms.address.ip(), (lease.terms.server, server_mac))
+    Cache::new(root.cni_results_dir()).made().into_iter().filter_map(allocation).collect()
 }

@@ -5,6 +5,7 @@
 mod about;
 mod client;
 mod daemon;
+mod exchange;
 mod flags;
 mod frame;
 mod lease;
@@ -12,13 +13,15 @@ mod message;
 mod options;
 mod rpc;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use weft_cni::{Code, Failure, NetworkResult};
-use weft_model::Mac;
+use weft_model::{IfName, Mac};
 use weft_plugin::{About, Attachment, Call, Plugin};
 use weft_state::Root;
 
+use flags::Flags;
 use lease::Leases;
 use message::Client;
 use options::{Conf, Options};
@@ -57,6 +60,29 @@ fn conf(call: &Call) -> Result<Conf, Failure> {
     Ok(conf)
 }
 
+fn allocation(attachment: &Attachment, address: Option<Ipv4Addr>) -> Allocation {
+    Allocation {
+        endpoint: attachment.endpoint.clone(),
+        netns: attachment.netns.clone().unwrap_or_default(),
+        args: attachment.args.clone(),
+        conf: String::from_utf8_lossy(&attachment.stdin).into_owned(),
+        address,
+    }
+}
+
+/// Returns the address that the interface has by the previous result. DEL does without.
+fn address(attachment: &Attachment) -> Option<Ipv4Addr> {
+    address_of(&attachment.conf.prev_result().ok().flatten()?, &attachment.endpoint.ifname)
+}
+
+fn address_of(result: &NetworkResult, ifname: &IfName) -> Option<Ipv4Addr> {
+    let addresses = weft_plugin::Leases::of_result(result, ifname).addresses();
+    addresses.into_iter().find_map(|address| match address.ip() {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    })
+}
+
 impl Plugin for Dhcp {
     fn about(&self) -> &'static About {
         &about::ABOUT
@@ -69,29 +95,27 @@ impl Plugin for Dhcp {
 
     fn add(&self, attachment: &Attachment) -> Result<NetworkResult, Failure> {
         let conf = conf(attachment)?;
-        let request = Request::Allocate(Box::new(Allocation {
-            endpoint: attachment.endpoint.clone(),
-            netns: attachment.required_netns()?.into(),
-            args: attachment.args.clone(),
-            conf: String::from_utf8_lossy(&attachment.stdin).into_owned(),
-        }));
+        attachment.required_netns()?;
+        let request = Request::Allocate(Box::new(allocation(attachment, None)));
         let result = rpc::call(&socket(attachment, &conf), &request)?;
         result.ok_or_else(|| Failure::text(Code::Internal, "error calling DHCP.Allocate: there is no result"))
     }
 
     fn check(&self, attachment: &Attachment) -> Result<(), Failure> {
         let conf = conf(attachment)?;
-        rpc::call(&socket(attachment, &conf), &Request::Check(attachment.endpoint.clone()))?;
+        let request = Request::Check(Box::new(allocation(attachment, address(attachment))));
+        rpc::call(&socket(attachment, &conf), &request)?;
         Ok(())
     }
 
     /// Without a daemon the address is given back from here: it keeps its leases where we find them.
     fn del(&self, attachment: &Attachment) -> Result<(), Failure> {
         let conf: Conf = attachment.conf.ipam().unwrap_or_default();
-        let request = Request::Release(attachment.endpoint.clone());
+        let held = allocation(attachment, address(attachment));
+        let request = Request::Release(Box::new(held.clone()));
         match rpc::call(&socket(attachment, &conf), &request) {
             Err(Unserved::NoDaemon(_)) => {
-                daemon::give_back(&Leases::new(&attachment.root), &attachment.endpoint)
+                exchange::disconnect(&Leases::new(&attachment.root), held, &Flags::default())
             }
             Err(Unserved::Refused(failure)) => Err(failure),
             Ok(_) => Ok(()),
@@ -109,7 +133,7 @@ impl Plugin for Dhcp {
             Err(Unserved::NoDaemon(_)) => {
                 let leases = Leases::new(&call.root);
                 let stale = leases.stale(call.conf.name.as_str(), &valid).into_iter();
-                Failure::all(stale.filter_map(|one| daemon::give_back(&leases, &one).err()).collect())
+                Failure::all(stale.filter_map(|one| exchange::give_back(&leases, &one).err()).collect())
             }
         }
     }

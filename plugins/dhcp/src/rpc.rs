@@ -1,6 +1,7 @@
 //! What plugin and daemon say to each other: one line of JSON each way.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,9 +23,9 @@ pub(crate) enum Request {
     /// An address for an interface; the one it has, if it has one.
     Allocate(Box<Allocation>),
     /// Whether an interface's lease is alive.
-    Check(Endpoint),
+    Check(Box<Allocation>),
     /// To give an interface's address back.
-    Release(Endpoint),
+    Release(Box<Allocation>),
     /// To give all addresses of a network back but those of these containers' interfaces.
     Collect {
         /// The network.
@@ -36,17 +37,19 @@ pub(crate) enum Request {
     Status,
 }
 
-/// An address that is asked for.
+/// An address that is asked for, or is there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Allocation {
     /// The interface.
     pub(crate) endpoint: Endpoint,
-    /// The namespace it is in.
+    /// The namespace it is in; empty when the runtime names none.
     pub(crate) netns: PathBuf,
     /// `CNI_ARGS`.
     pub(crate) args: String,
     /// The network configuration.
     pub(crate) conf: String,
+    /// The address that it has by its previous result, whoever got it; absent when any will do.
+    pub(crate) address: Option<Ipv4Addr>,
 }
 
 /// What the daemon answers: a result of the latest version, or an error object.
@@ -85,7 +88,7 @@ pub(crate) fn send(mut stream: &UnixStream, message: &impl Serialize) -> io::Res
 /// Why the daemon did not help.
 #[derive(Debug)]
 pub(crate) enum Unserved {
-    /// It is not there. CNI: the words are those of the reference plugin.
+    /// It is not there, or not ours. CNI: the words are those of the reference plugin.
     NoDaemon(Failure),
     /// It could not.
     Refused(Failure),
@@ -125,7 +128,14 @@ pub(crate) fn call(socket: &Path, request: &Request) -> Result<Option<NetworkRes
         send(&stream, request)?;
         receive(&stream)
     };
-    let reply = ask().map_err(|error| failed(error.to_string()))?;
+    let reply = ask().map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => {
+            let text = format!("error dialing DHCP daemon: who answers at {} is not ours", socket.display());
+            let hint = "the reference's daemon has to go: stop it, and start dhcp daemon";
+            Unserved::NoDaemon(Failure::text(Code::Internal, text).with_hint(Some(hint.into())))
+        }
+        _ => failed(error.to_string()),
+    })?;
     match (reply.error, reply.result) {
         (Some(error), _) => Err(failed(error)),
         (None, None) => Ok(None),

@@ -61,8 +61,9 @@ const LIBRARIES: [(&str, &[&str]); 17] = [
 ];
 
 /// What a plugin may use of ours: everything below it, never the manager and never a neighbour.
-const PLUGIN: [&str; 11] = [
+const PLUGIN: [&str; 12] = [
     "weft-plugin",
+    "weft-runtime",
     "weft-cni",
     "weft-plan",
     "weft-netlink",
