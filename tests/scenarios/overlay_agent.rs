@@ -269,6 +269,35 @@ fn a_record_nobody_understands_is_passed_over() {
     cluster.eventually("it is forgotten", || cluster.status(1)["bad"].as_array().unwrap().is_empty());
 }
 
+/// A claim that can be read, and that nothing may follow from.
+#[test]
+fn a_block_outside_of_its_network_is_passed_over_and_named() {
+    let (cluster, red, green) = pair();
+    let all = cluster.etcd.records();
+    let lines: Vec<&str> = all.lines().collect();
+    let is_block = |pair: &&[&str]| pair[0].starts_with("/weft/v1/block/") && pair[0].ends_with("-26");
+    let [key, value] = lines.chunks(2).find(is_block).unwrap() else { panic!("{all}") };
+    let (network, block) = key.rsplit_once('/').unwrap();
+    let elsewhere = value.replace(&block.replace('-', "/"), "198.51.100.0/26");
+    let key = format!("{network}/198.51.100.0-26");
+    cluster.etcd.ctl(["put", &key, &elsewhere]).expect_ok();
+    for number in [1, 2] {
+        let host = cluster.host(number);
+        let told = || host.weft(["overlay", "status"]).expect_ok().to_owned();
+        let line = format!("passed over in the store: {key}: it is in no subnet of its network");
+        cluster.eventually("it is told", || told().contains(&line));
+        assert_eq!(cluster.status(number)["state"], "degraded");
+        assert!(!host.ip("route show table all").contains("198.51.100."), "a way leads there");
+    }
+    reaches(&red, addresses(&green));
+    let given_up = elsewhere.replace(r#"{"is":"active"}"#, r#"{"is":"quarantine","since":1}"#);
+    assert_ne!(given_up, elsewhere);
+    cluster.etcd.ctl(["put", &key, &given_up]).expect_ok();
+    for number in [1, 2] {
+        cluster.eventually("it is forgotten", || cluster.status(number)["state"] == "ready");
+    }
+}
+
 #[test]
 fn a_host_that_is_not_heard_of_keeps_its_routes() {
     let (mut cluster, red, green) = pair();

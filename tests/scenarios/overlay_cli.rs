@@ -83,16 +83,17 @@ fn what_cannot_join_is_told_why() {
     let (url, ca) = (cluster.etcd.url(), cluster.authority.file());
     let good = cluster.authority.certificate("h1", &[]);
 
-    refused(
-        &join(host, &url, &ca, &cluster.authority.expired("late"), &[]),
-        1,
-        &["https://192.0.2.250:2379"],
-    );
+    // Each with the reason, and the next command.
+    let look = "openssl x509 -in CERT -noout -dates -subject -ext subjectAltName";
+    let ours = [url.as_str(), "ertificate", look];
+    refused(&join(host, &url, &ca, &cluster.authority.expired("late"), &[]), 1, &ours);
     let others = Authority::new(&host.path("others"));
-    refused(&join(host, &url, &ca, &others.certificate("h1", &[]), &[]), 1, &["https://192.0.2.250:2379"]);
-    refused(&join(host, &url, &others.file(), &good, &[]), 1, &["https://192.0.2.250:2379"]);
+    refused(&join(host, &url, &ca, &others.certificate("h1", &[]), &[]), 1, &ours);
+    let theirs = [url.as_str(), "invalid peer certificate", look];
+    refused(&join(host, &url, &others.file(), &good, &[]), 1, &theirs);
     let nowhere = "https://192.0.2.249:2379";
-    refused(&join(host, nowhere, &ca, &good, &["--underlay-if", "u0"]), 1, &[nowhere]);
+    let silent = [nowhere, "does not answer", "weft overlay status; try again when the store answers"];
+    refused(&join(host, nowhere, &ca, &good, &["--underlay-if", "u0"]), 1, &silent);
     join(host, "http://192.0.2.250:2379", &ca, &good, &[])
         .expect_failure(1, &["without TLS only on this host"]);
     join(host, &url, &host.path("absent"), &good, &[]).expect_failure(1, &["absent"]);
@@ -116,7 +117,8 @@ fn what_cannot_join_is_told_why() {
     host.sh(&format!("chmod 600 {}", host.path("other").display())).expect_ok();
     let other = host.path("other").display().to_string();
     let second = cluster.authority.certificate("h2", &[]);
-    refused(&join(host, &url, &ca, &second, &["--secret", &other]), 1, &["secret"]);
+    let secret = ["have another secret", "copy /var/lib/weft/overlay/keys/cluster.secret", "--secret"];
+    refused(&join(host, &url, &ca, &second, &["--secret", &other]), 1, &secret);
     // An address that h1 has told everybody is its own.
     host.ip("address add 192.0.2.1/32 dev u0");
     let taken = join(host, &url, &ca, &second, &["--underlay-ip", "192.0.2.1"]);
@@ -273,14 +275,19 @@ fn networks_that_cannot_be_are_refused_and_leave_nothing() {
         .expect_ok();
     host.ip("route add 10.77.0.0/16 dev u0");
     let before = cluster.etcd.records();
+    let free = "leave --subnet out to get a free one";
     for (words, code, parts) in [
-        (&["--subnet", "10.200.4.0/24", "red"][..], 4, &["10.200.4.0/24", "blue"][..]),
-        (&["--subnet", "192.0.0.0/16", "red"], 4, &["192.0.0.0/16"]),
+        (&["--subnet", "10.200.4.0/24", "red"][..], 4, &["10.200.4.0/24", "blue", free][..]),
+        (&["--subnet", "192.0.0.0/16", "red"], 4, &["192.0.0.0/16", free]),
         (&["--subnet", "10.77.1.0/24", "red"], 4, &["overlaps the host's route 10.77.0.0/16"]),
-        (&["-o", "vni=4711", "red"], 4, &["VNI 4711 belongs to another network"]),
-        (&["-o", "vni=4712", "red"], 4, &["4712", "foreign"]),
+        (&["-o", "vni=4711", "red"], 4, &["VNI 4711 belongs to another network", "give no VNI"]),
+        (
+            &["-o", "vni=4712", "red"],
+            4,
+            &["VNI 4712", "is taken by VXLAN device foreign", "ip link delete foreign"],
+        ),
         (&["-o", "vni=0", "red"], 2, &["option vni", "1 to 16777215"]),
-        (&["-o", "mtu=9000", "red"], 4, &["9000", "1500"]),
+        (&["-o", "mtu=9000", "red"], 4, &["9000", "1500", "raise the underlay's MTU"]),
         (&["-o", "mtu=many", "red"], 2, &["option mtu"]),
         (&["-o", "encrypted=perhaps", "red"], 2, &["option encrypted", "true or false"]),
         (&["-o", "colour=red", "red"], 2, &["colour"]),

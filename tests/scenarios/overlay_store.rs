@@ -242,6 +242,80 @@ fn a_store_that_is_set_back_hears_what_it_forgot() {
     assert!(cluster.host(1).weft(["network", "ls"]).expect_ok().contains("later"));
 }
 
+/// Two hosts make a network at the same moment: of one name there is one, of one subnet too, and who comes late is told.
+#[test]
+fn networks_that_two_hosts_make_at_once_are_apart() {
+    let cluster = Cluster::new(2);
+    let at_once = |words: [&[&str]; 2]| {
+        let create = |(number, words): (u8, &[&str])| {
+            let all = ["network", "create", "-d", "overlay"].iter().chain(words).copied();
+            cluster.host(number).weft_program(all)
+        };
+        let mut said = together([1, 2].into_iter().zip(words).map(create));
+        said.sort_by_key(|output| output.code);
+        said
+    };
+    let [made, late] = &at_once([&["blue"], &["blue"]])[..] else { panic!() };
+    made.expect_ok();
+    late.expect_failure(4, &["network blue exists already"]);
+    let subnet = ["--subnet", "10.201.0.0/16"];
+    let [made, late] = &at_once([&[&subnet[..], &["red"]].concat(), &[&subnet[..], &["green"]].concat()])[..]
+    else {
+        panic!()
+    };
+    made.expect_ok();
+    late.expect_failure(4, &["subnet 10.201.0.0/16 overlaps 10.201.0.0/16 of network", "leave --subnet out"]);
+    let keys = |prefix: &str| {
+        let all = records(&cluster).into_iter().filter(|(key, _)| key.starts_with(prefix));
+        all.count()
+    };
+    assert_eq!((keys("/weft/v1/net/"), keys("/weft/v1/vni/")), (2, 2));
+    // What was asked for in vain can be had another way.
+    let other = at_once([&["yellow"], &["violet"]]);
+    for output in other {
+        output.expect_ok();
+    }
+}
+
+/// Under the name of the store another cluster's answers. Nothing of it is taken over and nothing said to it, until the own one is back.
+#[test]
+fn another_clusters_store_is_left_alone() {
+    let (mut cluster, red, green) = pair();
+    let (before, routes_before) = (records(&cluster), [1, 2].map(|number| routes(cluster.host(number))));
+    let own = cluster.status(1)["cluster"].as_str().unwrap().to_owned();
+    let record =
+        cluster.etcd.ctl(["get", "--print-value-only", "/weft/v1/cluster"]).expect_ok().trim().to_owned();
+    let (there, ping) = ("ab".repeat(16), pinging(&red, &addresses(&green)[0]));
+    [1, 2].iter().for_each(|number| cluster.signal(*number, Signal::SIGSTOP));
+    cluster.etcd.wipe();
+    cluster.etcd.go_on();
+    assert!(record.contains(&own), "{record}");
+    cluster.etcd.ctl(["put", "/weft/v1/cluster", &record.replace(&own, &there)]).expect_ok();
+    let foreign = records(&cluster);
+    [1, 2].iter().for_each(|number| cluster.signal(*number, Signal::SIGCONT));
+    let parts = [format!("cluster {there}"), format!("of {own}"), "weft overlay leave -f".into()];
+    for number in [1, 2] {
+        cluster.eventually("it is told", || {
+            let status = cluster.status(number);
+            let why = status["why"].as_str().unwrap_or_default();
+            status["state"] == "degraded" && parts.iter().all(|part| why.contains(part))
+        });
+    }
+    let host = cluster.host(1);
+    host.weft(["network", "create", "-d", "overlay", "later"]).expect_failure(1, &[&there]);
+    assert_eq!(records(&cluster), foreign, "nothing is said to it");
+    assert_eq!([1, 2].map(|number| routes(cluster.host(number))), routes_before);
+    lost_nothing(ping);
+    reaches(&green, addresses(&red));
+    // The positive twin: a store without that record is ours to fill.
+    cluster.etcd.ctl(["del", "/weft/v1/cluster"]).expect_ok();
+    cluster.eventually("the store is what it was", || records(&cluster) == before);
+    cluster.eventually("both are content", || {
+        [1, 2].iter().all(|number| cluster.status(*number)["state"] == "ready")
+    });
+    reaches(&green, addresses(&red));
+}
+
 /// C2 and C3: a machine takes another one's place under its address, which it may only once that one is silent.
 #[test]
 fn a_host_is_replaced_under_its_address() {

@@ -103,10 +103,30 @@ impl FromStr for Key {
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
         let bad = || KeyError(text.chars().take(120).collect());
-        let key =
-            text.strip_prefix(PREFIX).filter(|_| text.len() <= MAX_BYTES).and_then(parsed).ok_or_else(bad)?;
-        // One key has one text: `vni/04096` is none of ours, or a claim could be made twice.
-        if key.to_string() == text { Ok(key) } else { Err(bad()) }
+        text.strip_prefix(PREFIX).filter(|_| text.len() <= MAX_BYTES).and_then(parsed).ok_or_else(bad)
+    }
+}
+
+/// Reads a part of a key. One key has one text: `vni/04096` is none of ours, or a claim could be made twice. Of names and ids
+/// that is so anyway.
+fn exact<T: FromStr + fmt::Display>(text: &str) -> Option<T> {
+    text.parse().ok().filter(|value: &T| Text(text).is(value))
+}
+
+/// A text that is compared with what something is printed as, piece by piece.
+struct Text<'a>(&'a str);
+
+impl Text<'_> {
+    fn is(mut self, value: &impl fmt::Display) -> bool {
+        use fmt::Write;
+        write!(self, "{value}").is_ok() && self.0.is_empty()
+    }
+}
+
+impl fmt::Write for Text<'_> {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        self.0 = self.0.strip_prefix(piece).ok_or(fmt::Error)?;
+        Ok(())
     }
 }
 
@@ -115,17 +135,19 @@ fn parsed(text: &str) -> Option<Key> {
     let key = match (words.next()?, words.next(), words.next()) {
         ("cluster", None, None) => Key::Cluster,
         ("net", Some(name), None) => Key::Network(name.parse().ok()?),
-        ("vni", Some(number), None) => Key::Vni(number.parse::<u32>().ok()?.try_into().ok()?),
+        ("vni", Some(number), None) => Key::Vni(exact::<u32>(number)?.try_into().ok()?),
         ("host", Some(host), None) => Key::Host(host.parse().ok()?),
-        ("underlay", Some(address), None) => Key::Underlay(address.parse().ok()?),
-        ("mesh", Some(number), None) => Key::Mesh(number.parse().ok()?),
+        ("underlay", Some(address), None) => Key::Underlay(exact(address)?),
+        ("mesh", Some(number), None) => Key::Mesh(exact(number)?),
         ("block", Some(network), Some(cidr)) => {
             let (address, length) = cidr.split_once('-')?;
-            let cidr = IpNetwork::new(address.parse().ok()?, length.parse().ok()?).ok()?;
+            let cidr = IpNetwork::new(exact(address)?, exact(length)?).ok()?;
+            // Its first address, as the key has it.
+            let cidr = Some(cidr).filter(|cidr| cidr.ip() == cidr.network())?;
             Key::Block(network.parse().ok()?, cidr)
         }
         ("member", Some(network), Some(host)) => Key::Member(network.parse().ok()?, host.parse().ok()?),
-        ("borrow", Some(network), Some(address)) => Key::Borrow(network.parse().ok()?, address.parse().ok()?),
+        ("borrow", Some(network), Some(address)) => Key::Borrow(network.parse().ok()?, exact(address)?),
         ("left", Some(host), None) => Key::Left(host.parse().ok()?),
         ("alive", Some(host), None) => Key::Alive(host.parse().ok()?),
         ("removal", Some(network), None) => Key::Removal(network.parse().ok()?),

@@ -16,9 +16,9 @@ use weft_model::{Mtu, NetworkName};
 use weft_state::{Root, StateError, boot};
 
 use crate::desired::lies_in;
-use crate::ids::{ClusterId, HostId, NetworkId, PublicKey, Vni};
+use crate::ids::{ClusterId, HostId, NetworkId, Vni};
 use crate::records::{
-    Block, BlockState, Cluster, Egress, Encryption, Host, Member, Network, Slot, SlotState, Slots, Underlay,
+    Block, BlockState, Cluster, Egress, Encryption, Host, Member, Network, Slots, Underlay,
 };
 use crate::snapshot::{Record, Snapshot};
 
@@ -44,18 +44,8 @@ struct HostFile {
     underlay: Vec<IpAddr>,
     #[serde(default = "ethernet")]
     mtu: u32,
-    mesh: Option<u32>,
-    #[serde(default)]
-    wireguard: Slots<Option<SlotFile>>,
     #[serde(default, rename = "block")]
     blocks: Vec<BlockFile>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SlotFile {
-    public_key: PublicKey,
-    port: u16,
 }
 
 #[derive(Deserialize)]
@@ -182,14 +172,6 @@ fn add(
     if let Some(other) = others().find(|other| other.id == id) {
         return Err(format!("host {} has the same id", other.name));
     }
-    let [a, b, c, d, ..] = *id.bytes();
-    let mesh = file.mesh.unwrap_or_else(|| u32::from_be_bytes([a, b, c, d]));
-    if let Some(other) = others().find(|other| other.mesh == mesh) {
-        return Err(format!(
-            "host {} has number {mesh} in the mesh as well: give \"mesh\" another",
-            other.name
-        ));
-    }
     let mut blocks = Vec::new();
     for BlockFile { network, cidr } in &file.blocks {
         let network = networks.get(network).ok_or_else(|| format!("there is no network {network}"))?;
@@ -207,22 +189,15 @@ fn add(
         }
         blocks.push(block);
     }
-    let slot = |slot: Option<SlotFile>| {
-        slot.map(|SlotFile { public_key, port }| Slot {
-            public_key,
-            port,
-            epoch: 0,
-            state: SlotState::Active,
-        })
-    };
     records.push(Record::Host(Host {
         id,
         name: file.name,
         incarnation: 0,
         boot: boot.into(),
         underlay,
-        mesh,
-        wireguard: Slots { a: slot(file.wireguard.a), b: slot(file.wireguard.b) },
+        // Encrypted networks need an agent, and so does the mesh.
+        mesh: 0,
+        wireguard: Slots::default(),
         mtu: file.mtu,
         version: String::new(),
         epoch: 0,
@@ -309,9 +284,6 @@ cidr = "10.1.0.0/26"
 name = "two"
 underlay = ["192.0.2.2"]
 mtu = 1400
-[wireguard.a]
-public_key = "pOCSkraZgZxgOBTWMGZ3EUu0OaNfiqjvwBsUxg9RzHQ="
-port = 51820
 [[block]]
 network = "blue"
 cidr = "10.1.0.64/26"
@@ -338,7 +310,7 @@ subnets = ["10.1.0.0/16"]
         assert_eq!(names.len(), 2, "{names:?}");
         let blue = found.snapshot.network_named(&"blue".parse().unwrap()).unwrap();
         let peer = found.snapshot.hosts().find(|host| host.name == "two").unwrap();
-        assert_eq!((peer.mtu, peer.wireguard.a.unwrap().port), (1400, 51820));
+        assert_eq!(peer.mtu, 1400);
         assert!(found.snapshot.is_member(blue.id, peer.id) && found.snapshot.is_member(blue.id, found.host));
         assert_eq!(found.snapshot.blocks().count(), 2);
     }
@@ -353,12 +325,10 @@ subnets = ["10.1.0.0/16"]
             (&PEER.replace("10.1.0.64", "10.1.0.0"), "overlaps 10.1.0.0/26 of host"),
             (&PEER.replace("10.1.0.64", "10.1.0.65"), "its first address is 10.1.0.64"),
             (&PEER.replace("10.1.0.64", "10.2.0.64"), "is in no subnet of network blue"),
-            (&format!("mesh = 7\n{PEER}"), "host one has number 7 in the mesh as well"),
+            (&PEER.replace("[[block]]", "[wireguard.a]\nport = 51820\n[[block]]"), "unknown field"),
             (&PEER.replace("mtu", "colour"), "unknown field"),
         ] {
-            let own = format!("mesh = 7\n{HOST}");
-            let files =
-                [("host.toml", own.as_str()), ("peers.d/two.toml", peer), ("networks.d/blue.toml", BLUE)];
+            let files = [("host.toml", HOST), ("peers.d/two.toml", peer), ("networks.d/blue.toml", BLUE)];
             let found = read(&root(&files).1).unwrap().unwrap();
             assert_eq!(found.snapshot.hosts().count(), 1);
             let [(path, why)] = &found.bad[..] else { panic!("{:?}", found.bad) };

@@ -14,10 +14,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use weft_overlay::records::{self, Cluster, Network};
 use weft_overlay::snapshot::Record;
-use weft_overlay::{HostId, Key, keys};
+use weft_overlay::{Entry, HostId, Key, keys};
 use weft_state::time::milliseconds;
 
 pub use error::ClaimError;
@@ -42,11 +42,19 @@ pub struct Claims {
     clock: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
-/// A value and the revision of its last change.
+/// A value, the revision of its last change, and how it stands in the store.
 #[derive(Clone, Debug)]
 struct Found<T> {
     value: T,
     modified: i64,
+    raw: Vec<u8>,
+}
+
+impl<T: Serialize> Found<T> {
+    /// Returns what is to stand there instead: a newer weft may have written more than is known here.
+    fn rewritten(&self, value: &T) -> Vec<u8> {
+        records::rewritten(&self.raw, &records::encode(&self.value), records::encode(value))
+    }
 }
 
 impl Claims {
@@ -83,27 +91,16 @@ impl Claims {
     }
 
     async fn read<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<Found<T>>, ClaimError> {
-        let Some(entry) = self.store.get(&key.to_string()).await? else { return Ok(None) };
-        let value = records::decode(&entry.value)
-            .map_err(|why| ClaimError::Bad { key: key.to_string(), why: why.to_string() })?;
-        Ok(Some(Found { value, modified: entry.modified }))
+        self.store.get(&key.to_string()).await?.map(found).transpose()
     }
 
     /// Returns the records below a prefix that make sense, and the keys of those that do not.
     async fn records(&self, prefix: &str) -> Result<(Vec<Found<Record>>, Vec<Key>), ClaimError> {
-        let (mut good, mut bad) = (Vec::new(), Vec::new());
-        for entry in self.store.list(prefix).await?.entries {
-            match Record::parse(&entry.key, &entry.value) {
-                Ok((_, value)) => good.push(Found { value, modified: entry.modified }),
-                Err(_) => bad.extend(entry.key.parse::<Key>()),
-            }
-        }
-        Ok((good, bad))
+        Ok(sifted(self.store.list(prefix).await?.entries))
     }
 
     async fn networks(&self) -> Result<Vec<Network>, ClaimError> {
-        let (found, _) = self.records(&Key::networks()).await?;
-        Ok(found.into_iter().filter_map(|found| found.value.as_network().cloned()).collect())
+        Ok(networks_of(self.store.list(&Key::networks()).await?.entries))
     }
 
     /// Returns all underlay addresses that are claimed, and by whom.
@@ -119,6 +116,38 @@ impl Claims {
     async fn txn(&self, compares: &[crate::Compare], ops: &[crate::Op]) -> Result<bool, ClaimError> {
         Ok(matches!(self.store.txn(compares, ops).await?, Outcome::Committed(_)))
     }
+}
+
+/// Reads an entry that has to make sense.
+fn found<T: DeserializeOwned>(entry: Entry) -> Result<Found<T>, ClaimError> {
+    match records::decode(&entry.value) {
+        Ok(value) => Ok(Found { value, modified: entry.modified, raw: entry.value }),
+        Err(why) => Err(ClaimError::Bad { key: entry.key, why: why.to_string() }),
+    }
+}
+
+/// Reads what a key was asked for; nothing if there is no such key.
+fn only<T: DeserializeOwned>(
+    answers: &mut impl Iterator<Item = Vec<Entry>>,
+) -> Result<Option<Found<T>>, ClaimError> {
+    answers.next().into_iter().flatten().next().map(found).transpose()
+}
+
+/// Returns the records that make sense, and the keys of those that do not.
+fn sifted(entries: Vec<Entry>) -> (Vec<Found<Record>>, Vec<Key>) {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for entry in entries {
+        match Record::parse(&entry.key, &entry.value) {
+            Ok((_, value)) => good.push(Found { value, modified: entry.modified, raw: entry.value }),
+            Err(_) => bad.extend(entry.key.parse::<Key>()),
+        }
+    }
+    (good, bad)
+}
+
+fn networks_of(entries: Vec<Entry>) -> Vec<Network> {
+    let (found, _) = sifted(entries);
+    found.into_iter().filter_map(|found| found.value.as_network().cloned()).collect()
 }
 
 /// Waits after somebody got in the way, the longer the more often.

@@ -15,12 +15,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Client, CompareOp, GetOptions, GetResponse, KeyValue, PutOptions, ResponseHeader, TxnOp};
+use etcd_client::{
+    Client, CompareOp, GetOptions, GetResponse, KeyValue, PutOptions, ResponseHeader, TxnOp, TxnOpResponse,
+};
 use weft_overlay::{Entry, Listing, keys};
 
 pub use settings::EtcdSettings;
 
-use crate::{Compare, LeaseId, Op, Outcome, Store, StoreError, Watch, txn};
+use crate::{Compare, LeaseId, Op, Outcome, Read, Store, StoreError, Watch, txn};
 
 /// So many keys are asked for at once: with records of less than a kilobyte an answer stays below gRPC's customary 4 MiB.
 const PAGE: i64 = 500;
@@ -136,9 +138,26 @@ impl EtcdStore {
         result
     }
 
-    /// Reads a range as it was at a revision; 0 is the present.
-    async fn page(&self, from: String, to: Vec<u8>, revision: i64) -> Result<GetResponse, StoreError> {
-        let options = GetOptions::new().with_range(to).with_limit(PAGE).with_revision(revision);
+    /// Reads a range as it was at a revision; 0 is the present. Of an answer that would be too long the first half is asked
+    /// for, and so on.
+    async fn page(&self, from: &[u8], to: &[u8], revision: i64) -> Result<GetResponse, StoreError> {
+        let mut limit = PAGE;
+        loop {
+            match self.page_of(limit, from.to_vec(), to.to_vec(), revision).await {
+                Err(error) if limit > 1 && errors::is_too_long(&error) => limit /= 2,
+                other => return other,
+            }
+        }
+    }
+
+    async fn page_of(
+        &self,
+        limit: i64,
+        from: Vec<u8>,
+        to: Vec<u8>,
+        revision: i64,
+    ) -> Result<GetResponse, StoreError> {
+        let options = GetOptions::new().with_range(to).with_limit(limit).with_revision(revision);
         self.request(|client| async move {
             let mut kv = client.kv_client().max_decoding_message_size(LONGEST_ANSWER);
             kv.get(from, Some(options)).await
@@ -149,23 +168,36 @@ impl EtcdStore {
     /// Reads everything of a prefix at one revision; `None` when it was compacted away meanwhile.
     async fn list_once(&self, prefix: &str) -> Result<Option<Listing>, StoreError> {
         let end = end_of(prefix);
-        let mut answer = self.page(prefix.into(), end.clone(), 0).await?;
+        let mut answer = self.page(prefix.as_bytes(), &end, 0).await?;
         let header = self.header(answer.header())?;
         let mut entries = Vec::new();
         loop {
-            let more = answer.more();
-            entries.extend(answer.take_kvs().into_iter().filter_map(entry));
-            let Some(last) = entries.last().filter(|_| more) else { break };
-            let next = format!("{}\0", last.key);
-            answer = match self.page(next, end.clone(), header.revision).await {
+            // The next page begins behind the last key, whether or not that one is a text.
+            let last = answer.kvs().last().filter(|_| answer.more()).map(|kv| kv.key().to_vec());
+            entries.extend(answer.take_kvs().into_iter().map(entry));
+            let Some(mut next) = last else { break };
+            next.push(0);
+            answer = match self.page(&next, &end, header.revision).await {
                 Err(error) if errors::is_compacted(&error) => return Ok(None),
                 other => other?,
             };
         }
-        let witness = entries.iter().max_by_key(|entry| entry.modified);
+        let entries = sorted(entries);
+        let witness = entries.iter().filter(|entry| is_text(&entry.key)).max_by_key(|entry| entry.modified);
         let witness = witness.map(|entry| (entry.key.clone(), entry.modified));
         *self.seen() = Some(Seen { cluster: header.cluster, term: header.term, witness });
         Ok(Some(Listing { entries, revision: header.revision, store: header.cluster }))
+    }
+
+    async fn read_apart(&self, wanted: &[Read]) -> Result<Vec<Vec<Entry>>, StoreError> {
+        let mut found = Vec::new();
+        for read in wanted {
+            found.push(match read {
+                Read::Key(key) => self.get(key).await?.into_iter().collect(),
+                Read::Prefix(prefix) => self.list(prefix).await?.entries,
+            });
+        }
+        Ok(found)
     }
 
     fn header(&self, header: Option<&ResponseHeader>) -> Result<Header, StoreError> {
@@ -204,7 +236,28 @@ impl Store for EtcdStore {
         let key = key.to_string();
         let mut answer =
             self.request(|client| async move { client.kv_client().get(key, None).await }).await?;
-        Ok(answer.take_kvs().into_iter().find_map(entry))
+        Ok(answer.take_kvs().into_iter().next().map(entry))
+    }
+
+    async fn read(&self, wanted: &[Read]) -> Result<Vec<Vec<Entry>>, StoreError> {
+        let ranges = |read: &Read| match read {
+            Read::Key(key) => TxnOp::get(key.as_str(), None),
+            Read::Prefix(prefix) => TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix())),
+        };
+        let txn = etcd_client::Txn::new().and_then(wanted.iter().map(ranges).collect::<Vec<_>>());
+        let answer = self.request(|client| async move {
+            client.kv_client().max_decoding_message_size(LONGEST_ANSWER).txn(txn).await
+        });
+        let answers = match answer.await {
+            // A page at a time, then.
+            Err(error) if errors::is_too_long(&error) => return self.read_apart(wanted).await,
+            other => other?.op_responses(),
+        };
+        let entries = |answer| match answer {
+            TxnOpResponse::Get(mut found) => sorted(found.take_kvs().into_iter().map(entry).collect()),
+            _ => Vec::new(),
+        };
+        Ok(answers.into_iter().map(entries).collect())
     }
 
     async fn txn(&self, compares: &[Compare], ops: &[Op]) -> Result<Outcome, StoreError> {
@@ -262,11 +315,35 @@ fn end_of(prefix: &str) -> Vec<u8> {
     vec![0]
 }
 
-/// Returns an entry; a key that is no text is none of ours.
-fn entry(kv: KeyValue) -> Option<Entry> {
+/// What a key that is no text is shown as may have another place.
+fn sorted(mut entries: Vec<Entry>) -> Vec<Entry> {
+    if !entries.is_sorted_by(|one, other| one.key <= other.key) {
+        entries.sort_by(|one, other| one.key.cmp(&other.key));
+    }
+    entries
+}
+
+fn entry(kv: KeyValue) -> Entry {
     let (created, modified) = (kv.create_revision(), kv.mod_revision());
     let (key, value) = kv.into_key_value();
-    Some(Entry { key: String::from_utf8(key).ok()?, value, created, modified })
+    Entry { key: text(key), value, created, modified }
+}
+
+/// Returns a key as a text. One that is none has `\xff` for a byte: so it is shown, and is none of ours.
+fn text(key: Vec<u8>) -> String {
+    String::from_utf8(key).unwrap_or_else(|error| {
+        let mut text = String::new();
+        for chunk in error.as_bytes().utf8_chunks() {
+            text.push_str(chunk.valid());
+            chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+        }
+        text
+    })
+}
+
+/// Returns whether a key stands in the store as it is written here: none of ours has a backslash.
+fn is_text(key: &str) -> bool {
+    !key.contains('\\')
 }
 
 fn condition(compare: &Compare) -> etcd_client::Compare {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use weft_overlay::{Entry, Listing};
 
-use crate::{Compare, LeaseId, Op, Outcome, Store, StoreError, Watch, txn};
+use crate::{Compare, LeaseId, Op, Outcome, Read, Store, StoreError, Watch, txn};
 use disk::Disk;
 
 /// A store in a directory.
@@ -74,6 +74,19 @@ impl Store for FileStore {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         let key = key.to_string();
         self.blocking(move |disk| disk.fresh()?.entry(&key)).await
+    }
+
+    async fn read(&self, wanted: &[Read]) -> Result<Vec<Vec<Entry>>, StoreError> {
+        let wanted = wanted.to_vec();
+        self.blocking(move |disk| {
+            let locked = disk.fresh()?;
+            let of = |read: &Read| match read {
+                Read::Key(key) => Ok(locked.entry(key)?.into_iter().collect()),
+                Read::Prefix(prefix) => Ok(locked.list(prefix)?.entries),
+            };
+            wanted.iter().map(of).collect()
+        })
+        .await
     }
 
     async fn txn(&self, compares: &[Compare], ops: &[Op]) -> Result<Outcome, StoreError> {

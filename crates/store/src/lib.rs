@@ -26,6 +26,22 @@ pub use watch::{Watch, WatchEvent};
 /// A store that several tasks share.
 pub type SharedStore = Arc<dyn Store>;
 
+/// What is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// An entry, if there is one.
+    Key(String),
+    /// Everything whose key begins so, in the order of their keys.
+    Prefix(String),
+}
+
+impl Read {
+    /// An entry, if there is one.
+    pub fn key(key: &weft_overlay::Key) -> Self {
+        Self::Key(key.to_string())
+    }
+}
+
 /// A lease: keys put with it go when it is not kept alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseId(pub i64);
@@ -49,6 +65,13 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Says what keeps the store from answering.
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
+
+    /// Returns what there is of each of `wanted`, in that order, in one question.
+    ///
+    /// # Errors
+    ///
+    /// Says what keeps the store from answering.
+    async fn read(&self, wanted: &[Read]) -> Result<Vec<Vec<Entry>>, StoreError>;
 
     /// Does all of `ops` in their order if all of `compares` hold, or none of them.
     ///

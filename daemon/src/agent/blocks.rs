@@ -1,17 +1,19 @@
 //! This host's blocks: claimed when a network appears, and before those there are run out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use tokio::task::spawn_local;
+use tokio::task::{spawn_blocking, spawn_local};
+use weft_manager::overlay::protocol::Refusal;
 use weft_overlay::NetworkId;
 use weft_overlay::records::Network;
 
 use super::agent::Agent;
 use super::known::Inner;
+use super::lending::Lease;
 use super::{claim, status, usage};
 
 /// How soon a claim that failed is tried again.
@@ -25,7 +27,9 @@ pub(crate) struct Claims {
     running: BTreeSet<(NetworkId, bool)>,
     rest: Option<Instant>,
     /// Since when a borrowed address has been nobody's.
-    idle: std::collections::BTreeMap<(NetworkId, IpAddr), Instant>,
+    idle: BTreeMap<(NetworkId, IpAddr), Instant>,
+    /// Borrowed addresses that are on their way back, and whether the store is being told: they are in no network's file any more.
+    returning: BTreeMap<(NetworkId, IpAddr), bool>,
     /// The networks that had containers when it was looked last.
     busy: BTreeSet<NetworkId>,
 }
@@ -36,14 +40,68 @@ pub(crate) fn look(agent: &Rc<Agent>) {
     for (network, v4) in wanted {
         spawn_local(claim_one(agent.clone(), network, v4));
     }
-    for (network, address) in agent.change(Inner::idle_borrows) {
-        let agent = agent.clone();
-        // What fails is tried again with the next look.
-        spawn_local(async move { claim::give_back(&agent, &network, address).await.ok() });
+    let (ready, more) = agent.change(Inner::idle_borrows);
+    for (network, address) in ready {
+        spawn_local(give_back(agent.clone(), network, address));
+    }
+    if more {
+        // First the files have to forget them.
+        agent.touch();
     }
     if agent.change(Inner::became_busy) {
         agent.hurry();
     }
+}
+
+/// Gives an address back that the network's file has no more. It is taken as a lease meanwhile: an ADD that has read an older file
+/// does not get past that, and a container that was faster keeps it.
+async fn give_back(agent: Rc<Agent>, network: Network, address: IpAddr) {
+    let Some(own) = agent.host() else { return };
+    let lease = Lease::of(&agent, &network, address);
+    let taken = spawn_blocking(move || lease.take(own).map(|taken| (taken, lease))).await;
+    let key = (network.id, address);
+    match taken {
+        Ok(Ok((true, lease))) => {
+            let told = claim::give_back(&agent, &network, address).await;
+            lease.give_back();
+            // What fails is tried again with the next look; that it is done is heard from the store.
+            agent.change(|inner| {
+                if let Some(telling) = inner.claims.returning.get_mut(&key) {
+                    *telling = told.is_ok();
+                }
+            });
+        }
+        _ => {
+            agent.change(|inner| inner.claims.returning.remove(&key));
+            agent.touch();
+        }
+    }
+}
+
+/// Keeps addresses here that somebody asks for again; what is under way is waited for.
+///
+/// # Errors
+///
+/// When that takes longer than `limit`.
+pub(crate) async fn keep(
+    agent: &Agent,
+    network: NetworkId,
+    addresses: &[IpAddr],
+    limit: Duration,
+) -> Result<(), Refusal> {
+    let kept = || {
+        agent.change(|inner| {
+            let returning = &mut inner.claims.returning;
+            addresses.iter().for_each(|address| {
+                if returning.get(&(network, *address)) == Some(&false) {
+                    returning.remove(&(network, *address));
+                }
+            });
+            let free = addresses.iter().all(|address| !returning.contains_key(&(network, *address)));
+            free.then_some(())
+        })
+    };
+    agent.wait_for("addresses that are being given back", limit, kept).await
 }
 
 async fn claim_one(agent: Rc<Agent>, network: Network, v4: bool) {
@@ -124,26 +182,46 @@ impl Inner {
         (!short).then_some(Ok(()))
     }
 
-    /// Returns borrowed addresses that nobody has had for a while.
-    fn idle_borrows(&mut self) -> Vec<(Network, IpAddr)> {
-        let Some(own) = self.membership.as_ref().map(|membership| membership.host) else { return Vec::new() };
+    /// Returns borrowed addresses that nobody has had for a while and that no file here has any more, and whether there are others
+    /// that have to leave the files first.
+    ///
+    /// In the other order another host could have an address while a container here still gets it.
+    fn idle_borrows(&mut self) -> (Vec<(Network, IpAddr)>, bool) {
+        let Some(own) = self.membership.as_ref().map(|membership| membership.host) else {
+            return Default::default();
+        };
         let own: Vec<_> = self.snapshot.borrows().filter(|borrow| borrow.host == own).cloned().collect();
-        let mut idle = std::collections::BTreeMap::new();
-        let mut over = Vec::new();
+        self.claims.returning.retain(|key, _| own.iter().any(|one| (one.network, one.address) == *key));
+        let (mut idle, mut ready, mut more) = (BTreeMap::new(), Vec::new(), false);
         for borrow in own {
             let Some(network) = self.snapshot.network(borrow.network).cloned() else { continue };
+            let key = (borrow.network, borrow.address);
+            if let Some(telling) = self.claims.returning.get_mut(&key) {
+                let made = self.made.get(&network.id);
+                let forgotten = !made.is_some_and(|made| made.local.borrowed.contains(&borrow.address));
+                if forgotten && self.hearing.connected && !std::mem::replace(telling, true) {
+                    ready.push((network, borrow.address));
+                }
+                continue;
+            }
             if self.usage.of(&network.name).contains(&borrow.address) {
                 continue;
             }
-            let key = (borrow.network, borrow.address);
             let since = self.claims.idle.get(&key).copied().unwrap_or_else(Instant::now);
-            match since.elapsed() > GRACE && self.hearing.connected {
-                true => over.push((network, borrow.address)),
-                false => drop(idle.insert(key, since)),
+            if since.elapsed() > GRACE && self.hearing.connected {
+                self.claims.returning.insert(key, false);
+                more = true;
+            } else {
+                idle.insert(key, since);
             }
         }
         self.claims.idle = idle;
-        over
+        (ready, more)
+    }
+
+    /// Returns whether a borrowed address is on its way back: nobody here gets it any more.
+    pub(crate) fn is_returning(&self, network: NetworkId, address: IpAddr) -> bool {
+        self.claims.returning.contains_key(&(network, address))
     }
 
     /// Returns whether a network has got its first container on this host, or lost its last, since the last look.
@@ -154,5 +232,71 @@ impl Inner {
         let busy: BTreeSet<NetworkId> = busy.collect();
         let before = std::mem::replace(&mut self.claims.busy, busy);
         before != self.claims.busy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_manager::overlay::protocol::Join;
+    use weft_overlay::records::{Borrow, BorrowState, Egress, Encryption};
+    use weft_overlay::snapshot::Record;
+    use weft_overlay::{ClusterId, HostId, Snapshot};
+    use weft_state::{Root, document};
+
+    use super::*;
+    use crate::agent::membership::Membership;
+
+    /// A host that has borrowed an address of a network, which nobody has used for long.
+    fn host(root: &Root) -> (Inner, Network, IpAddr) {
+        let (own, address) = (HostId::new([1; 16]), "10.1.9.9".parse().unwrap());
+        let network = Network {
+            id: NetworkId::new([2; 16]),
+            name: "blue".parse().unwrap(),
+            generation: 1,
+            vni: 4096.try_into().unwrap(),
+            subnets: vec!["10.1.0.0/16".parse().unwrap()],
+            encryption: Encryption::None,
+            isolated: false,
+            egress: Egress::Nat,
+            mtu: None,
+            labels: BTreeMap::new(),
+            options: BTreeMap::new(),
+            created: String::new(),
+        };
+        let (holder, state) = ("db".into(), BorrowState::Active);
+        let borrow = Borrow { network: network.id, address, host: own, holder, epoch: 1, state };
+        let mut inner = Inner::new(root);
+        inner.membership = Some(Membership {
+            schema: document::SCHEMA,
+            cluster: ClusterId::new([3; 16]),
+            host: own,
+            name: "h1".into(),
+            interface: "eth0".into(),
+            join: Join::default(),
+        });
+        inner.snapshot = Snapshot::from_records([Record::Network(network.clone()), Record::Borrow(borrow)]);
+        inner.hearing.connected = true;
+        (inner, network, address)
+    }
+
+    #[test]
+    fn an_address_goes_back_when_nobody_here_gets_it_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(Some(dir.path().into()));
+        let (mut inner, network, address) = host(&root);
+        assert_eq!(inner.idle_borrows(), (vec![], false), "a container may be on its way");
+        let long_ago = Instant::now().checked_sub(GRACE * 2).unwrap();
+        inner.claims.idle.insert((network.id, address), long_ago);
+        // First the files forget it; nobody else hears of that yet.
+        assert_eq!(inner.idle_borrows(), (vec![], true));
+        assert!(inner.is_returning(network.id, address));
+        // They have, and the store is told, once.
+        assert_eq!(inner.idle_borrows(), (vec![(network.clone(), address)], false));
+        assert_eq!(inner.idle_borrows(), (vec![], false));
+        assert!(inner.is_returning(network.id, address));
+        // The store has it no more.
+        inner.snapshot = Snapshot::from_records([Record::Network(network.clone())]);
+        assert_eq!(inner.idle_borrows(), (vec![], false));
+        assert!(!inner.is_returning(network.id, address));
     }
 }

@@ -29,10 +29,13 @@ pub(crate) async fn block(agent: &Rc<Agent>, network: &Network, v4: bool) -> Res
     claims.claim_block(host, &network.name, !v4).await.map(drop).map_err(|error| refused(&error))
 }
 
-/// Makes a network.
-pub(crate) async fn network(agent: &Rc<Agent>, new: &NewNetwork) -> Result<Network, Refusal> {
+/// Makes a network; of what cannot be claimed the caller may make something else.
+pub(crate) async fn network(
+    agent: &Rc<Agent>,
+    new: &NewNetwork,
+) -> Result<Result<Network, ClaimError>, Refusal> {
     let (claims, _) = of(agent)?;
-    claims.create_network(new).await.map_err(|error| refused(&error))
+    Ok(claims.create_network(new).await)
 }
 
 /// Announces that a network is about to be removed. Returns the lease that the announcement has.

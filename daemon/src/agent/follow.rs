@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weft_manager::overlay::protocol::Join;
-use weft_overlay::records::{Cluster, Slots};
+use weft_overlay::records::{Cluster, Slots, decode};
 use weft_overlay::snapshot::Record;
-use weft_overlay::{HostId, Key, keys};
+use weft_overlay::{ClusterId, Event, HostId, Key, keys};
 use weft_state::boot;
-use weft_store::claims::{Claims, JoinRequest};
+use weft_store::claims::{ClaimError, Claims, JoinRequest};
 use weft_store::etcd::{EtcdSettings, EtcdStore};
 use weft_store::{Follower, SharedStore, StoreError, Update};
 
@@ -47,8 +47,21 @@ pub(super) async fn follow(agent: Rc<Agent>, membership: Membership) {
             () = agent.to_be_told() => None,
             () = owed.due() => None,
         };
+        let there = update.as_ref().and_then(cluster_in);
+        if let Some(there) = there.filter(|there| *there != membership.cluster) {
+            // Nothing of it is taken over, and nothing is said to it: what is known stays, until our own is back.
+            let other = ClaimError::OtherCluster { there, ours: membership.cluster };
+            agent.change(|inner| inner.store = None);
+            agent.hear(Update::Lost(with_hint(&other)));
+            tokio::time::sleep(AGAIN).await;
+            follower.again("another cluster's store was there");
+            continue;
+        }
         match update {
             Some(update) => {
+                if !matches!(update, Update::Lost(_)) {
+                    agent.change(|inner| inner.store = Some(store.clone()));
+                }
                 let back = matches!(update, Update::Listed(..) | Update::Back);
                 agent.hear(update);
                 // Everything may also be lost while we listen: somebody deletes it.
@@ -65,6 +78,20 @@ pub(super) async fn follow(agent: Rc<Agent>, membership: Membership) {
             owed.done(answers && tell(&agent, &membership, &store).await);
         }
     }
+}
+
+/// Returns which cluster's store it is, where an update says so.
+fn cluster_in(update: &Update) -> Option<ClusterId> {
+    let key = Key::Cluster.to_string();
+    let entry = match update {
+        Update::Listed(listing, _) => listing.entries.iter().find(|entry| entry.key == key),
+        Update::Changes(events) => events.iter().rev().find_map(|event| match event {
+            Event::Put(entry) if entry.key == key => Some(entry),
+            _ => None,
+        }),
+        _ => None,
+    };
+    decode::<Cluster>(&entry?.value).ok().map(|cluster| cluster.id)
 }
 
 /// When the store is told next what it should know.
@@ -117,7 +144,7 @@ async fn tell(agent: &Rc<Agent>, membership: &Membership, store: &SharedStore) -
                     done.lost.iter().map(|(key, host)| format!("{key} to {}", host.short())).collect();
                 Some(format!("another host has what this one had: {}", lost.join(", ")))
             }
-            Err(error) => Some(format!("what the store has lost is not there again: {error}")),
+            Err(error) => Some(format!("what the store has lost is not there again: {}", with_hint(&error))),
         };
         agent.trouble("what the store has lost", why);
     } else {
@@ -126,6 +153,14 @@ async fn tell(agent: &Rc<Agent>, membership: &Membership, store: &SharedStore) -
     let told = tell_place(agent, membership, &claims).await;
     // Whether it is there again is heard from the store.
     told && !lacking
+}
+
+/// Returns an error with what to do next.
+fn with_hint(error: &ClaimError) -> String {
+    match error.hint() {
+        Some(hint) => format!("{error}: {hint}"),
+        None => error.to_string(),
+    }
 }
 
 /// Tells where this host is, unless that is known; returns whether it is now.
@@ -144,10 +179,7 @@ async fn tell_place(agent: &Agent, membership: &Membership, claims: &Claims) -> 
             && known.superseded_by.is_none()
     });
     let outcome = if same { Ok(()) } else { claims.join(&request).await.map(drop) };
-    let why = outcome.err().map(|error| match error.hint() {
-        Some(hint) => format!("{error}: {hint}"),
-        None => error.to_string(),
-    });
+    let why = outcome.err().map(|error| with_hint(&error));
     let told = why.is_none();
     agent.trouble("this host's record", why);
     told

@@ -34,7 +34,7 @@ pub(crate) struct Answers {
 }
 
 /// An address to take as a lease, or to give back.
-struct Lease {
+pub(super) struct Lease {
     dir: PathBuf,
     address: IpAddr,
 }
@@ -121,7 +121,7 @@ impl Inner {
 }
 
 impl Lease {
-    fn of(agent: &Agent, network: &Network, address: IpAddr) -> Self {
+    pub(super) fn of(agent: &Agent, network: &Network, address: IpAddr) -> Self {
         Self { dir: agent.with(|inner| inner.usage.dir(&network.name)), address }
     }
 
@@ -130,7 +130,7 @@ impl Lease {
     }
 
     /// Takes the lease under the lock that every ADD takes; `false` when a container has it.
-    fn take(&self, holder: HostId) -> Result<bool, StateError> {
+    pub(super) fn take(&self, holder: HostId) -> Result<bool, StateError> {
         weft_state::atomic::create_dir(&self.dir, 0o755)?;
         let _lock = FileLock::exclusive(&self.dir.join("lock"))?;
         let path = self.path();
@@ -147,7 +147,7 @@ impl Lease {
     }
 
     /// Gives the lease back, if it is one of these. Returns whether that is done; else it is tried again with the next look.
-    fn give_back(&self) -> bool {
+    pub(super) fn give_back(&self) -> bool {
         !is_lent(&self.path()) || std::fs::remove_file(self.path()).is_ok()
     }
 }

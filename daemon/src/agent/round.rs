@@ -143,6 +143,9 @@ impl Inner {
         (known && self.is_out().is_none()).then(|| {
             let mut desired = Desired::of(&self.snapshot, own);
             desired.networks.retain(|network| !self.let_go.contains_key(&network.local.id));
+            for local in desired.networks.iter_mut().map(|network| &mut network.local) {
+                local.borrowed.retain(|address| !self.is_returning(local.id, *address));
+            }
             desired
         })
     }

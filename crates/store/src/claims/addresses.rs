@@ -13,8 +13,8 @@ use weft_overlay::records::{
 use weft_overlay::snapshot::Record;
 use weft_overlay::{HostId, Key, NetworkId};
 
-use super::{ATTEMPTS, ClaimError, Claims, Found, pause};
-use crate::{Compare, Op};
+use super::{ATTEMPTS, ClaimError, Claims, Found, only, pause, sifted};
+use crate::{Compare, Op, Read};
 
 /// So many blocks are considered before the store is asked again what is free.
 const CANDIDATES: usize = 8;
@@ -70,24 +70,6 @@ impl Addresses {
 }
 
 impl Claims {
-    /// Sees to it that a host takes part in a network and has a block of each family; returns all it has.
-    ///
-    /// # Errors
-    ///
-    /// [`ClaimError::Exhausted`] when none is left; [`ClaimError::NotJoined`], [`ClaimError::NoNetwork`].
-    pub async fn ensure_blocks(&self, host: HostId, name: &NetworkName) -> Result<Vec<Block>, ClaimError> {
-        let known = self.addresses(name).await?;
-        let mut own: Vec<Block> = known.blocks();
-        own.retain(|block| block.host == host && block.state == BlockState::Active);
-        for v6 in [false, true] {
-            let wanted = known.network.value.subnets.iter().any(|subnet| subnet.is_ipv6() == v6);
-            if wanted && !own.iter().any(|block| block.cidr.is_ipv6() == v6) {
-                own.push(self.claim_block(host, name, v6).await?);
-            }
-        }
-        Ok(own)
-    }
-
     /// Claims one more block of a family for a host, which takes part in the network from then on.
     ///
     /// # Errors
@@ -95,8 +77,7 @@ impl Claims {
     /// [`ClaimError::Exhausted`] when none is left; [`ClaimError::NotJoined`], [`ClaimError::NoNetwork`].
     pub async fn claim_block(&self, host: HostId, name: &NetworkName, v6: bool) -> Result<Block, ClaimError> {
         for attempt in 0..ATTEMPTS {
-            let known = self.addresses(name).await?;
-            self.must_be_in(host).await?;
+            let known = self.addresses(name, host).await?;
             let [a, b, c, d, e, f, g, h, ..] = random_bytes();
             let claimer = Claimer {
                 host,
@@ -146,36 +127,6 @@ impl Claims {
         Op::put(&Key::Member(network, host), encode(&member))
     }
 
-    /// Gives a block up. It is in quarantine then; the same host may have it back at once.
-    ///
-    /// # Errors
-    ///
-    /// What keeps the store from answering. A block that is not the host's is as well.
-    pub async fn release_block(
-        &self,
-        host: HostId,
-        network: NetworkId,
-        cidr: IpNetwork,
-    ) -> Result<(), ClaimError> {
-        let key = Key::Block(network, cidr);
-        for attempt in 0..ATTEMPTS {
-            let Some(found) = self.read::<Block>(&key).await? else { return Ok(()) };
-            if found.value.host != host || found.value.state != BlockState::Active {
-                return Ok(());
-            }
-            let state = BlockState::Quarantine { since: self.now() };
-            let released = Block { state, ..found.value };
-            if self
-                .txn(&[Compare::unchanged(&key, found.modified)], &[Op::put(&key, encode(&released))])
-                .await?
-            {
-                return Ok(());
-            }
-            pause(attempt).await;
-        }
-        Err(ClaimError::Busy(key.to_string()))
-    }
-
     /// Gets a host a single address; in a block of its own there is nothing to do, and in another's only the question is put: it is
     /// returned then.
     ///
@@ -190,8 +141,7 @@ impl Claims {
         holder: &str,
     ) -> Result<Option<Borrow>, ClaimError> {
         for attempt in 0..ATTEMPTS {
-            let known = self.addresses(name).await?;
-            self.must_be_in(host).await?;
+            let known = self.addresses(name, host).await?;
             let network = &known.network.value;
             let length = known.cluster.block_length;
             let way = way_to(network, address, host, length, &known.blocks(), &known.borrows)?;
@@ -260,10 +210,10 @@ impl Claims {
                 Some(why) => BorrowState::Refused { why },
                 None => BorrowState::Active,
             };
-            let answered = Borrow { state, ..found.value };
+            let answered = Borrow { state, ..found.value.clone() };
             let compares =
                 [Compare::unchanged(&key, found.modified), Compare::unchanged(&around, own.modified)];
-            if self.txn(&compares, &[Op::put(&key, encode(&answered))]).await? {
+            if self.txn(&compares, &[Op::put(&key, found.rewritten(&answered))]).await? {
                 return Ok(());
             }
             pause(attempt).await;
@@ -314,25 +264,27 @@ impl Claims {
         Err(ClaimError::Silent { address, owner, owner_name: name.unwrap_or_default() })
     }
 
-    async fn must_be_in(&self, host: HostId) -> Result<(), ClaimError> {
-        let Some(found) = self.read::<Host>(&Key::Host(host)).await? else {
-            return Err(self.gone(host).await?);
-        };
-        match found.value.superseded_by {
-            Some(by) => Err(ClaimError::Superseded { host, by }),
-            None => Ok(()),
+    /// Returns what is known of a network's addresses, for a host that has to be in the cluster.
+    async fn addresses(&self, name: &NetworkName, host: HostId) -> Result<Addresses, ClaimError> {
+        let wanted = [Key::Cluster, Key::Network(name.clone()), Key::Host(host)];
+        let mut answers = self.store.read(&wanted.each_ref().map(Read::key)).await?.into_iter();
+        let cluster =
+            only::<Cluster>(&mut answers)?.ok_or_else(|| ClaimError::NoCluster(self.store.name()))?;
+        let network = only::<Network>(&mut answers)?.ok_or_else(|| ClaimError::NoNetwork(name.clone()))?;
+        match only::<Host>(&mut answers)? {
+            None => return Err(self.gone(host).await?),
+            Some(Found { value: Host { superseded_by: Some(by), .. }, .. }) => {
+                return Err(ClaimError::Superseded { host, by });
+            }
+            Some(_) => {}
         }
-    }
-
-    async fn addresses(&self, name: &NetworkName) -> Result<Addresses, ClaimError> {
-        let cluster = self.cluster().await?;
-        let key = Key::Network(name.clone());
-        let network = self.read::<Network>(&key).await?.ok_or_else(|| ClaimError::NoNetwork(name.clone()))?;
-        let (found, bad) = self.records(&Key::blocks_of(network.value.id)).await?;
+        let wanted = [Key::blocks_of(network.value.id), Key::borrows_of(network.value.id)].map(Read::Prefix);
+        let mut answers = self.store.read(&wanted).await?.into_iter();
+        let (found, bad) = sifted(answers.next().unwrap_or_default());
         let mut blocks: Vec<Found<Block>> = Vec::new();
         for found in found {
             if let Record::Block(value) = found.value {
-                blocks.push(Found { value, modified: found.modified });
+                blocks.push(Found { value, modified: found.modified, raw: found.raw });
             }
         }
         // A record that makes no sense is somebody's all the same.
@@ -345,15 +297,15 @@ impl Claims {
                     epoch: 0,
                     state: BlockState::Reserved,
                 };
-                blocks.push(Found { value, modified: 0 });
+                blocks.push(Found { value, modified: 0, raw: Vec::new() });
             }
         }
-        let (found, _) = self.records(&Key::borrows_of(network.value.id)).await?;
+        let (found, _) = sifted(answers.next().unwrap_or_default());
         let modified = found
             .iter()
             .filter_map(|found| Some((found.value.as_borrow()?.address, found.modified)))
             .collect();
         let borrows = found.into_iter().filter_map(|found| found.value.as_borrow().cloned()).collect();
-        Ok(Addresses { network, cluster, blocks, borrows, modified })
+        Ok(Addresses { network, cluster: cluster.value, blocks, borrows, modified })
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use weft_model::NetworkName;
 use weft_overlay::blocks::Taken;
-use weft_overlay::{HostId, Vni};
+use weft_overlay::{ClusterId, HostId, Vni};
 
 use crate::StoreError;
 
@@ -14,6 +14,15 @@ pub enum ClaimError {
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
+
+    /// Another cluster meets in the store.
+    #[error("it is the store of cluster {there}, and this host is of {ours}")]
+    OtherCluster {
+        /// The one that is there.
+        there: ClusterId,
+        /// This host's.
+        ours: ClusterId,
+    },
 
     /// No host has joined yet.
     #[error("there is no cluster in {0}")]
@@ -175,6 +184,13 @@ impl ClaimError {
             Self::Superseded { .. } | Self::Left { .. } => {
                 Some("weft overlay leave -f, then weft overlay join as a new host")
             }
+            Self::OtherCluster { .. } => {
+                Some("put this cluster's own store there, or weft overlay leave -f and join that one")
+            }
+            Self::Taken(Taken::Overlap { .. }) => {
+                Some("leave --subnet out to get a free one; at join, give another --underlay-ip")
+            }
+            Self::Taken(_) => Some("weft network inspect shows who has which addresses"),
             Self::Alive(_) => Some("weft overlay leave on that host"),
             Self::BeingRemoved { .. } => Some("weft network ls tells whether it still exists"),
             Self::Silent { .. } => {

@@ -4,13 +4,14 @@ use std::net::IpAddr;
 
 use weft_overlay::blocks::{Taken, overlap};
 use weft_overlay::records::{
-    Alive, BlockState, Cluster, Host, HostClaim, Left, Slot, Slots, Underlay, encode,
+    Alive, Block, BlockState, Cluster, Host, HostClaim, Left, Network, Slot, Slots, Underlay, encode,
+    rewritten,
 };
 use weft_overlay::snapshot::Record;
 use weft_overlay::{HostId, Key, keys};
 
-use super::{ATTEMPTS, CHUNK, ClaimError, Claims, Found, pause};
-use crate::{Compare, LeaseId, Op};
+use super::{ATTEMPTS, CHUNK, ClaimError, Claims, Found, networks_of, only, pause};
+use crate::{Compare, LeaseId, Op, Read};
 
 /// Who wants to join.
 #[derive(Clone, Debug)]
@@ -87,19 +88,23 @@ impl Claims {
 
     async fn try_join(&self, request: &JoinRequest, attempt: u32) -> Result<Option<Joined>, ClaimError> {
         let mut draft = Draft::default();
-        let cluster = match self.read::<Cluster>(&Key::Cluster).await? {
+        let wanted = [Key::Cluster, Key::Left(request.id), Key::Host(request.id)];
+        let wanted = wanted.iter().map(Read::key).chain([Read::Prefix(Key::networks())]);
+        let claims = request.underlay.addresses().map(|address| Read::key(&Key::Underlay(address)));
+        let mut answers = self.store.read(&wanted.chain(claims).collect::<Vec<_>>()).await?.into_iter();
+        let cluster = match only::<Cluster>(&mut answers)? {
             Some(found) => found.value,
             None => {
                 draft.put::<()>(&Key::Cluster, None, encode(&request.cluster));
                 request.cluster.clone()
             }
         };
-        self.check_underlay(request.underlay).await?;
-        if let Some(left) = self.read::<Left>(&Key::Left(request.id)).await? {
+        let (left, known) = (only::<Left>(&mut answers)?, only::<Host>(&mut answers)?);
+        check_underlay(request.underlay, &networks_of(answers.next().unwrap_or_default()))?;
+        if let Some(left) = left {
             return Err(ClaimError::Left { host: request.id, reason: left.value.reason });
         }
         draft.compares.push(Compare::absent(&Key::Left(request.id)));
-        let known = self.read::<Host>(&Key::Host(request.id)).await?;
         if let Some(by) = known.as_ref().and_then(|known| known.value.superseded_by) {
             return Err(ClaimError::Superseded { host: request.id, by });
         }
@@ -110,14 +115,16 @@ impl Claims {
         }
         let mut replaced = Vec::new();
         for address in request.underlay.addresses() {
-            self.claim_underlay(address, request, &mut host, &mut draft, &mut replaced).await?;
+            let claim = only::<HostClaim>(&mut answers)?;
+            self.claim_underlay((address, claim), request, &mut host, &mut draft, &mut replaced).await?;
         }
         let kept: Vec<IpAddr> = request.underlay.addresses().collect();
         let before = known.iter().flat_map(|known| known.value.underlay.addresses());
         for address in before.filter(|address| !kept.contains(address)) {
             self.drop_underlay(address, host.id, &mut draft).await?;
         }
-        draft.put(&Key::Host(host.id), known.as_ref(), encode(&host));
+        let value = known.as_ref().map_or_else(|| encode(&host), |known| known.rewritten(&host));
+        draft.put(&Key::Host(host.id), known.as_ref(), value);
         Ok(self.txn(&draft.compares, &draft.ops).await?.then_some(Joined { host, cluster, replaced }))
     }
 
@@ -141,29 +148,15 @@ impl Claims {
         }
     }
 
-    /// Refuses a host whose own address is inside a network: packets to it would go into the network.
-    async fn check_underlay(&self, underlay: Underlay) -> Result<(), ClaimError> {
-        for network in self.networks().await? {
-            for address in underlay.addresses() {
-                if let Some(other) = network.subnets.iter().find(|subnet| overlap(**subnet, address.into())) {
-                    let what = format!("network {}", network.name);
-                    return Err(Taken::Overlap { subnet: address.into(), other: *other, what }.into());
-                }
-            }
-        }
-        Ok(())
-    }
-
     async fn claim_underlay(
         &self,
-        address: IpAddr,
+        (address, claim): (IpAddr, Option<Found<HostClaim>>),
         request: &JoinRequest,
         host: &mut Host,
         draft: &mut Draft,
         replaced: &mut Vec<HostId>,
     ) -> Result<(), ClaimError> {
         let key = Key::Underlay(address);
-        let claim = self.read::<HostClaim>(&key).await?;
         draft.put(&key, claim.as_ref(), encode(&HostClaim { host: host.id }));
         let Some(owner) = claim.map(|claim| claim.value.host).filter(|owner| *owner != host.id) else {
             return Ok(());
@@ -186,7 +179,7 @@ impl Claims {
             replaced.push(owner);
             draft.compares.push(Compare::absent(&Key::Alive(owner)));
             let superseded = Host { superseded_by: Some(host.id), ..other.value.clone() };
-            draft.put(&Key::Host(owner), Some(&other), encode(&superseded));
+            draft.put(&Key::Host(owner), Some(&other), other.rewritten(&superseded));
             for address in
                 other.value.underlay.addresses().filter(|a| !request.underlay.addresses().any(|b| b == *a))
             {
@@ -232,7 +225,7 @@ impl Claims {
                 return Ok(changed);
             }
             let compares = [Compare::unchanged(&key, found.modified)];
-            if self.txn(&compares, &[Op::put(&key, encode(&changed))]).await? {
+            if self.txn(&compares, &[Op::put(&key, found.rewritten(&changed))]).await? {
                 return Ok(changed);
             }
             pause(attempt).await;
@@ -369,7 +362,8 @@ impl Claims {
         let op = match &found.value {
             Record::Block(block) if block.state == BlockState::Active => {
                 let state = BlockState::Quarantine { since: self.now() };
-                Op::put(&key, encode(&weft_overlay::records::Block { state, ..block.clone() }))
+                let quarantined = encode(&Block { state, ..block.clone() });
+                Op::put(&key, rewritten(&found.raw, &encode(block), quarantined))
             }
             // In quarantine already, or nobody's.
             Record::Block(_) => return None,
@@ -377,6 +371,19 @@ impl Claims {
         };
         Some((Compare::unchanged(&key, found.modified), op))
     }
+}
+
+/// Refuses a host whose own address is inside a network: packets to it would go into the network.
+fn check_underlay(underlay: Underlay, networks: &[Network]) -> Result<(), ClaimError> {
+    for network in networks {
+        for address in underlay.addresses() {
+            if let Some(other) = network.subnets.iter().find(|subnet| overlap(**subnet, address.into())) {
+                let what = format!("network {}", network.name);
+                return Err(Taken::Overlap { subnet: address.into(), other: *other, what }.into());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Returns the number in the mesh that a host tries to get: its id's, then others.

@@ -89,7 +89,7 @@ impl Claims {
             Compare::unchanged(&Key::Cluster, cluster.modified),
         ];
         let ops = [
-            Op::put(&Key::Cluster, encode(&cluster.value)),
+            Op::put(&Key::Cluster, cluster.raw),
             Op::put(&vni, encode(&VniClaim { network: network.id })),
             Op::put(&name, encode(&network)),
         ];
@@ -116,38 +116,5 @@ impl Claims {
             })
             .find(|vni| !taken.contains(vni))
             .ok_or(ClaimError::NoVni(first, last))
-    }
-
-    /// Changes what may be changed of a network; its generation goes up. Returns it as it is then.
-    ///
-    /// # Errors
-    ///
-    /// [`ClaimError::NoNetwork`] when there is none.
-    pub async fn update_network(
-        &self,
-        name: &NetworkName,
-        change: impl Fn(&mut Network) + Send + Sync,
-    ) -> Result<Network, ClaimError> {
-        let key = Key::Network(name.clone());
-        for attempt in 0..ATTEMPTS {
-            let found =
-                self.read::<Network>(&key).await?.ok_or_else(|| ClaimError::NoNetwork(name.clone()))?;
-            let mut changed = found.value.clone();
-            change(&mut changed);
-            if changed == found.value {
-                return Ok(changed);
-            }
-            // What others are derived from stays.
-            let Network { id, name, vni, .. } = found.value.clone();
-            let changed = Network { id, name, vni, generation: found.value.generation + 1, ..changed };
-            if self
-                .txn(&[Compare::unchanged(&key, found.modified)], &[Op::put(&key, encode(&changed))])
-                .await?
-            {
-                return Ok(changed);
-            }
-            pause(attempt).await;
-        }
-        Err(ClaimError::Busy(key.to_string()))
     }
 }

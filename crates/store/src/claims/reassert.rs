@@ -1,6 +1,7 @@
 //! A host says again what it had, to a store that has lost it.
 
-use weft_overlay::records::{Block, Borrow};
+use serde::de::IgnoredAny;
+use weft_overlay::records::{Block, Borrow, Cluster, RecordError, decode};
 use weft_overlay::snapshot::Record;
 use weft_overlay::{Entry, HostId, Key, Snapshot};
 
@@ -14,6 +15,8 @@ pub struct Reasserted {
     pub restored: Vec<Key>,
     /// What another host has by now, by an earlier claim.
     pub lost: Vec<(Key, HostId)>,
+    /// What a newer weft has written in the place of what this host knew: it stays.
+    pub newer: Vec<Key>,
 }
 
 impl Claims {
@@ -24,7 +27,7 @@ impl Claims {
     ///
     /// # Errors
     ///
-    /// What keeps the store from answering, or a host that is out.
+    /// What keeps the store from answering, a host that is out, or a store that another cluster meets in.
     pub async fn reassert(&self, host: HostId, cached: &Snapshot) -> Result<Reasserted, ClaimError> {
         let mut done = Reasserted::default();
         for attempt in 0..ATTEMPTS {
@@ -40,13 +43,21 @@ impl Claims {
             if said(&Key::Left(host)).is_some() {
                 return Err(self.gone(host).await?);
             }
+            let there = said(&Key::Cluster).and_then(|entry| decode::<Cluster>(&entry.value).ok());
+            if let (Some(there), Some(ours)) = (there, cached.cluster())
+                && there.id != ours.id
+            {
+                return Err(ClaimError::OtherCluster { there: there.id, ours: ours.id });
+            }
             done.lost.clear();
+            done.newer.clear();
             let (mut own, mut shared) = (Vec::new(), Vec::new());
             for record in cached.all().filter(|record| is_ours(record, host, cached)) {
                 let missing = if record.owner().is_some() { &mut own } else { &mut shared };
                 match verdict(record, said(&record.key())) {
                     Verdict::Put(compare) => missing.push((compare, record)),
                     Verdict::Lost(other) => done.lost.push((record.key(), other)),
+                    Verdict::Newer => done.newer.push(record.key()),
                     Verdict::Agreed => {}
                 }
             }
@@ -97,6 +108,7 @@ fn is_ours(record: &Record, host: HostId, cached: &Snapshot) -> bool {
 enum Verdict {
     Put(Compare),
     Lost(HostId),
+    Newer,
     Agreed,
 }
 
@@ -104,7 +116,12 @@ fn verdict(record: &Record, said: Option<&Entry>) -> Verdict {
     let key = record.key();
     let Some(entry) = said else { return Verdict::Put(Compare::absent(&key)) };
     let unchanged = || Verdict::Put(Compare::unchanged(&key, entry.modified));
-    let Ok((_, found)) = Record::parse(&entry.key, &entry.value) else { return unchanged() };
+    let Ok((_, found)) = Record::parse(&entry.key, &entry.value) else {
+        return match decode::<IgnoredAny>(&entry.value) {
+            Err(RecordError::Newer(_)) => Verdict::Newer,
+            _ => unchanged(),
+        };
+    };
     match (record, &found) {
         _ if *record == found => Verdict::Agreed,
         // What all share: whoever came first.

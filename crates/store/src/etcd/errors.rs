@@ -43,6 +43,11 @@ pub(super) fn translated(store: &str, error: &Error) -> StoreError {
     }
 }
 
+/// Returns whether an answer was longer than is taken.
+pub(super) fn is_too_long(error: &StoreError) -> bool {
+    matches!(error, StoreError::Invalid { reason, .. } if reason.contains("message length too large"))
+}
+
 const INVALID_ARGUMENT: i32 = 3;
 const NOT_FOUND: i32 = 5;
 const PERMISSION_DENIED: i32 = 7;

@@ -7,18 +7,38 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use weft_overlay::Event;
 
-use super::{EtcdStore, Header, LONGEST_ANSWER, Seen, entry, errors};
+use super::{EtcdStore, Header, LONGEST_ANSWER, Seen, entry, errors, is_text};
 use crate::follow::jittered;
 use crate::{Store, StoreError, Watch, WatchEvent};
 
 /// The first wait before connecting again, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// More revisions than this within so long are a crowd.
+const CROWD: (usize, Duration) = (16, Duration::from_millis(100));
+
+/// So long nothing is heard of a crowd.
+const RESPITE: Duration = Duration::from_millis(300);
+
+/// Instead of a watch's name: an answer to all of the stream (`InvalidWatchID` in etcd's mvcc/watcher.go).
+const ALL: i64 = -1;
+
 /// Begins a watch.
 pub(super) fn begin(store: EtcdStore, prefix: String, from: i64) -> Watch {
     let (sender, receiver) = mpsc::channel(Watch::AHEAD);
     let seen = store.seen().clone();
-    let watcher = Watcher { store, prefix, next: from, doubtful: None, seen, events: sender };
+    let lately = (Instant::now(), 0);
+    let watcher = Watcher {
+        store,
+        prefix,
+        next: from,
+        id: None,
+        doubtful: None,
+        seen,
+        lately,
+        worn: false,
+        events: sender,
+    };
     let task = tokio::spawn(watcher.run());
     Watch::new(receiver, task.abort_handle())
 }
@@ -28,9 +48,15 @@ struct Watcher {
     prefix: String,
     /// The first revision that was not heard of.
     next: i64,
+    /// What the server calls the watch; nothing while there is none.
+    id: Option<i64>,
     /// A revision the server says there is nothing new up to, not believed yet.
     doubtful: Option<i64>,
     seen: Option<Seen>,
+    /// Since when revisions are counted, and how many there were.
+    lately: (Instant, usize),
+    /// Whether a watch was ended on this stream.
+    worn: bool,
     events: mpsc::Sender<WatchEvent>,
 }
 
@@ -40,6 +66,8 @@ enum End {
     Over,
     /// It has to be begun again.
     Broken(String),
+    /// It is begun again though nothing is wrong with it.
+    Worn,
 }
 
 impl Watcher {
@@ -60,7 +88,11 @@ impl Watcher {
                 }
                 Err(error) => End::Broken(error.to_string()),
             };
-            let End::Broken(why) = end else { return };
+            let why = match end {
+                End::Over => return,
+                End::Worn => continue,
+                End::Broken(why) => why,
+            };
             if !lost && self.events.send(WatchEvent::Lost(why)).await.is_err() {
                 return;
             }
@@ -76,13 +108,17 @@ impl Watcher {
         if let Some(why) = self.rewritten().await? {
             return Ok(Opened::Reset(why));
         }
-        let options = WatchOptions::new().with_prefix().with_start_revision(self.next);
-        let prefix = self.prefix.clone();
+        let (prefix, options) = (self.prefix.clone(), self.options());
+        (self.id, self.worn) = (None, false);
         // No fragments: all changes of a revision have to come together, and we take long messages.
         let stream = self.store.request(|client| async move {
             client.watch_client().max_decoding_message_size(LONGEST_ANSWER).watch(prefix, Some(options)).await
         });
         Ok(Opened::Stream(Box::new(stream.await?)))
+    }
+
+    fn options(&self) -> WatchOptions {
+        WatchOptions::new().with_prefix().with_start_revision(self.next)
     }
 
     /// Returns how the server's history differs from what we know of it.
@@ -127,21 +163,38 @@ impl Watcher {
         let settings = &self.store.inner.settings;
         let (progress, watchdog, limit) = (settings.progress(), settings.watchdog(), settings.timeout());
         let (mut heard, mut asked) = (Instant::now(), Instant::now());
+        let mut respite: Option<Instant> = None;
         loop {
+            let due = respite.unwrap_or(asked + progress).min(heard + watchdog);
             // A reader that went must not have to wait for the next change to be noticed.
             let message = tokio::select! {
                 () = self.events.closed() => return End::Over,
-                message = timeout_at((asked + progress).min(heard + watchdog), answers.message()) => message,
+                message = timeout_at(due, answers.message()) => message,
             };
             let answer = match message {
                 Ok(Ok(Some(answer))) => answer,
                 Ok(Ok(None)) => return End::Broken("the server ended the watch".into()),
                 Ok(Err(error)) => {
-                    return End::Broken(errors::translated(&self.store.name(), &error).to_string());
+                    let error = errors::translated(&self.store.name(), &error);
+                    if errors::is_too_long(&error) {
+                        // Listed it comes in pieces.
+                        drop(self.events.send(WatchEvent::Reset(error.to_string())).await);
+                        return End::Over;
+                    }
+                    return End::Broken(error.to_string());
                 }
                 Err(_) if heard.elapsed() >= watchdog => {
                     return End::Broken(format!("nothing heard for {} s", watchdog.as_secs()));
                 }
+                Err(_) if respite.take().is_some() => {
+                    let begun = requests.watch(self.prefix.clone(), Some(self.options()));
+                    match timeout(limit, begun).await {
+                        Ok(Ok(())) => continue,
+                        _ => return End::Broken("the server does not read".into()),
+                    }
+                }
+                // What the server keeps for watches that were ended goes with the stream.
+                Err(_) if self.worn => return End::Worn,
                 Err(_) => {
                     asked = Instant::now();
                     // The queue to the server is full only when it reads nothing.
@@ -155,6 +208,14 @@ impl Watcher {
             if let Some(end) = self.take(&answer).await {
                 return end;
             }
+            if let Some(id) = self.id.filter(|_| self.is_crowded()) {
+                (self.id, self.doubtful, self.worn) = (None, None, true);
+                self.lately.1 = 0;
+                respite = Some(Instant::now() + jittered(RESPITE));
+                if !matches!(timeout(limit, requests.cancel(id)).await, Ok(Ok(()))) {
+                    return End::Broken("the server does not read".into());
+                }
+            }
         }
     }
 
@@ -163,6 +224,10 @@ impl Watcher {
         if answer.compact_revision() > 0 {
             drop(self.events.send(WatchEvent::Compacted(answer.compact_revision())).await);
             return Some(End::Over);
+        }
+        let is_ours = answer.created() || self.id.is_some_and(|id| [id, ALL].contains(&answer.watch_id()));
+        if !is_ours {
+            return None;
         }
         if answer.canceled() {
             return Some(End::Broken(format!("the server ended the watch: {}", answer.cancel_reason())));
@@ -175,6 +240,7 @@ impl Watcher {
             seen.term = seen.term.max(header.term);
         }
         if answer.created() {
+            self.id = Some(answer.watch_id());
             return None;
         }
         let told = if answer.events().is_empty() {
@@ -185,22 +251,39 @@ impl Watcher {
         self.events.send(told?).await.is_err().then_some(End::Over)
     }
 
+    /// Returns whether changes come one upon the other.
+    ///
+    /// etcd sends each revision in an answer of its own to every watch: when five hundred hosts join at once, half a million
+    /// answers. But a watch that begins in the past hears all that was since in one answer (`syncWatchers` in etcd's
+    /// mvcc/watchable_store.go, for all such watches together and ten times a second). So one that hears much ends, and begins
+    /// again a moment later.
+    const fn is_crowded(&self) -> bool {
+        self.lately.1 > CROWD.0
+    }
+
     fn changes(&mut self, answer: &WatchResponse) -> WatchEvent {
-        let mut events = Vec::new();
+        let mut events = Vec::with_capacity(answer.events().len());
+        if self.lately.0.elapsed() > CROWD.1 {
+            self.lately = (Instant::now(), 0);
+        }
         for event in answer.events() {
             let Some(kv) = event.kv() else { continue };
             let revision = kv.mod_revision();
+            self.lately.1 += usize::from(revision >= self.next);
             self.next = self.next.max(revision + 1);
-            // A key that is no text is none of ours.
-            let Some(entry) = entry(kv.clone()) else { continue };
+            let entry = entry(kv.clone());
             if event.event_type() == EventType::Delete {
                 events.push(Event::Delete { key: entry.key, revision });
                 continue;
             }
-            if let Some(seen) = &mut self.seen {
-                seen.witness = Some((entry.key.clone(), revision));
-            }
             events.push(Event::Put(entry));
+        }
+        let last = events.iter().rev().find_map(|event| match event {
+            Event::Put(entry) if is_text(&entry.key) => Some((entry.key.clone(), entry.modified)),
+            _ => None,
+        });
+        if let (Some(seen), Some(_)) = (&mut self.seen, &last) {
+            seen.witness = last;
         }
         WatchEvent::Changes(events)
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_overlay::ids::random_bytes;
 use weft_overlay::{Entry, Event, Listing};
@@ -91,8 +92,8 @@ impl Disk {
 
     /// Waits until nobody else looks or changes anything; finishes what a killed process began, and ends what has run out.
     pub(super) fn alone(&self) -> Result<Locked<'_>, StoreError> {
-        let lock = FileLock::exclusive(&self.dir.join("lock"))?;
-        let header = match document::read(&self.dir.join("store.json"))? {
+        let lock = FileLock::exclusive(&checked(self.dir.join("lock"))?)?;
+        let header = match read(&self.dir.join("store.json"))? {
             Some(header) => header,
             None => self.create()?,
         };
@@ -104,8 +105,8 @@ impl Disk {
 
     /// As [`Disk::alone`] when there is something to finish or to end, and else beside others who only look.
     pub(super) fn fresh(&self) -> Result<Locked<'_>, StoreError> {
-        let lock = FileLock::shared(&self.dir.join("lock"))?;
-        if let Some(header) = document::read(&self.dir.join("store.json"))? {
+        let lock = FileLock::shared(&checked(self.dir.join("lock"))?)?;
+        if let Some(header) = read(&self.dir.join("store.json"))? {
             let locked = Locked { disk: self, header, _lock: lock };
             if !locked.log(locked.header.revision + 1).exists() && locked.overdue()?.is_empty() {
                 return Ok(locked);
@@ -136,12 +137,12 @@ impl Disk {
 
     /// Reads the header without a lock: it is written last.
     pub(super) fn header(&self) -> Result<Option<Header>, StoreError> {
-        Ok(document::read(&self.dir.join("store.json"))?)
+        read(&self.dir.join("store.json"))
     }
 
     /// Reads the changes of a revision; `None` when they are forgotten.
     pub(super) fn changes(&self, revision: i64) -> Result<Option<Vec<Event>>, StoreError> {
-        let Some(committed) = document::read::<Committed>(&self.log(revision))? else { return Ok(None) };
+        let Some(committed) = read::<Committed>(&self.log(revision))? else { return Ok(None) };
         let event = |change| match change {
             Change::Put(data) => Event::Put(data.entry()),
             Change::Delete(key) => Event::Delete { key, revision },
@@ -158,7 +159,7 @@ impl Disk {
     fn leases(&self) -> Result<Vec<Lease>, StoreError> {
         let mut leases = Vec::new();
         for path in files(&self.dir.join("leases"))? {
-            leases.extend(document::read::<Lease>(&path)?);
+            leases.extend(read::<Lease>(&path)?);
         }
         Ok(leases)
     }
@@ -250,7 +251,7 @@ impl Locked<'_> {
     }
 
     pub(super) fn keep_alive(&mut self, id: LeaseId) -> Result<(), StoreError> {
-        let lease: Option<Lease> = document::read(&self.lease_path(id))?;
+        let lease: Option<Lease> = read(&self.lease_path(id))?;
         let lease = lease.ok_or(StoreError::NoLease(id.0))?;
         self.write_lease(Lease { until: milliseconds().saturating_add(lease.ttl), ..lease })
     }
@@ -288,7 +289,7 @@ impl Locked<'_> {
 
     /// Carries out what is committed.
     fn finish(&mut self) -> Result<(), StoreError> {
-        while let Some(committed) = document::read::<Committed>(&self.log(self.header.revision + 1))? {
+        while let Some(committed) = read::<Committed>(&self.log(self.header.revision + 1))? {
             for change in &committed.changes {
                 match change {
                     Change::Put(data) => document::write(&self.disk.data(&data.key), data, Durability::Disk)?,
@@ -328,7 +329,7 @@ impl Locked<'_> {
     }
 
     fn read(&self, key: &str) -> Result<Option<Data>, StoreError> {
-        Ok(document::read(&self.disk.data(key))?)
+        read(&self.disk.data(key))
     }
 
     fn all(&self, prefix: &str) -> Result<Vec<Data>, StoreError> {
@@ -337,7 +338,7 @@ impl Locked<'_> {
         for path in files(&self.disk.dir.join("data"))? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if name.starts_with(&prefix) {
-                all.extend(document::read::<Data>(&path)?);
+                all.extend(read::<Data>(&path)?);
             }
         }
         Ok(all)
@@ -369,6 +370,19 @@ fn encoded(key: &str) -> String {
         }
     }
     name
+}
+
+/// Reads a document; a missing file is `None`.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
+    Ok(document::read(&checked(path.into())?)?)
+}
+
+/// Refuses what is there and is no file: opening a pipe waits for whoever is at its other end.
+fn checked(path: PathBuf) -> Result<PathBuf, StateError> {
+    match fs::metadata(&path) {
+        Ok(found) if !found.is_file() => Err(StateError::Damaged { path, reason: "it is no file".into() }),
+        _ => Ok(path),
+    }
 }
 
 fn files(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::Ordering;
 
+use weft_overlay::Key;
 use weft_overlay::blocks::Taken;
-use weft_overlay::records::{Block, BorrowState};
+use weft_overlay::records::{Block, BlockState, BorrowState, encode};
+use weft_store::Op;
 use weft_store::claims::{ClaimError, Claims};
 
 use crate::claims::{DAY, announce, claims_blue, clocked, id, request, snapshot};
@@ -43,7 +45,10 @@ pub(crate) async fn a_block_is_used_again_after_its_quarantine(server: &mut Serv
     assert_eq!(reused.cidr, first.cidr);
     assert!(reused.epoch > first.epoch);
     // Its own a host has back at once.
-    claims.release_block(id(4), reused.network, reused.cidr).await.unwrap();
+    let since = clock.load(Ordering::Relaxed);
+    let given_up = Block { state: BlockState::Quarantine { since }, ..reused.clone() };
+    let put = Op::put(&Key::Block(reused.network, reused.cidr), encode(&given_up));
+    claims.store().txn(&[], &[put]).await.unwrap();
     assert!(matches!(claim(3).await, Err(ClaimError::Exhausted { .. })));
     assert_eq!(claim(4).await.unwrap().cidr, reused.cidr);
 }
@@ -70,7 +75,7 @@ pub(crate) async fn a_network_that_is_used_up_says_so(server: &mut Server) {
     let error = claims.claim_block(id(1), &blue, true).await.unwrap_err();
     assert!(matches!(error, ClaimError::Exhausted { family: "IPv6", .. }), "{error}");
     assert!(matches!(
-        claims.ensure_blocks(id(1), &"red".parse().unwrap()).await,
+        claims.claim_block(id(1), &"red".parse().unwrap(), false).await,
         Err(ClaimError::NoNetwork(_))
     ));
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use weft_overlay::records::{Alive, Block, BlockState, Cluster, Egress, Encryption, Pool, Slots, Underlay};
+use weft_overlay::records::{
+    Alive, Block, BlockState, Cluster, Egress, Encryption, Pool, Slots, Underlay, encode,
+};
 use weft_overlay::{ClusterId, HostId, Key, NetworkId, Snapshot, keys};
 use weft_store::claims::{ClaimError, Claims, JoinRequest, NewNetwork};
 use weft_store::{Op, SharedStore};
@@ -104,7 +106,10 @@ async fn together(stores: &[SharedStore]) {
             let joined = claims.join(&request(number)).await.unwrap();
             let made = claims.create_network(&blue).await;
             assert!(made.is_ok() || matches!(made, Err(ClaimError::NetworkExists(_))), "{made:?}");
-            let blocks = claims.ensure_blocks(id(number), &blue.name).await.unwrap();
+            let mut blocks = Vec::new();
+            for v6 in [false, true] {
+                blocks.push(claims.claim_block(id(number), &blue.name, v6).await.unwrap());
+            }
             (joined.cluster.id, joined.host.mesh, made.is_ok(), blocks)
         }));
     }
@@ -126,10 +131,6 @@ async fn together(stores: &[SharedStore]) {
     assert_eq!((known.hosts().count(), known.members().count(), known.bad_count()), (all, all, 0));
     let vnis: Vec<u32> = known.networks().map(|network| network.vni.get()).collect();
     assert!(vnis.len() == 1 && vnis[0] >= 4096, "{vnis:?}");
-    // Who has blocks gets the same, and no more.
-    let claims = Claims::new(Arc::clone(&stores[0]));
-    claims.ensure_blocks(id(3), &blue.name).await.unwrap();
-    assert_eq!(snapshot(claims.store()).await.blocks().count(), 2 * all);
 }
 
 /// Section C1, where the store is concerned.
@@ -138,12 +139,12 @@ pub(crate) async fn a_host_that_boots_again_is_the_same_host(server: &mut Server
     let before = claims.join(&request(1)).await.unwrap().host;
     claims.create_network(&network("blue", &["10.1.0.0/16"])).await.unwrap();
     let blue = "blue".parse().unwrap();
-    let blocks = claims.ensure_blocks(id(1), &blue).await.unwrap();
+    let block = claims.claim_block(id(1), &blue, false).await.unwrap();
     let again = JoinRequest { boot: "another".into(), mtu: 9000, ..request(1) };
     let after = claims.join(&again).await.unwrap().host;
     assert_eq!((after.mesh, after.incarnation, after.epoch), (before.mesh, before.incarnation, before.epoch));
     assert_eq!((after.boot.as_str(), after.mtu), ("another", 9000));
-    assert_eq!(claims.ensure_blocks(id(1), &blue).await.unwrap(), blocks);
+    assert_eq!(snapshot(claims.store()).await.blocks().collect::<Vec<_>>(), [&block]);
     // It may have another address with another boot; the old one is anybody's then.
     let moved = Underlay { v4: Some(Ipv4Addr::new(198, 51, 100, 1)), v6: None };
     claims.join(&JoinRequest { underlay: moved, ..request(1) }).await.unwrap();
@@ -176,7 +177,7 @@ pub(crate) async fn an_address_has_one_host(server: &mut Server) {
 pub(crate) async fn a_host_is_replaced_under_its_address(server: &mut Server) {
     let (claims, _) = clocked(server.store().await);
     let blue = claims_blue(&claims).await;
-    let block = claims.ensure_blocks(id(1), &blue).await.unwrap().remove(0);
+    let block = claims.claim_block(id(1), &blue, false).await.unwrap();
     let second = JoinRequest { id: id(2), name: "new".into(), ..request(1) };
     let error = claims.join(&second).await.unwrap_err();
     assert!(matches!(error, ClaimError::AddressOfSilent { .. }), "{error}");
@@ -212,7 +213,7 @@ pub(crate) async fn a_host_that_leaves_or_is_forgotten_is_out(server: &mut Serve
     let blue = claims_blue(&claims).await;
     claims.join(&request(2)).await.unwrap();
     for number in [1, 2] {
-        claims.ensure_blocks(id(number), &blue).await.unwrap();
+        claims.claim_block(id(number), &blue, false).await.unwrap();
         announce(&claims, id(number)).await;
     }
     assert!(matches!(claims.forget(id(2), "gone").await, Err(ClaimError::Alive(_))));
@@ -260,9 +261,7 @@ pub(crate) async fn networks_are_apart(server: &mut Server) {
     let error = claims.join(&JoinRequest { underlay: inside, ..request(2) }).await.unwrap_err().to_string();
     assert!(error.contains("subnet 10.1.9.9/32 overlaps 10.1.0.0/16 of network blue"), "{error}");
     // What is removed is free again, with all that was claimed in it.
-    claims.ensure_blocks(id(1), &blue.name).await.unwrap();
-    let changed = claims.update_network(&blue.name, |network| network.egress = Egress::None).await.unwrap();
-    assert_eq!((changed.generation, changed.egress), (2, Egress::None));
+    claims.claim_block(id(1), &blue.name, false).await.unwrap();
     claims.remove_network(&blue.name).await.unwrap();
     let known = snapshot(claims.store()).await;
     assert_eq!((known.networks().count(), known.blocks().count(), known.members().count()), (0, 0, 0));
@@ -302,9 +301,9 @@ pub(crate) async fn a_wiped_store_has_everything_again(server: &mut Server) {
     let blue = claims_blue(&claims).await;
     for number in [2, 3] {
         claims.join(&request(number)).await.unwrap();
-        claims.ensure_blocks(id(number), &blue).await.unwrap();
+        claims.claim_block(id(number), &blue, false).await.unwrap();
     }
-    claims.ensure_blocks(id(1), &blue).await.unwrap();
+    claims.claim_block(id(1), &blue, false).await.unwrap();
     let before = snapshot(claims.store()).await;
     server.stop();
     server.wipe();
@@ -323,6 +322,70 @@ pub(crate) async fn a_wiped_store_has_everything_again(server: &mut Server) {
     let error = claims.leave(id(1), "left").await;
     assert!(error.is_ok(), "{error:?}");
     assert!(matches!(claims.reassert(id(1), &before).await, Err(ClaimError::Left { .. })));
+}
+
+/// A newer weft on another host writes more than this one knows: what this one changes there, it leaves that in.
+pub(crate) async fn what_a_newer_host_has_written_stays(server: &mut Server) {
+    let claims = Claims::new(server.store().await);
+    claims.join(&request(1)).await.unwrap();
+    let blue = claims.create_network(&network("blue", &["10.1.0.0/16"])).await.unwrap().name;
+    claims.join(&request(2)).await.unwrap();
+    let block = claims.claim_block(id(2), &blue, false).await.unwrap();
+    let keys = [Key::Cluster, Key::Host(id(1)), Key::Block(block.network, block.cidr)];
+    let read = async |key: &Key| -> serde_json::Value {
+        let entry = claims.store().get(&key.to_string()).await.unwrap().unwrap();
+        serde_json::from_slice(&entry.value).unwrap()
+    };
+    for key in &keys {
+        let mut record = read(key).await;
+        record["colour"] = "blue".into();
+        claims.store().txn(&[], &[Op::put(key, record.to_string().into())]).await.unwrap();
+    }
+    claims.create_network(&network("red", &["10.2.0.0/16"])).await.unwrap();
+    claims.update_host(id(1), |host| host.mtu = 1400).await.unwrap();
+    claims.leave(id(2), "left").await.unwrap();
+    for key in &keys {
+        assert_eq!(read(key).await["colour"], "blue", "{key}");
+    }
+    assert_eq!(
+        (read(&keys[1]).await["mtu"].clone(), read(&keys[2]).await["state"]["is"].clone()),
+        (1400.into(), "quarantine".into())
+    );
+    // One of a schema that is not known here is not written over, even by whoever had another.
+    let before = snapshot(claims.store()).await;
+    let put = Op::put(&Key::Host(id(1)), br#"{"schema":2}"#.to_vec());
+    claims.store().txn(&[], &[put]).await.unwrap();
+    let done = claims.reassert(id(1), &before).await.unwrap();
+    assert_eq!((done.newer, done.restored), (vec![Key::Host(id(1))], vec![]));
+    assert_eq!(read(&Key::Host(id(1))).await, serde_json::json!({"schema": 2}));
+    let put = Op::put(&Key::Host(id(1)), b"{".to_vec());
+    claims.store().txn(&[], &[put]).await.unwrap();
+    assert_eq!(claims.reassert(id(1), &before).await.unwrap().restored, [Key::Host(id(1))]);
+}
+
+/// A host is of one cluster: to another one's store it says nothing.
+pub(crate) async fn another_clusters_store_hears_nothing(server: &mut Server) {
+    let claims = Claims::new(server.store().await);
+    claims.join(&request(1)).await.unwrap();
+    let before = snapshot(claims.store()).await;
+    let (ours, theirs) = (before.cluster().unwrap().id, ClusterId::random());
+    server.stop();
+    server.wipe();
+    server.go_on();
+    let claims = Claims::new(server.store().await);
+    let other = Cluster { id: theirs, ..before.cluster().unwrap().clone() };
+    claims.store().txn(&[], &[Op::put(&Key::Cluster, encode(&other))]).await.unwrap();
+    let error = claims.reassert(id(1), &before).await.unwrap_err();
+    assert!(
+        matches!(error, ClaimError::OtherCluster { there, ours: of } if (there, of) == (theirs, ours)),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("weft overlay leave -f"));
+    assert_eq!(snapshot(claims.store()).await.all().count(), 1);
+    claims.store().txn(&[], &[Op::delete(&Key::Cluster)]).await.unwrap();
+    claims.reassert(id(1), &before).await.unwrap();
+    let after = snapshot(claims.store()).await;
+    assert!(before.difference(&after).is_empty(), "{:?}", before.difference(&after));
 }
 
 pub(crate) async fn an_earlier_claim_is_right(server: &mut Server) {

@@ -36,6 +36,7 @@ on_each! {
     suite::a_change_has_a_revision
     suite::a_transaction_is_done_or_not
     suite::a_prefix_is_listed_at_one_revision
+    suite::what_is_asked_in_one_question_is_answered_in_its_order
     suite::of_many_that_want_a_key_one_gets_it
     suite::a_watch_tells_what_was_and_what_comes
     suite::a_watch_cannot_begin_in_what_is_forgotten
@@ -60,6 +61,8 @@ on_each! {
     claims::networks_are_apart
     claims::networks_made_together_are_apart
     claims::a_wiped_store_has_everything_again
+    claims::what_a_newer_host_has_written_stays
+    claims::another_clusters_store_hears_nothing
     claims::an_earlier_claim_is_right
     claims::a_record_that_makes_no_sense_is_nobodys_to_take
 }

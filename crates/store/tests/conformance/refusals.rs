@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use weft_overlay::Snapshot;
 use weft_store::etcd::{EtcdSettings, EtcdStore};
-use weft_store::{Op, Store, StoreError};
-use weft_testkit::Authority;
+use weft_store::{Follower, Listing, Op, SharedStore, Store, StoreError, Update, WatchEvent};
+use weft_testkit::{Authority, Program};
 
 use crate::server::Server;
 
@@ -120,5 +121,88 @@ fn roles_are_enough_and_no_more() {
         let error = stranger.get("/weft/v1/cluster").await.unwrap_err();
         assert!(matches!(error, StoreError::Refused { .. }) && error.hint().is_some(), "{error}");
         etcd.ctl(["auth", "disable"]).expect_ok();
+    });
+}
+
+#[test]
+fn keys_that_are_no_texts_and_values_that_are_long_hide_nothing() {
+    crate::run(Server::etcd(), async |server| {
+        let Server::Etcd { settings, .. } = &*server else { panic!() };
+        let patient = EtcdSettings { timeout: Some(60), ..settings.clone() };
+        let store: SharedStore = Arc::new(EtcdStore::new(patient).unwrap());
+        let client = crate::server::raw(settings).await;
+        let mut follower = Follower::new(Arc::clone(&store), "/weft/v1/");
+        let Update::Listed(start, _) = follower.next().await else { panic!() };
+        // More than a page of keys that nobody can read lie between two that one can.
+        for batch in 0..6u32 {
+            let key =
+                |number: u32| [b"/weft/v1/m\xff".as_slice(), &(batch * 100 + number).to_be_bytes()].concat();
+            let ops: Vec<_> =
+                (0..100).map(|number| etcd_client::TxnOp::put(key(number), "x", None)).collect();
+            client.kv_client().txn(etcd_client::Txn::new().and_then(ops)).await.unwrap();
+        }
+        for key in ["/weft/v1/a", "/weft/v1/z"] {
+            store.txn(&[], &put(key)).await.unwrap();
+        }
+        let listing = store.list("/weft/v1/").await.unwrap();
+        assert_eq!(readable(&listing), ["/weft/v1/a", "/weft/v1/z"]);
+        // They are passed over, counted and shown, whether they were listed or heard of.
+        let shown = Snapshot::from_list(&listing);
+        assert_eq!((listing.entries.len(), shown.bad_count()), (602, 602));
+        assert!(shown.bad().any(|bad| bad.key.starts_with("/weft/v1/m\\xff")), "{:?}", shown.bad().nth(1));
+        let mut heard = Snapshot::from_list(&start);
+        while heard.bad_count() < 602 {
+            if let Update::Changes(events) = follower.next().await {
+                heard.apply(&events, None);
+            }
+        }
+        // 66 values of a mebibyte are more than one answer may have.
+        for number in 0..66 {
+            let key = format!("/weft/v1/n{number:02}");
+            client.kv_client().put(key, vec![b'x'; 1 << 20], None).await.unwrap();
+        }
+        let listing = store.list("/weft/v1/").await.unwrap();
+        let found = readable(&listing);
+        assert_eq!((found.len(), found.last().copied()), (68, Some("/weft/v1/z")));
+        // A watch that begins before them has to be told them all at once, and ends: then they are listed, in pieces.
+        let mut watch = store.watch("/weft/v1/", start.revision + 1).await.unwrap();
+        let last = loop {
+            let event = watch.next().await.unwrap();
+            if event.is_last() {
+                break event;
+            }
+        };
+        assert!(matches!(&last, WatchEvent::Reset(why) if why.contains("too large")), "{last:?}");
+    });
+}
+
+/// Returns the keys of a listing that are texts.
+fn readable(listing: &Listing) -> Vec<&str> {
+    let keys = listing.entries.iter().map(|entry| entry.key.as_str());
+    keys.filter(|key| !key.contains('\\')).collect()
+}
+
+/// Opening a pipe waits for whoever is at its other end: nobody.
+#[test]
+fn a_pipe_among_a_stores_files_is_named_and_not_waited_for() {
+    crate::run(Server::files(), async |server| {
+        let store = server.store().await;
+        store.txn(&[], &put("/weft/v1/a")).await.unwrap();
+        let Server::Files { dir } = &*server else { panic!() };
+        for name in ["data/,weft,v1,b.json", "leases/1.json", "lock", "store.json"] {
+            let path = dir.path().join("live").join(name);
+            let kept = dir.path().join("kept");
+            if path.exists() {
+                std::fs::rename(&path, &kept).unwrap();
+            }
+            Program::new("mkfifo").args([path.as_os_str()]).run().expect_ok();
+            let error = store.list("/weft/v1/").await.unwrap_err().to_string();
+            assert!(error.contains(name) && error.ends_with("it is no file"), "{error}");
+            std::fs::remove_file(&path).unwrap();
+            if kept.exists() {
+                std::fs::rename(&kept, &path).unwrap();
+            }
+        }
+        assert_eq!(store.list("/weft/v1/").await.unwrap().entries.len(), 1);
     });
 }

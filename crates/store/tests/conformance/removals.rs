@@ -19,7 +19,7 @@ pub(crate) async fn a_network_goes_when_all_have_let_go(server: &mut Server) {
         claims.join(&request(number)).await.unwrap();
     }
     for number in [1, 2] {
-        claims.ensure_blocks(id(number), &blue).await.unwrap();
+        claims.claim_block(id(number), &blue, false).await.unwrap();
     }
     let store = claims.store();
     let (lease, other) = (
@@ -43,7 +43,7 @@ pub(crate) async fn a_network_goes_when_all_have_let_go(server: &mut Server) {
     store.revoke(lease).await.unwrap();
     claims.let_go(id(2), going.id).await.unwrap();
     assert!(snapshot(store).await.is_member(going.id, id(2)), "what is not being removed is not let go of");
-    claims.ensure_blocks(id(1), &blue).await.unwrap();
+    claims.claim_block(id(1), &blue, false).await.unwrap();
     claims.announce_removal(id(2), &blue, other).await.unwrap();
     for number in [1, 2] {
         claims.let_go(id(number), going.id).await.unwrap();
@@ -61,7 +61,7 @@ pub(crate) async fn what_is_left_of_a_network_is_collected(server: &mut Server) 
     let blue = claims_blue(&claims).await;
     let red = claims.create_network(&network("red", &["10.2.0.0/24"])).await.unwrap();
     for name in [&blue, &red.name] {
-        claims.ensure_blocks(id(1), name).await.unwrap();
+        claims.claim_block(id(1), name, false).await.unwrap();
     }
     let gone = snapshot(claims.store()).await.network_named(&blue).unwrap().id;
     claims.store().txn(&[], &[Op::delete(&Key::Network(blue))]).await.unwrap();
@@ -94,7 +94,7 @@ pub(crate) async fn what_is_left_of_a_host_is_collected(server: &mut Server) {
     let blue = claims_blue(&claims).await;
     claims.join(&request(2)).await.unwrap();
     for number in [1, 2] {
-        claims.ensure_blocks(id(number), &blue).await.unwrap();
+        claims.claim_block(id(number), &blue, false).await.unwrap();
     }
     announce(&claims, id(1)).await;
     let left = Left { host: id(2), at: clock.load(Ordering::Relaxed), reason: "forgotten".into() };

@@ -9,6 +9,16 @@ use weft_store::etcd::{EtcdSettings, EtcdStore};
 use weft_store::file::FileStore;
 use weft_testkit::{Authority, Etcd, Lab, Program};
 
+/// A client of etcd that writes what no host of ours would.
+pub(crate) async fn raw(settings: &EtcdSettings) -> etcd_client::Client {
+    let pem = |file: &Option<PathBuf>| std::fs::read(file.as_ref().unwrap()).unwrap();
+    let tls = etcd_client::TlsOptions::new()
+        .ca_certificate(etcd_client::Certificate::from_pem(pem(&settings.ca)))
+        .identity(etcd_client::Identity::from_pem(pem(&settings.cert), pem(&settings.key)));
+    let options = etcd_client::ConnectOptions::new().with_tls(tls);
+    etcd_client::Client::connect(&settings.endpoints, Some(options)).await.unwrap()
+}
+
 /// A store, and what is behind it.
 pub(crate) enum Server {
     Files { dir: tempfile::TempDir },

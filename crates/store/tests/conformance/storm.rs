@@ -77,7 +77,7 @@ fn sixty_hosts_that_come_together_know_each_other() {
             joins.push(tokio::spawn(async move {
                 let claims = Claims::new(store);
                 claims.join(&request(number)).await.unwrap();
-                claims.ensure_blocks(id(number), &blue).await.unwrap();
+                claims.claim_block(id(number), &blue, false).await.unwrap();
             }));
         }
         for join in joins {

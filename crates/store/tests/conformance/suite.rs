@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use weft_overlay::Snapshot;
 use weft_overlay::snapshot::Alarm;
-use weft_store::{Compare, Event, Follower, Op, Outcome, SharedStore, StoreError, Update, Watch, WatchEvent};
+use weft_store::{
+    Compare, Event, Follower, Op, Outcome, Read, SharedStore, StoreError, Update, Watch, WatchEvent,
+};
 
 use crate::server::Server;
 
@@ -143,6 +145,19 @@ pub(crate) async fn a_prefix_is_listed_at_one_revision(server: &mut Server) {
     assert_eq!(listing.revision, revision);
     assert_eq!(store.list("/t/59").await.unwrap().entries.len(), 10);
     assert_eq!(store.list("/u/").await.unwrap().revision, revision);
+}
+
+pub(crate) async fn what_is_asked_in_one_question_is_answered_in_its_order(server: &mut Server) {
+    let store = server.store().await;
+    write(&store, &[put("/t/b", "2"), put("/u/c", "3"), put("/t/a", "1")]).await;
+    let wanted = [Read::Key("/t".into()), Read::Prefix("/t/".into()), Read::Key("/u/c".into())];
+    let found = store.read(&wanted).await.unwrap();
+    let told: Vec<Vec<(&str, &[u8])>> = found
+        .iter()
+        .map(|entries| entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_slice())).collect())
+        .collect();
+    assert_eq!(told, [vec![], vec![("/t/a", &b"1"[..]), ("/t/b", b"2")], vec![("/u/c", b"3")]]);
+    assert_eq!(store.read(&[]).await.unwrap(), Vec::<Vec<_>>::new());
 }
 
 pub(crate) async fn of_many_that_want_a_key_one_gets_it(server: &mut Server) {

@@ -80,6 +80,44 @@ fn a_watch_that_hears_nothing_is_begun_again() {
     });
 }
 
+/// So many changes come that the watch is ended and begun again: nothing is lost by that, told twice or out of order.
+#[test]
+fn a_watch_that_hears_much_hears_everything_once() {
+    crate::run(Server::etcd(), async |server| {
+        let (store, other) = (watched(server, 1, 3), server.store().await);
+        put(&*other, "0").await;
+        let from = other.list("/t/").await.unwrap().revision;
+        let mut told = Vec::new();
+        // The first are told in one answer, which is a crowd already.
+        for number in 1..100 {
+            put(&*other, &number.to_string()).await;
+        }
+        let mut watch = store.watch("/t/", from).await.unwrap();
+        for number in 100..200 {
+            put(&*other, &number.to_string()).await;
+        }
+        let mut heard = async |count: usize, progress: usize| {
+            let mut asked = 0;
+            while told.len() < count || asked < progress {
+                match watch.next().await.unwrap() {
+                    WatchEvent::Changes(events) => told.extend(events.into_iter().map(|event| match event {
+                        weft_overlay::Event::Put(entry) => String::from_utf8(entry.value).unwrap(),
+                        other => panic!("{other:?}"),
+                    })),
+                    WatchEvent::Progress(_) => asked += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        heard(200, 0).await;
+        // It asks how far the server is as ever, and hears single changes.
+        heard(200, 3).await;
+        put(&*other, "200").await;
+        heard(201, 0).await;
+        assert_eq!(told, (0..=200).map(|number: u32| number.to_string()).collect::<Vec<_>>());
+    });
+}
+
 /// Packets to etcd vanish, and no connection is refused or closed.
 #[test]
 fn a_watch_goes_on_behind_a_black_hole() {

@@ -9,9 +9,10 @@ use serde_json::Value;
 use weft_manager::overlay::protocol::{Made, NewNetwork, Refusal};
 use weft_manager::{Kind, pools};
 use weft_model::{Mtu, NetworkName};
+use weft_overlay::blocks::Taken;
 use weft_overlay::records::{BlockState, Borrow, Egress, Encryption, Network, Pool};
 use weft_overlay::{HostId, NetworkId, Snapshot, Vni};
-use weft_store::claims;
+use weft_store::claims::{self, ClaimError};
 
 use crate::agent::agent::Agent;
 use crate::agent::known::Inner;
@@ -20,6 +21,9 @@ use crate::agent::{blocks, claim, lending, status};
 
 /// How long a network may take until it is to be had on this host.
 const LIMIT: Duration = Duration::from_secs(20);
+/// How often another subnet is chosen, and how soon, when another host was faster.
+const ATTEMPTS: u32 = 20;
+const AGAIN: Duration = Duration::from_millis(100);
 /// How long another host may take to say whether it lends an address.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -29,9 +33,23 @@ pub(crate) async fn create(agent: &Rc<Agent>, new: NewNetwork, reply: &Reply) ->
         Refusal::new(Kind::Usage, format!("invalid network name {:?}: {error}", new.name))
     })?;
     let (membership, _) = agent.joined()?;
-    let record = agent.with(|inner| described(&inner.snapshot, &new, name.clone()))?;
+    let mut record = agent.with(|inner| described(&inner.snapshot, &new, name.clone()))?;
     reply.progress(format!("creating network {name} in cluster {}", membership.cluster));
-    let network = claim::network(agent, &record).await?;
+    let mut attempt = 0;
+    let network = loop {
+        match claim::network(agent, &record).await? {
+            Ok(network) => break network,
+            // Somebody else was faster with the subnet that was chosen here: it will be heard of.
+            Err(ClaimError::Taken(Taken::Overlap { .. }))
+                if record.subnets.len() > new.subnets.len() && attempt < ATTEMPTS =>
+            {
+                attempt += 1;
+                tokio::time::sleep(AGAIN).await;
+                record = agent.with(|inner| described(&inner.snapshot, &new, name.clone()))?;
+            }
+            Err(error) => return Err(claim::refused(&error)),
+        }
+    };
     reply.progress(format!("network {name} has vni {}; waiting until it is to be had here", network.vni));
     let id = network.id;
     let path = agent.root.networks_dir().join(format!("{name}.conflist"));
@@ -217,6 +235,7 @@ pub(crate) async fn borrow(
 ) -> Result<Value, Refusal> {
     let network = find(agent, name)?;
     let (membership, _) = agent.joined()?;
+    blocks::keep(agent, network.id, addresses, LIMIT).await?;
     for address in addresses {
         if let Some(asked) = claim::borrow(agent, &network, *address, container).await? {
             lent(agent, &network, &asked).await?;
