@@ -17,8 +17,15 @@ use crate::{peers, setup};
 /// The test binaries that have such tests, by what cargo calls them.
 const BINARIES: [&str; 3] = ["conformance", "scenarios", "vlan"];
 /// What the names of the tests have in them that are run when nobody names any.
-const FEATURES: [&str; 6] =
-    ["vlan", "trunk", "dummy", "vrf", "kernels_wireguard", "bridge_keeps_its_containers_apart"];
+const FEATURES: [&str; 7] = [
+    "vlan",
+    "trunk",
+    "bridge_without_filtering",
+    "dummy",
+    "vrf",
+    "kernels_wireguard",
+    "bridge_keeps_its_containers_apart",
+];
 /// What they do not: what every kernel has, and what is about a kernel without.
 const ELSEWHERE: [&str; 2] = ["macvlan", "a_kernel_without"];
 /// What the first file system needs before it can read the real one.
