@@ -67,17 +67,23 @@ fn run() -> Result<()> {
     let figures = rounds::measure(&size)?;
     let published = published::measure(&size)?;
     let mut page = report::page(&figures, &published, &size)?;
-    page.push_str("\n## Every plugin\n");
-    page.push_str(&every::measure(size.containers)?);
-    page.push_str("\n## Overlays\n");
-    page.push_str(&overlay::measure()?);
+    let keep = |page: &str| if quick { Ok(()) } else { write(PAGE, page) };
+    keep(&page)?;
+    let mut rest: Vec<(&str, Box<dyn Fn() -> Result<String>>)> = vec![
+        ("Every plugin", Box::new(move || every::measure(size.containers))),
+        ("Overlays", Box::new(overlay::measure)),
+    ];
     if !quick {
-        page.push_str("\n## Many hosts\n");
-        // The rest took its time, and is none the worse for it.
-        page.push_str(&storm::measure().unwrap_or_else(|error| format!("\nNot measured: {error:#}.\n")));
+        rest.push(("Many hosts", Box::new(storm::measure)));
+    }
+    for (title, measure) in rest {
+        // What is there took its time, and is none the worse for what fails or is broken off behind it.
+        let section = measure().unwrap_or_else(|error| format!("\nNot measured: {error:#}.\n"));
+        page.push_str(&format!("\n## {title}\n{section}"));
+        keep(&page)?;
     }
     print!("{page}");
-    if quick { Ok(()) } else { write(PAGE, &page) }
+    Ok(())
 }
 
 /// Writes a file of the work tree.
