@@ -67,20 +67,16 @@ fn run() -> Result<()> {
     let figures = rounds::measure(&size)?;
     let published = published::measure(&size)?;
     let mut page = report::page(&figures, &published, &size)?;
-    let keep = |page: &str| if quick { Ok(()) } else { write(PAGE, page) };
-    keep(&page)?;
-    let mut rest: Vec<(&str, Box<dyn Fn() -> Result<String>>)> = vec![
-        ("Every plugin", Box::new(move || every::measure(size.containers))),
-        ("Overlays", Box::new(overlay::measure)),
-    ];
-    if !quick {
-        rest.push(("Many hosts", Box::new(storm::measure)));
-    }
-    for (title, measure) in rest {
+    let mut append = |title: &str, measured: Result<String>| {
         // What is there took its time, and is none the worse for what fails or is broken off behind it.
-        let section = measure().unwrap_or_else(|error| format!("\nNot measured: {error:#}.\n"));
+        let section = measured.unwrap_or_else(|error| format!("\nNot measured: {error:#}.\n"));
         page.push_str(&format!("\n## {title}\n{section}"));
-        keep(&page)?;
+        if quick { Ok(()) } else { write(PAGE, &page) }
+    };
+    append("Every plugin", every::measure(size.containers))?;
+    append("Overlays", overlay::measure())?;
+    if !quick {
+        append("Many hosts", storm::measure())?;
     }
     print!("{page}");
     Ok(())
