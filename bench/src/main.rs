@@ -25,7 +25,7 @@ mod storm;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 const PAGE: &str = "docs/performance.md";
 
@@ -67,11 +67,17 @@ fn run() -> Result<()> {
     let figures = rounds::measure(&size)?;
     let published = published::measure(&size)?;
     let mut page = report::page(&figures, &published, &size)?;
-    let mut append = |title: &str, measured: Result<String>| {
+    let keep = |page: &str| if quick { Ok(()) } else { write(PAGE, page) };
+    keep(&page)?;
+    let mut failed = Vec::new();
+    let mut append = |title: &'static str, measured: Result<String>| {
         // What is there took its time, and is none the worse for what fails or is broken off behind it.
-        let section = measured.unwrap_or_else(|error| format!("\nNot measured: {error:#}.\n"));
+        let section = measured.unwrap_or_else(|error| {
+            failed.push(title);
+            format!("\nNot measured: {error:#}.\n")
+        });
         page.push_str(&format!("\n## {title}\n{section}"));
-        if quick { Ok(()) } else { write(PAGE, &page) }
+        keep(&page)
     };
     append("Every plugin", every::measure(size.containers))?;
     append("Overlays", overlay::measure())?;
@@ -79,6 +85,7 @@ fn run() -> Result<()> {
         append("Many hosts", storm::measure())?;
     }
     print!("{page}");
+    ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));
     Ok(())
 }
 

@@ -3,6 +3,9 @@
 //! A machine's pace changes from second to second by more than what is looked for. Two that are measured next to each other meet
 //! the same pace, so what counts is each round's ratio; and the scatter of these says how sure their middle is.
 
+/// A share that is near all.
+pub(crate) const NEAR: f64 = 0.95;
+
 /// The median of the rounds' ratios, and between what bounds the true one lies with a certainty of 95 %.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Ratio {
@@ -34,9 +37,10 @@ impl Ratio {
         })
     }
 
-    /// Returns whether nothing speaks against ours having at least this share.
-    pub(crate) fn reaches(self, share: f64) -> bool {
-        self.high >= share
+    /// Returns whether ours is not below: the middle differs by no more than what passes in a moment does from moment to moment,
+    /// and the true one may be 1.
+    pub(crate) fn is_not_below(self) -> bool {
+        self.middle >= NEAR && self.high >= 1.0
     }
 }
 
@@ -57,9 +61,9 @@ mod tests {
         let ours: Vec<f64> = theirs.iter().map(|rate| rate * 1.1).collect();
         let ratio = Ratio::of(&ours, &theirs).unwrap();
         assert!([ratio.low, ratio.middle, ratio.high].iter().all(|one| (one - 1.1).abs() < 1e-9), "{ratio}");
-        assert!(ratio.reaches(1.0));
+        assert!(ratio.is_not_below());
         let other = Ratio::of(&theirs, &ours).unwrap();
-        assert!(!other.reaches(1.0), "{other}");
+        assert!(!other.is_not_below(), "{other}");
         assert_eq!(Ratio::of(&[], &[]), None);
     }
 
@@ -68,6 +72,9 @@ mod tests {
         let theirs = vec![10.0; 40];
         let ours: Vec<f64> = (0..40).map(|round| if round % 5 < 3 { 9.9 } else { 10.2 }).collect();
         let ratio = Ratio::of(&ours, &theirs).unwrap();
-        assert!(ratio.middle < 1.0 && ratio.low < 1.0 && ratio.reaches(1.0), "{ratio}");
+        assert!(ratio.middle < 1.0 && ratio.is_not_below(), "{ratio}");
+        let far: Vec<f64> = (0..40).map(|round| if round % 5 < 3 { 9.0 } else { 11.0 }).collect();
+        let ratio = Ratio::of(&far, &theirs).unwrap();
+        assert!(ratio.high >= 1.0 && !ratio.is_not_below(), "being unsure is no excuse: {ratio}");
     }
 }

@@ -34,7 +34,7 @@ const REASONS: &str = "
   parser, and the functions they run lie next to each other. They start without the C library's seventy questions to the
   processor, for each of which a virtual machine has to be left ([why](adr/0013-what-a-start-costs.md)).
 - What an ADD handles are a thousand small pieces of memory: the plugins have a heap that merges and gives back nothing
-  ([why](adr/0022-the-memory-of-a-plugin.md)). And they look nothing up below `/proc/self`, which the kernel makes for each process anew.
+  ([why](adr/0021-the-memory-of-a-plugin.md)). And they look nothing up below `/proc/self`, which the kernel makes for each process anew.
 - Parameters of links are asked for and set by netlink: a file below `/proc/sys/net` is looked up among those of all namespaces.
 - One NEWLINK creates the pair with the peer born in its namespace, enslaves the host's end and raises it; one batch inside
   the namespace does the rest. The address plugin is the same binary, and is called, not started.

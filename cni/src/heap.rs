@@ -70,7 +70,7 @@ impl Heap {
 
     /// Returns a piece of the arena, and whether it was never used; null when there is none.
     fn take(&self, layout: Layout) -> (*mut u8, bool) {
-        let Some((index, size)) = size_of(layout) else { return (null_mut(), false) };
+        let Some((index, size)) = size_for(layout) else { return (null_mut(), false) };
         self.alone(|pieces| {
             let freed = pieces.freed[index];
             if !freed.is_null() {
@@ -91,7 +91,7 @@ impl Heap {
 
 /// Returns which size a piece for this has, and how many bytes that is. None for what is too large, or begins at rarer
 /// addresses than all pieces do.
-fn size_of(layout: Layout) -> Option<(usize, usize)> {
+fn size_for(layout: Layout) -> Option<(usize, usize)> {
     let wanted = layout.size().max(1);
     if layout.align() > STEP || wanted > LARGEST {
         return None;
@@ -133,7 +133,7 @@ unsafe impl GlobalAlloc for Heap {
 
     #[inline(never)]
     unsafe fn dealloc(&self, piece: *mut u8, layout: Layout) {
-        match size_of(layout) {
+        match size_for(layout) {
             Some((index, _)) if self.owns(piece) => self.alone(|pieces| {
                 // SAFETY: the piece is nobody's any more, begins at a multiple of STEP and has room for an address.
                 unsafe { piece.cast::<*mut u8>().write(pieces.freed[index]) };
@@ -152,7 +152,7 @@ unsafe impl GlobalAlloc for Heap {
         }
         // SAFETY: the caller answers for size and alignment.
         let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
-        if size_of(wanted) == size_of(layout) {
+        if size_for(wanted) == size_for(layout) {
             return piece;
         }
         // SAFETY: two pieces of at least the lesser size that have nothing in common; the old one goes with its layout.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use weft_testkit::{Container, Lab};
+use weft_testkit::{Container, Lab, falls_silent};
 
 const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:ffff::1"];
 const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:ffff::2"];
@@ -33,12 +33,6 @@ fn served(lab: &Lab, options: &[&str]) -> (Container, [weft_testkit::TcpServer; 
 /// Whether somebody answers.
 fn open(from: &Container, host: &str, port: u16) -> bool {
     from.ask_tcp(ip(host), port).is_ok()
-}
-
-/// What is withdrawn is closed within a few milliseconds: the kernel's clock has to tick.
-#[track_caller]
-fn closes(from: &Container, host: &str, port: u16) {
-    assert!((0..20).any(|_| !open(from, host, port)), "{host} port {port} stays open");
 }
 
 /// What the outside reaches: the published port of the host; the published and the other port of the container, and a
@@ -94,7 +88,7 @@ fn routed_lets_in_the_containers_published_ports() {
     assert_eq!(shown.expect_ok(), "10.90.0.2:80/tcp\n[fd00:90::2]:80/tcp\n");
     lab.weft(["port", "unpublish", "red", "8080:80"]).expect_ok();
     for own in ["10.90.0.2", "fd00:90::2"] {
-        closes(&outside, own, 80);
+        assert!(falls_silent(&outside, own, 80));
     }
     lab.weft(["port", "publish", "red", "81,from=2001:db8:ffff::/64"]).expect_ok();
     assert!(open(&outside, "fd00:90::2", 81) && !open(&outside, "10.90.0.2", 81));
@@ -110,8 +104,8 @@ fn each_family_has_a_mode_of_its_own() {
     assert_eq!(seen(&red, &outside, OUTSIDE[0]).as_deref(), Some(HOST[0]));
     assert_eq!(seen(&red, &outside, OUTSIDE[1]).as_deref(), Some("fd00:90::2"));
     lab.weft(["port", "unpublish", "red", "8080:80"]).expect_ok();
-    closes(&outside, HOST[0], 8080);
-    closes(&outside, "fd00:90::2", 80);
+    assert!(falls_silent(&outside, HOST[0], 8080));
+    assert!(falls_silent(&outside, "fd00:90::2", 80));
 }
 
 #[test]

@@ -115,13 +115,6 @@ pub(crate) fn by(from: &Container, port: u16) -> Option<String> {
     from.ask_tcp(ip(HOST[0]), port).map(|answer| answer.by).ok()
 }
 
-/// Tells whether nobody answers any more.
-///
-/// KERNEL: an element of a set that is told to expire is met until the next jiffy, 10 ms at most.
-pub(crate) fn falls_silent(from: &Container, port: u16) -> bool {
-    (0..50).any(|_| by(from, port).is_none())
-}
-
 /// Returns what a container publishes, a line each, as the books have it.
 pub(crate) fn books(lab: &Lab, container: &str) -> Vec<String> {
     let path = format!("run/weft/ports/owners/{container},eth0.json");

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::thread;
 
 use serde_json::{Value, json};
-use weft_testkit::{Container, Lab, Output, Program, skip_unless, staged_folder};
+use weft_testkit::{Container, Lab, Output, Program, falls_silent, skip_unless, staged_folder};
 
-use crate::ports::{HOST, Net, books, by, entry, falls_silent, host_ports, ip, tcp, udp};
+use crate::ports::{HOST, Net, books, by, entry, host_ports, ip, tcp, udp};
 
 #[test]
 fn the_late_del_of_an_old_owner_leaves_the_new_owners_port() {
@@ -27,7 +27,7 @@ fn the_late_del_of_an_old_owner_leaves_the_new_owners_port() {
 
     assert_eq!(by(&outside, 8080).as_deref(), Some("green"), "red's DEL took green's port");
     net.withdraw(&green);
-    assert!(falls_silent(&outside, 8080));
+    assert!(falls_silent(&outside, HOST[0], 8080));
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn the_late_del_of_an_old_owner_leaves_the_new_owner_of_its_address() {
         "red's DEL took green's rules"
     );
     assert_eq!(green.ask_tcp(ip(HOST[0]), 9090).unwrap().by, "green", "red's DEL took green's hairpin");
-    assert!(falls_silent(&outside, 8080));
+    assert!(falls_silent(&outside, HOST[0], 8080));
     net.call(&Value::Null, json!([])).del(&red).expect_ok();
     assert_eq!(by(&outside, 9090).as_deref(), Some("green"));
 }
@@ -79,7 +79,7 @@ fn the_del_of_a_network_leaves_what_the_interface_has_on_another() {
         "the first network's DEL took the second one's port"
     );
     second.withdraw(&red);
-    assert!(falls_silent(&outside, 9090));
+    assert!(falls_silent(&outside, HOST[0], 9090));
 }
 
 /// Two containers exchange a port again and again while somebody calls without a pause.
@@ -170,7 +170,7 @@ fn many_containers_publish_many_ports_at_once() {
     at_once(calls.iter().collect(), |(call, container)| call.check(container).expect_ok().len());
     at_once(calls.iter().collect(), |(call, container)| call.del(container).expect_ok().len());
     for host in HOST {
-        assert!(outside.ask_tcp(ip(host), first(3)).is_err());
+        assert!(falls_silent(&outside, host, first(3)), "{host}");
     }
     drop((services, before));
 }
@@ -209,7 +209,7 @@ fn of_many_that_want_a_port_at_once_one_gets_it() {
             assert_eq!(by(&outside, 8080).as_deref(), Some(name));
         }
         net.withdraw(&containers[winners[0]]);
-        assert!(falls_silent(&outside, 8080));
+        assert!(falls_silent(&outside, HOST[0], 8080));
     }
     drop(services);
 }
@@ -319,7 +319,7 @@ fn crash(verb: &str) {
                     net.call(&Value::Null, json!([])).gc(&[("green", "eth0")]).expect_ok();
                 }
             }
-            assert!(falls_silent(&outside, 8080), "{moment}");
+            assert!(falls_silent(&outside, HOST[0], 8080), "{moment}");
             assert_eq!(books(&lab, "red"), [""; 0], "{moment}");
             // A file that was being written has another name, and is nobody's (docs/state.md).
             lab.sh(&format!("find {} -name '.weft-new-*' -delete", lab.root().display())).expect_ok();
@@ -358,7 +358,7 @@ fn a_live_change_killed_at_any_moment_is_mended_by_the_next_command() {
             assert_eq!(by(&outside, 8081).as_deref(), Some("red"), "what both have went at {kind} {nth}");
             let done = output.code == 0;
             net.call(&previous[0], new.clone()).add(&red).expect_ok();
-            assert!(falls_silent(&outside, 8080), "{kind} {nth}");
+            assert!(falls_silent(&outside, HOST[0], 8080), "{kind} {nth}");
             assert_eq!([8081, 8082].map(|port| by(&outside, port).is_some()), [true, true], "{kind} {nth}");
             net.call(&previous[1], json!([tcp(8080, 80)])).add(&green).expect_ok();
             assert_eq!(by(&outside, 8080).as_deref(), Some("green"), "{kind} {nth}");

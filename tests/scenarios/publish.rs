@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use weft_testkit::{Container, Lab, skip_unless};
+use weft_testkit::{Container, Lab, falls_silent, skip_unless};
 
 /// The host, as the outside knows it.
 const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:ffff::1"];
@@ -46,12 +46,6 @@ fn answers(from: &Container, host: &str, port: u16, by: &str, caller: &str) {
 fn silent(from: &Container, host: &str, port: u16) {
     let answer = from.ask_tcp(ip(host), port);
     assert!(answer.is_err(), "{host} port {port}: {answer:?}");
-}
-
-/// What is withdrawn is closed within a few milliseconds: the kernel's clock has to tick.
-#[track_caller]
-fn closes(from: &Container, host: &str, port: u16) {
-    assert!((0..20).any(|_| from.ask_tcp(ip(host), port).is_err()), "{host} port {port} stays open");
 }
 
 fn listed(lab: &Lab, words: &[&str]) -> Vec<String> {
@@ -100,7 +94,7 @@ fn a_live_container_gets_a_port_and_loses_it() {
     let gone = lab.weft(["port", "unpublish", "red", "8080:80"]);
     assert_eq!(gone.expect_ok(), published.stdout);
     for host in HOST {
-        closes(&outside, host, 8080);
+        assert!(falls_silent(&outside, host, 8080));
     }
     assert!(listed(&lab, &[]).is_empty());
     // What the network needs for published ports stays with it.
@@ -131,7 +125,7 @@ fn ports_come_with_the_connection_and_go_with_it() {
     );
 
     lab.weft(["network", "disconnect", "blue", "red"]).expect_ok();
-    closes(&outside, HOST[0], 8080);
+    assert!(falls_silent(&outside, HOST[0], 8080));
     assert!(listed(&lab, &[]).is_empty());
     let green = connected(&lab, "blue", "green", &["-p", "8080:81"]);
     let _service = green.serve_tcp(81);
@@ -184,7 +178,7 @@ fn a_range_is_one_publication() {
     assert!(listed(&lab, &[]).contains(&"0.0.0.0:9000-9999->9000-9999/tcp".to_string()));
     lab.weft(["port", "publish", "red", "9500:1"]).expect_failure(4, &["red", "blue"]);
     lab.weft(["port", "unpublish", "red", "9000-9999:9000-9999"]).expect_ok();
-    closes(&outside, HOST[0], 9123);
+    assert!(falls_silent(&outside, HOST[0], 9123));
     assert_eq!(outside.ask_tcp(ip(HOST[0]), 7005).unwrap().port, 85, "the other range stays");
 }
 

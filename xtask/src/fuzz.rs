@@ -11,7 +11,7 @@ use std::process::{ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::setup;
-use crate::shell::{cargo, entries, program, run as execute, top};
+use crate::shell::{cargo, entries, in_its_place, program, run as execute, top};
 
 /// The variable by which this program knows that cargo calls it in place of the compiler.
 pub(crate) const WRAPS: &str = "WEFT_MEASURED";
@@ -115,12 +115,6 @@ pub(crate) fn compile(ours: &Path) -> Result<ExitCode> {
     let folder = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
     let follows = |word: &str| words.windows(2).any(|two| two[0] == "--crate-type" && two[1] == *word);
     let is_ours = folder.starts_with(ours) && !follows("proc-macro");
-    // The compiler runs where cargo started it, not at the top.
-    let mut command = program(compiler);
-    command.current_dir(std::env::current_dir().context("there is no current folder")?).args(&words);
-    if is_ours {
-        command.args(MEASURED);
-    }
-    let status = command.env_remove(WRAPS).status().context("cannot start the compiler")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let more = if is_ours { MEASURED.map(OsString::from).to_vec() } else { Vec::new() };
+    in_its_place(compiler, &words, &more, WRAPS)
 }

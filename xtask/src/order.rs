@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::shell::{cargo, output, program, run as execute, top, write};
+use crate::shell::{cargo, in_its_place, output, program, run as execute, top, write};
 use crate::{peers, setup, stage};
 
 /// The variable by which this program knows that the compiler calls it in place of the linker.
@@ -31,20 +31,17 @@ pub(crate) fn run() -> Result<()> {
 /// Is the linker, which is given the order of the functions when it links the plugins.
 pub(crate) fn link() -> Result<ExitCode> {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let mut linker = program("cc");
-    linker.current_dir(std::env::current_dir().context("there is no current folder")?).args(&words);
+    let mut more = Vec::new();
     let made = words.iter().position(|word| word == "-o").and_then(|at| words.get(at + 1)).map(Path::new);
     if let Some(made) = made.filter(|made| is_of_plugins(made)) {
         let list = made.with_extension("order");
-        let order = order(&words)?;
-        write(&list, &order)?;
+        write(&list, &order(&words)?)?;
         // The pinned toolchain links with lld on this target. Functions that only some builds have are no matter.
         let mut option = OsString::from("-Wl,--no-warn-symbol-ordering,--symbol-ordering-file=");
         option.push(list);
-        linker.arg(option);
+        more.push(option);
     }
-    let status = linker.env_remove(LINKS).status().context("cannot start cc")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    in_its_place("cc", &words, &more, LINKS)
 }
 
 fn is_of_plugins(made: &Path) -> bool {

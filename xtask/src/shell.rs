@@ -1,8 +1,8 @@
 //! Starting programs and writing files: the two things a task does.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -61,6 +61,22 @@ pub(crate) fn complaint(command: &mut Command) -> Result<String> {
         bail!("{text}: succeeded: {}", String::from_utf8_lossy(&output.stdout).trim());
     }
     Ok(String::from_utf8_lossy(&output.stderr).trim().to_string())
+}
+
+/// Runs a program in whose place this one was called, where and with the words that were meant for it and `more`. `variable`
+/// is what made this program stand in, and is not handed on.
+pub(crate) fn in_its_place(
+    program: impl AsRef<OsStr>,
+    words: &[OsString],
+    more: &[OsString],
+    variable: &str,
+) -> Result<ExitCode> {
+    let mut command = self::program(program);
+    // Whoever called it has its own current folder, which is not the top.
+    command.current_dir(std::env::current_dir().context("there is no current folder")?);
+    command.args(words).args(more).env_remove(variable);
+    let status = command.status().with_context(|| format!("cannot start {}", line(&command)))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Says whether a program of this name would be found.

@@ -328,6 +328,22 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_in_our_table_shows_who_carries_the_rules() {
+        let dir = tempfile::tempdir().unwrap();
+        let claims = Claims(dir.path());
+        let [n1, n2] = ["n1", "n2"].map(|name| name.parse::<NetworkName>().unwrap());
+        assert!(!claims.is_in_our_table(&n1));
+        claims.take(&n1, &subnet("10.1.0.0/16")).unwrap();
+        assert!(claims.is_in_our_table(&n1) && !claims.is_in_our_table(&n2));
+        claims.note_carrier(&n1, true).unwrap();
+        assert!(!claims.is_in_our_table(&n1), "its rules are in chains of iptables");
+        claims.note_carrier(&n1, false).unwrap();
+        assert!(claims.is_in_our_table(&n1));
+        claims.drop_all(&n1, &MASQUERADING).unwrap();
+        assert!(!claims.is_in_our_table(&n1));
+    }
+
+    #[test]
     fn a_subnet_is_wanted_until_its_last_network_drops_it() {
         let dir = tempfile::tempdir().unwrap();
         let claims = Claims(dir.path());

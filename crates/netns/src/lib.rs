@@ -86,7 +86,7 @@ impl Netns {
     ///
     /// # Errors
     ///
-    /// When `/proc` is not mounted.
+    /// As [`Netns::current`].
     pub fn host() -> Result<Self, NetnsError> {
         Self::current()
     }

@@ -31,8 +31,12 @@ fn work_runs_inside_and_the_caller_stays_outside() {
     let red = create("red").unwrap();
     assert!(!red.same_as(&before));
 
-    let seen = red.run(|| Netns::current().unwrap().same_as(&red)).unwrap();
+    let by_proc = || Netns::open("/proc/thread-self/ns/net").unwrap();
+    let seen = red.run(|| Netns::current().unwrap().same_as(&red) && by_proc().same_as(&red)).unwrap();
     assert!(seen, "the work ran inside");
+    assert!(by_proc().same_as(&before), "a socket's namespace is that of the thread that made it");
+    assert!(red.is_at("/run/netns/red".as_ref()) && !before.is_at("/run/netns/red".as_ref()));
+    assert!(!red.is_at("/run/netns/blue".as_ref()), "what is not there is nobody");
     let panicked = thread::scope(|scope| scope.spawn(|| red.run(|| panic!("on purpose")).is_ok()).join());
     assert!(panicked.is_err(), "a panic reaches the caller");
     assert!(Netns::current().unwrap().same_as(&before), "the caller never moved");

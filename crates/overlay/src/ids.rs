@@ -49,13 +49,13 @@ macro_rules! id {
 
             /// Returns the first 12 hex digits, the form people see and type.
             pub fn short(&self) -> String {
-                self.0[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+                hex::encode(&self.0[..6])
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str(std::str::from_utf8(&to_hex(&self.0)).unwrap_or_default())
+                out.write_str(&hex::encode(self.0))
             }
         }
 
@@ -251,27 +251,10 @@ impl Visitor<'_> for Text {
 }
 
 fn from_hex(text: &str) -> Option<[u8; 16]> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let digits: &[u8; 32] = text.as_bytes().try_into().ok()?;
     let mut bytes = [0; 16];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(bytes)
-}
-
-fn to_hex(bytes: &[u8; 16]) -> [u8; 32] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [0; 32];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0xf)];
-    }
-    text
+    // One id has one text.
+    let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    (is_lower && hex::decode_to_slice(text, &mut bytes).is_ok()).then_some(bytes)
 }
 
 /// Returns as much of a hostile text as an error should repeat.

@@ -52,7 +52,7 @@ pub use packets::{Ear, Heard};
 pub use peer::{peer, peer_program, unpacked, until};
 pub use plugin::PluginCall;
 pub use program::{Background, Output, Program, staged, staged_folder};
-pub use reach::{does_not_reach, reaches, stops_reaching};
+pub use reach::{does_not_reach, falls_silent, reaches, stops_reaching};
 pub use skip::{SKIPS, skipped};
 pub use snapshot::Snapshot;
 pub use statics::StaticNetwork;

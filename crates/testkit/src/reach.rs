@@ -1,5 +1,7 @@
 //! Whom a container reaches, and whom it does not.
 
+use std::net::IpAddr;
+
 use crate::Container;
 
 /// A new bridge probes its link-local address for a second or two, and without that the host asks for no
@@ -34,6 +36,15 @@ pub fn stops_reaching(from: &Container, to: impl IntoIterator<Item = impl AsRef<
         let stopped = (0..20).any(|_| !answers(from, address));
         assert!(stopped && !answers(from, address), "{} still reaches {address}", from.name());
     }
+}
+
+/// Tells whether nobody answers at a TCP port any more.
+///
+/// KERNEL: an element of a map that is told to expire matches until the next jiffy, 10 ms at most.
+#[must_use]
+pub fn falls_silent(from: &Container, address: &str, port: u16) -> bool {
+    let address: IpAddr = address.parse().unwrap_or_else(|error| panic!("{address}: {error}"));
+    (0..50).any(|_| from.ask_tcp(address, port).is_err())
 }
 
 fn answers(from: &Container, address: &str) -> bool {
