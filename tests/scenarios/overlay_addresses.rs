@@ -147,8 +147,10 @@ fn an_address_of_another_hosts_block_is_lent() {
     fill(owner, block, 41..63);
     let next = connected(&cluster, 2, "next");
     assert_ne!(addresses(&next)[0], address, "it is the last that is left, and lent");
-    // The agent makes the way to the other block that it has claimed meanwhile.
-    cluster.eventually("all is as it should be", || owner.weft(["overlay", "peers", "--verify"]).code == 0);
+    // The agent claims another block meanwhile.
+    cluster.eventually("all is as it should be", || {
+        blocks(&cluster, 2).len() == 2 && owner.weft(["overlay", "peers", "--verify"]).code == 0
+    });
     let diag = owner.weft(["overlay", "diag", &address]);
     assert!(diag.expect_ok().contains("of h1"), "{}", diag.stdout);
     // It comes back when it is given back.

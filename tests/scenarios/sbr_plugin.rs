@@ -1,7 +1,7 @@
 //! The chained `sbr` plugin: answers go back the way the calls came.
 
 use serde_json::{Value, json};
-use weft_testkit::{Container, Lab, PluginCall};
+use weft_testkit::{Container, Lab, PluginCall, until};
 
 fn sbr<'lab>(lab: &'lab Lab, keys: &Value) -> PluginCall<'lab> {
     let mut conf = json!({"cniVersion": "1.1.0", "name": "second", "type": "sbr"});
@@ -67,6 +67,8 @@ fn a_failed_add_puts_the_routes_back() {
     let lab = Lab::new();
     let (red, result) = connected(&lab, "red");
     let routes = |red: &Container| red.ip("route show table all") + &red.ip("-6 route show table main");
+    // KERNEL: an IPv6 address is there a moment before the way to it is.
+    until("both links have their addresses", || routes(&red).matches("local fe80:").count() == 2);
     let before = (routes(&red), rules(&red));
     let refused = sbr(&lab, &json!({"gateways": ["203.0.113.1"]})).prev_result(&result).add(&red);
     assert_ne!(refused.code, 0, "the gateway is out of reach: {refused}");
