@@ -125,7 +125,8 @@ fn an_agent_that_is_killed_at_once_after_a_change_takes_nothing_back() {
     const COPY: &str = "var/lib/weft/overlay/state.json";
     let mut cluster = Cluster::new(2);
     let host = cluster.host(1);
-    let knows_both = |copy: &str| ["h1", "h2"].iter().all(|name| copy.contains(&format!(r#""name":"{name}""#)));
+    let knows_both =
+        |copy: &str| ["h1", "h2"].iter().all(|name| copy.contains(&format!(r#""name":"{name}""#)));
     cluster.eventually("the disk has a copy", || host.path(COPY).exists() && knows_both(&host.read(COPY)));
     let old = host.read(COPY);
     cluster.network(1, &["blue"]);
