@@ -215,7 +215,7 @@ fn what_is_not_as_it_should_be_is_listed() {
     // What the agent would mend it cannot, for somebody else has the place.
     let block =
         host.sh("ip -4 route show proto 201 | grep via | cut -d' ' -f1").expect_ok().trim().to_owned();
-    host.sh(&format!("ip route del {block} && ip route add {block} via 192.0.2.2 dev u0")).expect_ok();
+    host.sh(&format!("ip route replace {block} via 192.0.2.2 dev u0")).expect_ok();
     cluster.eventually("it is told", || {
         let told = host.weft(["overlay", "peers", "--verify"]);
         let named = told.stdout.lines().any(|line| line.contains("network blue") && line.contains(&block));

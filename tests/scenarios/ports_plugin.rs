@@ -1,7 +1,7 @@
 //! `portmap` as a plugin: what it refuses, what it leaves, what it says.
 
 use serde_json::{Value, json};
-use weft_testkit::{Lab, Snapshot, falls_silent};
+use weft_testkit::{Lab, Snapshot, falls_silent, until};
 
 use crate::ports::{HOST, Net, books, by, entry, host_ports, ip, tcp, udp};
 
@@ -75,7 +75,9 @@ fn a_host_address_of_another_host_may_be_published_when_asked_for() {
     let outside = lab.uplink();
     assert!(outside.ask_tcp(ip("192.0.2.9"), 8080).is_err());
     lab.ip("address add 192.0.2.9/24 dev uplink0");
-    assert_eq!(outside.ask_tcp(ip("192.0.2.9"), 8080).unwrap().by, "red");
+    // The outside asks for the neighbour once a second.
+    let answered = || outside.ask_tcp(ip("192.0.2.9"), 8080).is_ok_and(|answer| answer.by == "red");
+    until("the outside knows the neighbour", answered);
 }
 
 #[test]
