@@ -8,6 +8,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
+use std::ffi::c_char;
 use std::hint::spin_loop;
 use std::ptr::{self, null_mut};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +41,12 @@ struct Pieces {
     freed: [*mut u8; SIZES],
 }
 
-// SAFETY: whoever touches the pieces has set `busy`, and a piece belongs to one owner.
+unsafe extern "C" {
+    /// Not 0 as long as the process has one thread (glibc, `<sys/single_threaded.h>`).
+    static __libc_single_threaded: c_char;
+}
+
+// SAFETY: whoever touches the pieces is the only thread or has set `busy`, and a piece belongs to one owner.
 unsafe impl Sync for Heap {}
 
 impl Heap {
@@ -55,12 +61,17 @@ impl Heap {
 
     /// Works with the pieces, alone.
     fn alone<T>(&self, work: impl FnOnce(&mut Pieces) -> T) -> T {
-        while self.busy.swap(true, Ordering::Acquire) {
+        // SAFETY: only the thread that makes the second one changes it.
+        let shared = unsafe { __libc_single_threaded } == 0;
+        // A lock costs more than the work, and most plugins have one thread.
+        while shared && self.busy.swap(true, Ordering::Acquire) {
             spin_loop();
         }
-        // SAFETY: `busy` was not set, so nobody else is here.
+        // SAFETY: there is no other thread, or `busy` was not set: nobody else is here.
         let done = work(unsafe { &mut *self.pieces.get() });
-        self.busy.store(false, Ordering::Release);
+        if shared {
+            self.busy.store(false, Ordering::Release);
+        }
         done
     }
 
