@@ -29,8 +29,24 @@ const SECONDS: u32 = 10;
 /// No input takes longer, in seconds, nor more memory, in MiB; and none is longer, in bytes.
 const BOUNDS: [&str; 3] = ["-timeout=20", "-rss_limit_mb=1024", "-max_len=8192"];
 
-/// Builds the targets and runs those that are named, or all.
+/// Runs the targets that are named, or all.
 pub(crate) fn run(words: &[String]) -> Result<()> {
+    let outcomes = outcomes(words)?;
+    let crashed: Vec<&str> = outcomes.iter().filter(|one| !one.good).map(|one| one.name.as_str()).collect();
+    if !crashed.is_empty() {
+        bail!("fuzz: {} crashed", crashed.join(", "));
+    }
+    Ok(())
+}
+
+/// How the run of a target ended.
+pub(crate) struct Outcome {
+    name: String,
+    pub(crate) good: bool,
+}
+
+/// Builds the targets, runs those that are named, or all, and says of each how it ended.
+pub(crate) fn outcomes(words: &[String]) -> Result<Vec<Outcome>> {
     let mut seconds = SECONDS;
     let mut names = Vec::new();
     let mut rest = words.iter();
@@ -58,10 +74,11 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     build()?;
     // Each target has a processor to itself.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut all = Vec::new();
     for few in names.chunks(cores) {
-        at_once(few, seconds)?;
+        all.extend(at_once(few, seconds)?);
     }
-    Ok(())
+    Ok(all)
 }
 
 fn folder() -> PathBuf {
@@ -76,13 +93,13 @@ fn build() -> Result<()> {
     execute(build.env("RUSTC_WRAPPER", wrapper).env(WRAPS, top()))
 }
 
-/// Runs some targets beside each other; a crash of one is an error that names the input.
-fn at_once(names: &[String], seconds: u32) -> Result<()> {
+/// Runs some targets beside each other, and says of a crash which input it was and how to run it again.
+fn at_once(names: &[String], seconds: u32) -> Result<Vec<Outcome>> {
     let mut running = Vec::new();
     for name in names {
         let found = folder().join("found").join(name);
         std::fs::create_dir_all(&found).context("cannot create target/fuzz/found")?;
-        let mut command = program(folder().join("release").join(name));
+        let mut command = program(binary(name));
         command.arg(format!("-max_total_time={seconds}")).args(BOUNDS);
         command.arg(format!("-artifact_prefix={}/{name}-", folder().display()));
         // What is new goes to the first folder; the committed ones are read.
@@ -90,21 +107,29 @@ fn at_once(names: &[String], seconds: u32) -> Result<()> {
         command.stderr(Stdio::piped()).stdout(Stdio::null());
         running.push((name, command.spawn().with_context(|| format!("cannot start target {name}"))?));
     }
-    let mut failed = Vec::new();
+    let mut outcomes = Vec::new();
     for (name, child) in running {
         let ended = child.wait_with_output().with_context(|| format!("target {name} was lost"))?;
         let said = String::from_utf8_lossy(&ended.stderr);
-        if ended.status.success() {
+        let good = ended.status.success();
+        if good {
             println!("{name}: {}", said.lines().rfind(|line| !line.is_empty()).unwrap_or("nothing was said"));
         } else {
-            eprintln!("{said}");
-            failed.push(name.as_str());
+            eprintln!("{said}\n{name} crashed: {}", ended.status);
+            if let Some(input) = said.lines().find_map(|line| line.split_once(WRITTEN)) {
+                eprintln!("the same again: {} {}", binary(name).display(), input.1);
+            }
         }
+        outcomes.push(Outcome { name: name.clone(), good });
     }
-    if !failed.is_empty() {
-        bail!("fuzz: {} crashed; the input is in {}", failed.join(", "), folder().display());
-    }
-    Ok(())
+    Ok(outcomes)
+}
+
+/// What libFuzzer writes before the path of the input that crashed.
+const WRITTEN: &str = "Test unit written to ";
+
+fn binary(name: &str) -> PathBuf {
+    folder().join("release").join(name)
 }
 
 /// Is the compiler, with more options for our own crates. Cargo calls it with the compiler's path in front.

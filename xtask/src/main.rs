@@ -25,10 +25,12 @@ cargo xtask test --unit           the tests of the libraries alone: no root, not
 cargo xtask test --kernel debian [FILTER]...
                                   tests of kernel features that few machines have, under Debian's stock kernel in a virtual machine
                                   (--staged: with what `stage` made before, as it is)
+cargo xtask test --fuzz [--seconds N] [TARGET]...
+                                  the fuzzer's targets as tests: bad input, thought up from the committed corpora for some seconds each
 cargo xtask check                 what a change must pass besides its tests: fmt, clippy, spelling, licences, shell, links, house rules
 
 cargo xtask fuzz [--seconds N] [TARGET]...
-                                  runs the fuzzer's targets for a bounded time each, from the committed corpora
+                                  the same without a summary, for as long as one likes
 cargo xtask bench [--quick]       measures against Debian's CNI plugins, docker and netavark; writes docs/performance.md (--quick, --traffic, --plugins: prints only)
 cargo xtask docs                  rewrites the generated pages under docs/
 cargo xtask new-driver NAME       copies plugins/none to plugins/NAME

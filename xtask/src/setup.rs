@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{have, is_root, output, program};
 
 /// What must be there, and the Debian package that brings it.
-const NEEDS: [(&str, &str); 15] = [
+const NEEDS: [(&str, &str); 16] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
@@ -13,6 +13,8 @@ const NEEDS: [(&str, &str); 15] = [
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
     ("cc", "build-essential"),
+    // The fuzzer's own library is C++.
+    ("c++", "build-essential"),
     ("git", "git"),
     ("openssl", "openssl"),
     // etcd's protocol is compiled from its description, which includes some of Google's.

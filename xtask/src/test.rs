@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::shell::{cargo, is_root, output, program, top, write};
-use crate::{kernel, peers, setup, stage};
+use crate::{fuzz, kernel, peers, setup, stage};
 
 /// What the tests call the variable that names the file of notices (`weft_testkit::SKIPS`).
 const SKIPS: &str = "WEFT_SKIPS";
@@ -34,6 +34,10 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         let filters = words.iter().enumerate().filter(|(place, _)| *place != at && *place != at + 1);
         return under(name, &filters.map(|(_, word)| word).collect::<Vec<_>>());
     }
+    if let Some(at) = words.iter().position(|word| word == "--fuzz") {
+        let targets = words.iter().enumerate().filter(|(place, _)| *place != at);
+        return fuzzed(&targets.map(|(_, word)| word.clone()).collect::<Vec<_>>());
+    }
     let unit = words.iter().any(|word| word == "--unit");
     let staged = words.iter().any(|word| word == STAGED);
     let filters: Vec<&String> = words.iter().filter(|word| *word != "--unit" && *word != STAGED).collect();
@@ -54,6 +58,19 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     write(&notices, "")?;
     let (text, good) = follow(command.env(SKIPS, &notices), nextest)?;
     close(&text, good, &notices)
+}
+
+/// Runs the fuzzer's targets for a bounded time: each is a test.
+fn fuzzed(words: &[String]) -> Result<()> {
+    let outcomes = fuzz::outcomes(words)?;
+    let passed = outcomes.iter().filter(|one| one.good).count();
+    let count = Count { passed, failed: outcomes.len() - passed };
+    let summary = summary(&count, &BTreeSet::new())?;
+    if count.failed > 0 {
+        bail!("{summary}");
+    }
+    println!("\n{summary}");
+    Ok(())
 }
 
 /// Runs tests under another kernel.

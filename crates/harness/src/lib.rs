@@ -13,8 +13,9 @@ use weft_cni::{Conflist, NetConf};
 use weft_model::Endpoint;
 use weft_plugin::env::Environment;
 use weft_plugin::{Attachment, Call, Driver, Leases, Linked, Plugin, Verb};
+use weft_runtime::cache::Cache;
 use weft_state::ports::Books;
-use weft_state::{Records, Reservations, Root};
+use weft_state::{Records, Reservations, Root, boot};
 
 /// A function of bytes.
 pub type Target = fn(&[u8]);
@@ -23,14 +24,13 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: [(&str, Target); 5] =
     [("conf", conf), ("environment", environment), ("ipam", ipam), ("packet", packet), ("state", state)];
 
-/// The configuration and the previous result of a call, as every driver reads it: settings, plans, nothing of the
-/// kernel. The first byte names the driver and the verb.
+/// The configuration and the previous result of a call, and after a NUL `CNI_ARGS`, as every driver reads them: settings,
+/// plans, nothing of the kernel. The first byte names the driver and the verb.
 pub fn conf(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else { return };
     drop(Conflist::parse(bytes));
-    let Some(call) = call(bytes, VERBS[usize::from(choice / 32) % VERBS.len()], &Root::new(None)) else {
-        return;
-    };
+    let verb = VERBS[usize::from(choice / 32) % VERBS.len()];
+    let Some(call) = call(bytes, verb, &Root::new(None)) else { return };
     match choice % 32 {
         0 => plan(&bridge::Bridge, &call),
         1 => plan(&dummy::Dummy, &call),
@@ -45,6 +45,7 @@ pub fn conf(bytes: &[u8]) {
         10 => plan(&ptp::PointToPoint, &call),
         11 => plan(&tap::TapDevice, &call),
         12 => plan(&tuning::Tuned, &call),
+        13 => drop(host::Settings::of(&call)),
         14 => plan(&bandwidth::Bandwidth, &call),
         15 => plan(&sbr::SourceBased, &call),
         16 => plan(&vrf::RoutingDomain, &call),
@@ -54,14 +55,17 @@ pub fn conf(bytes: &[u8]) {
 
 const VERBS: [Verb; 5] = [Verb::Add, Verb::Check, Verb::Del, Verb::Gc, Verb::Status];
 
+/// A call with what comes on stdin, and after a NUL, which JSON never has, what comes in `CNI_ARGS`.
 fn call(bytes: &[u8], verb: Verb, root: &Root) -> Option<Call> {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let (stdin, args) = bytes.split_at(end);
     Some(Call {
         verb,
-        conf: NetConf::parse(bytes).ok()?,
-        stdin: bytes.to_vec(),
+        conf: NetConf::parse(stdin).ok()?,
+        stdin: stdin.to_vec(),
         paths: Vec::new(),
         root: root.clone(),
-        args: String::new(),
+        args: String::from_utf8_lossy(args.strip_prefix(b"\0").unwrap_or(args)).into_owned(),
         linked: Linked::default(),
     })
 }
@@ -100,8 +104,8 @@ pub fn environment(bytes: &[u8]) {
     }
 }
 
-/// The configurations of the IPAM plugins, and with them whole calls: they work on files alone. The first byte names
-/// the plugin.
+/// The configurations of the IPAM plugins, `CNI_ARGS` after a NUL, and with them whole calls: they work on files alone.
+/// The first byte names the plugin.
 pub fn ipam(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else { return };
     in_folder(|root| {
@@ -138,12 +142,13 @@ pub fn packet(bytes: &[u8]) {
     dhcp::is_answer(bytes);
 }
 
-/// A file of ours that others have had their hands on. The first byte names the file.
+/// A file of ours that others have had their hands on. The first byte names the file; `BOOT` stands for this boot's id, without
+/// which much of what is below `/run` counts as none.
 pub fn state(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else { return };
     in_folder(|root| {
         let leases = root.cni_networks_dir();
-        let file = match choice % 10 {
+        let file = match choice % 16 {
             0 => root.attachments_dir().join("red/eth0.json"),
             1 => root.ports_dir().join("owners/red,eth0.json"),
             2 => root.ports_dir().join("owners/red,eth0.intent"),
@@ -154,9 +159,17 @@ pub fn state(bytes: &[u8]) {
             7 => leases.join("n1/last_reserved_ip.0"),
             8 => leases.join(".index/n1/leases"),
             9 => root.dhcp_dir().join("red/n1,eth0.json"),
-            _ => root.cni_results_dir().join("n1-red-eth0"),
+            10 => root.cni_results_dir().join("n1-red-eth0"),
+            11 => root.chained_dir().join("sbr/red/eth0.json"),
+            12 => root.cni_tuning_dir().join("red_eth0.json"),
+            13 => root.overlay_run_dir().join("n1.json"),
+            14 => root.overlay_config_dir().join("host.toml"),
+            _ => root.overlay_config_dir().join("networks.d/n1.toml"),
         };
-        put(&file, bytes);
+        if choice % 16 == 15 {
+            put(&root.overlay_config_dir().join("host.toml"), HOST);
+        }
+        put(&file, &of_this_boot(bytes));
         read_everything(root);
         let conf =
             br#"{"cniVersion": "1.1.0", "name": "n1", "type": "bridge", "cni.dev/valid-attachments": [],
@@ -165,12 +178,33 @@ pub fn state(bytes: &[u8]) {
     });
 }
 
+/// A host of static peers, which its networks are read with.
+const HOST: &[u8] =
+    b"name = \"h1\"\nunderlay = [\"192.0.2.1\"]\n[[block]]\nnetwork = \"n1\"\ncidr = \"10.1.2.0/26\"\n";
+
+fn of_this_boot(bytes: &[u8]) -> Vec<u8> {
+    let Ok(id) = boot::id() else { return bytes.to_vec() };
+    let mut parts = Vec::new();
+    let mut rest = bytes;
+    while let Some(at) = rest.windows(4).position(|word| word == b"BOOT") {
+        parts.push(&rest[..at]);
+        rest = &rest[at + 4..];
+    }
+    parts.push(rest);
+    parts.join(id.as_bytes())
+}
+
 fn read_everything(root: &Root) {
     let records = Records::new(root);
     drop(records.all());
     drop(records.all_damaged());
     drop(records.list());
     dhcp::count_leases(root);
+    drop(Records::of_plugin(root, "sbr").all());
+    let cache = Cache::new(root.cni_results_dir());
+    drop(cache.made());
+    drop(cache.of_network("n1"));
+    weft_plan::is_backup(&root.cni_tuning_dir().join("red_eth0.json"));
     let books = Books::new(root);
     drop(books.owners());
     drop(books.list());
@@ -178,10 +212,13 @@ fn read_everything(root: &Root) {
     drop(books.interrupted_changes());
     drop(books.standing());
     drop(books.all_moving());
+    drop(weft_overlay::statics::read(root));
     if let Ok(network) = "n1".parse() {
         drop(books.holders(&network));
         drop(records.of_network(&network));
         drop(Reservations::new(root).of_network(&network));
+        drop(weft_overlay::here::network(root, &network));
+        drop(weft_overlay::local::LocalNetwork::load(root, &network));
     }
 }
 
@@ -192,7 +229,10 @@ fn put(file: &Path, bytes: &[u8]) {
     fs::write(file, bytes).ok();
 }
 
+/// Where files are kept in memory, on most machines: hundreds of thousands are written.
+const MEMORY: &str = "/dev/shm";
+
 fn in_folder(work: impl FnOnce(&Root)) {
-    let Ok(folder) = tempfile::tempdir() else { return };
+    let Ok(folder) = tempfile::tempdir_in(MEMORY).or_else(|_| tempfile::tempdir()) else { return };
     work(&Root::new(Some(folder.path().into())));
 }

@@ -32,6 +32,6 @@ pub use remove::Removal;
 pub use resource::{Address, Blackhole, BridgeVlan, Conflict, Rivals, Route, Sysctl, VlanRange, VlanSide};
 pub use routing::{Routing, SourceRouting, Vrf};
 pub use traffic::{Shape, Share, Traffic};
-pub use tuning::Tuning;
+pub use tuning::{Tuning, is_backup};
 pub use weft_netlink::tc::{End, Rate};
 pub use weft_netlink::{Kind, ipvlan, macvlan, tun, vlan};

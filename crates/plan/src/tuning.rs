@@ -148,6 +148,11 @@ impl Kept {
     }
 }
 
+/// Returns whether a file is one of what an interface was like before it was tuned, as DEL reads it.
+pub fn is_backup(path: &Path) -> bool {
+    matches!(Kept::read(path), Ok(Some(kept)) if kept.change() != Change::default() || !kept.sysctl.is_empty())
+}
+
 fn damaged(path: &Path, reason: &str) -> Cause {
     StateError::Damaged { path: path.into(), reason: reason.into() }.into()
 }
