@@ -137,9 +137,12 @@ fn rules(container: &Container) -> Vec<String> {
     listing.lines().filter(|line| !line.ends_with("[l3mdev-table]")).map(str::to_owned).collect()
 }
 
+/// The links and whether they are up.
 fn links(container: &Container) -> Vec<String> {
     let listing = container.ip_json("link show");
-    listing.as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap().to_owned()).collect()
+    let links = listing.as_array().unwrap().iter();
+    let up = |link: &Value| link["flags"].as_array().unwrap().contains(&json!("UP"));
+    links.map(|link| format!("{} {}", link["ifname"].as_str().unwrap(), up(link))).collect()
 }
 
 /// What `tuning` changes.
@@ -175,6 +178,16 @@ macro_rules! cases {
 }
 
 cases! {
+    loopback: |lab| Case {
+        confs: vec![plugin(lab, "loopback", json!({}))],
+        ..main(lab, "loopback", json!({}))
+    };
+    static_ipam: |lab| Case {
+        confs: vec![plugin(lab, "ptp", json!({"ipam": {"type": "static", "addresses": [
+            {"address": "10.1.2.9/24", "gateway": "10.1.2.1"}, {"address": "fd00:1::9/64", "gateway": "fd00:1::1"},
+        ]}}))],
+        ..main(lab, "ptp", json!({}))
+    };
     ptp: |lab| main(lab, "ptp", json!({"mtu": 1400}));
     macvlan: |lab| Case { needs: Some(Needs::On("macvlan mode bridge")), ..main(lab, "macvlan", json!({"master": "uplink0"})) };
     ipvlan: |lab| Case { needs: Some(Needs::On("ipvlan mode l2")), ..main(lab, "ipvlan", json!({"master": "uplink0"})) };
