@@ -6,7 +6,7 @@
 //! internal/br-blue/<network>                the network wants this bridge apart from everything
 //! networks/<network>/subnets:10.1.0.0_16    the same the other way round
 //! by-iptables/<network>                     the network's wishes are in chains of iptables, not in our table
-//! iptables/<CNI-chain>/<interface>          addresses, one a line, that an attachment put into a chain
+//! iptables/<CNI-chain>/<interface>          whose the chain is, and the addresses that an attachment put into it, one a line
 //! ```
 //!
 //! INVARIANT: a claim is made before the kernel is asked whether the rule exists, and dropped before
@@ -20,7 +20,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
-use weft_model::{IfName, NetworkName};
+use weft_model::{ContainerId, Endpoint, IfName, NetworkName};
 use weft_state::ports::Books;
 
 use crate::entry::{Entry, OWN_LOCALNET};
@@ -28,6 +28,8 @@ use crate::{Change, FirewallError};
 
 /// The directory of networks whose rules are in chains of iptables.
 const BY_IPTABLES: &str = "by-iptables";
+/// What begins the line that says whose a chain is: network and container.
+const OF: &str = "of ";
 
 /// The directory with our claims.
 pub(crate) struct Claims<'a>(pub(crate) &'a Path);
@@ -208,11 +210,13 @@ impl Claims<'_> {
     pub(crate) fn take_chain(
         &self,
         chain: &str,
-        ifname: &str,
+        endpoint: &Endpoint,
         addresses: &[IpNetwork],
     ) -> Result<(), FirewallError> {
-        let path = self.chain(chain).join(ifname);
-        let text: String = addresses.iter().map(|address| format!("{address}\n")).collect();
+        let Endpoint { network, container, ifname } = endpoint;
+        let path = self.chain(chain).join(ifname.as_str());
+        let addresses: String = addresses.iter().map(|address| format!("{address}\n")).collect();
+        let text = format!("{OF}{network} {container}\n{addresses}");
         // Written beside the directory that is listed, then moved in: readers see all of it or nothing.
         let temporary = self.0.join("iptables").join(format!(".{chain}-{ifname}"));
         let outcome = create(&temporary)
@@ -222,17 +226,23 @@ impl Claims<'_> {
         outcome.map_err(|source| FirewallError::Claim { path, source })
     }
 
-    /// Returns the attachments that use an iptables chain, each with its addresses. A damaged record counts
-    /// as one without addresses.
-    pub(crate) fn chain_users(&self, chain: &str) -> Result<Vec<(String, Vec<IpNetwork>)>, FirewallError> {
+    /// Returns the attachments that use an iptables chain. A damaged record counts as one without addresses.
+    pub(crate) fn chain_users(&self, chain: &str) -> Result<Vec<ChainUser>, FirewallError> {
         let dir = self.chain(chain);
-        Ok(listed(&dir)?
-            .into_iter()
-            .map(|user| {
-                let text = fs::read_to_string(dir.join(&user)).unwrap_or_default();
-                (user, text.lines().filter_map(|line| line.parse().ok()).collect())
-            })
-            .collect())
+        let user = |ifname: String| {
+            let text = fs::read_to_string(dir.join(&ifname)).unwrap_or_default();
+            ChainUser::parse(ifname, &text)
+        };
+        Ok(listed(&dir)?.into_iter().map(user).collect())
+    }
+
+    /// Returns the iptables chains that attachments use.
+    pub(crate) fn chains(&self) -> Result<Vec<String>, FirewallError> {
+        let mut chains = listed(&self.0.join("iptables"))?;
+        // The lock and what is being written are there, too.
+        chains.retain(|name| name.starts_with("CNI-"));
+        chains.sort_unstable();
+        Ok(chains)
     }
 
     /// Forgets an attachment's use of an iptables chain.
@@ -264,6 +274,27 @@ impl Claims<'_> {
 
     fn chain(&self, chain: &str) -> PathBuf {
         self.0.join("iptables").join(chain)
+    }
+}
+
+/// An attachment that uses a chain of iptables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ChainUser {
+    /// The interface's name.
+    pub(crate) ifname: String,
+    /// The network and the container, unless a version before this one wrote the record, or it is damaged.
+    pub(crate) of: Option<(NetworkName, ContainerId)>,
+    /// The addresses, with their prefix lengths.
+    pub(crate) addresses: Vec<IpNetwork>,
+}
+
+impl ChainUser {
+    fn parse(ifname: String, text: &str) -> Self {
+        let of = text.lines().find_map(|line| line.strip_prefix(OF)).and_then(|names| {
+            let (network, container) = names.split_once(' ')?;
+            Some((network.parse().ok()?, container.parse().ok()?))
+        });
+        Self { ifname, of, addresses: text.lines().filter_map(|line| line.parse().ok()).collect() }
     }
 }
 
@@ -395,12 +426,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let claims = Claims(dir.path());
         let addresses = ["10.1.2.3/16".parse().unwrap(), "fd00::1/64".parse().unwrap()];
-        claims.take_chain("CNI-1", "eth0", &addresses).unwrap();
-        claims.take_chain("CNI-1", ".odd", &[]).unwrap();
-        claims.take_chain("CNI-1", "eth0", &addresses[..1]).unwrap();
+        let [network, container] = ["n1", "c.1-x"];
+        let endpoint = |ifname: &str| Endpoint {
+            network: network.parse().unwrap(),
+            container: container.parse().unwrap(),
+            ifname: ifname.parse().unwrap(),
+        };
+        let user = |ifname: &str, addresses: &[IpNetwork]| ChainUser {
+            ifname: ifname.into(),
+            of: Some((network.parse().unwrap(), container.parse().unwrap())),
+            addresses: addresses.into(),
+        };
+        assert!(claims.chains().unwrap().is_empty());
+        claims.take_chain("CNI-1", &endpoint("eth0"), &addresses).unwrap();
+        claims.take_chain("CNI-1", &endpoint(".odd"), &[]).unwrap();
+        claims.take_chain("CNI-1", &endpoint("eth0"), &addresses[..1]).unwrap();
+        File::create(dir.path().join("iptables/lock")).unwrap();
         let mut users = claims.chain_users("CNI-1").unwrap();
-        users.sort();
-        assert_eq!(users, [(".odd".into(), vec![]), ("eth0".into(), vec![addresses[0]])]);
+        users.sort_by(|one, other| one.ifname.cmp(&other.ifname));
+        assert_eq!(users, [user(".odd", &[]), user("eth0", &addresses[..1])]);
+        assert_eq!(claims.chains().unwrap(), ["CNI-1"]);
+        let earlier = ChainUser::parse("eth0".into(), "10.1.2.3/16\nfd00::1/64\n");
+        assert_eq!((earlier.of, earlier.addresses), (None, addresses.to_vec()));
 
         claims.drop_chain("CNI-1", "eth0").unwrap();
         claims.drop_chain("CNI-1", "eth0").unwrap();

@@ -98,6 +98,25 @@ pub fn observe(fragment: &Fragment) -> Result<Vec<String>, FirewallError> {
     Firewall::new().observe(fragment)
 }
 
+/// Tells whether a fragment that was ensured is among what [`reload`] writes again and [`diagnose`] looks at by the books, so
+/// that nobody need ask for it once more. What our own backend has is cheap to ask for, and never is.
+pub fn is_on_record(fragment: &Fragment) -> bool {
+    let noted = |demand: &weft::Demand<'_>| {
+        demand.claims.is_by_iptables(demand.network)
+            && demand.entries.iter().all(|entry| demand.claims.has(demand.network, entry))
+    };
+    match fragment {
+        Fragment::Masquerade(one) => {
+            one.backend == Backend::Iptables && iptables_masquerade::is_on_record(one)
+        }
+        Fragment::Isolation(one) => one.backend == Backend::Iptables && noted(&one.demand()),
+        Fragment::Guard(one) => {
+            one.backend == Backend::Iptables && !one.keeps_ports_apart() && noted(&one.demand())
+        }
+        _ => false,
+    }
+}
+
 /// A firewall in the network namespace of the thread that first uses it. It opens its socket when it
 /// needs one and keeps it, so that several fragments share it.
 #[derive(Debug, Default)]

@@ -15,6 +15,7 @@ use crate::claim::Claims;
 use crate::entry::{self, Entry};
 use crate::fragment::Localnet;
 use crate::iptables::publish as iptables;
+use crate::iptables::restore::Listing;
 use crate::{Backend, Change, Firewall, FirewallError, weft};
 
 /// Has a link route loopback addresses. In the steady state that is one question, and none to iptables.
@@ -64,7 +65,7 @@ pub(crate) fn observe(firewall: &mut Firewall, wanted: &Localnet) -> Result<Vec<
     let Some(link) = &wanted.link else { return Ok(Vec::new()) };
     let demand = wanted.demand();
     let mut missing = if wanted.backend == Backend::Iptables {
-        let mut missing = iptables::unprotected()?;
+        let mut missing = iptables::unprotected(&mut Listing::default())?;
         let unclaimed = demand.entries.iter().filter(|entry| !demand.claims.has(&wanted.network, entry));
         missing.extend(unclaimed.map(|entry| format!("claim of {} on {entry}", wanted.network)));
         missing
@@ -80,11 +81,8 @@ pub(crate) fn restore(claims: &Claims<'_>) -> Result<(), FirewallError> {
     restore_kind(claims, entry::OWN_LOCALNET)
 }
 
-/// Writes the rules of iptables again if they are claimed, and turns the switches.
+/// The same for links whose rules are in iptables, and have been written.
 pub(crate) fn restore_iptables(claims: &Claims<'_>) -> Result<(), FirewallError> {
-    if claims.any(&entry::IPTABLES_LOCALNET)? {
-        iptables::protect(claims.0)?;
-    }
     restore_kind(claims, entry::IPTABLES_LOCALNET[0])
 }
 
@@ -96,12 +94,15 @@ fn restore_kind(claims: &Claims<'_>, kind: &str) -> Result<(), FirewallError> {
 }
 
 /// Returns what is missing by the claims: of a link whose claim is in our own table only the switch.
-pub(crate) fn missing(claims: &Claims<'_>) -> Result<Vec<(NetworkName, String)>, FirewallError> {
+pub(crate) fn missing(
+    claims: &Claims<'_>,
+    listing: &mut Listing,
+) -> Result<Vec<(NetworkName, String)>, FirewallError> {
     let mut missing = Vec::new();
     for entry in claims.all(&entry::LOCALNET)? {
         let Some(link) = link_of(&entry) else { continue };
         let by_iptables = entry.kind() != entry::OWN_LOCALNET;
-        let rules = if by_iptables { iptables::unprotected()? } else { Vec::new() };
+        let rules = if by_iptables { iptables::unprotected(listing)? } else { Vec::new() };
         let lacking: Vec<_> = rules.into_iter().chain(turned_off(link)).collect();
         for network in claims.networks(&entry)? {
             missing.extend(lacking.iter().map(|what| (network.clone(), what.clone())));

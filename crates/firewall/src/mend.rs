@@ -11,7 +11,8 @@ use weft_state::ports::{Books, Damaged, Owner};
 use crate::claim::Claims;
 use crate::entry::Entry;
 use crate::fragment::Publish;
-use crate::weft::{self, Demand, ports};
+use crate::iptables::restore::Listing;
+use crate::weft::{self, ports};
 use crate::{
     Backend, Firewall, FirewallError, admission, apart, entry, foreign, iptables, localnet, loopback,
     publish, table, upstream_ports,
@@ -62,21 +63,10 @@ pub fn reload(root: &Root) -> Result<(), FirewallError> {
     }
     attempt(books.drop_orphans(None).map(drop).map_err(Into::into));
     attempt(rebuild(&mut firewall, &claims));
-    attempt(write_iptables(&claims));
+    attempt(iptables::restore::restore(&Claims(&claims)));
     attempt(localnet::restore_iptables(&Claims(&claims)));
-    let owners = books.owners();
-    let by = |backend| owners.iter().filter(move |owner| Backend::named(&owner.backend) == backend);
-    let by_iptables: Vec<&Owner> = by(Backend::Iptables).collect();
-    if iptables::publish::ensure_all(&claims, &by_iptables).is_err() {
-        // One attachment's rules may be refused, for conditions that the program does not know: the others get theirs.
-        for owner in by_iptables {
-            attempt(iptables::publish::ensure(&claims, owner).map(drop));
-        }
-    }
-    for owner in by(Backend::UpstreamNftables) {
-        attempt(upstream_ports::ensure(&claims, None, owner).map(drop));
-    }
-    attempt(admission::restore(&claims));
+    attempt(upstream_ports::restore(&claims));
+    attempt(admission::restore_firewalld(&claims));
     attempt(foreign::restore(&mut firewall, &claims));
     first
 }
@@ -120,11 +110,12 @@ pub fn diagnose(root: &Root) -> Result<Vec<Problem>, FirewallError> {
         problems.extend(missing_of_networks(&mut firewall, &claims)?);
         problems.extend(missing_of_ports(&mut firewall, &books)?);
     }
-    problems.extend(missing_of_iptables(&claims, &books)?);
-    for (network, why) in localnet::missing(&Claims(&claims))? {
+    let mut listing = Listing::default();
+    problems.extend(missing_of_iptables(&claims, &books, &mut listing)?);
+    for (network, why) in localnet::missing(&Claims(&claims), &mut listing)? {
         problems.extend(lacking(format!("network {network}"), vec![why]));
     }
-    for (endpoint, what) in admission::lacking(&claims)? {
+    for (endpoint, what) in admission::lacking(&claims, &mut listing)? {
         problems.push(problem(endpoint.to_string(), &format!("it is not let through any more: {what}")));
     }
     for obstacle in foreign::obstacles(&mut firewall, &claims)? {
@@ -169,15 +160,6 @@ pub(crate) fn rebuild(firewall: &mut Firewall, claims: &Path) -> Result<(), Fire
         localnet::restore(&Claims(claims))?;
     }
     Ok(())
-}
-
-/// Starts nothing on a host where iptables carries nothing.
-fn write_iptables(claims: &Path) -> Result<(), FirewallError> {
-    let claims = Claims(claims);
-    if claims.in_iptables(&entry::ALL)?.is_empty() {
-        return Ok(());
-    }
-    iptables::forward::write(&claims).map(drop)
 }
 
 fn is_table_wanted(claims: &Path) -> Result<bool, FirewallError> {
@@ -231,22 +213,23 @@ fn missing_of_ports(firewall: &mut Firewall, books: &Books) -> Result<Vec<Proble
     Ok(problems)
 }
 
-fn missing_of_iptables(claims: &Path, books: &Books) -> Result<Vec<Problem>, FirewallError> {
-    let mut of_networks: BTreeMap<NetworkName, Vec<String>> = BTreeMap::new();
-    for entry in
-        Claims(claims).in_iptables(&[entry::ISOLATION.as_slice(), entry::GUARD.as_slice()].concat())?
-    {
-        for network in Claims(claims).networks(&entry)? {
-            let demand = Demand { network: &network, claims: Claims(claims), entries: vec![entry.clone()] };
-            of_networks.entry(network.clone()).or_default().extend(iptables::forward::observe(&demand)?);
-        }
+fn missing_of_iptables(
+    claims: &Path,
+    books: &Books,
+    listing: &mut Listing,
+) -> Result<Vec<Problem>, FirewallError> {
+    let claims = Claims(claims);
+    let mut problems = Vec::new();
+    for (network, missing) in iptables::restore::missing_of_networks(&claims, listing)? {
+        problems.extend(lacking(format!("network {network}"), missing));
     }
-    let row = |(network, missing)| lacking(format!("network {network}"), missing);
-    let mut problems: Vec<Problem> = of_networks.into_iter().filter_map(row).collect();
+    for (endpoint, missing) in iptables::restore::missing_of_chains(&claims, listing)? {
+        problems.extend(lacking(endpoint.to_string(), missing));
+    }
     for owner in books.owners() {
         let missing = match Backend::named(&owner.backend) {
             Backend::Weft => Vec::new(),
-            Backend::Iptables => iptables::publish::observe(&owner)?,
+            Backend::Iptables => iptables::publish::observe(&owner, listing)?,
             Backend::UpstreamNftables => upstream_ports::observe(&owner)?,
         };
         problems.extend(lacking(owner.endpoint.to_string(), missing));

@@ -7,6 +7,7 @@ use weft_state::ports::{Change as Ledger, Claim, Claimed, Owner};
 
 use crate::claim::Claims;
 use crate::fragment::Publish;
+use crate::iptables::restore::Listing;
 use crate::weft::{self, Changes, Demand, ports};
 use crate::{Backend, Change, Firewall, FirewallError, flows, iptables, mend, upstream_ports};
 
@@ -283,7 +284,7 @@ pub(crate) fn observe(firewall: &mut Firewall, publish: &Publish) -> Result<Vec<
     }
     missing.extend(match Backend::named(&owner.backend) {
         Backend::Weft => observe_ours(firewall, publish, &mut ledger, &owner)?,
-        Backend::Iptables => iptables::publish::observe(&owner)?,
+        Backend::Iptables => iptables::publish::observe(&owner, &mut Listing::default())?,
         Backend::UpstreamNftables => upstream_ports::observe(&owner)?,
     });
     Ok(missing)

@@ -25,15 +25,17 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::slice;
 
 use weft_model::Endpoint;
 use weft_model::port::Publication;
 use weft_nft::{self as nft, Socket};
 use weft_state::ports::Owner;
 
+use crate::claim::Claims;
 use crate::inherited::Departed;
 use crate::iptables::lock::Writer;
-use crate::{Change, FirewallError};
+use crate::{Backend, Change, FirewallError};
 
 const TABLE: &str = "cni_hostport";
 const ALL: &str = "hostports_all";
@@ -49,27 +51,43 @@ const SHARED: [&str; 3] = [PORTS, BY_HOST, MASQUERADING];
 /// `before` is what the books said until now: its rules are known by the addresses.
 pub(crate) fn ensure(claims: &Path, before: Option<&Owner>, owner: &Owner) -> Result<Change, FirewallError> {
     let _writer = Writer::alone(claims)?;
+    write(&[(before, owner)])
+}
+
+/// Brings attachments, each with what the books said before, to what they say now.
+fn write(owners: &[(Option<&Owner>, &Owner)]) -> Result<Change, FirewallError> {
     let mut change = Change::AlreadyThere;
     for family in Family::BOTH {
-        let wanted = family.rules(owner);
-        let listing = match family.listing()? {
-            None if wanted.is_empty() => continue,
-            listing => listing.unwrap_or_default(),
-        };
-        let known: Vec<_> = before.into_iter().chain([owner]).flat_map(|owner| family.of(owner)).collect();
-        let present = listed(&listing, owner.endpoint.container.as_str(), |rule| is_of_any(rule, &known));
-        if is_same(&present, &wanted) && (wanted.is_empty() || family.has_hooks(&listing, owner)) {
-            continue;
+        let listing = family.listing()?;
+        let mut script = String::new();
+        for (before, owner) in owners {
+            family.write(&mut script, listing.as_deref(), *before, owner);
         }
-        let mut script = if wanted.is_empty() { String::new() } else { family.skeleton(owner) };
-        family.delete(&mut script, &present);
-        for (chain, rule) in wanted {
-            writeln!(script, "add rule {} {TABLE} {chain} {rule}", family.name()).ok();
+        if !script.is_empty() {
+            nft(&["-f", "-"], Some(&script))?;
+            change = Change::Made;
         }
-        nft(&["-f", "-"], Some(&script))?;
-        change = Change::Made;
     }
     Ok(change)
+}
+
+/// Brings everything back that the books say, in one transaction for each table. Where one attachment's rules are refused,
+/// the others get theirs, and the first refusal is returned.
+pub(crate) fn restore(claims: &Path) -> Result<(), FirewallError> {
+    let is_here = |owner: &Owner| Backend::named(&owner.backend) == Backend::UpstreamNftables;
+    let owners = || -> Vec<Owner> { Claims(claims).books().owners().into_iter().filter(is_here).collect() };
+    if owners().is_empty() {
+        return Ok(());
+    }
+    let _writer = Writer::alone(claims)?;
+    // Read again: what is given up is struck from the books before its writer lets others in, and does not come back.
+    let owners = owners();
+    let all: Vec<_> = owners.iter().map(|owner| (None, owner)).collect();
+    if write(&all).is_ok() {
+        return Ok(());
+    }
+    let refused = all.iter().filter_map(|one| write(slice::from_ref(one)).err());
+    refused.reduce(|first, _| first).map_or(Ok(()), Err)
 }
 
 /// Takes back everything of an attachment: by the books, or, without any, whatever has the container's id.
@@ -305,6 +323,27 @@ impl Family {
             .ok();
         }
         script
+    }
+
+    /// Writes the commands that bring one attachment from what is listed to what it is to have; none if that is the same.
+    fn write(self, script: &mut String, listing: Option<&str>, before: Option<&Owner>, owner: &Owner) {
+        let wanted = self.rules(owner);
+        if wanted.is_empty() && listing.is_none() {
+            return;
+        }
+        let listing = listing.unwrap_or_default();
+        let known: Vec<_> = before.into_iter().chain([owner]).flat_map(|owner| self.of(owner)).collect();
+        let present = listed(listing, owner.endpoint.container.as_str(), |rule| is_of_any(rule, &known));
+        if is_same(&present, &wanted) && (wanted.is_empty() || self.has_hooks(listing, owner)) {
+            return;
+        }
+        if !wanted.is_empty() {
+            script.push_str(&self.skeleton(owner));
+        }
+        self.delete(script, &present);
+        for (chain, rule) in wanted {
+            writeln!(script, "add rule {} {TABLE} {chain} {rule}", self.name()).ok();
+        }
     }
 
     fn delete(self, script: &mut String, rules: &[Listed<'_>]) {

@@ -23,7 +23,7 @@ use crate::claim::{create, listed, remove_file};
 
 /// What an attachment got.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
+pub(crate) struct Record {
     pub(super) carrier: Carrier,
     pub(super) admin_chain: String,
     pub(super) zone: String,
@@ -157,6 +157,13 @@ impl Books<'_> {
             create(&path).map_err(|source| FirewallError::Claim { path, source })?;
         }
         Ok(())
+    }
+
+    /// Tells whether all that the attachment wants of what others may want as well is noted: it is not before the rules are
+    /// written, nor when they have been taken away.
+    pub(super) fn is_wished(&self, endpoint: &Endpoint, record: &Record) -> bool {
+        let owner = owner(endpoint);
+        self.wishes(record).iter().all(|folder| folder.join(owner.as_str()).exists())
     }
 
     /// Forgets what the attachment wants, and returns what nobody else does.

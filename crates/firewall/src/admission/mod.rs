@@ -19,11 +19,14 @@ use crate::entry::{self, Entry};
 use crate::firewalld::{self, Firewalld, Member};
 use crate::iptables::admission::{self as chains, Wanted};
 use crate::iptables::lock::Writer;
+use crate::iptables::part;
+use crate::iptables::restore::Listing;
 use crate::iptables::tool::Tool;
 use crate::weft::Demand;
 use crate::{Change, Firewall, FirewallError, foreign, weft};
 
-use books::{Books, Record};
+use books::Books;
+pub(crate) use books::Record;
 
 /// Forwarded packets from these addresses pass the host's firewall, and so do answers to them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,15 +187,15 @@ pub(crate) fn observe(firewall: &mut Firewall, wanted: &Admission) -> Result<Vec
         let demand = Demand { network: &owner, claims: Claims(&wanted.claims), entries };
         missing.extend(weft::observe(firewall.inet()?, &demand)?);
     }
-    missing.extend(missing_elsewhere(&record)?);
+    missing.extend(missing_elsewhere(&record, &mut Listing::default())?);
     Ok(missing)
 }
 
 /// Returns what iptables and firewalld lack of a record.
-fn missing_elsewhere(record: &Record) -> Result<Vec<String>, FirewallError> {
+fn missing_elsewhere(record: &Record, listing: &mut Listing) -> Result<Vec<String>, FirewallError> {
     let mut missing = Vec::new();
     if let Some(wanted) = record.chains() {
-        missing.extend(chains::missing(&wanted)?);
+        missing.extend(chains::missing(&wanted, listing)?);
     }
     if record.carrier == Carrier::Firewalld {
         // A firewalld that has been stopped has forgotten all of them.
@@ -208,24 +211,34 @@ fn missing_elsewhere(record: &Record) -> Result<Vec<String>, FirewallError> {
 }
 
 /// Returns what iptables and firewalld lack of anything on record.
-pub(crate) fn lacking(claims: &Path) -> Result<Vec<(Endpoint, String)>, FirewallError> {
+pub(crate) fn lacking(
+    claims: &Path,
+    listing: &mut Listing,
+) -> Result<Vec<(Endpoint, String)>, FirewallError> {
     let mut lacking = Vec::new();
     for (endpoint, record) in Books(claims).all() {
-        lacking.extend(missing_elsewhere(&record)?.into_iter().map(|what| (endpoint.clone(), what)));
+        lacking.extend(missing_elsewhere(&record, listing)?.into_iter().map(|what| (endpoint.clone(), what)));
     }
     Ok(lacking)
 }
 
-/// Writes again, after a flush, what iptables and firewalld had: our own table is written from its claims.
-pub(crate) fn restore(claims: &Path) -> Result<(), FirewallError> {
-    let books = Books(claims);
+/// Writes again what firewalld has forgotten. Our own table is written from its claims, and so is iptables.
+pub(crate) fn restore_firewalld(claims: &Path) -> Result<(), FirewallError> {
     let mut failed = None;
-    for (endpoint, record) in books.all() {
-        if let Err(error) = put_elsewhere(claims, &endpoint, &record) {
+    for (endpoint, record) in Books(claims).all() {
+        if let Err(error) = put_into_firewalld(claims, &endpoint, &record, true) {
             failed.get_or_insert(error);
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Returns what attachments want of iptables, and have not given up.
+pub(crate) fn by_iptables(claims: &Path) -> Vec<(Endpoint, Record)> {
+    let books = Books(claims);
+    let mut all = books.all();
+    all.retain(|(endpoint, record)| record.by_iptables() && books.is_wished(endpoint, record));
+    all
 }
 
 fn put(
@@ -243,21 +256,32 @@ fn put(
 }
 
 fn put_elsewhere(claims: &Path, endpoint: &Endpoint, record: &Record) -> Result<(), FirewallError> {
-    let books = Books(claims);
     if let Some(wanted) = record.chains() {
         let writer = Writer::alone(claims)?;
-        books.want(endpoint, record)?;
-        chains::add(&writer, &wanted)?;
+        Books(claims).want(endpoint, record)?;
+        part::write(&writer, &[&wanted])?;
     }
-    if record.carrier == Carrier::Firewalld {
-        let _writer = Writer::alone(claims)?;
-        let firewalld = Firewalld::required()?;
-        books.want(endpoint, record)?;
-        for addr in &record.addresses {
-            firewalld.add(&record.zone, Member::Source(*addr))?;
-        }
+    put_into_firewalld(claims, endpoint, record, false)
+}
+
+/// `again` is for what has been there: what is given up meanwhile stays away.
+fn put_into_firewalld(
+    claims: &Path,
+    endpoint: &Endpoint,
+    record: &Record,
+    again: bool,
+) -> Result<(), FirewallError> {
+    if record.carrier != Carrier::Firewalld {
+        return Ok(());
     }
-    Ok(())
+    let books = Books(claims);
+    let _writer = Writer::alone(claims)?;
+    if again && !books.is_wished(endpoint, record) {
+        return Ok(());
+    }
+    let firewalld = Firewalld::required()?;
+    books.want(endpoint, record)?;
+    record.addresses.iter().try_for_each(|addr| firewalld.add(&record.zone, Member::Source(*addr)))
 }
 
 fn take_back(
@@ -333,7 +357,7 @@ impl Record {
     }
 
     /// What iptables has of it.
-    fn chains(&self) -> Option<Wanted<'_>> {
+    pub(crate) fn chains(&self) -> Option<Wanted<'_>> {
         self.by_iptables().then_some(Wanted {
             admin_chain: &self.admin_chain,
             addresses: &self.addresses,

@@ -25,7 +25,9 @@ use weft_model::IfName;
 use weft_nft::{Family, Socket};
 
 use super::lock::Writer;
-use super::tool::{Rules, Table, Tool};
+use super::part::{Part, Scripts, deletion};
+use super::restore::Listing;
+use super::tool::{Rules, Saved, Table, Tool};
 use crate::{FirewallError, Ingress};
 
 const FORWARD: &str = "FORWARD";
@@ -50,21 +52,29 @@ impl Wanted<'_> {
     }
 }
 
-/// Adds what is not there.
-pub(crate) fn add(_writer: &Writer, wanted: &Wanted<'_>) -> Result<(), FirewallError> {
-    for tool in Tool::BOTH {
-        let addresses = wanted.of(tool);
-        if addresses.is_empty() {
-            continue;
-        }
-        let there = tool.saved(Table::Filter)?;
-        let mut script = admission(&there, wanted.admin_chain, &addresses);
-        if let Some(ingress) = wanted.ingress {
-            script.extend(policy(&there, ingress));
-        }
-        tool.restore(Table::Filter, &script)?;
+impl Part for Wanted<'_> {
+    fn tables(&self) -> &'static [Table] {
+        &[Table::Filter]
     }
-    Ok(())
+
+    fn is_in(&self, tool: Tool) -> bool {
+        !self.of(tool).is_empty()
+    }
+
+    fn may_leave(&self, _tool: Tool) -> bool {
+        false
+    }
+
+    fn scripts(&self, there: &Saved, tool: Tool) -> Scripts {
+        let addresses = self.of(tool);
+        let mut scripts = Scripts::default();
+        if !addresses.is_empty() {
+            let there = there.table(Table::Filter);
+            scripts.filter = admission(there, self.admin_chain, &addresses);
+            scripts.filter.extend(self.ingress.into_iter().flat_map(|ingress| policy(there, ingress)));
+        }
+        scripts
+    }
 }
 
 /// Removes these addresses, and the policy of these bridges. A program that is not installed has no rules.
@@ -96,34 +106,34 @@ pub(crate) fn may_be_there(socket: Option<&mut Socket>) -> bool {
 }
 
 /// Returns what is missing, in upstream's words.
-pub(crate) fn missing(wanted: &Wanted<'_>) -> Result<Vec<String>, FirewallError> {
+pub(crate) fn missing(wanted: &Wanted<'_>, listing: &mut Listing) -> Result<Vec<String>, FirewallError> {
     let mut missing = Vec::new();
-    for tool in Tool::BOTH {
-        let addresses = wanted.of(tool);
-        if addresses.is_empty() {
-            continue;
-        }
-        let there = tool.saved(Table::Filter)?;
-        let mut expect = |chain: &str, rule: String| {
-            if !there.has(chain, &rule) {
-                missing.push(format!("expected {chain} rule [{}] not found", words(&rule, chain)));
-            }
-        };
-        expect(FORWARD, jump());
-        expect(PRIVATE, admin_jump(wanted.admin_chain));
-        for addr in addresses {
-            for rule in accepting(addr) {
-                expect(PRIVATE, rule);
-            }
-        }
-        if let Some(ingress) = wanted.ingress {
-            expect(FORWARD, stage_jump());
-            for (chain, rule) in stages(ingress) {
-                expect(chain, rule);
-            }
-        }
+    for tool in Tool::BOTH.into_iter().filter(|tool| wanted.is_in(*tool)) {
+        missing.extend(missing_in(wanted, listing.of(tool)?.table(Table::Filter), tool));
     }
     Ok(missing)
+}
+
+/// Returns what is missing of one family in what was saved.
+fn missing_in(wanted: &Wanted<'_>, there: &Rules, tool: Tool) -> Vec<String> {
+    let mut missing = Vec::new();
+    let mut expect = |chain: &str, rule: String| {
+        if !there.has(chain, &rule) {
+            missing.push(format!("expected {chain} rule [{}] not found", words(&rule, chain)));
+        }
+    };
+    expect(FORWARD, jump());
+    expect(PRIVATE, admin_jump(wanted.admin_chain));
+    for rule in wanted.of(tool).into_iter().flat_map(accepting) {
+        expect(PRIVATE, rule);
+    }
+    if let Some(ingress) = wanted.ingress {
+        expect(FORWARD, stage_jump());
+        for (chain, rule) in stages(ingress) {
+            expect(chain, rule);
+        }
+    }
+    missing
 }
 
 /// A rule without its chain and quotes, as upstream prints one.
@@ -174,10 +184,6 @@ fn returning(stage: &str) -> String {
 /// An insertion at the head of a chain instead of at its end.
 fn first(rule: &str, chain: &str) -> String {
     rule.replacen(&format!("-A {chain} "), &format!("-I {chain} 1 "), 1)
-}
-
-fn deletion(rule: &str) -> String {
-    rule.replacen("-A ", "-D ", 1)
 }
 
 /// The lines that let addresses through.

@@ -34,8 +34,9 @@ use weft_model::IfName;
 use weft_netlink::link;
 
 use super::lock::Writer;
+use super::part::{self, Part, Scripts, deletion};
 use super::publish::ROUTED;
-use super::tool::{Rules, Table, Tool};
+use super::tool::{Rules, Saved, Table, Tool};
 use crate::claim::Claims;
 use crate::entry::{Entry, Family, GUARD as GUARDING, INSIDE, ISOLATION};
 use crate::weft::Demand;
@@ -64,39 +65,63 @@ pub(crate) fn ensure(demand: &Demand<'_>) -> Result<Change, FirewallError> {
 
 /// Writes the chains as they are claimed, or takes them away with the last claim.
 pub(crate) fn write(claims: &Claims<'_>) -> Result<Change, FirewallError> {
-    let _writer = Writer::alone(claims.0)?;
-    let entries = claimed(claims)?;
-    let bridges = if entries.is_empty() { Bridges::default() } else { Bridges::of_host(&entries)? };
-    let mut change = Change::AlreadyThere;
-    for tool in Tool::usable() {
-        // Where there is nothing to write, a program that is not installed has nothing to take back.
-        if entries.is_empty() && !tool.is_installed() {
-            continue;
-        }
-        let script = script(&entries, &bridges, &tool.saved(Table::Filter)?, tool);
-        if !script.is_empty() {
-            tool.restore(Table::Filter, &script)?;
-            change = Change::Made;
-        }
+    let writer = Writer::alone(claims.0)?;
+    part::write(&writer, &[&Fences::of(claims)?])
+}
+
+/// The chains as they are claimed.
+pub(crate) struct Fences {
+    entries: Vec<Claimed>,
+    bridges: Bridges,
+}
+
+impl Fences {
+    pub(crate) fn of(claims: &Claims<'_>) -> Result<Self, FirewallError> {
+        let entries = claimed(claims)?;
+        let bridges = if entries.is_empty() { Bridges::default() } else { Bridges::of_host(&entries)? };
+        Ok(Self { entries, bridges })
     }
-    Ok(change)
+
+    /// Returns what is missing of one family in what was saved.
+    pub(crate) fn missing(&self, there: &Rules, tool: Tool) -> Vec<String> {
+        let mut missing = Vec::new();
+        if jumps(there).is_empty() {
+            missing.push(format!("{} rule from {BUILTIN} to chain {FORWARD}", tool.program()));
+        }
+        for (chain, rules) in chains(&self.entries, &self.bridges, tool) {
+            let lacks = |rule: &&String| !there.has(chain, rule);
+            missing.extend(rules.iter().filter(lacks).map(|rule| format!("{} rule {rule}", tool.program())));
+        }
+        missing
+    }
+}
+
+impl Part for Fences {
+    fn tables(&self) -> &'static [Table] {
+        &[Table::Filter]
+    }
+
+    fn is_in(&self, tool: Tool) -> bool {
+        !self.entries.is_empty() && Tool::usable().any(|usable| usable == tool)
+    }
+
+    fn may_leave(&self, _tool: Tool) -> bool {
+        true
+    }
+
+    fn scripts(&self, there: &Saved, tool: Tool) -> Scripts {
+        let filter = script(&self.entries, &self.bridges, there.table(Table::Filter), tool);
+        Scripts { filter, ..Scripts::default() }
+    }
 }
 
 /// Returns what is missing of what a network wants.
 pub(crate) fn observe(demand: &Demand<'_>) -> Result<Vec<String>, FirewallError> {
     let Demand { network, claims, entries } = demand;
     let mut missing = Vec::new();
-    let all = claimed(claims)?;
-    let bridges = Bridges::of_host(&all)?;
+    let fences = Fences::of(claims)?;
     for tool in Tool::usable() {
-        let there = tool.saved(Table::Filter)?;
-        if jumps(&there).is_empty() {
-            missing.push(format!("{} rule from {BUILTIN} to chain {FORWARD}", tool.program()));
-        }
-        for (chain, rules) in chains(&all, &bridges, tool) {
-            let lacks = |rule: &&String| !there.has(chain, rule);
-            missing.extend(rules.iter().filter(lacks).map(|rule| format!("{} rule {rule}", tool.program())));
-        }
+        missing.extend(fences.missing(&tool.saved(Table::Filter)?, tool));
     }
     let unclaimed = entries.iter().filter(|entry| !claims.has(network, entry));
     missing.extend(unclaimed.map(|entry| format!("claim of {network} on {entry}")));
@@ -306,10 +331,6 @@ impl Writing {
 
 fn name(chain: &str) -> String {
     format!(":{chain} - [0:0]")
-}
-
-fn deletion(rule: &str) -> String {
-    rule.replacen("-A ", "-D ", 1)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! interfaces, so deleting one of two attachments takes the other's chain away. Here a record says
 //! which interface brought which addresses ([`Claims`]), and the chain goes with the last of them.
 //!
-//! One `iptables-restore --noflush` makes each change as a whole.
+//! One `iptables-save` and one `iptables-restore --noflush` for each family make a change as a whole.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,12 +13,16 @@ use std::path::Path;
 
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha512};
-use weft_model::Endpoint;
+use weft_model::{Endpoint, NetworkName};
 
-use super::tool::{Table, Tool};
-use crate::claim::Claims;
+use super::lock::Writer;
+use super::part::{self, Part, Scripts};
+use super::tool::{Rules, Saved, Table, Tool};
+use crate::claim::{ChainUser, Claims};
 use crate::entry::{Entry, SOURCE};
 use crate::{Backend, Change, FirewallError, Masquerade};
+
+const POSTROUTING: &str = "POSTROUTING";
 
 /// The chain of a container on a network: `CNI-` and 24 hex digits.
 fn chain_name(network: &str, container: &str) -> String {
@@ -35,32 +39,152 @@ fn comment(endpoint: &Endpoint) -> String {
     format!(r#"-m comment --comment "name: \"{}\" id: \"{}\"""#, endpoint.network, endpoint.container)
 }
 
+/// A container's chain on a network, with the rules that lead there.
+pub(crate) struct Chain {
+    name: String,
+    comment: String,
+    /// The addresses of all attachments that use it.
+    addresses: Vec<IpNetwork>,
+    /// Addresses that no longer lead there.
+    leaving: Vec<IpNetwork>,
+    /// The addresses that packets leave with, if any were named.
+    sources: Vec<IpAddr>,
+}
+
+impl Chain {
+    fn of(endpoint: &Endpoint, claims: &Claims<'_>, addresses: Vec<IpNetwork>) -> Result<Self, FirewallError> {
+        Ok(Self {
+            name: chain_of(endpoint),
+            comment: comment(endpoint),
+            addresses,
+            leaving: Vec::new(),
+            sources: sources(claims, &endpoint.network)?,
+        })
+    }
+
+    /// Returns the chains on record. One of which the record does not say whose it is, is left to the container's plan.
+    pub(crate) fn recorded(claims: &Claims<'_>) -> Result<Vec<(Endpoint, Self)>, FirewallError> {
+        let mut chains = Vec::new();
+        for name in claims.chains()? {
+            let users = claims.chain_users(&name)?;
+            let found = users.iter().find_map(|user| {
+                let (network, container) = user.of.clone()?;
+                Some(Endpoint { network, container, ifname: user.ifname.parse().ok()? })
+            });
+            // What somebody has written there by hand is nobody's chain.
+            let Some(endpoint) = found.filter(|endpoint| chain_of(endpoint) == name) else { continue };
+            let addresses = users.into_iter().flat_map(|user| user.addresses).collect();
+            let chain = Self::of(&endpoint, claims, addresses)?;
+            chains.push((endpoint, chain));
+        }
+        Ok(chains)
+    }
+
+    /// Returns the chain's rules. Multicast is not masqueraded, nor is what stays in the container's subnet.
+    fn body(&self, tool: Tool) -> Vec<String> {
+        let Self { name, comment, .. } = self;
+        let addresses = tool.addresses(&self.addresses);
+        let subnets: BTreeSet<_> =
+            addresses.iter().map(|address| (address.network(), address.prefix())).collect();
+        let stays = subnets.iter().map(|(network, len)| format!("-A {name} -d {network}/{len} {comment} -j ACCEPT"));
+        let source = self.sources.iter().find(|addr| addr.is_ipv6() == tool.is_v6());
+        let outcome = source.map_or("MASQUERADE".to_owned(), |addr| format!("SNAT --to-source {addr}"));
+        let rest = format!("-A {name} ! -d {} {comment} -j {outcome}", tool.multicast());
+        stays.chain([rest]).collect()
+    }
+
+    fn jump(&self, address: IpNetwork) -> String {
+        let host = IpNetwork::from(address.ip());
+        format!("-A {POSTROUTING} -s {host} {} -j {}", self.comment, self.name)
+    }
+
+    /// Returns the addresses of one family from which no rule leads to the chain.
+    fn not_led(&self, there: &Rules, tool: Tool) -> Vec<IpNetwork> {
+        let jumps = jumps(there, &self.name);
+        let is_led = |address: &IpNetwork| jumps.iter().any(|jump| jump.is_from(&[*address]));
+        tool.addresses(&self.addresses).into_iter().filter(|address| !is_led(address)).collect()
+    }
+
+    /// Returns what is missing of one family in what was saved.
+    pub(crate) fn missing(&self, there: &Rules, tool: Tool) -> Vec<String> {
+        if !self.is_in(tool) {
+            return Vec::new();
+        }
+        let (name, program) = (&self.name, tool.program());
+        let jumps = self.not_led(there, tool).into_iter();
+        let jumps = jumps.map(|address| format!("{program} rule from {} to chain {name}", address.ip()));
+        let present = there.chain(name).unwrap_or_default();
+        let body = self.body(tool).into_iter().filter(|rule| !present.contains(rule));
+        jumps.chain(body.map(|rule| format!("{program} rule {rule}"))).collect()
+    }
+}
+
+impl Part for Chain {
+    fn tables(&self) -> &'static [Table] {
+        &[Table::Nat]
+    }
+
+    fn is_in(&self, tool: Tool) -> bool {
+        !tool.addresses(&self.addresses).is_empty()
+    }
+
+    fn may_leave(&self, tool: Tool) -> bool {
+        !tool.addresses(&self.leaving).is_empty()
+    }
+
+    /// With `--noflush` naming a chain empties it.
+    fn scripts(&self, there: &Saved, tool: Tool) -> Scripts {
+        let there = there.table(Table::Nat);
+        if !self.is_in(tool) {
+            return Scripts { nat: retirement(there, &self.name), ..Scripts::default() };
+        }
+        let mut nat = Vec::new();
+        let body = self.body(tool);
+        if there.chain(&self.name) != Some(&body) {
+            nat.push(format!(":{} - [0:0]", self.name));
+            nat.extend(body);
+        }
+        // An address that two attachments share keeps its jump.
+        let leaving: Vec<_> =
+            self.leaving.iter().copied().filter(|address| !self.addresses.contains(address)).collect();
+        let gone = jumps(there, &self.name).into_iter().filter(|jump| jump.is_from(&leaving));
+        nat.extend(gone.map(|jump| jump.deletion()));
+        nat.extend(self.not_led(there, tool).into_iter().map(|address| self.jump(address)));
+        Scripts { nat, ..Scripts::default() }
+    }
+}
+
+/// The lines that take a chain away with all that leads there.
+fn retirement(there: &Rules, chain: &str) -> Vec<String> {
+    let jumps = jumps(there, chain);
+    let mut lines: Vec<_> = jumps.iter().map(Jump::deletion).collect();
+    if there.chain(chain).is_some() {
+        lines.extend([format!("-F {chain}"), format!("-X {chain}")]);
+    }
+    lines
+}
+
 /// Writes the attachment's chain and jumps.
 pub(crate) fn ensure(masquerade: &Masquerade) -> Result<Change, FirewallError> {
     let Some(endpoint) = &masquerade.endpoint else { return Ok(Change::AlreadyThere) };
     let claims = Claims(&masquerade.claims);
-    let chain = chain_name(masquerade.network.as_str(), endpoint.container.as_str());
-    let ifname = endpoint.ifname.as_str();
-    let (mine, others) = split(claims.chain_users(&chain)?, ifname);
-    claims.take_chain(&chain, ifname, &masquerade.addresses)?;
-    let stale: Vec<_> = mine.into_iter().filter(|address| !masquerade.addresses.contains(address)).collect();
+    let writer = Writer::alone(claims.0)?;
+    let (mine, others) = split(claims.chain_users(&chain_of(endpoint))?, endpoint);
+    claims.take_chain(&chain_of(endpoint), endpoint, &masquerade.addresses)?;
     let everyone = [others.as_slice(), &masquerade.addresses].concat();
-    for tool in Tool::BOTH {
-        let wanted: Vec<_> = tool.addresses(&masquerade.addresses);
-        let unwanted: Vec<_> = tool.addresses(&stale);
-        if wanted.is_empty() && unwanted.is_empty() {
-            continue;
-        }
-        let jumps = jumps(tool, &chain)?;
-        let source = source(&claims, endpoint, tool)?;
-        let mut script = chain_body(&chain, endpoint, &tool.addresses(&everyone), tool, source);
-        script.extend(jumps.iter().filter(|jump| jump.is_from(&unwanted)).map(Jump::deletion));
-        for address in wanted.iter().filter(|address| !jumps.iter().any(|jump| jump.is_from(&[**address]))) {
-            script.push(format!("-A POSTROUTING -s {} {} -j {chain}", address.ip(), comment(endpoint)));
-        }
-        tool.restore(Table::Nat, &script)?;
-    }
-    Ok(Change::Made)
+    let chain = Chain { leaving: mine, ..Chain::of(endpoint, &claims, everyone)? };
+    part::write(&writer, &[&chain])
+}
+
+/// Tells whether the books say of an attachment what it wants here, so that whoever restores by the books restores it.
+pub(crate) fn is_on_record(masquerade: &Masquerade) -> bool {
+    let Some(endpoint) = &masquerade.endpoint else { return false };
+    let users = Claims(&masquerade.claims).chain_users(&chain_of(endpoint)).unwrap_or_default();
+    users.iter().any(|user| {
+        user.ifname == endpoint.ifname.as_str()
+            && user.of.as_ref() == Some(&(endpoint.network.clone(), endpoint.container.clone()))
+            && user.addresses == masquerade.addresses
+    })
 }
 
 /// Removes the attachment's jumps, and the chain unless another attachment of the container needs it.
@@ -69,53 +193,29 @@ pub(crate) fn ensure(masquerade: &Masquerade) -> Result<Change, FirewallError> {
 pub(crate) fn remove(masquerade: &Masquerade) -> Result<(), FirewallError> {
     let Some(endpoint) = &masquerade.endpoint else { return Ok(()) };
     let claims = Claims(&masquerade.claims);
-    let chain = chain_name(masquerade.network.as_str(), endpoint.container.as_str());
+    let name = chain_of(endpoint);
     let ifname = endpoint.ifname.as_str();
-    let users = claims.chain_users(&chain)?;
-    let claimed = users.iter().any(|(user, _)| user == ifname);
-    if !claimed && masquerade.backend != Backend::Iptables {
+    let is_claimed = |users: &[ChainUser]| users.iter().any(|user| user.ifname == ifname);
+    if masquerade.backend != Backend::Iptables && !is_claimed(&claims.chain_users(&name)?) {
         return Ok(());
     }
-    let (mut mine, others) = split(users, ifname);
+    // Until the record is gone nobody restores by it.
+    let writer = Writer::alone(claims.0)?;
+    let (mut mine, others) = split(claims.chain_users(&name)?, endpoint);
     mine.extend(&masquerade.addresses);
+    let chain = Chain { leaving: mine, ..Chain::of(endpoint, &claims, others)? };
     for tool in Tool::BOTH {
         // Without any address we cannot know the family. A program that is not installed has no rules.
-        let known = !mine.is_empty();
-        if known && tool.addresses(&mine).is_empty() {
+        let known = !chain.leaving.is_empty();
+        if known && tool.addresses(&chain.leaving).is_empty() {
             continue;
         }
-        match remove_family(&claims, tool, &chain, endpoint, &mine, &others) {
+        match part::write_family(&writer, &[&chain], tool) {
             Err(FirewallError::Iptables { .. }) if !known && !tool.is_installed() => {}
-            outcome => outcome?,
+            outcome => drop(outcome?),
         }
     }
-    claims.drop_chain(&chain, ifname)
-}
-
-fn remove_family(
-    claims: &Claims<'_>,
-    tool: Tool,
-    chain: &str,
-    endpoint: &Endpoint,
-    mine: &[IpNetwork],
-    others: &[IpNetwork],
-) -> Result<(), FirewallError> {
-    let jumps = jumps(tool, chain)?;
-    let others = tool.addresses(others);
-    let mut script = Vec::new();
-    if others.is_empty() {
-        script.extend(jumps.iter().map(Jump::deletion));
-        if !jumps.is_empty() || tool.chain(Table::Nat, chain)?.is_some() {
-            script.extend([format!("-F {chain}"), format!("-X {chain}")]);
-        }
-    } else {
-        // An address that two attachments share keeps its jump.
-        let leaving: Vec<_> =
-            tool.addresses(mine).into_iter().filter(|mine| !others.contains(mine)).collect();
-        script.extend(jumps.iter().filter(|jump| jump.is_from(&leaving)).map(Jump::deletion));
-        script.extend(chain_body(chain, endpoint, &others, tool, source(claims, endpoint, tool)?));
-    }
-    tool.restore(Table::Nat, &script)
+    claims.drop_chain(&name, ifname)
 }
 
 /// Removes what upstream wrote for an attachment that is in no record: the jumps from its addresses, or, without any,
@@ -128,89 +228,68 @@ pub(crate) fn disinherit(
 ) -> Result<(), FirewallError> {
     let chain = chain_of(endpoint);
     let users = Claims(claims).chain_users(&chain)?;
-    let claimed: Vec<_> = users.into_iter().flat_map(|(_, addresses)| addresses).collect();
-    let jumps = jumps(tool, &chain)?;
-    let is_leaving = |jump: &&Jump| {
+    let claimed: Vec<_> = users.into_iter().flat_map(|user| user.addresses).collect();
+    let there = tool.saved(Table::Nat)?;
+    let jumps = jumps(&there, &chain);
+    let is_leaving = |jump: &&Jump<'_>| {
         if addresses.is_empty() { !jump.is_from(&claimed) } else { jump.is_from(addresses) }
     };
     let leaving: Vec<_> = jumps.iter().filter(is_leaving).collect();
-    let mut script: Vec<_> = leaving.iter().map(|jump| jump.deletion()).collect();
-    if leaving.len() == jumps.len() && tool.chain(Table::Nat, &chain)?.is_some() {
-        script.extend([format!("-F {chain}"), format!("-X {chain}")]);
-    }
+    let script = match leaving.len() == jumps.len() {
+        true => retirement(&there, &chain),
+        false => leaving.iter().map(|jump| jump.deletion()).collect(),
+    };
     tool.restore(Table::Nat, &script)
 }
 
-/// Returns which of the attachment's addresses are not masqueraded.
+/// Returns what is missing of the attachment's masquerading. Of a chain that is in no record, and so may be upstream's, only
+/// what leads there.
 pub(crate) fn observe(masquerade: &Masquerade) -> Result<Vec<String>, FirewallError> {
     let Some(endpoint) = &masquerade.endpoint else { return Ok(Vec::new()) };
-    let chain = chain_of(endpoint);
+    let claims = Claims(&masquerade.claims);
+    let chain = Chain::of(endpoint, &claims, masquerade.addresses.clone())?;
     let mut missing = Vec::new();
-    for tool in Tool::BOTH {
-        let addresses = tool.addresses(&masquerade.addresses);
-        if addresses.is_empty() {
-            continue;
+    for tool in Tool::BOTH.into_iter().filter(|tool| chain.is_in(*tool)) {
+        let mut found = chain.missing(&tool.saved(Table::Nat)?, tool);
+        if !is_on_record(masquerade) {
+            found.retain(|what| what.contains(" to chain "));
         }
-        let jumps = jumps(tool, &chain)?;
-        for address in addresses {
-            if !jumps.iter().any(|jump| jump.is_from(&[address])) {
-                missing.push(format!("{} rule from {} to chain {chain}", tool.program(), address.ip()));
-            }
-        }
+        missing.extend(found);
     }
     Ok(missing)
 }
 
 /// Separates an attachment's addresses from those of its container's other attachments.
-fn split(users: Vec<(String, Vec<IpNetwork>)>, ifname: &str) -> (Vec<IpNetwork>, Vec<IpNetwork>) {
-    let (mine, others): (Vec<_>, Vec<_>) = users.into_iter().partition(|(user, _)| user == ifname);
-    let flat = |users: Vec<(String, Vec<IpNetwork>)>| users.into_iter().flat_map(|(_, list)| list).collect();
+fn split(users: Vec<ChainUser>, endpoint: &Endpoint) -> (Vec<IpNetwork>, Vec<IpNetwork>) {
+    let (mine, others): (Vec<_>, Vec<_>) =
+        users.into_iter().partition(|user| user.ifname == endpoint.ifname.as_str());
+    let flat = |users: Vec<ChainUser>| users.into_iter().flat_map(|user| user.addresses).collect();
     (flat(mine), flat(others))
 }
 
-/// Returns the address that a network's packets leave with, if one was named ([`crate::SourceAddress`]).
-fn source(claims: &Claims<'_>, endpoint: &Endpoint, tool: Tool) -> Result<Option<IpAddr>, FirewallError> {
-    let claimed = claims.all(&SOURCE)?.into_iter().filter(|entry| claims.has(&endpoint.network, entry));
-    let mut addresses = claimed.filter_map(|entry| match entry {
+/// Returns the addresses that a network's packets leave with, if any were named ([`crate::SourceAddress`]).
+fn sources(claims: &Claims<'_>, network: &NetworkName) -> Result<Vec<IpAddr>, FirewallError> {
+    let claimed = claims.of_network(network, &SOURCE)?.into_iter();
+    let address = |entry| match entry {
         Entry::Source(_, addr) => Some(addr),
         _ => None,
-    });
-    Ok(addresses.find(|addr| addr.is_ipv6() == tool.is_v6()))
+    };
+    Ok(claimed.filter_map(address).collect())
 }
 
-/// Returns the lines that write the chain anew. With `--noflush` naming a chain empties it.
-fn chain_body(
-    chain: &str,
-    endpoint: &Endpoint,
-    addresses: &[IpNetwork],
-    tool: Tool,
-    source: Option<IpAddr>,
-) -> Vec<String> {
-    let comment = comment(endpoint);
-    let subnets: BTreeSet<_> =
-        addresses.iter().map(|address| (address.network(), address.prefix())).collect();
-    let mut lines = vec![format!(":{chain} - [0:0]")];
-    lines.extend(
-        subnets.iter().map(|(network, len)| format!("-A {chain} -d {network}/{len} {comment} -j ACCEPT")),
-    );
-    let outcome = source.map_or("MASQUERADE".to_owned(), |addr| format!("SNAT --to-source {addr}"));
-    lines.push(format!("-A {chain} ! -d {} {comment} -j {outcome}", tool.multicast()));
-    lines
-}
-
-/// Returns the rules of POSTROUTING that lead to the chain.
-fn jumps(tool: Tool, chain: &str) -> Result<Vec<Jump>, FirewallError> {
+/// Returns the rules of POSTROUTING that lead to a chain.
+fn jumps<'a>(there: &'a Rules, chain: &str) -> Vec<Jump<'a>> {
     let end = format!(" -j {chain}");
-    let rules = tool.rules(Table::Nat, "POSTROUTING")?;
-    Ok(rules.into_iter().filter(|line| line.ends_with(&end)).map(Jump).collect())
+    let rules = there.chain(POSTROUTING).unwrap_or_default();
+    rules.iter().filter(|line| line.ends_with(&end)).map(|line| Jump(line)).collect()
 }
 
-/// A rule of POSTROUTING that leads to one of our chains, as `iptables -S` prints it.
-struct Jump(String);
+/// A rule of POSTROUTING that leads to one of our chains, as `iptables-save` prints it.
+struct Jump<'a>(&'a str);
 
-impl Jump {
+impl Jump<'_> {
     fn deletion(&self) -> String {
-        self.0.replacen("-A ", "-D ", 1)
+        part::deletion(self.0)
     }
 
     /// Returns whether the jump is taken by one of these addresses. Old versions of upstream wrote
@@ -237,16 +316,15 @@ mod tests {
 
     #[test]
     fn a_jump_is_known_by_its_source() {
-        let jump = |source: &str| {
-            Jump(format!(
-                r#"-A POSTROUTING -s {source} -m comment --comment "name: \"n\" id: \"c\"" -j CNI-1"#
-            ))
+        let rule = |source: &str| {
+            format!(r#"-A POSTROUTING -s {source} -m comment --comment "name: \"n\" id: \"c\"" -j CNI-1"#)
         };
         let mine = ["10.1.0.5/16".parse().unwrap()];
-        assert!(jump("10.1.0.5/32").is_from(&mine));
-        assert!(jump("10.1.0.0/16").is_from(&mine));
-        assert!(!jump("10.1.0.6/32").is_from(&mine));
-        assert!(!jump("10.1.0.5/32").is_from(&[]));
-        assert!(jump("10.1.0.5/32").deletion().starts_with("-D POSTROUTING -s 10.1.0.5/32 -m comment"));
+        let is_from = |source: &str, addresses: &[IpNetwork]| Jump(&rule(source)).is_from(addresses);
+        assert!(is_from("10.1.0.5/32", &mine));
+        assert!(is_from("10.1.0.0/16", &mine));
+        assert!(!is_from("10.1.0.6/32", &mine));
+        assert!(!is_from("10.1.0.5/32", &[]));
+        assert!(Jump(&rule("10.1.0.5/32")).deletion().starts_with("-D POSTROUTING -s 10.1.0.5/32 -m comment"));
     }
 }

@@ -5,5 +5,7 @@ pub(crate) mod admission;
 pub(crate) mod forward;
 pub(crate) mod lock;
 pub(crate) mod masquerade;
+pub(crate) mod part;
 pub(crate) mod publish;
+pub(crate) mod restore;
 pub(crate) mod tool;

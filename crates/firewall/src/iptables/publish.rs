@@ -27,6 +27,8 @@ use weft_nft::{self as nft, Socket};
 use weft_state::ports::Owner;
 
 use super::lock::Writer;
+use super::part::{self, Part, Scripts, deletion};
+use super::restore::Listing;
 use super::tool::{Rules, Saved, Table, Tool};
 use crate::claim::Claims;
 use crate::{Change, FirewallError, entry};
@@ -43,44 +45,63 @@ pub(crate) const INPUT: &str = "WEFT-INPUT";
 /// The rules for ports of routed networks.
 pub(crate) const ROUTED: &str = "WEFT-ROUTED";
 
+/// What an attachment publishes.
+pub(crate) struct Ports<'a> {
+    pub(crate) owner: &'a Owner,
+    /// Whether a link routes loopback addresses by claim of a network, whether or not a port is published.
+    pub(crate) keeps_localhost: bool,
+}
+
+impl Part for Ports<'_> {
+    fn tables(&self) -> &'static [Table] {
+        &[Table::Raw, Table::Filter, Table::Nat]
+    }
+
+    fn is_in(&self, tool: Tool) -> bool {
+        !Family::of(self.owner, tool).is_empty()
+    }
+
+    fn may_leave(&self, _tool: Tool) -> bool {
+        true
+    }
+
+    fn scripts(&self, there: &Saved, tool: Tool) -> Scripts {
+        scripts(there, self.owner, &Family::of(self.owner, tool), self.keeps_localhost)
+    }
+}
+
+/// Keeps others from the host's loopback addresses.
+pub(crate) struct Protection;
+
+impl Part for Protection {
+    fn tables(&self) -> &'static [Table] {
+        &[Table::Raw]
+    }
+
+    fn is_in(&self, tool: Tool) -> bool {
+        !tool.is_v6()
+    }
+
+    fn may_leave(&self, _tool: Tool) -> bool {
+        false
+    }
+
+    fn scripts(&self, there: &Saved, tool: Tool) -> Scripts {
+        let mut scripts = Scripts::default();
+        if self.is_in(tool) {
+            let raw = there.table(Table::Raw);
+            let rules = rules::LOCALHOST_ONLY.iter();
+            rules.for_each(|rule| jump(&mut scripts.raw, raw, "PREROUTING", rule, false));
+        }
+        scripts
+    }
+}
+
 /// Brings an attachment from whatever it had to exactly what the books say.
 pub(crate) fn ensure(claims: &Path, owner: &Owner) -> Result<Change, FirewallError> {
-    ensure_all(claims, &[owner])
-}
-
-/// Brings attachments to what the books say of them, in one transaction for each table of each family.
-pub(crate) fn ensure_all(claims: &Path, owners: &[&Owner]) -> Result<Change, FirewallError> {
-    if owners.is_empty() {
-        return Ok(Change::AlreadyThere);
-    }
-    let _writer = Writer::alone(claims)?;
-    let keeps = keeps_localhost(claims)?;
-    let mut change = Change::AlreadyThere;
-    for tool in Tool::BOTH {
-        // A program that is not there has no rules to be taken back.
-        if !tool.is_ready() && owners.iter().all(|owner| Family::of(owner, tool).is_empty()) {
-            continue;
-        }
-        let scripts = scripts_of_all(tool.saved_all()?, owners, tool, keeps);
-        if !scripts.is_empty() {
-            change = Change::Made;
-            tool.restore_all(&scripts.as_tables())?;
-        }
-    }
-    Ok(change)
-}
-
-/// Returns the lines for several attachments, each after those before it have been written.
-fn scripts_of_all(mut saved: Saved, owners: &[&Owner], tool: Tool, keeps: bool) -> Scripts {
-    let mut all = Scripts::default();
-    for owner in owners {
-        let of_one = scripts(&saved, owner, &Family::of(owner, tool), keeps);
-        of_one.all().for_each(|(table, line)| saved.write(table, line));
-        all.nat.extend(of_one.nat);
-        all.filter.extend(of_one.filter);
-        all.raw.extend(of_one.raw);
-    }
-    all
+    let writer = Writer::alone(claims)?;
+    let keeps_localhost = keeps_localhost(claims)?;
+    part::write(&writer, &[&Ports { owner, keeps_localhost }])
 }
 
 /// Takes back everything of an attachment: what we wrote, or what upstream's plugin did.
@@ -94,17 +115,13 @@ pub(crate) fn remove(claims: &Path, endpoint: &Endpoint) -> Result<(), FirewallE
 }
 
 /// Whether a link routes loopback addresses by claim of a network, whether or not a port is published.
-fn keeps_localhost(claims: &Path) -> Result<bool, FirewallError> {
+pub(crate) fn keeps_localhost(claims: &Path) -> Result<bool, FirewallError> {
     Claims(claims).any(&entry::IPTABLES_LOCALNET)
 }
 
 /// Keeps others from the host's loopback addresses.
 pub(crate) fn protect(claims: &Path) -> Result<(), FirewallError> {
-    let _writer = Writer::alone(claims)?;
-    let mut lines = Vec::new();
-    let raw = Tool::V4.saved(Table::Raw)?;
-    rules::LOCALHOST_ONLY.iter().for_each(|rule| jump(&mut lines, &raw, "PREROUTING", rule, false));
-    if lines.is_empty() { Ok(()) } else { Tool::V4.restore(Table::Raw, &lines) }
+    part::write(&Writer::alone(claims)?, &[&Protection]).map(drop)
 }
 
 /// Takes that back with the last claim, unless ports are published: then it goes with the last of them.
@@ -126,8 +143,8 @@ fn unprotection(saved: &Saved) -> Vec<String> {
 }
 
 /// Returns which of the rules are missing that keep others from the host's loopback addresses.
-pub(crate) fn unprotected() -> Result<Vec<String>, FirewallError> {
-    let raw = Tool::V4.saved(Table::Raw)?;
+pub(crate) fn unprotected(listing: &mut Listing) -> Result<Vec<String>, FirewallError> {
+    let raw = listing.of(Tool::V4)?.table(Table::Raw);
     let missing = rules::LOCALHOST_ONLY.iter().filter(|rule| !raw.has("PREROUTING", rule));
     Ok(missing.map(|rule| format!("{} raw rule {rule}", Tool::V4.program())).collect())
 }
@@ -140,25 +157,26 @@ pub(crate) fn is_there(socket: &mut Socket, endpoint: &Endpoint) -> bool {
 }
 
 /// Returns what is missing, a chain in place of its rules.
-pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
+pub(crate) fn observe(owner: &Owner, listing: &mut Listing) -> Result<Vec<String>, FirewallError> {
     let mut missing = Vec::new();
-    for tool in Tool::BOTH {
-        let family = Family::of(owner, tool);
-        if family.is_empty() {
-            continue;
-        }
-        let saved = tool.saved_all()?;
-        let scripts = scripts(&saved, owner, &family, true);
-        let additions = scripts.all().filter(|(_, line)| line.starts_with("-A ") || line.starts_with("-I "));
-        for (table, line) in additions {
-            let rule =
-                line.replacen("-I ", "-A ", 1).replacen(" 1 ", " ", usize::from(line.starts_with("-I ")));
-            // Somebody's own conditions may be printed in other words than they were written in.
-            if !tool.has_all(table, std::slice::from_ref(&rule))? {
-                let chain = rule.split(' ').nth(1).unwrap_or_default();
-                let has_chain = saved.table(table).chain(chain).is_some();
-                missing.push(not_found(table, chain, has_chain.then_some(&rule)));
-            }
+    for tool in Tool::BOTH.into_iter().filter(|tool| !Family::of(owner, *tool).is_empty()) {
+        missing.extend(missing_of(owner, listing.of(tool)?, tool)?);
+    }
+    Ok(missing)
+}
+
+/// Returns what is missing of one family in what was saved.
+fn missing_of(owner: &Owner, there: &Saved, tool: Tool) -> Result<Vec<String>, FirewallError> {
+    let mut missing = Vec::new();
+    let scripts = scripts(there, owner, &Family::of(owner, tool), true);
+    let additions = scripts.all().filter(|(_, line)| line.starts_with("-A ") || line.starts_with("-I "));
+    for (table, line) in additions {
+        let rule = line.replacen("-I ", "-A ", 1).replacen(" 1 ", " ", usize::from(line.starts_with("-I ")));
+        let chain = rule.split(' ').nth(1).unwrap_or_default();
+        let has_chain = there.table(table).chain(chain).is_some();
+        // Somebody's own conditions may be printed in other words than they were written in.
+        if !has_chain || !tool.has_all(table, std::slice::from_ref(&rule))? {
+            missing.push(not_found(table, chain, has_chain.then_some(&rule)));
         }
     }
     missing.dedup();
@@ -201,29 +219,6 @@ fn not_found(table: Table, chain: &str, rule: Option<&String>) -> String {
     match rule {
         None => format!("chain {chain} not found in iptables table {table}"),
         Some(rule) => format!("rule {rule} in chain {chain} not found in table {table}"),
-    }
-}
-
-/// The lines for each table.
-#[derive(Debug, Default)]
-struct Scripts {
-    nat: Vec<String>,
-    filter: Vec<String>,
-    raw: Vec<String>,
-}
-
-impl Scripts {
-    fn is_empty(&self) -> bool {
-        self.all().next().is_none()
-    }
-
-    /// Protection comes first: of several tables in one run, each is a transaction of its own.
-    fn as_tables(&self) -> [(Table, &[String]); 3] {
-        [(Table::Raw, &self.raw), (Table::Filter, &self.filter), (Table::Nat, &self.nat)]
-    }
-
-    fn all(&self) -> impl Iterator<Item = (Table, &String)> {
-        self.as_tables().into_iter().flat_map(|(table, lines)| lines.iter().map(move |line| (table, line)))
     }
 }
 
@@ -357,10 +352,6 @@ fn jump(lines: &mut Vec<String>, there: &Rules, builtin: &str, rule: &str, first
     }
     let at = if first { format!("-I {builtin} 1 ") } else { format!("-A {builtin} ") };
     lines.push(rule.replacen(&format!("-A {builtin} "), &at, 1));
-}
-
-fn deletion(rule: &str) -> String {
-    rule.replacen("-A ", "-D ", 1)
 }
 
 fn leading_to<'a>(there: &'a Rules, from: &str, chain: &str) -> Vec<&'a String> {

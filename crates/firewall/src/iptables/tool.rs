@@ -8,7 +8,6 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use ipnetwork::IpNetwork;
-use iptables::IPTables;
 
 use crate::{FirewallError, layout};
 
@@ -71,6 +70,11 @@ pub(crate) struct Saved {
 }
 
 impl Saved {
+    /// Returns tables of which only one has been asked for.
+    pub(crate) fn of(table: Table, rules: Rules) -> Self {
+        Self { tables: HashMap::from([(table.name().to_owned(), rules)]), none: Rules::default() }
+    }
+
     /// Returns what a table has, which may be nothing.
     pub(crate) fn table(&self, table: Table) -> &Rules {
         self.tables.get(table.name()).unwrap_or(&self.none)
@@ -260,27 +264,6 @@ impl Tool {
         Ok(Saved::parse(&String::from_utf8_lossy(&output.stdout)))
     }
 
-    /// Returns the rules of a chain that is always there, as `iptables -S` prints them.
-    pub(crate) fn rules(self, table: Table, chain: &str) -> Result<Vec<String>, FirewallError> {
-        self.list(table, chain)?.map_err(|problem| refused(self.program(), &problem))
-    }
-
-    /// Returns the rules of a chain, or `None` if there is no such chain.
-    pub(crate) fn chain(self, table: Table, chain: &str) -> Result<Option<Vec<String>>, FirewallError> {
-        Ok(self.list(table, chain)?.ok())
-    }
-
-    /// Returns the rules of a chain, or what the program said instead.
-    fn list(self, table: Table, chain: &str) -> Result<Result<Vec<String>, String>, FirewallError> {
-        let output = self.iptables().execute(table.name(), &format!("-S {chain}"));
-        let output = output.map_err(|cause| self.failed(self.program(), cause))?;
-        if !output.status.success() {
-            return Ok(Err(String::from_utf8_lossy(&output.stderr).into_owned()));
-        }
-        let text = String::from_utf8_lossy(&output.stdout);
-        Ok(Ok(text.lines().filter(|line| line.starts_with("-A ")).map(str::to_owned).collect()))
-    }
-
     /// Makes all changes to a table, or none.
     pub(crate) fn restore(self, table: Table, lines: &[String]) -> Result<(), FirewallError> {
         self.restore_all(&[(table, lines)])
@@ -348,12 +331,6 @@ impl Tool {
             written.map_err(wrap)?;
         }
         Ok(output)
-    }
-
-    /// Returns the program behind the `iptables` crate. Its own constructor would start the program
-    /// once more to learn that it knows `-C` and `-w`, which it does since 2013.
-    fn iptables(self) -> IPTables {
-        IPTables { cmd: self.program(), has_check: true, has_wait: true, is_numeric: false }
     }
 
     fn failed(self, program: &str, problem: impl ToString) -> FirewallError {

@@ -241,7 +241,8 @@ fn several_attachments_are_written_as_one_by_one() {
     let mut second = owner(&["tcp 0.0.0.0:9090 -> 10.0.0.3:90 from 192.0.2.0/24"]);
     second.endpoint = endpoint("test", "second", "eth0");
     let first = owner(&["tcp 0.0.0.0:8080 -> 10.0.0.2:80 from 192.0.2.0/24"]);
-    let together = scripts_of_all(Saved::default(), &[&first, &second], Tool::V4, false);
+    let [one, two] = [&first, &second].map(|owner| Ports { owner, keeps_localhost: false });
+    let together = part::scripts_of_all(Saved::default(), &[&one, &two], Tool::V4);
     let lines: Vec<String> = together.all().map(|(table, line)| format!("{table} {line}")).collect();
     for shared in ["nat :CNI-HOSTPORT-DNAT - [0:0]", "filter :WEFT-INPUT - [0:0]"] {
         assert_eq!(lines.iter().filter(|line| *line == shared).count(), 1, "{shared}: {lines:#?}");
