@@ -1,10 +1,9 @@
 //! What others take away comes back: after every kind of flush, with connections that stay open.
 
-use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use weft_testkit::{Container, Lab};
+use weft_testkit::{Container, Conversation, Lab};
 
 const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:ffff::1"];
 const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:ffff::2"];
@@ -18,33 +17,12 @@ fn open(from: &Container, host: &str, port: u16) -> bool {
 }
 
 /// A connection through a published port that stays open.
-struct Conversation {
-    caller: TcpStream,
-    called: TcpStream,
-}
-
-impl Conversation {
-    fn begin(from: &Container, to: &Container, host: &str, host_port: u16, port: u16) -> Self {
-        let listener = to.inside(|| TcpListener::bind(("::", port))).unwrap();
-        let caller = from.inside(|| {
-            TcpStream::connect_timeout(&SocketAddr::new(ip(host), host_port), Duration::from_secs(5))
-        });
-        let (caller, called) = (caller.unwrap(), listener.accept().unwrap().0);
-        for stream in [&caller, &called] {
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        }
-        Self { caller, called }
-    }
-
-    /// What each end says arrives at the other.
-    fn goes_on(&mut self) {
-        let mut heard = [0; 4];
-        self.caller.write_all(b"ping").unwrap();
-        self.called.read_exact(&mut heard).unwrap();
-        self.called.write_all(b"pong").unwrap();
-        self.caller.read_exact(&mut heard).unwrap();
-        assert_eq!(&heard, b"pong");
-    }
+pub(crate) fn conversation(from: &Container, to: &Container, host: &str, ports: [u16; 2]) -> Conversation {
+    let [host_port, port] = ports;
+    let listener = to.inside(|| TcpListener::bind(("::", port))).unwrap();
+    let caller = from
+        .inside(|| TcpStream::connect_timeout(&SocketAddr::new(ip(host), host_port), Duration::from_secs(5)));
+    Conversation::between(caller.unwrap(), listener.accept().unwrap().0)
 }
 
 /// Two networks: red on blue publishes 8080 and has more services, green is on pink. All modes are at work.
@@ -108,20 +86,20 @@ impl Town {
 fn a_flushed_ruleset_comes_back_and_connections_go_on() {
     let town = Town::new(Lab::new(), &[]);
     town.is_well();
-    let mut conversation = Conversation::begin(&town.outside, &town.green, HOST[0], 7000, 7000);
-    conversation.goes_on();
+    let mut call = conversation(&town.outside, &town.green, HOST[0], [7000; 2]);
+    call.goes_on();
     let before = town.lab.ruleset();
 
     town.lab.sh("nft flush ruleset").expect_ok();
     town.is_ill();
     town.lab.weft(["network", "reload"]).expect_ok();
-    conversation.goes_on();
+    call.goes_on();
     town.is_well();
     assert_eq!(sorted(&town.lab.ruleset()), sorted(&before));
 
     // Where nothing is missing, nothing changes and nobody is disturbed.
     town.lab.weft(["network", "reload"]).expect_ok();
-    conversation.goes_on();
+    call.goes_on();
     assert_eq!(sorted(&town.lab.ruleset()), sorted(&before));
 }
 
@@ -159,13 +137,13 @@ fn iptables_rules_come_back_and_connections_go_on() {
     weft_testkit::skip_unless!(lab.sh("iptables --version").code == 0, "iptables");
     let town = Town::new(lab, &["-o", "masquerade-backend=iptables"]);
     town.is_well();
-    let mut conversation = Conversation::begin(&town.outside, &town.green, HOST[0], 7000, 7000);
-    conversation.goes_on();
+    let mut call = conversation(&town.outside, &town.green, HOST[0], [7000; 2]);
+    call.goes_on();
 
     town.lab.sh("iptables -F; iptables -t nat -F; ip6tables -F; ip6tables -t nat -F").expect_ok();
     town.is_ill();
     town.lab.weft(["network", "reload"]).expect_ok();
-    conversation.goes_on();
+    call.goes_on();
     town.is_well();
 }
 
@@ -174,10 +152,10 @@ fn a_flush_of_iptables_does_not_concern_our_own_table() {
     let lab = Lab::new();
     weft_testkit::skip_unless!(lab.sh("iptables --version").code == 0, "iptables");
     let town = Town::new(lab, &[]);
-    let mut conversation = Conversation::begin(&town.outside, &town.green, HOST[0], 7000, 7000);
+    let mut call = conversation(&town.outside, &town.green, HOST[0], [7000; 2]);
     town.lab.sh("iptables -F; iptables -t nat -F").expect_ok();
     town.lab.weft(["network", "reload"]).expect_ok();
-    conversation.goes_on();
+    call.goes_on();
     town.is_well();
 }
 

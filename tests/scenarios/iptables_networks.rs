@@ -1,9 +1,12 @@
 //! Networks whose rules are in chains of iptables, with either of its programs: the same behaviour, and nothing
 //! of ours in nf_tables.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use weft_testkit::{Container, Lab, Output, TcpServer, Xtables, on_each, skip_unless};
+
+use crate::heals::conversation;
 
 const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:ffff::1"];
 const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:ffff::2"];
@@ -50,6 +53,15 @@ impl Host {
             .run()
             .expect_ok()
             .to_string()
+    }
+
+    /// Runs `weft doctor`, and returns what it finds.
+    #[track_caller]
+    fn doctor(&self) -> String {
+        let doctor = self.lab.weft_program(["doctor"]).env("PATH", self.programs.path()).run();
+        assert!(doctor.code == 0 || doctor.code == 1, "{doctor}");
+        assert_eq!(doctor.code == 0, doctor.stdout.is_empty(), "{doctor}");
+        doctor.stdout
     }
 
     /// Creates `10.<number>.0.0/24` and `fd00:<number>::/64`, with a container at `.2` and `::2`, named after the
@@ -254,5 +266,77 @@ fn nothing_stays_but_what_the_reference_leaves() {
             assert!(own.iter().any(|chain| line.contains(chain)), "{line}");
         }
         assert!(!host.both("-t raw -S").contains("127.0.0.0/8"), "{}", host.both("-t raw -S"));
+    });
+}
+
+#[test]
+fn whatever_was_flushed_comes_back_with_one_run_for_each_family() {
+    on_each_host(|host| {
+        let (red, _services) = host.served(90, "blue", "icc=false");
+        let (_green, _others) = host.served(91, "pink", "");
+        let also = host.lab.container("also");
+        host.weft("network connect -p 9000-9009:90-99 blue also");
+        host.weft("network connect --interface eth1 pink also");
+        let before = [host.both("-S"), host.both("-t nat -S"), host.both("-t raw -S")];
+        let mut call = conversation(&host.outside, &also, HOST[0], [9000, 90]);
+        assert_eq!(host.doctor(), "");
+        host.programs.watch_restores();
+
+        for flush in ["-F", "-t nat -F", "-t raw -F"] {
+            host.both(flush);
+        }
+        let told = host.doctor();
+        for lost in [
+            "iptables rule from 10.90.0.2 to chain CNI-",
+            "ip6tables rule from fd00:90::2 to chain CNI-",
+            "iptables rule from 10.91.0.3 to chain CNI-",
+            "eth1 of also on pink",
+            "-j MASQUERADE",
+            "CNI-HOSTPORT-DNAT",
+            "WEFT-FORWARD",
+            "weft network reload",
+        ] {
+            assert!(told.contains(lost), "does not tell of {lost}: {told}");
+        }
+        assert_eq!(host.programs.restored(), Vec::<String>::new(), "looking changes nothing");
+
+        host.weft("network reload");
+
+        assert_eq!(
+            host.programs.restored(),
+            ["iptables-restore raw filter nat", "ip6tables-restore filter nat"]
+        );
+        call.goes_on();
+        assert_eq!(host.doctor(), "");
+        for (at, outer) in HOST.into_iter().zip(OUTSIDE) {
+            assert!(open(&host.outside, at, 8090), "{at}");
+            assert_eq!(seen(&red, &host.outside, outer).as_deref(), Some(at), "masqueraded");
+        }
+        let sorted = |text: &String| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+        let after = [host.both("-S"), host.both("-t nat -S"), host.both("-t raw -S")];
+        assert_eq!(after.each_ref().map(sorted), before.each_ref().map(sorted));
+        host.weft("network reload");
+        assert_eq!(host.programs.restored().len(), 2, "where nothing is missing, nothing is written");
+    });
+}
+
+#[test]
+fn a_chain_that_was_emptied_is_told_and_comes_back() {
+    on_each_host(|host| {
+        let (red, _services) = host.served(90, "blue", "");
+        let chains = host.iptables("iptables", "-t nat -S").expect_ok().to_string();
+        let own = chains.lines().filter_map(|line| line.strip_prefix("-N CNI-"));
+        let own = own.filter(|name| !name.contains('-')).collect::<Vec<_>>();
+        assert_eq!(own.len(), 1, "{chains}");
+        assert_eq!(seen(&red, &host.outside, OUTSIDE[0]).as_deref(), Some(HOST[0]));
+
+        host.iptables("iptables", &format!("-t nat -F CNI-{}", own[0])).expect_ok();
+        assert_ne!(seen(&red, &host.outside, OUTSIDE[0]).as_deref(), Some(HOST[0]), "nothing was lost");
+        let told = host.doctor();
+        assert!(told.contains("eth0 of on-blue on blue") && told.contains("-j MASQUERADE"), "{told}");
+
+        host.weft("network reload");
+        assert_eq!(host.doctor(), "");
+        assert_eq!(seen(&red, &host.outside, OUTSIDE[0]).as_deref(), Some(HOST[0]));
     });
 }

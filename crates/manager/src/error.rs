@@ -263,6 +263,18 @@ pub enum Error {
     /// One request has a port twice.
     #[error("cannot publish {0}: the same port of the host is asked for twice")]
     PublishedTwice(String),
+    /// More ports of the host are left to be chosen than there are.
+    #[error("cannot publish {ports}: that is {wanted} ports of the host to choose, and {among} has {there}")]
+    NoRoom {
+        /// The ports as typed.
+        ports: String,
+        /// How many are to be chosen, with what the request says before.
+        wanted: usize,
+        /// How many there are.
+        there: usize,
+        /// Which the kernel hands out.
+        among: PortRange,
+    },
     /// The container publishes the port already.
     #[error("port {ports}/{protocol} of {host} is published by {container} on {network}")]
     PortTaken {
@@ -390,6 +402,7 @@ impl Error {
             | Self::Connected { .. }
             | Self::InterfaceTaken { .. }
             | Self::PortTaken { .. }
+            | Self::NoRoom { .. }
             | Self::Private => Kind::Conflict,
             Self::BadName { .. }
             | Self::Ambiguous { .. }
@@ -444,6 +457,7 @@ impl Error {
             }
             Self::Unconnected(container) => Some(format!("weft network connect NETWORK {container}")),
             Self::NotPublished { container, .. } => Some(format!("weft port ls {container}")),
+            Self::NoRoom { .. } => Some("say which ports of the host: -p FIRST-LAST:FIRST-LAST".into()),
             Self::PortTaken { ports, .. } => {
                 Some(format!("weft port ls, or leave the host's port {ports} out to get a free one"))
             }

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use weft_cni::Verb;
-use weft_model::port::{PortRange, Publication, PublishSpec};
+use weft_model::port::{PortRange, Protocol, Publication, PublishSpec};
 use weft_model::{ContainerId, Endpoint};
 use weft_runtime::Attachment;
 use weft_state::attachment::Record;
@@ -267,6 +267,7 @@ impl Manager {
     ) -> Result<Vec<Port>, Error> {
         let ways = Ways::of(live);
         let known: Vec<Vec<Asked>> = live.iter().map(|record| self.asked_at(&record.endpoint)).collect();
+        let mut room = Room::default();
         for spec in specs {
             ways.lead(spec).then_some(()).ok_or_else(|| unreachable_by(mine.container(), spec))?;
             self.check_free(spec, live)?;
@@ -274,7 +275,9 @@ impl Manager {
                 let here = ways.families(spec).filter(|(_, way)| *way == index).map(|(any, _)| any);
                 let here: Vec<IpAddr> = here.collect();
                 if !here.is_empty() {
-                    self.publisher_at(&live[index].endpoint)?.check_spec(spec, &here)?;
+                    let publisher = self.publisher_at(&live[index].endpoint)?;
+                    publisher.check_spec(spec, &here)?;
+                    room.take(spec, publisher.chooses(spec, &here))?;
                 }
             }
         }
@@ -372,10 +375,12 @@ impl Manager {
         let publisher = self.publisher(stored)?;
         self.check_understood(&stored.network.name, &publisher, specs, false)?;
         let ways = Ways::of_network(&stored.network);
+        let mut room = Room::default();
         for spec in specs {
             ways.lead(spec).then_some(()).ok_or_else(|| unreachable_by(container, spec))?;
             let families: Vec<IpAddr> = ways.families(spec).map(|(any, _)| any).collect();
             publisher.check_spec(spec, &families)?;
+            room.take(spec, publisher.chooses(spec, &families))?;
         }
         Ok(specs.iter().flat_map(|spec| ways.entries(0, spec, &[])).collect())
     }
@@ -398,6 +403,34 @@ pub(crate) fn check_twice(specs: &[PublishSpec]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The ports of the host from which those are chosen that a request leaves to us. More than there are is refused before each is
+/// asked for by itself, which takes a second for all of them.
+#[derive(Default)]
+struct Room {
+    /// How many there are; looked up when the first is wanted.
+    there: Option<(PortRange, usize)>,
+    taken: BTreeMap<Protocol, usize>,
+}
+
+impl Room {
+    fn take(&mut self, spec: &PublishSpec, count: usize) -> Result<(), Error> {
+        if count == 0 {
+            return Ok(());
+        }
+        let (among, there) = *self.there.get_or_insert_with(|| {
+            let (among, reserved) = weft_state::ports::ephemeral_ports();
+            let free = |port: &u16| !reserved.iter().any(|range| range.contains(*port));
+            (among, among.ports().filter(free).count())
+        });
+        let taken = self.taken.entry(spec.protocol).or_default();
+        *taken += count;
+        match *taken > there {
+            true => Err(Error::NoRoom { ports: spec.to_string(), wanted: *taken, there, among }),
+            false => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@
 mod capture;
 mod cluster;
 mod container;
+mod conversation;
 mod etcd;
 mod fragments;
 mod lab;
@@ -45,6 +46,7 @@ mod xtables;
 pub use capture::Capture;
 pub use cluster::Cluster;
 pub use container::Container;
+pub use conversation::Conversation;
 pub use etcd::{Authority, Certificate, Etcd};
 pub use fragments::{Fragment, send_fragment, udp_datagram};
 pub use lab::Lab;

@@ -1,7 +1,8 @@
 //! iptables' two sets of programs, of which a host has chosen one.
 
 use std::fmt::Debug;
-use std::os::unix::fs::symlink;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::thread;
 
@@ -12,6 +13,7 @@ use crate::{Lab, Output, Program};
 #[derive(Clone, Debug)]
 pub struct Xtables {
     folder: PathBuf,
+    program: String,
 }
 
 impl Xtables {
@@ -32,12 +34,45 @@ impl Xtables {
         std::fs::create_dir_all(&folder)
             .and_then(|()| all.try_for_each(link))
             .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-        Self { folder }
+        Self { folder, program: program.into() }
     }
 
     /// Returns a `PATH` that finds them first.
     pub fn path(&self) -> String {
         format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.folder.display())
+    }
+
+    /// Has every run of `iptables-restore` noted from now on: for [`Xtables::restored`].
+    ///
+    /// # Panics
+    ///
+    /// If the wrappers cannot be written.
+    pub fn watch_restores(&self) {
+        for name in ["iptables-restore", "ip6tables-restore"] {
+            let path = self.folder.join(name);
+            let log = self.log();
+            let script = format!(
+                "#!/bin/sh\nscript=$(cat)\n\
+                 echo {name} $(printf '%s\\n' \"$script\" | sed -n 's/^[*]//p') >>{}\n\
+                 printf '%s\\n' \"$script\" | exec /usr/sbin/{} {name} \"$@\"\n",
+                log.display(),
+                self.program
+            );
+            std::fs::remove_file(&path)
+                .and_then(|()| std::fs::write(&path, script))
+                .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o755)))
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
+    }
+
+    /// Returns the runs since then, each with the tables that it wrote to.
+    pub fn restored(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        log.lines().map(str::to_owned).collect()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("restores")
     }
 
     /// Runs one of the names with these words.

@@ -52,7 +52,11 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    fn of(endpoint: &Endpoint, claims: &Claims<'_>, addresses: Vec<IpNetwork>) -> Result<Self, FirewallError> {
+    fn of(
+        endpoint: &Endpoint,
+        claims: &Claims<'_>,
+        addresses: Vec<IpNetwork>,
+    ) -> Result<Self, FirewallError> {
         Ok(Self {
             name: chain_of(endpoint),
             comment: comment(endpoint),
@@ -86,7 +90,8 @@ impl Chain {
         let addresses = tool.addresses(&self.addresses);
         let subnets: BTreeSet<_> =
             addresses.iter().map(|address| (address.network(), address.prefix())).collect();
-        let stays = subnets.iter().map(|(network, len)| format!("-A {name} -d {network}/{len} {comment} -j ACCEPT"));
+        let stays =
+            subnets.iter().map(|(network, len)| format!("-A {name} -d {network}/{len} {comment} -j ACCEPT"));
         let source = self.sources.iter().find(|addr| addr.is_ipv6() == tool.is_v6());
         let outcome = source.map_or("MASQUERADE".to_owned(), |addr| format!("SNAT --to-source {addr}"));
         let rest = format!("-A {name} ! -d {} {comment} -j {outcome}", tool.multicast());
@@ -325,6 +330,8 @@ mod tests {
         assert!(is_from("10.1.0.0/16", &mine));
         assert!(!is_from("10.1.0.6/32", &mine));
         assert!(!is_from("10.1.0.5/32", &[]));
-        assert!(Jump(&rule("10.1.0.5/32")).deletion().starts_with("-D POSTROUTING -s 10.1.0.5/32 -m comment"));
+        assert!(
+            Jump(&rule("10.1.0.5/32")).deletion().starts_with("-D POSTROUTING -s 10.1.0.5/32 -m comment")
+        );
     }
 }

@@ -168,14 +168,15 @@ pub(crate) fn observe(owner: &Owner, listing: &mut Listing) -> Result<Vec<String
 /// Returns what is missing of one family in what was saved.
 fn missing_of(owner: &Owner, there: &Saved, tool: Tool) -> Result<Vec<String>, FirewallError> {
     let mut missing = Vec::new();
+    let is_worded = !if tool.is_v6() { &owner.conditions_v6 } else { &owner.conditions_v4 }.is_empty();
     let scripts = scripts(there, owner, &Family::of(owner, tool), true);
     let additions = scripts.all().filter(|(_, line)| line.starts_with("-A ") || line.starts_with("-I "));
     for (table, line) in additions {
         let rule = line.replacen("-I ", "-A ", 1).replacen(" 1 ", " ", usize::from(line.starts_with("-I ")));
         let chain = rule.split(' ').nth(1).unwrap_or_default();
         let has_chain = there.table(table).chain(chain).is_some();
-        // Somebody's own conditions may be printed in other words than they were written in.
-        if !has_chain || !tool.has_all(table, std::slice::from_ref(&rule))? {
+        // Somebody's own conditions may be printed in other words than they were written in: then the program compares.
+        if !has_chain || !is_worded || !tool.has_all(table, std::slice::from_ref(&rule))? {
             missing.push(not_found(table, chain, has_chain.then_some(&rule)));
         }
     }

@@ -73,7 +73,8 @@ pub(crate) fn restore(claims: &Claims<'_>) -> Result<(), FirewallError> {
     }
     let writer = Writer::alone(claims.0)?;
     // Read again: what is given up is struck from the books before its writer lets others in, and does not come back.
-    let Recorded { fences, protection, keeps_localhost, owners, chains, admissions } = Recorded::read(claims)?;
+    let Recorded { fences, protection, keeps_localhost, owners, chains, admissions } =
+        Recorded::read(claims)?;
     let ports: Vec<_> = owners.iter().map(|owner| Ports { owner, keeps_localhost }).collect();
     let admitted: Vec<_> = admissions.iter().filter_map(|(_, record)| record.chains()).collect();
     let mut parts: Vec<&dyn Part> = Vec::new();

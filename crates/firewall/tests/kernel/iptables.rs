@@ -128,7 +128,10 @@ fn ipv4_alone_needs_no_ip6tables() {
     remove(&on("eth7", &[])).unwrap();
 
     let error = ensure(&on("eth0", &["fd00::5/64"])).unwrap_err();
-    assert!(matches!(&error, FirewallError::Iptables { program, .. } if program == "ip6tables-save"), "{error}");
+    assert!(
+        matches!(&error, FirewallError::Iptables { program, .. } if program == "ip6tables-save"),
+        "{error}"
+    );
     assert!(error.hint().unwrap().contains("install iptables"));
 }
 

@@ -332,22 +332,17 @@ fn every_flush_is_noticed_and_mended() {
 
 #[test]
 fn connections_stay_open_over_a_reload() {
-    use std::io::{Read, Write};
     let lab = Lab::new();
     let listener = lab.red.run(|| std::net::TcpListener::bind("10.1.0.2:80").unwrap()).unwrap();
     ensure(&fragment(publish("red", &["tcp 0.0.0.0:8080 -> 10.1.0.2:80"]))).unwrap();
-    let mut caller = lab.server.run(|| std::net::TcpStream::connect("192.0.2.1:8080").unwrap()).unwrap();
-    let (mut called, _) = listener.accept().unwrap();
+    let caller = lab.server.run(|| std::net::TcpStream::connect("192.0.2.1:8080").unwrap()).unwrap();
+    let mut call = weft_testkit::Conversation::between(caller, listener.accept().unwrap().0);
     for _ in 0..3 {
         if has("nft") {
             sh("nft flush ruleset");
         }
         reload(&root()).unwrap();
-        caller.write_all(b"?").unwrap();
-        let mut byte = [0];
-        called.read_exact(&mut byte).unwrap();
-        called.write_all(b"!").unwrap();
-        caller.read_exact(&mut byte).unwrap();
+        call.goes_on();
     }
 }
 

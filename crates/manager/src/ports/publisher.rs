@@ -52,6 +52,15 @@ impl Publisher {
         let first = outcomes.next().unwrap_or(Ok(()));
         first.or_else(|error| if outcomes.any(|outcome| outcome.is_ok()) { Ok(()) } else { Err(error) })
     }
+
+    /// Returns how many ports of the host are left to be chosen: none where they are the container's own.
+    pub(super) fn chooses(&self, spec: &PublishSpec, families: &[IpAddr]) -> usize {
+        let translated = |any: &IpAddr| self.gateways().of(spec.host.unwrap_or(*any)).translates();
+        match spec.host_ports {
+            HostPorts::Any if families.iter().any(translated) => spec.ports.len().into(),
+            _ => 0,
+        }
+    }
 }
 
 impl Manager {
