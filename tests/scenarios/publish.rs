@@ -508,3 +508,34 @@ fn a_first_connection_whose_port_is_taken_leaves_nothing() {
     lab.weft(["network", "connect", "-p", "8081:80", "pink", "green"]).expect_ok();
     assert!(lab.ip("-brief link").contains("br-pink"), "it would have been seen");
 }
+
+#[test]
+fn more_ports_to_choose_than_there_are_are_refused_at_once() {
+    let lab = Lab::new();
+    create(&lab, 90, "blue", &[]);
+    create(&lab, 91, "open", &["-o", "gateway_mode_ipv4=routed", "-o", "gateway_mode_ipv6=routed"]);
+    lab.set_sysctl("ipv4/ip_local_port_range", "40000 40009");
+    lab.set_sysctl("ipv4/ip_local_reserved_ports", "40005");
+    let red = connected(&lab, "blue", "red", &["-p", "8080:80"]);
+    let before = lab.snapshot();
+    for ports in [&["1-65535"][..], &["1-10"], &["1-5", "11-15"], &["[::]::1-10"]] {
+        let words = ["port", "publish", "red"].into_iter().chain(ports.iter().copied());
+        // What the manager says, and not the plugin.
+        let output = lab.weft(words);
+        output.expect_failure(4, &["cannot publish", "40000-40009 has 9", "-p FIRST-LAST:FIRST-LAST"]);
+        lab.assert_restored(&before);
+    }
+    lab.container("grey");
+    let before = lab.snapshot();
+    lab.weft(["network", "connect", "-p", "1-65535", "blue", "grey"])
+        .expect_failure(4, &["cannot publish 1-65535/tcp: that is 65535 ports", "40000-40009 has 9"]);
+    lab.assert_restored(&before);
+
+    // As many as there are, and as many of another protocol.
+    lab.weft(["port", "publish", "red", "1-9", "1-9/udp"]).expect_ok();
+    let _service = red.serve_tcp(9);
+    assert_eq!(lab.ask_tcp(ip("127.0.0.1"), 40009).unwrap().by, "red");
+    // Where nothing is translated, nothing is chosen.
+    connected(&lab, "open", "green", &["-p", "1-20"]);
+    assert!(lab.weft(["port", "ls", "green"]).expect_ok().contains("20/tcp"));
+}
