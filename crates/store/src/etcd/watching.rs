@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use etcd_client::{EventType, GetOptions, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{GetOptions, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use weft_overlay::Event;
@@ -272,7 +272,9 @@ impl Watcher {
             self.lately.1 += usize::from(revision >= self.next);
             self.next = self.next.max(revision + 1);
             let entry = entry(kv.clone());
-            if event.event_type() == EventType::Delete {
+            // What is deleted has no version (etcd's mvccpb/kv.proto). The library ends the process at a kind of event that it does
+            // not know.
+            if kv.version() == 0 {
                 events.push(Event::Delete { key: entry.key, revision });
                 continue;
             }
