@@ -55,6 +55,78 @@ fn gc_collects_what_has_a_truncated_record() {
 }
 
 #[test]
+fn either_spelling_of_the_list_counts() {
+    for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+        let lab = Lab::new();
+        let (red, green) = (lab.container("red"), lab.container("green"));
+        for container in [&red, &green] {
+            lab.plugin("bridge").json(&one()).add(container).expect_ok();
+        }
+        let mut listing = one();
+        listing[key] = json!([{"containerID": "green", "ifname": "eth0"}]);
+        lab.plugin("bridge")
+            .json(&listing)
+            .env("CNI_COMMAND", "GC")
+            .env("CNI_PATH", binaries())
+            .bare()
+            .expect_ok();
+        assert!(!red.has_link("eth0"), "{key}: red is not listed");
+        assert!(green.ping("10.1.1.1"), "{key}: green is");
+    }
+}
+
+/// What every plugin of the reference's is called with, at least.
+fn every_plugin() -> Vec<Value> {
+    let ipam = json!({"type": "host-local", "subnet": "10.1.2.0/24"});
+    let of = |kind: &str, keys: Value| {
+        let mut conf = keys;
+        conf["cniVersion"] = "1.1.0".into();
+        conf["name"] = "n1".into();
+        conf["type"] = kind.into();
+        conf
+    };
+    let mut all: Vec<Value> =
+        ["bridge", "ptp", "dummy", "tap", "host-local"].map(|kind| of(kind, json!({"ipam": ipam}))).into();
+    all.extend(["macvlan", "ipvlan"].map(|kind| of(kind, json!({"master": "uplink0", "ipam": ipam}))));
+    all.extend(
+        ["loopback", "portmap", "firewall", "bandwidth", "tuning", "sbr"].map(|kind| of(kind, json!({}))),
+    );
+    all.push(of("vlan", json!({"master": "uplink0", "vlanId": 5, "ipam": ipam})));
+    all.push(of("vrf", json!({"vrfname": "blue"})));
+    all.push(of("host-device", json!({"device": "dev0", "ipam": ipam})));
+    all.push(of("static", json!({"ipam": {"type": "static", "addresses": [{"address": "10.1.2.9/24"}]}})));
+    all.push(of("dhcp", json!({"ipam": {"type": "dhcp"}})));
+    all
+}
+
+#[test]
+fn every_plugin_collects_by_a_list_and_says_whether_it_is_ready() {
+    let lab = Lab::new();
+    let _beyond = lab.uplink();
+    for conf in every_plugin() {
+        let kind = conf["type"].as_str().unwrap();
+        let before = lab.snapshot();
+        let call = lab.plugin(kind).json(&conf).env("CNI_PATH", binaries());
+        let refused = call.env("CNI_COMMAND", "GC").bare();
+        refused.expect_error(7);
+        assert!(refused.stdout.contains("cni.dev/valid-attachments is missing"), "{kind}: {refused}");
+        lab.assert_restored(&before);
+        lab.plugin(kind).json(&conf).gc(&[]).expect_ok();
+
+        let status = lab.plugin(kind).json(&conf).status();
+        match kind {
+            // CNI: an ADD could not work. Nobody who could be asked for a lease is there, nor is the device.
+            "dhcp" | "host-device" => drop(status.expect_error(50)),
+            _ => drop(status.expect_ok()),
+        }
+    }
+}
+
+fn binaries() -> String {
+    weft_testkit::staged_folder().to_string_lossy().into_owned()
+}
+
+#[test]
 fn gc_keeps_the_address_of_what_it_cannot_remove() {
     let lab = Lab::new();
     let red = lab.container("red");

@@ -67,4 +67,5 @@ mod two_networks;
 mod underlay;
 mod vanished;
 mod vlan_plugin;
+mod vrf_plugin;
 mod watch;

@@ -432,6 +432,41 @@ fn gc_knows_by_the_runtimes_results_whose_things_are_without_leases() {
 }
 
 #[test]
+fn gc_collects_what_the_references_tuning_and_spoof_check_left() {
+    let Some(host) = Host::new(None) else { return };
+    let [red, blue] = ["red", "blue"].map(|name| host.lab.container(name));
+    let mut bridge = host.bridge();
+    bridge["macspoofchk"] = true.into();
+    let folder = host.lab.path("run/cni/tuning");
+    let tuning =
+        json!({"cniVersion": "1.0.0", "name": "n1", "type": "tuning", "mtu": 1400, "dataDir": folder});
+    for container in [&red, &blue] {
+        let result = host.call(By::Debian, "ADD", &bridge, container, None).expect_json();
+        host.call(By::Debian, "ADD", &tuning, container, Some(&result)).expect_json();
+    }
+    let left = || {
+        let rules = host.lab.ruleset();
+        let of = |name: &str| {
+            rules.contains(&format!("cni-br-iface-{name}-eth0")) as usize
+                + folder.join(format!("{name}_eth0.json")).exists() as usize
+        };
+        (of("red"), of("blue"))
+    };
+    assert_eq!(left(), (2, 2));
+    host.lab.ip("netns delete red");
+
+    let mut newer = bridge.clone();
+    newer["cniVersion"] = "1.1.0".into();
+    host.lab.plugin("bridge").json(&newer).gc(&[("red", "eth0"), ("blue", "eth0")]).expect_ok();
+    assert_eq!(left(), (2, 2), "both are connected");
+    host.lab.plugin("bridge").json(&newer).gc(&[("blue", "eth0")]).expect_ok();
+
+    assert_eq!(left(), (0, 2));
+    host.lab.plugin("bridge").json(&newer).gc(&[]).expect_ok();
+    assert_eq!(left(), (0, 0));
+}
+
+#[test]
 fn both_give_addresses_from_one_directory_at_once() {
     const EACH: usize = 12;
     let Some(host) = Host::new(None) else { return };

@@ -49,8 +49,9 @@ impl Plugin for Static {
         Ok(())
     }
 
-    fn gc(&self, _call: &Call) -> Result<(), Failure> {
-        Ok(())
+    /// Has nothing to collect, and refuses all the same who does not say what stays.
+    fn gc(&self, call: &Call) -> Result<(), Failure> {
+        call.valid_attachments().map(drop)
     }
 
     fn status(&self, call: &Call) -> Result<(), Failure> {

@@ -173,6 +173,9 @@ fn del_and_gc_have_nothing_to_do_and_succeed_whatever_the_configuration() {
         assert_eq!(run("DEL", &[], &conf("1.0.0", "").replace("10.10.0.1/24", "x")), silent);
     }
     assert_eq!(run("GC", &[], &conf("1.1.0", r#""cni.dev/valid-attachments":[],"#)), silent);
+    let (code, stdout) = run("GC", &[], &conf("1.1.0", ""));
+    assert_eq!(code, 1, "{stdout}");
+    assert!(stdout.contains("cni.dev/valid-attachments is missing"), "{stdout}");
 }
 
 #[test]
