@@ -382,6 +382,39 @@ pub(crate) fn a_vlan_is_the_ports_own(host: &Host) -> Done {
     Ok(())
 }
 
+pub(crate) fn ports_are_in_the_vlans_asked_for(host: &Host) -> Done {
+    if !host.lab.has_link_type("bridge vlan_filtering 1") {
+        return Err(Lack("a kernel with CONFIG_BRIDGE_VLAN_FILTERING"));
+    }
+    let trunk = json!([{"id": 101}, {"minID": 200, "maxID": 202}]);
+    // Of each VLAN the port's own: where frames without a tag go, `*`.
+    let cases = [
+        (json!({"vlanTrunk": trunk}), "1* 101 200 201 202"),
+        (json!({"vlan": 100, "vlanTrunk": trunk}), "100* 101 200 201 202"),
+        (json!({"vlan": 100}), "100*"),
+        (json!({"vlan": 100, "preserveDefaultVlan": false}), "100*"),
+        (json!({"vlan": 100, "preserveDefaultVlan": true}), "1 100*"),
+    ];
+    for (number, (keys, expected)) in cases.iter().enumerate() {
+        let red = host.lab.container(&format!("red{number}"));
+        let mut conf = conf("1.0.0");
+        for (key, value) in keys.as_object().unwrap() {
+            conf[key] = value.clone();
+        }
+        let result = host.plugin("bridge").json(&conf).add(&red).expect_json();
+        let port = result["interfaces"][1]["name"].as_str().unwrap();
+        // By its path: in a lab, `bridge` alone is the plugin.
+        let listing = host.lab.sh(&format!("/sbin/bridge -j vlan show dev {port}")).expect_json();
+        let vlans = listing[0]["vlans"].as_array().unwrap().iter();
+        let own = |vlan: &Value| vlan["flags"].as_array().is_some_and(|flags| flags.contains(&json!("PVID")));
+        let found: Vec<String> =
+            vlans.map(|vlan| format!("{}{}", vlan["vlan"], if own(vlan) { "*" } else { "" })).collect();
+        assert_eq!(found.join(" "), *expected, "{keys}");
+        host.plugin("bridge").json(&conf).prev_result(&result).del(&red).expect_ok();
+    }
+    Ok(())
+}
+
 pub(crate) fn the_dns_of_the_network_wins(host: &Host) -> Done {
     host.lab.write("resolv.conf", "nameserver 192.0.2.3\n");
     let red = host.lab.container("red");
@@ -509,6 +542,7 @@ crate::suite::stories! { bridge:
     vlan_ids_have_a_range
     trunks_have_rules
     a_vlan_is_the_ports_own
+    ports_are_in_the_vlans_asked_for
     the_dns_of_the_network_wins
     an_empty_list_of_servers_is_a_choice
     routes_of_the_address_plugin_are_set
