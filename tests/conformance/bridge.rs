@@ -415,6 +415,36 @@ pub(crate) fn ports_are_in_the_vlans_asked_for(host: &Host) -> Done {
     Ok(())
 }
 
+pub(crate) fn a_vlan_has_a_gateway_of_its_own(host: &Host) -> Done {
+    if !host.lab.has_link_type("bridge vlan_filtering 1") {
+        return Err(Lack("a kernel with CONFIG_BRIDGE_VLAN_FILTERING"));
+    }
+    let red = host.lab.container("red");
+    let mut conf = gateway(host, "1.0.0", &["10.1.2.0/24", "2001:db8:1::/64"]);
+    conf["vlan"] = json!(100);
+    let result = host.plugin("bridge").json(&conf).add(&red).expect_json();
+    let carrier = format!("{}.100", conf["bridge"].as_str().unwrap());
+    let names: Vec<&str> = result["interfaces"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|interface| interface["name"].as_str().unwrap())
+        .collect();
+    assert!(names.len() == 4 && names.contains(&carrier.as_str()), "{names:?}");
+    let addresses = host.lab.ip(&format!("address show dev {carrier}"));
+    assert!(addresses.contains("10.1.2.1/24") && addresses.contains("2001:db8:1::1/64"), "{addresses}");
+    let bridges = host.lab.ip(&format!("-4 address show dev {}", conf["bridge"].as_str().unwrap()));
+    assert!(!bridges.contains("10.1.2.1"), "{bridges}");
+    assert!(red.ping("10.1.2.1"), "the way leads through the VLAN");
+    // A second container finds it there.
+    let green = host.lab.container("green");
+    let of_green = host.plugin("bridge").json(&conf).add(&green).expect_json();
+    assert!(green.ping("10.1.2.1"));
+    host.plugin("bridge").json(&conf).prev_result(&of_green).del(&green).expect_ok();
+    assert!(red.ping("10.1.2.1"), "it stays for the others");
+    Ok(())
+}
+
 pub(crate) fn the_dns_of_the_network_wins(host: &Host) -> Done {
     host.lab.write("resolv.conf", "nameserver 192.0.2.3\n");
     let red = host.lab.container("red");
@@ -543,6 +573,7 @@ crate::suite::stories! { bridge:
     trunks_have_rules
     a_vlan_is_the_ports_own
     ports_are_in_the_vlans_asked_for
+    a_vlan_has_a_gateway_of_its_own
     the_dns_of_the_network_wins
     an_empty_list_of_servers_is_a_choice
     routes_of_the_address_plugin_are_set

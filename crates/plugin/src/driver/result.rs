@@ -41,11 +41,14 @@ pub(super) fn links(plan: &Plan) -> Vec<(Place, &IfName)> {
     };
     for step in plan.steps() {
         let Resource::Link(link) = &step.resource else { continue };
-        add(step.place, &link.name);
-        if let LinkKind::Veth(peer) = &link.kind
-            && peer.place == Place::Container
-        {
-            add(peer.place, &peer.name);
+        match &link.kind {
+            // CNI: of a pair inside the host the reference plugins tell the end that carries the addresses.
+            LinkKind::Veth(peer) if peer.place == step.place => add(peer.place, &peer.name),
+            LinkKind::Veth(peer) if peer.place == Place::Container => {
+                add(step.place, &link.name);
+                add(peer.place, &peer.name);
+            }
+            _ => add(step.place, &link.name),
         }
     }
     links
