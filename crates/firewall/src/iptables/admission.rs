@@ -15,7 +15,7 @@
 //! -A CNI-ISOLATION-STAGE-2 -j RETURN
 //! ```
 //!
-//! One `iptables-save` and one `iptables-restore` for each family that the container has an address of;
+//! One listing and one `iptables-restore` for each family that the container has an address of;
 //! upstream starts ten programs. Unlike upstream's, a bridge's rules go with its last container.
 
 use std::net::IpAddr;

@@ -28,7 +28,7 @@
 //! are written; those that docker will make are known by their names.
 //!
 //! All chains but the administrator's and that of routed ports are written as a whole from the claims, by one
-//! `iptables-save` and one `iptables-restore` for each family.
+//! listing and one `iptables-restore` for each family.
 
 use weft_model::IfName;
 use weft_netlink::link;

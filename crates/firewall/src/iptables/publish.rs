@@ -15,7 +15,7 @@
 //! ```
 //!
 //! An attachment's rules are one chain in `nat`, which is written as a whole, and rules elsewhere that carry
-//! the chain's name as a comment. One `iptables-save` and one `iptables-restore` for each family.
+//! the chain's name as a comment. One listing and one `iptables-restore` for each family.
 
 mod rules;
 

@@ -1,13 +1,15 @@
 //! The iptables programs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::env;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use ipnetwork::IpNetwork;
+use iptables::IPTables;
 
 use crate::{FirewallError, layout};
 
@@ -96,7 +98,7 @@ impl Saved {
     }
 }
 
-/// Rules and chains of one table, as `iptables-save` prints them.
+/// Rules and chains of one table, as `iptables-save` and `iptables -S` print them.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
     chains: HashMap<String, Vec<String>>,
@@ -162,11 +164,12 @@ impl Rules {
     pub(crate) fn parse(text: &str) -> Self {
         let mut rules = Self::default();
         for line in text.lines() {
-            if let Some(declared) = line.strip_prefix(':') {
+            let declared = [":", "-P ", "-N "].iter().find_map(|how| line.strip_prefix(how));
+            if let Some(declared) = declared {
                 let mut words = declared.split(' ');
-                let (Some(name), Some(policy)) = (words.next(), words.next()) else { continue };
+                let Some(name) = words.next() else { continue };
                 rules.chains.entry(name.to_owned()).or_default();
-                if policy != "-" {
+                if let Some(policy) = words.next().filter(|policy| *policy != "-") {
                     rules.policies.insert(name.to_owned(), policy.to_owned());
                 }
             } else if let Some(name) = line.strip_prefix("-A ").and_then(|rule| rule.split(' ').next()) {
@@ -238,7 +241,7 @@ impl Tool {
 
     /// Returns whether the program is installed. Starts nothing.
     pub(crate) fn is_installed(self) -> bool {
-        env::split_paths(&search_path()).any(|folder| folder.join(self.program()).exists())
+        self.path().is_some()
     }
 
     /// Returns whether the program is installed and the kernel has the family. Starts nothing.
@@ -253,8 +256,12 @@ impl Tool {
 
     /// Returns everything that a table has.
     pub(crate) fn saved(self, table: Table) -> Result<Rules, FirewallError> {
-        let program = format!("{}-save", self.program());
-        let output = self.run(&program, &["-t", table.name()], None)?;
+        self.required()?;
+        let output = self.iptables().execute(table.name(), "-S");
+        let output = output.map_err(|cause| self.failed(self.program(), cause))?;
+        if !output.status.success() {
+            return Err(refused(self.program(), &String::from_utf8_lossy(&output.stderr)));
+        }
         Ok(Rules::parse(&String::from_utf8_lossy(&output.stdout)))
     }
 
@@ -331,6 +338,24 @@ impl Tool {
             written.map_err(wrap)?;
         }
         Ok(output)
+    }
+
+    /// Returns the program behind the `iptables` crate. Its own constructor would start the program
+    /// once more to learn that it knows `-C` and `-w`, which it does since 2013.
+    fn iptables(self) -> IPTables {
+        static FOUND: Mutex<BTreeMap<&'static str, &'static str>> = Mutex::new(BTreeMap::new());
+        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        // The crate looks into PATH, where a runtime's service may not have root's folders.
+        let cmd = found.entry(self.program()).or_insert_with(|| match self.path() {
+            Some(path) => path.to_string_lossy().into_owned().leak(),
+            None => self.program(),
+        });
+        IPTables { cmd, has_check: true, has_wait: true, is_numeric: false }
+    }
+
+    /// Returns where the program is. Starts nothing.
+    fn path(self) -> Option<PathBuf> {
+        env::split_paths(&search_path()).map(|folder| folder.join(self.program())).find(|path| path.exists())
     }
 
     fn failed(self, program: &str, problem: impl ToString) -> FirewallError {
