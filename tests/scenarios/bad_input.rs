@@ -248,3 +248,29 @@ fn a_folder_that_cannot_be_written() {
     let output = lab.weft(["network", "create", "blue"]);
     form(&output, 1, &["ead-only"]);
 }
+
+#[test]
+fn a_pipe_in_place_of_a_file_keeps_nobody_waiting() {
+    let lab = with_blue();
+    let red = lab.container("red");
+    let pipe = |path: &str| {
+        let path = lab.path(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        path
+    };
+    let odd = pipe("etc/weft/networks.d/odd.conflist");
+    // A snapshot would read the pipe.
+    form(&lab.weft(["network", "connect", "odd", "red"]), 1, &["odd", "it is no file"]);
+    assert!(lab.weft(["network", "ls"]).stdout.contains("blue"), "it hides no other");
+    std::fs::remove_file(odd).unwrap();
+
+    // What ADD records of this container stands in the way of nobody else.
+    pipe("run/weft/attachments/green/eth0.json");
+    lab.weft(["network", "connect", "blue", "red"]).expect_ok();
+    assert!(lab.weft(["ps"]).expect_ok().contains("red"));
+    assert!(red.ping("10.90.0.1"));
+
+    pipe("etc/weft/weft.toml");
+    form(&lab.weft(["network", "ls"]), 1, &["weft.toml", "it is no file"]);
+}

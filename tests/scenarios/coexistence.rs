@@ -4,9 +4,11 @@
 use std::net::IpAddr;
 
 use serde_json::Value;
-use weft_testkit::{Container, Lab, Program, TcpServer, skip_unless};
+use weft_testkit::{Container, Conversation, Lab, Program, TcpServer, skip_unless, until};
 
+use crate::heals::conversation;
 use crate::others::{Docker, Firewalld};
+use crate::watch::Daemon;
 
 /// The outside, as the host knows it, and the host, as the outside does.
 const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:ffff::2"];
@@ -47,6 +49,13 @@ impl Host {
         self.weft(&format!("network connect -p 80{number}:80 {name} on-{name}"));
         let service = container.serve_tcp(80);
         Town { container, number, _service: service }
+    }
+
+    /// A connection to one more port that a town publishes.
+    fn call(&self, town: &Town) -> Conversation {
+        let port = 7000 + u16::from(town.number);
+        self.weft(&format!("port publish {} {port}:{port}", town.container.name()));
+        conversation(&self.outside, &town.container, HOST[0], [port; 2])
     }
 
     /// How many rules of ours are in iptables, of either program and family.
@@ -114,9 +123,15 @@ fn beside_docker_that_was_there_first() {
     assert_eq!(pink.ways(&host), ALL);
     assert_eq!(host.rules(), 1, "one rule for all networks");
 
+    let mut call = host.call(&blue);
     docker.restart();
     assert_eq!((blue.ways(&host), pink.ways(&host)), (ALL, ALL), "a restart keeps its hook");
     assert_eq!(host.rules(), 1);
+    call.goes_on();
+    assert_eq!(host.findings(), Vec::<[String; 3]>::new());
+    host.weft("network reload");
+    call.goes_on();
+    assert_eq!((blue.ways(&host), host.rules()), (ALL, 1));
 
     host.weft("network rm -f blue");
     assert_eq!(pink.ways(&host), ALL);
@@ -142,6 +157,29 @@ fn beside_docker_that_comes_later() {
 
     assert_eq!(blue.ways(&host), ALL);
     assert_eq!(host.findings(), Vec::<[String; 3]>::new());
+}
+
+#[test]
+fn a_network_by_iptables_beside_docker_that_restarts() {
+    let host = Host::new();
+    host.lab.write("etc/weft/weft.toml", "firewall = \"iptables\"\n");
+    let Some(mut docker) = Docker::start(&host.lab) else { return };
+    let blue = host.network(90, "blue");
+    assert_eq!(blue.ways(&host), ALL);
+    let mut call = host.call(&blue);
+    for flush in ["", "iptables -F; iptables -t nat -F; ip6tables -F; ip6tables -t nat -F"] {
+        host.lab.sh(flush).expect_ok();
+        docker.restart();
+        if !flush.is_empty() {
+            assert_ne!(blue.ways(&host), ALL, "nothing was taken away");
+            let found = host.findings();
+            assert!(found.iter().any(|[what, ..]| what == "eth0 of on-blue on blue"), "{found:?}");
+        }
+        host.weft("network reload");
+        call.goes_on();
+        assert_eq!(blue.ways(&host), ALL, "{flush}");
+        assert_eq!(host.findings(), Vec::<[String; 3]>::new());
+    }
 }
 
 #[test]
@@ -275,15 +313,36 @@ fn beside_firewalld() {
     assert_eq!(blue.ways(&host), ALL);
     let zone = || firewalld.command("--zone=trusted --list-interfaces").stdout;
     assert_eq!(zone().split_whitespace().count(), 1);
+    let mut call = host.call(&blue);
 
     firewalld.command("--reload").expect_ok();
     assert_eq!(blue.ways(&host), [false, false, true, true], "what it was told at run time is forgotten");
     assert!(host.findings().iter().any(|[_, why, _]| why.contains("firewalld")), "{:?}", host.findings());
     host.weft("network reload");
     assert_eq!(blue.ways(&host), ALL);
+    call.goes_on();
+    assert_eq!(host.findings(), Vec::<[String; 3]>::new());
 
     host.weft("network rm -f blue");
     assert_eq!(zone().trim(), "");
+}
+
+#[test]
+fn weftd_watch_sees_that_firewalld_was_reloaded() {
+    let mut host = Host::new();
+    let Some(firewalld) = Firewalld::start(&host.lab) else { return };
+    host.bus.clone_from(&firewalld.address);
+    let blue = host.network(90, "blue");
+    assert_eq!(blue.ways(&host), ALL);
+    let mut call = host.call(&blue);
+    let zone = || firewalld.command("--zone=trusted --list-interfaces").stdout;
+    let is_in = || zone().split_whitespace().count() == 1;
+    let _daemon = Daemon::start(&host.lab, &host.bus);
+    assert!(is_in());
+    firewalld.command("--reload").expect_ok();
+    until("the bridge in firewalld's zone again", is_in);
+    assert_eq!(blue.ways(&host), ALL);
+    call.goes_on();
 }
 
 /// The policy of FORWARD.

@@ -148,6 +148,25 @@ fn iptables_rules_come_back_and_connections_go_on() {
 }
 
 #[test]
+fn the_reference_plugins_tables_come_back_and_connections_go_on() {
+    let town = Town::new(Lab::new(), &["-o", "masquerade-backend=nftables"]);
+    assert!(town.lab.ruleset().contains("table inet cni_plugins_masquerade"));
+    town.is_well();
+    let mut call = conversation(&town.outside, &town.green, HOST[0], [7000; 2]);
+    let before = town.lab.ruleset();
+
+    town.lab.sh("nft flush ruleset").expect_ok();
+    let told = town.lab.weft(["doctor"]);
+    assert!(told.code == 1 && told.stdout.contains("cni_plugins_masquerade"), "{told}");
+    town.is_ill();
+    town.lab.weft(["network", "reload"]).expect_ok();
+    call.goes_on();
+    town.is_well();
+    assert_eq!(sorted(&town.lab.ruleset()), sorted(&before));
+    assert_eq!(town.lab.weft(["doctor"]).expect_ok(), "");
+}
+
+#[test]
 fn a_flush_of_iptables_does_not_concern_our_own_table() {
     let lab = Lab::new();
     weft_testkit::skip_unless!(lab.sh("iptables --version").code == 0, "iptables");

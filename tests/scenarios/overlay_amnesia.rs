@@ -63,10 +63,20 @@ fn a_damaged_membership_ends_nothing_and_loses_nothing() {
         cluster.join(1).expect_failure(4, &["membership.json", "hint: weft overlay leave -f"]);
         assert_eq!(host.read(MEMBERSHIP), damaged, "what may be mended by hand is left alone");
     }
+    // Nobody waits for whoever writes into a pipe, the plugin included.
+    cluster.end(1);
+    let path = cluster.host(1).path(MEMBERSHIP);
+    std::fs::remove_file(&path).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    cluster.start(1);
+    let status = cluster.status(1);
+    assert!(status["why"].as_str().is_some_and(|why| why.contains("it is no file")), "{status}");
+    assert_eq!(routes(cluster.host(1)), before);
     // A new container comes meanwhile, as without any agent.
     let late = connected(&cluster, 1, "late");
     reaches(&late, addresses(&green));
     cluster.end(1);
+    std::fs::remove_file(&path).unwrap();
     cluster.host(1).write(MEMBERSHIP, &good);
     cluster.start(1);
     cluster.eventually("h1 is what it was", || cluster.status(1)["state"] == "ready");

@@ -13,9 +13,27 @@ const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:ffff::1"];
 const PORT: u16 = 8080;
 
 /// A running daemon, and the socket it reports to.
-struct Daemon {
+pub(crate) struct Daemon {
     program: Background,
     _reports: UnixDatagram,
+}
+
+impl Daemon {
+    /// Starts it, beside the firewalld of a bus if there is one, and returns when it has looked once and listens.
+    pub(crate) fn start(lab: &Lab, bus: &str) -> Self {
+        let path = lab.path("run/notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let program = Program::new(staged("weftd")).args(["watch"]).env("NOTIFY_SOCKET", &path);
+        let program = program.env("WEFT_ROOT", lab.root()).env("CNI_PATH", staged_folder());
+        let program = if bus.is_empty() { program } else { program.env("DBUS_SYSTEM_BUS_ADDRESS", bus) };
+        let program = program.background();
+        let mut state = [0; 256];
+        let length = socket.recv(&mut state).unwrap();
+        let state = String::from_utf8_lossy(&state[..length]);
+        assert!(state.starts_with("READY=1\n"), "{state}");
+        Self { program, _reports: socket }
+    }
 }
 
 /// A host with a container that serves the outside through a published port, in both families.
@@ -41,18 +59,8 @@ impl Stage {
         HOST.map(|host| self.outside.call_tcp(host.parse::<IpAddr>().unwrap(), PORT).is_ok())
     }
 
-    /// Starts the daemon, and returns when it has looked once and listens.
     fn weftd(&self) -> Daemon {
-        let path = self.lab.path("run/notify");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        let program = Program::new(staged("weftd")).args(["watch"]).env("NOTIFY_SOCKET", &path);
-        let program = program.env("WEFT_ROOT", self.lab.root()).env("CNI_PATH", staged_folder()).background();
-        let mut state = [0; 256];
-        let length = socket.recv(&mut state).unwrap();
-        let state = String::from_utf8_lossy(&state[..length]);
-        assert!(state.starts_with("READY=1\n"), "{state}");
-        Daemon { program, _reports: socket }
+        Daemon::start(&self.lab, "")
     }
 
     #[track_caller]

@@ -57,7 +57,7 @@ impl Config {
     /// that does not exist.
     pub fn load(root: &Root) -> Result<Self, Error> {
         let path = root.config();
-        let text = match std::fs::read_to_string(&path) {
+        let text = match weft_state::file::read_text(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(Error::Config { path, why: format!("cannot read it: {error}") }),

@@ -236,7 +236,7 @@ fn all<T: DeserializeOwned>(dir: &Path, bad: &mut Vec<(PathBuf, String)>) -> Vec
 
 fn toml_of<T: DeserializeOwned>(path: &Path) -> Result<T, StateError> {
     let mut text = String::new();
-    let file = fs::File::open(path).map_err(StateError::io("read", path))?;
+    let file = weft_state::file::open(path).map_err(StateError::io("read", path))?;
     file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(StateError::io("read", path))?;
     let damaged = |reason: String| StateError::Damaged { path: path.into(), reason };
     if text.len() as u64 > MAX_BYTES {
@@ -348,6 +348,16 @@ subnets = ["10.1.0.0/16"]
         atomic::write(&at.overlay_config_dir().join("peers.d"), b"", Durability::Boot, 0o600).unwrap();
         let here = crate::here::Here::read(&at).unwrap().unwrap();
         assert!(here.bad[0].0.ends_with("peers.d") && here.desired().partial, "{:?}", here.bad);
+        drop(dir);
+        // Nobody waits for whoever writes into a pipe.
+        let (dir, at) =
+            root(&[("host.toml", HOST), ("networks.d/blue.toml", BLUE), ("peers.d/two.toml", "")]);
+        let pipe = at.overlay_config_dir().join("peers.d/two.toml");
+        fs::remove_file(&pipe).unwrap();
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let found = read(&at).unwrap().unwrap();
+        let [(path, why)] = &found.bad[..] else { panic!("{:?}", found.bad) };
+        assert!(*path == pipe && why.ends_with("it is no file"), "{why}");
         drop(dir);
         // A network whose file is wrong is what this host's own file lacks.
         let error = read(&root(&[("host.toml", HOST), ("networks.d/blue.toml", "vni = 1")]).1).unwrap_err();

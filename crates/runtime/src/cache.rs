@@ -150,7 +150,7 @@ impl Cache {
 }
 
 fn read(path: &Path) -> Option<Value> {
-    let entry: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let entry: Value = serde_json::from_slice(&weft_state::file::read(path).ok()?).ok()?;
     (get(&entry, "kind")?.as_str()? == KIND).then_some(entry)
 }
 

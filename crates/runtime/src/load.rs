@@ -45,8 +45,9 @@ impl LoadError {
 /// CNI: with `loadOnlyInlinedPlugins` false, which is the default, every `*.conf` in the directory named
 /// after the network, beside its file, is one more plugin at the end of the chain.
 pub fn conflist(path: &Path) -> Result<Conflist, LoadError> {
-    let read =
-        |path: &Path| std::fs::read(path).map_err(|source| LoadError::Read { path: path.into(), source });
+    let read = |path: &Path| {
+        weft_state::file::read(path).map_err(|source| LoadError::Read { path: path.into(), source })
+    };
     let malformed = |failure| LoadError::Malformed { path: path.into(), failure };
     let mut list = Conflist::parse(&read(path)?).map_err(malformed)?;
     if !list.load_only_inlined_plugins

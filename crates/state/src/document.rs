@@ -1,13 +1,12 @@
 //! JSON files that say which schema they follow.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::StateError;
 use crate::atomic::{self, Durability};
+use crate::{StateError, file};
 
 /// The schema of everything written here. A type's first field is `schema` and holds this.
 pub const SCHEMA: u64 = 1;
@@ -23,14 +22,15 @@ struct Header {
 ///
 /// Says that the file cannot be read, is damaged (truncated, not ours) or comes from a newer version.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
-    let bytes = match fs::read(path) {
+    let damaged = |reason: String| StateError::Damaged { path: path.into(), reason };
+    let bytes = match file::read(path) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
+        Err(error) if file::is_refused(&error) => return Err(damaged(error.to_string())),
         Err(error) => return Err(StateError::io("read", path)(error)),
     };
-    let damaged = |reason: String| StateError::Damaged { path: path.into(), reason };
     if bytes.is_empty() {
         return Err(damaged("it is empty".into()));
     }
@@ -82,6 +82,9 @@ mod tests {
         ] {
             assert_eq!(outcome(text).unwrap_err(), expected);
         }
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(read::<Value>(&pipe).unwrap_err().to_string().ends_with("is damaged: it is no file"));
         assert!(read::<Value>(&dir.path().join("absent")).unwrap().is_none());
     }
 }

@@ -9,6 +9,7 @@ pub mod attachment;
 pub mod boot;
 pub mod document;
 mod error;
+pub mod file;
 pub mod leftovers;
 pub mod lock;
 pub mod ports;

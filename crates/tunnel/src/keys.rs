@@ -278,7 +278,7 @@ impl ClusterSecret {
 /// Reads a file that only its owner may read; nothing if it is not there.
 fn read_secret(path: &Path) -> Result<Option<Vec<u8>>, KeyError> {
     let failed = |source| KeyError::Read { path: path.into(), source };
-    let file = match fs::File::open(path) {
+    let file = match weft_state::file::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),

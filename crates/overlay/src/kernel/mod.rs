@@ -7,6 +7,7 @@ mod stale;
 mod uplink;
 
 pub use devices::{devices, home, netns_path, outside};
+pub use peers::Subject;
 pub use reconcile::{Drift, KernelError, Reconciler, Report, Trouble};
 pub use uplink::leads_outside;
 pub(crate) use uplink::pair;

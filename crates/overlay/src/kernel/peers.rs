@@ -27,10 +27,41 @@ enum Place {
     Forwarding([u8; 6]),
 }
 
+/// What a difference between the kernel and what is desired is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A device, what it has besides ways to peers, or the guard.
+    Device,
+    /// A route to a peer's addresses.
+    Route(IpNetwork),
+    /// The neighbour that such a route leads by.
+    Neighbour(IpAddr),
+    /// The entry that says behind which host a neighbour is.
+    Forwarding(Mac),
+    /// An address behind a peer that the host answers for on the network's bridge.
+    Answer(IpAddr),
+}
+
+impl Subject {
+    /// Tells whether it is no part of the way to one peer, so that every way needs it.
+    pub fn is_of_all_peers(self) -> bool {
+        matches!(self, Self::Device | Self::Answer(_))
+    }
+
+    fn of(entry: &Neighbour) -> Self {
+        match entry.table {
+            NeighbourTable::Address => Self::Neighbour(entry.address),
+            NeighbourTable::Forwarding => Self::Forwarding(entry.mac),
+            NeighbourTable::Proxy => Self::Answer(entry.address),
+        }
+    }
+}
+
 /// One thing to do, and what it is about.
 #[derive(Debug)]
 pub(crate) struct Step {
     pub(crate) request: Request,
+    pub(crate) subject: Subject,
     pub(crate) what: String,
     /// Whether something is taken away.
     pub(crate) removes: bool,
@@ -94,25 +125,25 @@ impl Ways {
         let mut steps = Vec::new();
         for (dst, route) in &observed.routes {
             if !self.routes.contains_key(dst) {
-                steps.push(Step::remove(route::delete(route), route_text(route)));
+                steps.push(Step::remove(route::delete(route), About::route(route)));
             }
         }
         for (place, entry) in &self.entries {
             let found = observed.entries.get(place);
             if !found.is_some_and(|found| same(entry, found)) {
-                steps.push(Step::make(neighbour::replace(entry), entry_text(entry), found.is_some()));
+                steps.push(Step::make(neighbour::replace(entry), About::entry(entry), found.is_some()));
             }
         }
         for (dst, route) in &self.routes {
             match observed.routes.get(dst) {
                 Some(found) if meets(route, found) => {}
-                Some(_) => steps.push(Step::make(route::replace(route), route_text(route), true)),
-                None => steps.push(Step::make(route::add(route, false), route_text(route), false)),
+                Some(_) => steps.push(Step::make(route::replace(route), About::route(route), true)),
+                None => steps.push(Step::make(route::add(route, false), About::route(route), false)),
             }
         }
         for (place, entry) in observed.entries.iter().rev() {
             if !self.entries.contains_key(place) && entry.is_ours() {
-                steps.push(Step::remove(neighbour::delete(entry), entry_text(entry)));
+                steps.push(Step::remove(neighbour::delete(entry), About::entry(entry)));
             }
         }
         steps
@@ -134,8 +165,8 @@ pub(crate) fn answers(socket: &mut Socket, bridge: u32, behind: &[IpAddr]) -> Re
     let is_there = |address: &&IpAddr| observed.iter().any(|found| found.address == **address);
     let missing = behind.iter().filter(|address| !is_there(address)).map(entry);
     let over = observed.iter().filter(|found| found.is_ours() && !behind.contains(&found.address));
-    let make = |entry: Neighbour| Step::make(neighbour::replace(&entry), entry_text(&entry), false);
-    let remove = |entry: &Neighbour| Step::remove(neighbour::delete(entry), entry_text(entry));
+    let make = |entry: Neighbour| Step::make(neighbour::replace(&entry), About::entry(&entry), false);
+    let remove = |entry: &Neighbour| Step::remove(neighbour::delete(entry), About::entry(entry));
     Ok(missing.map(make).chain(over.map(remove)).collect())
 }
 
@@ -148,13 +179,26 @@ impl Place {
     }
 }
 
-impl Step {
-    fn make(request: Request, what: String, changes: bool) -> Self {
-        Self { request, what, removes: false, changes }
+/// What a step is about, for programs and for people.
+struct About(Subject, String);
+
+impl About {
+    fn route(route: &RouteInfo) -> Self {
+        Self(Subject::Route(route.dst), route_text(route))
     }
 
-    fn remove(request: Request, what: String) -> Self {
-        Self { request, what, removes: true, changes: false }
+    fn entry(entry: &Neighbour) -> Self {
+        Self(Subject::of(entry), entry_text(entry))
+    }
+}
+
+impl Step {
+    fn make(request: Request, About(subject, what): About, changes: bool) -> Self {
+        Self { request, subject, what, removes: false, changes }
+    }
+
+    fn remove(request: Request, About(subject, what): About) -> Self {
+        Self { request, subject, what, removes: true, changes: false }
     }
 }
 

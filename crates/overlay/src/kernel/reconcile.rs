@@ -15,7 +15,7 @@ use weft_state::lock::FileLock;
 use weft_state::{Root, StateError};
 
 use super::devices::{devices, home};
-use super::peers::{Step, Ways, answers};
+use super::peers::{Step, Subject, Ways, answers};
 use super::uplink::uplink;
 use super::{ALIAS, PROTOCOL, stale};
 use crate::blocks::overlap;
@@ -129,6 +129,8 @@ pub struct Trouble {
 pub struct Drift {
     /// Of which network; none when it is of all.
     pub network: Option<NetworkName>,
+    /// What it is about.
+    pub subject: Subject,
     /// What is missing, or different, or too much.
     pub what: String,
 }
@@ -231,21 +233,25 @@ impl Reconciler {
             Some(tunnels) if !desired.is_empty() => tunnels.observe()?,
             _ => Vec::new(),
         };
-        drifts.extend(missing.into_iter().map(|what| Drift { network: None, what }));
+        drifts.extend(missing.into_iter().map(|what| Drift {
+            network: None,
+            subject: Subject::Device,
+            what,
+        }));
         for network in &desired.networks {
-            let mut note = |what: String| {
-                drifts.push(Drift { network: Some(network.local.name.clone()), what });
+            let mut note = |subject: Subject, what: String| {
+                drifts.push(Drift { network: Some(network.local.name.clone()), subject, what });
             };
             let home = home(&network.local, &self.root, false)?;
             if network.local.isolated && home.is_none() {
-                note("its namespace does not exist".into());
+                note(Subject::Device, "its namespace does not exist".into());
                 continue;
             }
             let mut kernel = Kernel::at(home.as_ref(), None)?;
             let found = kernel.observe(&devices(&network.local, &self.root))?;
-            found.iter().for_each(|difference| note(difference.to_string()));
+            found.iter().for_each(|difference| note(Subject::Device, difference.to_string()));
             let uplink = Kernel::at(None, home.as_ref())?.observe(&uplink(&network.local))?;
-            uplink.iter().for_each(|difference| note(difference.to_string()));
+            uplink.iter().for_each(|difference| note(Subject::Device, difference.to_string()));
             let mut steps = self.steps(network, home.as_ref())?;
             steps.retain(|step| !(desired.partial && step.removes));
             for step in steps {
@@ -254,7 +260,7 @@ impl Reconciler {
                     (false, true) => "is another",
                     (false, false) => "does not exist",
                 };
-                note(format!("{} {verb}", step.what));
+                note(step.subject, format!("{} {verb}", step.what));
             }
         }
         Ok(drifts)
@@ -433,7 +439,7 @@ fn carry_out(steps: Vec<Step>, socket: &mut Socket, report: &mut Report) -> Resu
     let mut batch = Batch::new();
     let sent: Vec<_> = steps
         .into_iter()
-        .map(|Step { request, what, removes, changes }| (batch.push(request), what, removes, changes))
+        .map(|Step { request, what, removes, changes, .. }| (batch.push(request), what, removes, changes))
         .collect();
     let replies = socket.call(&mut batch)?;
     let mut refused: Vec<(String, weft_netlink::Error)> = Vec::new();

@@ -1,6 +1,5 @@
 //! Where etcd is and how we show who we are.
 
-use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -157,7 +156,7 @@ fn is_own(host: &str) -> bool {
 /// Reads a file in PEM that has to have such a part.
 fn pem(path: &Path, part: &str) -> Result<Vec<u8>, StoreError> {
     let what = path.display().to_string();
-    let bytes = fs::read(path).map_err(|error| wrong(&what, &error.to_string()))?;
+    let bytes = weft_state::file::read(path).map_err(|error| wrong(&what, &error.to_string()))?;
     let marker = format!("{part}-----");
     if String::from_utf8_lossy(&bytes).contains(&marker) {
         Ok(bytes)
@@ -200,7 +199,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str, text: &str| {
             let path = dir.path().join(name);
-            std::io::Write::write_all(&mut fs::File::create(&path).unwrap(), text.as_bytes()).unwrap();
+            std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), text.as_bytes()).unwrap();
             Some(path)
         };
         let good = file("good", "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n");

@@ -8,7 +8,7 @@ use weft_manager::Kind;
 use weft_manager::overlay::protocol::Refusal;
 use weft_netlink::{Socket, link, route};
 use weft_overlay::desired::{DesiredNetwork, MESH_LINKS, Peer};
-use weft_overlay::kernel::{self, Drift, Reconciler, Trouble};
+use weft_overlay::kernel::{self, Drift, Reconciler, Subject, Trouble};
 
 use super::{Broken, Ground, Way};
 
@@ -26,17 +26,14 @@ impl Kernelside<'_> {
     pub(super) fn walk(&self, mut way: Way) -> Result<(Way, String), Broken> {
         let drifts = self.drifts()?;
         let local = &self.ours.local;
-        let of_ways =
-            |what: &str| ["route ", "neighbour ", "fdb "].iter().any(|start| what.starts_with(start));
         let mine = |drift: &&Drift| drift.network.as_ref().is_none_or(|name| *name == local.name);
-        let mut devices = drifts.iter().filter(mine).filter(|drift| !of_ways(&drift.what));
+        let mut devices = drifts.iter().filter(mine).filter(|drift| drift.subject.is_of_all_peers());
         if let Some(drift) = devices.next() {
             return Err(way.broken("device", drift.what.clone(), self.ground.mend()));
         }
         way.sound("device", format!("{}, mtu {}", local.vxlan, local.mtu.get()));
-        for (name, start, found) in self.steps() {
-            let broken =
-                drifts.iter().filter(mine).find(|drift| format!("{} ", drift.what).starts_with(&start));
+        for (name, subject, found) in self.steps() {
+            let broken = drifts.iter().filter(mine).find(|drift| Some(drift.subject) == subject);
             if let Some(drift) = broken {
                 return Err(way.broken(name, drift.what.clone(), self.ground.mend()));
             }
@@ -57,14 +54,16 @@ impl Kernelside<'_> {
         })
     }
 
-    /// Returns the links inside the network: their names, what a difference of each begins with, and what is found if all is well.
-    fn steps(&self) -> [(&'static str, String, String); 3] {
+    /// Returns the links inside the network: their names, what a difference of each is about, and what is found if all is well.
+    fn steps(&self) -> [(&'static str, Option<Subject>, String); 3] {
         let (peer, vxlan) = (self.peer, &self.ours.local.vxlan);
-        let hop = peer.next_hop(self.part.is_ipv4()).map(|hop| hop.to_string()).unwrap_or_default();
+        let next = peer.next_hop(self.part.is_ipv4());
+        let hop = next.map(|hop| hop.to_string()).unwrap_or_default();
+        let (route, fdb) = (Subject::Route(self.part), Subject::Forwarding(peer.mac));
         [
-            ("route", format!("route {} ", self.part), format!("{} via {hop} dev {vxlan}", self.part)),
-            ("neighbour", format!("neighbour {hop} "), format!("{hop} is at {}", peer.mac)),
-            ("fdb", format!("fdb {} ", peer.mac), format!("{} is behind {}", peer.mac, peer.outer)),
+            ("route", Some(route), format!("{} via {hop} dev {vxlan}", self.part)),
+            ("neighbour", next.map(Subject::Neighbour), format!("{hop} is at {}", peer.mac)),
+            ("fdb", Some(fdb), format!("{} is behind {}", peer.mac, peer.outer)),
         ]
     }
 
