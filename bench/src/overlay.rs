@@ -18,6 +18,8 @@ use hosts::Swarm;
 use traffic::{Way, median};
 
 const BLUE: StaticNetwork = StaticNetwork { name: "blue", vni: 5000, v4: "10.1", v6: None, more: "" };
+const FAST: StaticNetwork =
+    StaticNetwork { name: "fast", vni: 5001, v4: "10.2", v6: None, more: "fastpath = true" };
 /// How long one way is used before the next has its turn, and how often each has: many short turns, since what else the machine
 /// does, and which processor a thread wakes up on, comes and goes in seconds.
 const STREAM: Duration = Duration::from_millis(300);
@@ -32,10 +34,11 @@ pub(crate) fn measure() -> Result<String> {
 }
 
 fn plain() -> Result<String> {
-    let net = Underlay::new(10);
-    net.statics(&[BLUE], "v4");
+    let net = Underlay::new(12);
+    net.statics(&[BLUE, FAST], "v4");
     let mut ways = vec![
-        ours(&net)?,
+        ours(&net, "weft overlay", BLUE, [1, 2])?,
+        ours(&net, "weft overlay, fastpath", FAST, [11, 12])?,
         hosts::by_hand(&net, [3, 4], false)?,
         hosts::by_hand(&net, [5, 6], true)?,
         hosts::routed(&net, [7, 8])?,
@@ -66,8 +69,8 @@ fn plain() -> Result<String> {
     Ok(page)
 }
 
-fn ours(net: &Underlay) -> Result<Way> {
-    let (from, _) = net.host(1).connected("blue", "bench");
-    let (to, addresses) = net.host(2).connected("blue", "bench");
-    Way::between("weft overlay", &from, &to, addresses.first().context("no address")?)
+fn ours(net: &Underlay, name: &'static str, network: StaticNetwork, numbers: [u8; 2]) -> Result<Way> {
+    let (from, _) = net.host(numbers[0]).connected(network.name, "bench");
+    let (to, addresses) = net.host(numbers[1]).connected(network.name, "bench");
+    Way::between(name, &from, &to, addresses.first().context("no address")?)
 }

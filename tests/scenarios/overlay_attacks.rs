@@ -6,8 +6,13 @@ const BLUE: StaticNetwork = StaticNetwork::new("blue", 5000, "10.1", "fd00:1");
 
 #[test]
 fn plain_vxlan_is_taken_from_known_hosts_alone() {
+    taken_from_known_hosts_alone(BLUE);
+}
+
+/// What a stranger sends with the identifier of ours is dropped and counted.
+pub(crate) fn taken_from_known_hosts_alone(blue: StaticNetwork) {
     let net = Underlay::new(2);
-    net.statics(&[BLUE], "v4");
+    net.statics(&[blue], "v4");
     let (one, to_one) = net.host(1).connected("blue", "c");
     let (two, _) = net.host(2).connected("blue", "c");
     let ear = one.ear(to_one[0].parse().unwrap());

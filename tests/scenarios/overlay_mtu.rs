@@ -6,9 +6,14 @@ const BLUE: StaticNetwork = StaticNetwork::new("blue", 5000, "10.1", "fd00:1");
 
 #[test]
 fn the_limit_is_each_ways_own() {
+    each_way_has_its_limit(BLUE);
+}
+
+/// A host whose MTU is smaller is told of less than the others.
+pub(crate) fn each_way_has_its_limit(blue: StaticNetwork) {
     let net = Underlay::new(3);
     net.host(2).set_mtu(net.lab(), 1400);
-    net.statics(&[BLUE], "v4");
+    net.statics(&[blue], "v4");
     let (one, _) = net.host(1).connected("blue", "c");
     let (_two, to_two) = net.host(2).connected("blue", "c");
     let (_three, to_three) = net.host(3).connected("blue", "c");
@@ -46,7 +51,7 @@ fn tcp_does_not_stall_where_the_mtu_differs() {
 }
 
 /// Sends 20 MiB over one connection and returns how many bytes arrived.
-fn copy(server: &weft_testkit::Container, client: &weft_testkit::Container, to: &str) -> usize {
+pub(crate) fn copy(server: &weft_testkit::Container, client: &weft_testkit::Container, to: &str) -> usize {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     let listener = server.inside(|| TcpListener::bind((to, 5201)).unwrap());

@@ -17,13 +17,14 @@ use crate::{peers, setup};
 /// The test binaries that have such tests, by what cargo calls them.
 const BINARIES: [&str; 3] = ["conformance", "scenarios", "vlan"];
 /// What the names of the tests have in them that are run when nobody names any.
-const FEATURES: [&str; 7] = [
+const FEATURES: [&str; 8] = [
     "vlan",
     "trunk",
     "bridge_without_filtering",
     "dummy",
     "vrf",
     "kernels_wireguard",
+    "a_fast_path",
     "bridge_keeps_its_containers_apart",
 ];
 /// What they do not: what every kernel has, and what is about a kernel without.

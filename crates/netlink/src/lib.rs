@@ -9,6 +9,7 @@
 //! that a newer kernel writes differently.
 
 pub mod address;
+pub mod bpf;
 pub mod bridge_vlan;
 pub mod ipvlan;
 pub mod kind;

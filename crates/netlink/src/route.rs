@@ -43,6 +43,9 @@ pub struct RouteInfo {
     pub scope: u8,
     /// The path MTU.
     pub mtu: Option<u32>,
+    /// Whether nobody may change it, and everybody heeds it. KERNEL: of a route's MTU a program that asks for the way hears only
+    /// then (ip_mtu_from_fib_result, net/ipv4/route.c; ip6_mtu_from_fib6, net/ipv6/route.c).
+    pub mtu_locked: bool,
     /// The largest TCP segment advertised.
     pub advmss: Option<u32>,
     /// Whether packets are led anywhere.
@@ -140,6 +143,7 @@ fn local(address: IpNetwork, index: u32, metric: u32) -> RouteMessage {
         table: LOCAL,
         scope: SCOPE_HOST,
         mtu: None,
+        mtu_locked: false,
         advmss: None,
     };
     let mut message = message(&route);
@@ -168,8 +172,9 @@ fn message(route: &RouteInfo) -> RouteMessage {
             common(builder, route)
         }
     };
-    let metrics: Vec<_> =
-        route.mtu.map(RouteMetric::Mtu).into_iter().chain(route.advmss.map(RouteMetric::Advmss)).collect();
+    let lock = route.mtu_locked.then_some(RouteMetric::Lock(1 << rta::METRIC_MTU));
+    let sizes = route.mtu.map(RouteMetric::Mtu).into_iter().chain(route.advmss.map(RouteMetric::Advmss));
+    let metrics: Vec<_> = lock.into_iter().chain(sizes).collect();
     if !metrics.is_empty() {
         message.attributes.push(RouteAttribute::Metrics(metrics));
     }
@@ -352,6 +357,7 @@ mod rta {
     pub(super) const MULTIPATH: u16 = 9;
     pub(super) const TABLE: u16 = 15;
     pub(super) const VIA: u16 = 18;
+    pub(super) const METRIC_LOCK: u16 = 1;
     pub(super) const METRIC_MTU: u16 = 2;
     pub(super) const METRIC_ADVMSS: u16 = 8;
 }
@@ -388,6 +394,7 @@ impl RouteInfo {
             table: u32::from(*payload.get(4)?),
             scope,
             mtu: None,
+            mtu_locked: false,
             advmss: None,
         };
         let mut hops = None;
@@ -410,6 +417,10 @@ impl RouteInfo {
     fn read_metrics(&mut self, metrics: &[u8]) {
         for (kind, value) in attributes(metrics) {
             match kind {
+                rta::METRIC_LOCK => {
+                    self.mtu_locked =
+                        u32_at(value, 0).is_some_and(|locks| locks & (1 << rta::METRIC_MTU) != 0);
+                }
                 rta::METRIC_MTU => self.mtu = u32_at(value, 0),
                 rta::METRIC_ADVMSS => self.advmss = u32_at(value, 0),
                 _ => {}

@@ -1,11 +1,14 @@
 //! `tc`: how fast a link sends, and what it receives being led elsewhere.
 
+use std::os::fd::{AsFd, AsRawFd};
+
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{DefaultNla, Emitable};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use nix::libc;
 
+use crate::bpf::Program;
 use crate::wire::{attributes, string, u16_at, u32_at};
 use crate::{Error, Request, Socket};
 
@@ -15,6 +18,9 @@ const ROOT: TcHandle = TcHandle { major: 1, minor: 0 };
 const SHAPED: TcHandle = TcHandle { major: 1, minor: 1 };
 /// What is received, as the parent of filters: `ffff:`.
 const RECEIVED: TcHandle = TcHandle { major: 0xffff, minor: 0 };
+
+/// The same, of a qdisc that has filters on what is sent, too: `ffff:fff2`.
+const INCOMING: TcHandle = TcHandle { major: 0xffff, minor: 0xfff2 };
 
 /// How fast packets leave: a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +69,9 @@ mod tca {
     pub(super) const ACT_KIND: u16 = 1;
     pub(super) const ACT_OPTIONS: u16 = 2;
     pub(super) const MIRRED_PARMS: u16 = 2;
+    pub(super) const BPF_FD: u16 = 6;
+    pub(super) const BPF_NAME: u16 = 7;
+    pub(super) const BPF_FLAGS: u16 = 8;
 }
 
 fn nested(kind: u16, inner: &[DefaultNla]) -> DefaultNla {
@@ -223,6 +232,44 @@ pub fn redirect(index: u32, to: u32) -> Request {
     let header = message(index, RECEIVED, TcHandle::UNSPEC, info(1, libc::ETH_P_ALL));
     let filter = of_kind(header, "u32", &options);
     Request::new(RouteNetlinkMessage::NewTrafficFilter(filter), libc::NLM_F_CREATE | libc::NLM_F_EXCL)
+}
+
+/// Has a program decide about what a link receives, in the place of the one that did. Filters of others come first.
+pub fn decide_received(index: u32, program: &Program, name: &str) -> Request {
+    const LAST: u16 = 0xc000;
+    const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+    let options = [
+        DefaultNla::new(tca::BPF_FD, program.as_fd().as_raw_fd().to_ne_bytes().to_vec()),
+        DefaultNla::new(tca::BPF_NAME, [name.as_bytes(), b"\0"].concat()),
+        DefaultNla::new(tca::BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes().to_vec()),
+    ];
+    let header = message(index, INCOMING, TcHandle { major: 0, minor: 1 }, info(LAST, libc::ETH_P_ALL));
+    Request::new(RouteNetlinkMessage::NewTrafficFilter(of_kind(header, "bpf", &options)), REPLACE)
+}
+
+/// Returns the names of the programs that decide about what a link receives.
+///
+/// # Errors
+///
+/// The kernel's refusal, or the socket's failure.
+pub fn deciders(socket: &mut Socket, index: u32) -> Result<Vec<String>, Error> {
+    let message = message(index, INCOMING, TcHandle::UNSPEC, 0);
+    let request = Request::new(RouteNetlinkMessage::GetTrafficFilter(message), libc::NLM_F_DUMP);
+    match socket.dump(&request, |payload| decider(payload, index)) {
+        // Without the qdisc there are no filters.
+        Err(error) if error.is_missing() || error.errno() == Some(nix::errno::Errno::EINVAL) => {
+            Ok(Vec::new())
+        }
+        outcome => outcome,
+    }
+}
+
+fn decider(payload: &[u8], index: u32) -> Option<String> {
+    if u32_at(payload, 4)? != index {
+        return None;
+    }
+    let (_, options) = attributes(payload.get(20..)?).find(|(kind, _)| *kind == tca::OPTIONS)?;
+    attributes(options).find(|(kind, _)| *kind == tca::BPF_NAME).map(|(_, name)| string(name))
 }
 
 /// Gives a link back the qdisc it was born with.
@@ -386,6 +433,7 @@ mod tests {
                 let payload = vec![byte; length];
                 drop(Queue::read(&payload, 0));
                 assert_eq!(redirection(&payload, u32::from_ne_bytes([byte; 4]) ^ 1), None);
+                drop(decider(&payload, u32::from_ne_bytes([byte; 4])));
             }
         }
     }

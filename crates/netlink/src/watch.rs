@@ -1,4 +1,4 @@
-//! Hearing of what others do to links, addresses, neighbours and routes.
+//! Hearing of what others do to links, what decides about their packets, addresses, neighbours and routes.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -14,12 +14,13 @@ const GROUPS: i32 = libc::RTMGRP_LINK
     | libc::RTMGRP_IPV4_IFADDR
     | libc::RTMGRP_IPV6_IFADDR
     | libc::RTMGRP_IPV4_ROUTE
-    | libc::RTMGRP_IPV6_ROUTE;
+    | libc::RTMGRP_IPV6_ROUTE
+    | libc::RTMGRP_TC;
 
 /// What somebody wants to hear of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
-    /// Indexes of links whose state and addresses count.
+    /// Indexes of links whose state and addresses count, and that filters are taken from.
     pub links: BTreeSet<u32>,
     /// Indexes of links all of whose neighbours and forwarding entries count.
     pub neighbours: BTreeSet<u32>,
@@ -96,7 +97,7 @@ impl Interest {
         /// The request that led to it replaced something (linux/netlink.h).
         const NLM_F_REPLACE: u16 = 0x100;
 
-        // KERNEL: ifinfomsg, ifaddrmsg and ndmsg all have the link's index at offset 4 (linux/rtnetlink.h, if_addr.h,
+        // KERNEL: ifinfomsg, ifaddrmsg, ndmsg and tcmsg all have the link's index at offset 4 (linux/rtnetlink.h, if_addr.h,
         // neighbour.h); rtmsg has the protocol at offset 5.
         let index = u32_at(message.payload, 4).unwrap_or_default();
         let is_ours = message.payload.get(5).is_some_and(|protocol| self.protocols.contains(protocol));
@@ -105,7 +106,9 @@ impl Interest {
             libc::RTM_NEWLINK | libc::RTM_DELLINK => {
                 message.payload.first() == Some(&0) && self.links.contains(&index)
             }
-            libc::RTM_NEWADDR | libc::RTM_DELADDR => self.links.contains(&index),
+            libc::RTM_NEWADDR | libc::RTM_DELADDR | libc::RTM_DELTFILTER | libc::RTM_DELQDISC => {
+                self.links.contains(&index)
+            }
             libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.neighbours.contains(&index),
             libc::RTM_DELROUTE => is_ours,
             libc::RTM_NEWROUTE => message.flags & NLM_F_REPLACE != 0 && !is_ours,

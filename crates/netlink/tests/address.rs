@@ -57,6 +57,7 @@ fn route(dst: &str, index: u32) -> RouteInfo {
         table: route::MAIN,
         scope: 0,
         mtu: None,
+        mtu_locked: false,
         advmss: None,
     }
 }
@@ -104,7 +105,13 @@ fn routes_keep_every_attribute() {
             ..route("10.9.0.0/16", index)
         },
         RouteInfo { scope: route::SCOPE_LINK, ..route("10.8.0.1/32", index) },
-        RouteInfo { gateway: Some(ip("fd00::1")), metric: Some(7), mtu: Some(1300), ..route("::/0", index) },
+        RouteInfo {
+            gateway: Some(ip("fd00::1")),
+            metric: Some(7),
+            mtu: Some(1300),
+            mtu_locked: true,
+            ..route("::/0", index)
+        },
         RouteInfo { gateway: Some(ip("fd00::1")), table: 1000, ..route("fd01::/64", index) },
     ];
     for wanted in &routes {

@@ -294,6 +294,7 @@ impl<'a> Known<'a> {
             secure,
             isolated: network.isolated,
             egress: network.egress,
+            fastpath: network.fastpath(),
             underlay: own.underlay,
             closing: false,
         };

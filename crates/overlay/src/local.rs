@@ -52,6 +52,9 @@ pub struct LocalNetwork {
     pub isolated: bool,
     /// How containers reach what is not the network.
     pub egress: Egress,
+    /// Whether packets within it pass by the firewall.
+    #[serde(default)]
+    pub fastpath: bool,
     /// This host's addresses outside.
     pub underlay: Underlay,
     /// Whether this host lets go of the network: somebody is about to remove it.
@@ -147,6 +150,7 @@ mod tests {
             secure: false,
             isolated: false,
             egress: Egress::Nat,
+            fastpath: false,
             underlay: Underlay { v4: Some([192, 0, 2, 1].into()), v6: None },
             closing: false,
         }

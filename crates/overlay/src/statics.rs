@@ -18,7 +18,7 @@ use weft_state::{Root, StateError, boot};
 use crate::desired::lies_in;
 use crate::ids::{ClusterId, HostId, NetworkId, Vni};
 use crate::records::{
-    Block, BlockState, Cluster, Egress, Encryption, Host, Member, Network, Slots, Underlay,
+    Block, BlockState, Cluster, Egress, Encryption, FASTPATH, Host, Member, Network, Slots, Underlay,
 };
 use crate::snapshot::{Record, Snapshot};
 
@@ -66,6 +66,8 @@ struct NetworkFile {
     #[serde(default)]
     isolated: bool,
     egress: Option<Egress>,
+    #[serde(default)]
+    fastpath: bool,
     mtu: Option<Mtu>,
 }
 
@@ -125,7 +127,7 @@ pub fn read(root: &Root) -> Result<Option<Statics>, StateError> {
 }
 
 fn network_of(file: NetworkFile) -> Network {
-    let NetworkFile { name, vni, subnets, encryption, isolated, egress, mtu } = file;
+    let NetworkFile { name, vni, subnets, encryption, isolated, egress, fastpath, mtu } = file;
     Network {
         id: NetworkId::new(hash(&["network", &name.to_string(), &vni.to_string()])),
         name,
@@ -137,7 +139,7 @@ fn network_of(file: NetworkFile) -> Network {
         egress: egress.unwrap_or(Egress::of(isolated)),
         mtu,
         labels: BTreeMap::new(),
-        options: BTreeMap::new(),
+        options: fastpath.then(|| (FASTPATH.into(), "true".into())).into_iter().collect(),
         created: String::new(),
     }
 }

@@ -64,6 +64,7 @@ impl Kernel {
             Resource::Sysctl(wanted) => self.observe_sysctl(place, wanted, found),
             Resource::Tuning(wanted) => self.observe_tuning(place, wanted, found),
             Resource::Traffic(wanted) => self.observe_traffic(place, wanted, found),
+            Resource::Shortcut(wanted) => self.observe_shortcut(place, wanted, found),
             Resource::Routing(wanted) => self.observe_routing(place, wanted, found),
             Resource::Firewall(wanted) => {
                 found.extend(self.firewall(|one| one.observe(wanted))??);

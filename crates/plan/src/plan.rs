@@ -5,7 +5,7 @@ use std::fmt;
 use weft_firewall::Fragment;
 use weft_model::IfName;
 
-use crate::{Address, Blackhole, BridgeVlan, Link, Route, Routing, Sysctl, Traffic, Tuning};
+use crate::{Address, Blackhole, BridgeVlan, Link, Route, Routing, Shortcut, Sysctl, Traffic, Tuning};
 
 /// What should exist, in the order in which it is made. Removal goes the other way.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,6 +62,8 @@ pub enum Resource {
     Tuning(Tuning),
     /// How fast a link sends and receives.
     Traffic(Traffic),
+    /// Packets of a link that are not asked what others are.
+    Shortcut(Shortcut),
     /// Routing of its own for a link.
     Routing(Routing),
     /// Something the firewall does.
@@ -174,6 +176,7 @@ impl fmt::Display for Resource {
             Self::BridgeVlan(vlan) => vlan.fmt(out),
             Self::Tuning(tuning) => tuning.fmt(out),
             Self::Traffic(traffic) => traffic.fmt(out),
+            Self::Shortcut(shortcut) => shortcut.fmt(out),
             Self::Routing(routing) => routing.fmt(out),
             Self::Firewall(fragment) => fragment.fmt(out),
         }
@@ -206,7 +209,7 @@ macro_rules! resource_from {
     };
 }
 
-resource_from!(Link, Address, Route, Blackhole, Sysctl, BridgeVlan, Tuning, Traffic, Routing);
+resource_from!(Link, Address, Route, Blackhole, Sysctl, BridgeVlan, Tuning, Traffic, Shortcut, Routing);
 
 impl From<Fragment> for Resource {
     fn from(fragment: Fragment) -> Self {

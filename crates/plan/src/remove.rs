@@ -65,7 +65,7 @@ impl Kernel {
             Resource::Tuning(tuning) => return self.untune(place, tuning),
             Resource::Traffic(traffic) => return self.remove_traffic(place, traffic),
             Resource::Routing(routing) => return self.remove_routing(place, routing),
-            Resource::Sysctl(_) => return Ok(()),
+            Resource::Sysctl(_) | Resource::Shortcut(_) => return Ok(()),
         };
         // It goes with its link, or went with its namespace.
         if going.contains(&(place, dev)) || (place == Place::Container && !self.has_container()) {
@@ -86,6 +86,7 @@ impl Kernel {
             Resource::Blackhole(_)
             | Resource::Firewall(_)
             | Resource::Sysctl(_)
+            | Resource::Shortcut(_)
             | Resource::Tuning(_)
             | Resource::Traffic(_)
             | Resource::Routing(_) => return Ok(()),

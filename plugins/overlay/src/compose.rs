@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 use weft_cni::{Code, Failure};
 use weft_overlay::here::{self, Found};
 use weft_overlay::local::LocalNetwork;
+use weft_overlay::records::FASTPATH;
 use weft_plugin::{ComposeRequest, OptionAbout};
 use weft_state::Root;
 
@@ -32,6 +33,13 @@ pub(crate) const OPTIONS: &[OptionAbout] = &[
         value: "nat|routed|none",
         default: "nat; none for isolated networks",
         help: "whether packets that leave the network get the host's address, keep theirs, or do not leave",
+    },
+    OptionAbout {
+        name: FASTPATH,
+        aliases: &[],
+        value: "BOOL",
+        default: "false",
+        help: "whether packets between its containers on different hosts pass by the hosts' firewalls",
     },
     OptionAbout {
         name: "mtu",

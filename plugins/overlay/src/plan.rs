@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use weft_cni::{Code, Failure, Route};
 use weft_firewall::{Backend, Fragment, Masquerade};
 use weft_model::Endpoint;
-use weft_overlay::kernel::{devices, leads_outside as uplink, outside};
+use weft_overlay::kernel::{devices, leads_outside as uplink, outgoing_shortcut, outside};
 use weft_overlay::local::LocalNetwork;
 use weft_overlay::records::Egress;
 use weft_plan::{Link, Peer, Plan, Port, Sysctl};
@@ -25,6 +25,9 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
     };
     plan.extend(devices(local, &settings.root).steps);
     plan.host(pair.mtu(Some(local.mtu)).port(Port::of(&local.bridge)).up(true));
+    if let Some(shortcut) = outgoing_shortcut(local, &endpoint.host_ifname()) {
+        plan.host(shortcut);
+    }
     plan
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use weft_firewall::{Backend, Fragment, Guard, Isolation};
 use weft_model::{GatewayMode, Gateways, IfName, NetworkName};
 use weft_netns::{Netns, NetnsError};
-use weft_plan::{Address, Blackhole, Conflict, Link, Plan, Sysctl, VxlanOptions};
+use weft_plan::{Address, Blackhole, Conflict, Link, Plan, Shortcut, Sysctl, VxlanOptions};
 use weft_state::Root;
 
 use super::{ALIAS, LAST, PROTOCOL, uplink};
@@ -58,6 +58,26 @@ pub fn devices(local: &LocalNetwork, root: &Root) -> Plan {
         plan.extend(fences(local, root).steps);
     } else if uplink::leads_outside(local) {
         plan.network(uplink::masquerade(local, root));
+    }
+    plan
+}
+
+/// Returns what has packets within the network pass by the firewall: those that a container sends to other hosts, which come by
+/// its end of a pair.
+pub fn outgoing_shortcut(local: &LocalNetwork, port: &IfName) -> Option<Shortcut> {
+    let (from, to) = (local.bridge.clone(), local.vxlan.clone());
+    local.fastpath.then(|| Shortcut { dev: port.clone(), from, to })
+}
+
+/// The same for all that other hosts send, and for what all containers do.
+pub(super) fn shortcuts(local: &LocalNetwork, ports: &[IfName]) -> Plan {
+    let mut plan = Plan::new();
+    if local.fastpath {
+        let (dev, to) = (local.vxlan.clone(), local.bridge.clone());
+        plan.network(Shortcut { from: dev.clone(), dev, to });
+        for outgoing in ports.iter().filter_map(|port| outgoing_shortcut(local, port)) {
+            plan.network(outgoing);
+        }
     }
     plan
 }

@@ -6,11 +6,12 @@ mod reconcile;
 mod stale;
 mod uplink;
 
-pub use devices::{devices, home, netns_path, outside};
+pub use devices::{devices, home, netns_path, outgoing_shortcut, outside};
 pub use peers::Subject;
 pub use reconcile::{Drift, KernelError, Reconciler, Report, Trouble};
 pub use uplink::leads_outside;
 pub(crate) use uplink::pair;
+pub use weft_plan::possible_shortcuts;
 
 /// Who made a route or a neighbour: the number that weft signs with (rtm_protocol, NDA_PROTOCOL). Nobody has it in
 /// `/etc/iproute2/rt_protos`.

@@ -96,6 +96,7 @@ impl Ways {
                     table: route::MAIN,
                     scope: 0,
                     mtu: peer.mtu.map(weft_model::Mtu::get),
+                    mtu_locked: network.local.fastpath && peer.mtu.is_some(),
                     advmss: None,
                     kind: RouteKind::Unicast,
                     protocol: PROTOCOL,
@@ -219,7 +220,8 @@ fn same(wanted: &Neighbour, found: &Neighbour) -> bool {
 }
 
 fn meets(wanted: &RouteInfo, found: &RouteInfo) -> bool {
-    wanted.is_met_by(found) && (wanted.mtu, wanted.src, wanted.onlink) == (found.mtu, found.src, found.onlink)
+    let more = |route: &RouteInfo| (route.mtu, route.mtu_locked, route.src, route.onlink);
+    wanted.is_met_by(found) && more(wanted) == more(found)
 }
 
 fn route_text(route: &RouteInfo) -> String {

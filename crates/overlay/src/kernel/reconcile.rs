@@ -5,16 +5,16 @@ use std::path::Path;
 
 use ipnetwork::IpNetwork;
 use weft_firewall::{FirewallError, Tunnels};
-use weft_model::NetworkName;
+use weft_model::{IfName, NetworkName};
 use weft_netlink::link;
 use weft_netlink::route::{self, RouteInfo};
 use weft_netlink::{Batch, Socket};
 use weft_netns::{Netns, NetnsError};
-use weft_plan::{ApplyError, Cause, Journal, Kernel, Link, Place};
+use weft_plan::{ApplyError, Cause, Journal, Kernel, Link, Place, Plan, possible_shortcuts};
 use weft_state::lock::FileLock;
 use weft_state::{Root, StateError};
 
-use super::devices::{devices, home};
+use super::devices::{devices, home, shortcuts};
 use super::peers::{Step, Subject, Ways, answers};
 use super::uplink::uplink;
 use super::{ALIAS, PROTOCOL, stale};
@@ -250,6 +250,11 @@ impl Reconciler {
             let mut kernel = Kernel::at(home.as_ref(), None)?;
             let found = kernel.observe(&devices(&network.local, &self.root))?;
             found.iter().for_each(|difference| note(Subject::Device, difference.to_string()));
+            let found = kernel.observe(&led_past(&network.local, home.as_ref())?)?;
+            found.iter().for_each(|difference| note(Subject::Device, difference.to_string()));
+            if let (true, Err(why)) = (network.local.fastpath, possible_shortcuts()) {
+                note(Subject::Device, format!("packets go the slow way, by the firewall: {why}"));
+            }
             let uplink = Kernel::at(None, home.as_ref())?.observe(&uplink(&network.local))?;
             uplink.iter().for_each(|difference| note(Subject::Device, difference.to_string()));
             let mut steps = self.steps(network, home.as_ref())?;
@@ -328,6 +333,7 @@ impl Reconciler {
             report.made += 1;
             report.steps.push(format!("link {}", local.vxlan));
         }
+        kernel.ensure(&led_past(local, home.as_ref())?, &mut Journal::default())?;
         self.lead_outside(local, home.as_ref(), report)?;
         let mut socket = open(home.as_ref())?;
         // A route to whoever has a block now cannot be where ours is still.
@@ -486,4 +492,17 @@ impl std::fmt::Display for Drift {
             None => out.write_str(&self.what),
         }
     }
+}
+
+/// Returns the shortcuts that a network should have, with the containers that are there.
+fn led_past(local: &LocalNetwork, home: Option<&Netns>) -> Result<Plan, KernelError> {
+    let mut ports = Vec::new();
+    if local.fastpath {
+        let mut socket = open(home)?;
+        if let Some(bridge) = socket.link(link::get(&local.bridge))? {
+            let found = link::ports(&mut socket, bridge.index)?;
+            ports.extend(found.iter().filter_map(|port| port.name.parse::<IfName>().ok()));
+        }
+    }
+    Ok(shortcuts(local, &ports))
 }

@@ -8,6 +8,9 @@ use weft_model::{Mtu, NetworkName};
 
 use crate::ids::{HostId, NetworkId, Vni};
 
+/// The option that says that packets within a network pass by the firewall.
+pub const FASTPATH: &str = "fastpath";
+
 /// A network that exists on every host that takes part in it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Network {
@@ -47,8 +50,14 @@ impl Network {
     /// Returns whether another record of the same network says otherwise what never changes: its devices and what protects
     /// its packets follow from it.
     pub fn contradicts(&self, other: &Self) -> bool {
-        let never = |network: &Self| (network.vni, network.encryption, network.isolated);
+        let never = |network: &Self| (network.vni, network.encryption, network.isolated, network.fastpath());
         self.id == other.id && (self.name != other.name || never(self) != never(other))
+    }
+
+    /// Returns whether packets within the network pass by the firewalls of its hosts. A host that cannot sends them as others.
+    pub fn fastpath(&self) -> bool {
+        matches!(self.options.get(FASTPATH).map(String::as_str), Some("" | "true"))
+            && self.encryption == Encryption::None
     }
 }
 

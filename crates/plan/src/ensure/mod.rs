@@ -11,6 +11,7 @@ mod lent;
 mod made;
 mod route;
 mod routing;
+mod shortcut;
 mod sysctl;
 mod traffic;
 mod tuning;
@@ -132,6 +133,11 @@ impl<'a> Ensure<'a> {
                 Resource::Traffic(traffic) => {
                     self.flush()?;
                     self.traffic(step, traffic).map_err(at(step))?;
+                    tail
+                }
+                Resource::Shortcut(shortcut) => {
+                    self.flush()?;
+                    self.shortcut(step, shortcut).map_err(at(step))?;
                     tail
                 }
                 Resource::Routing(routing) => {

@@ -194,6 +194,7 @@ fn default_route(gateway: IpAddr, index: u32, table: u32) -> RouteInfo {
         table,
         scope: 0,
         mtu: None,
+        mtu_locked: false,
         advmss: None,
         kind: RouteKind::Unicast,
         protocol: route::BY_HAND,
