@@ -176,10 +176,16 @@ fn table(page: &mut String, rows: &[(&'static str, Result<Pair>)]) {
         }
     }
     ratios.sort_by(f64::total_cmp);
-    let (middle, worst) = (ratios.get(ratios.len() / 2), ratios.first());
-    if let (Some(middle), Some(worst)) = (middle, worst) {
+    if let (Some(middle), Some(worst)) = (middle(&ratios), ratios.first()) {
         let _ = writeln!(page, "\nThe median of all ratios is {middle:.1}, the smallest {worst:.1}.");
     }
+}
+
+/// The median of sorted numbers: of an even count it lies between the two in the middle.
+fn middle(sorted: &[f64]) -> Option<f64> {
+    let upper = sorted.get(sorted.len() / 2)?;
+    let lower = sorted.get(sorted.len().saturating_sub(1) / 2)?;
+    Some(f64::midpoint(*lower, *upper))
 }
 
 fn ratio(reference: Duration, mine: Duration) -> f64 {
@@ -243,4 +249,17 @@ fn take(folder: &Path) -> Result<()> {
 #[expect(clippy::disallowed_methods, reason = "a lease of somebody who is not there")]
 fn put(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::middle;
+
+    #[test]
+    fn a_median_lies_in_the_middle() {
+        assert_eq!(middle(&[]), None);
+        assert_eq!(middle(&[3.0]), Some(3.0));
+        assert_eq!(middle(&[1.0, 2.0, 9.0]), Some(2.0));
+        assert_eq!(middle(&[1.0, 2.0, 4.0, 9.0]), Some(3.0));
+    }
 }
