@@ -237,3 +237,104 @@ fn doomed(cluster: &Cluster, call: &str, nth: u32) -> Background {
     });
     strace
 }
+
+/// Its record in the store makes no sense, to an agent that knew it and to one that never did: it can be forgotten all the same.
+#[test]
+fn a_host_whose_record_makes_no_sense_is_forgotten() {
+    let (mut cluster, _red, _green) = pair();
+    let id = own_id(&cluster, 2);
+    for knows in [true, false] {
+        if !knows {
+            cluster.start(2);
+            cluster.eventually("h2 knows that it is out", || cluster.status(2)["state"] == "degraded");
+            cluster.host(2).weft(["overlay", "leave", "-f"]).expect_ok();
+        }
+        let id = match knows {
+            true => id.clone(),
+            false => {
+                cluster.join(2).expect_ok();
+                own_id(&cluster, 2)
+            }
+        };
+        let key = format!("/weft/v1/host/{id}");
+        cluster.kill(2);
+        cluster.etcd.ctl(["del", &format!("/weft/v1/alive/{id}")]).expect_ok();
+        if !knows {
+            cluster.end(1);
+            for folder in ["var/lib/weft/overlay", "run/weft/overlay/agent"] {
+                std::fs::remove_file(cluster.host(1).path(folder).join("state.json")).unwrap();
+            }
+        }
+        cluster.etcd.ctl(["put", &key, "{"]).expect_ok();
+        if !knows {
+            cluster.start(1);
+        }
+        cluster.eventually("h1 says that it makes no sense", || {
+            let bad = cluster.status(1)["bad"].clone();
+            bad.as_array().is_some_and(|bad| bad.iter().any(|bad| bad["key"] == key.as_str()))
+        });
+        let reference = if knows { "h2" } else { &id[..12] };
+        cluster.host(1).weft(["overlay", "forget", reference]).expect_ok();
+        let records = cluster.etcd.records();
+        assert!(!records.contains(&key), "{records}");
+        assert!(records.contains(&format!("/weft/v1/left/{id}")), "{records}");
+        cluster.eventually("h1 has nothing to complain of", || {
+            cluster.status(1)["bad"].as_array().is_none_or(Vec::is_empty)
+        });
+    }
+}
+
+/// Wherever the agent is killed while this host leaves, the next command or the next agent brings it to its end.
+#[test]
+fn a_leave_that_was_killed_is_completed() {
+    let mut cluster = Cluster::new(2);
+    cluster.network(1, &["blue"]);
+    let is_there = |cluster: &Cluster| {
+        cluster.eventually("blue is on h2", || cluster.host(2).weft(["network", "exists", "blue"]).code == 0);
+        cluster.eventually("h2 has the way", || !routes(cluster.host(2)).is_empty());
+        assert!(cluster.host(2).ruleset().contains("weft_tunnels"));
+    };
+    let is_out = |cluster: &Cluster| {
+        let host = cluster.host(2);
+        cluster.eventually("h2 is of no cluster", || cluster.status(2)["state"] == "unjoined");
+        cluster.eventually("its devices are gone", || routes(host).is_empty());
+        cluster.eventually("the guard is gone", || !host.ruleset().contains("weft_tunnels"));
+        cluster.eventually("blue is gone", || host.weft(["network", "exists", "blue"]).code == 3);
+        cluster.eventually("h1 has dropped it", || {
+            let peers = cluster.host(1).weft(["overlay", "peers", "--format", "json"]).expect_json();
+            peers.as_array().unwrap().is_empty()
+        });
+        assert!(!host.path(MEMBERSHIP).exists());
+        cluster.join(2).expect_ok();
+    };
+    let completed = |cluster: &Cluster| {
+        let leave = || cluster.host(2).weft(["overlay", "leave"]).code == 0;
+        cluster.eventually("h2 has left", || cluster.status(2)["state"] == "unjoined" || leave());
+    };
+    // The others have been told, and nothing else; then its own file is gone as well.
+    for told_only in [true, false] {
+        is_there(&cluster);
+        cluster.kill(2);
+        cluster.host(1).weft(["overlay", "forget", "-f", "h2"]).expect_ok();
+        if !told_only {
+            std::fs::remove_file(cluster.host(2).path(MEMBERSHIP)).unwrap();
+        }
+        cluster.start(2);
+        if told_only {
+            assert_ne!(cluster.status(2)["state"], "unjoined", "there is nothing to complete");
+            completed(&cluster);
+        }
+        is_out(&cluster);
+    }
+    // And wherever it is after so long.
+    for milliseconds in [0, 5, 20, 60] {
+        is_there(&cluster);
+        let leaving = cluster.host(2).weft_program(["overlay", "leave"]).background();
+        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+        cluster.kill(2);
+        drop(leaving);
+        cluster.start(2);
+        completed(&cluster);
+        is_out(&cluster);
+    }
+}

@@ -287,7 +287,7 @@ impl Claims {
 
     async fn put_out(&self, host: HostId, reason: &str, itself: bool) -> Result<(), ClaimError> {
         for attempt in 0..ATTEMPTS {
-            let Some(found) = self.read::<Host>(&Key::Host(host)).await? else {
+            let Some(entry) = self.store.get(&Key::Host(host).to_string()).await? else {
                 let left = self.read::<Left>(&Key::Left(host)).await?;
                 let something = self.clear(host).await?;
                 return if itself || left.is_some() || something {
@@ -303,14 +303,16 @@ impl Claims {
             // First the tombstone: whoever hears of the rest has heard of it.
             let left = Left { host, at: self.now(), reason: reason.into() };
             draft.ops.push(Op::put(&Key::Left(host), encode(&left)));
-            draft.compares.push(Compare::unchanged(&Key::Host(host), found.modified));
+            draft.compares.push(Compare::unchanged(&Key::Host(host), entry.modified));
             draft.ops.push(Op::delete(&Key::Host(host)));
-            for address in found.value.underlay.addresses() {
-                self.drop_underlay(address, host, &mut draft).await?;
-            }
-            let mesh = Key::Mesh(found.value.mesh);
-            if self.read::<HostClaim>(&mesh).await?.is_some_and(|claim| claim.value.host == host) {
-                draft.ops.push(Op::delete(&mesh));
+            // By the claims, and not by its record, which may make no sense: it is what forgetting is for.
+            for prefix in ["underlay/", "mesh/"] {
+                let (claims, _) = self.records(&format!("{}{prefix}", keys::PREFIX)).await?;
+                for claim in claims.into_iter().filter(|claim| claim.value.owner() == Some(host)) {
+                    let key = claim.value.key();
+                    draft.compares.push(Compare::unchanged(&key, claim.modified));
+                    draft.ops.push(Op::delete(&key));
+                }
             }
             if itself {
                 draft.ops.push(Op::delete(&Key::Alive(host)));

@@ -236,6 +236,24 @@ pub(crate) async fn a_host_that_leaves_or_is_forgotten_is_out(server: &mut Serve
     assert!(matches!(claims.forget(id(9), "never was").await, Err(ClaimError::NotJoined(_))));
     // Under a new id the machine is welcome.
     claims.join(&JoinRequest { id: id(3), ..request(1) }).await.unwrap();
+
+    // One whose record makes no sense is put out as any other, with all it had.
+    claims.join(&request(4)).await.unwrap();
+    claims.claim_block(id(4), &blue, false).await.unwrap();
+    announce(&claims, id(4)).await;
+    claims.store().txn(&[], &[Op::put(&Key::Host(id(4)), b"{".to_vec())]).await.unwrap();
+    assert!(matches!(claims.forget(id(4), "gone").await, Err(ClaimError::Alive(_))));
+    claims.store().txn(&[], &[Op::delete(&Key::Alive(id(4)))]).await.unwrap();
+    claims.forget(id(4), "gone").await.unwrap();
+    let known = snapshot(claims.store()).await;
+    assert_eq!((known.bad_count(), known.hosts().count()), (0, 1));
+    assert!(
+        known
+            .all()
+            .all(|record| record.owner() != Some(id(4))
+                || matches!(record.key(), Key::Block(..) | Key::Left(_)))
+    );
+    assert!(known.left().any(|left| left.host == id(4)));
 }
 
 /// Section F4, where the store is concerned.

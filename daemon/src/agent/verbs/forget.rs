@@ -4,8 +4,7 @@ use std::rc::Rc;
 
 use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Forget, Refusal};
-use weft_overlay::HostId;
-use weft_overlay::records::Host;
+use weft_overlay::{HostId, Key};
 
 use crate::agent::agent::Agent;
 use crate::agent::claim;
@@ -26,16 +25,36 @@ pub(crate) async fn forget(agent: &Rc<Agent>, forget: &Forget) -> Result<String,
     Ok(host.id.to_string())
 }
 
+/// A host as others know it.
+#[derive(Clone)]
+struct Known {
+    id: HostId,
+    name: String,
+}
+
+/// Returns all hosts, those included whose record makes no sense: of them only the id is known.
+fn known(agent: &Agent) -> Vec<Known> {
+    agent.with(|inner| {
+        let snapshot = &inner.snapshot;
+        let good = snapshot.hosts().map(|host| Known { id: host.id, name: host.name.clone() });
+        let bad = snapshot.bad().filter_map(|bad| match bad.key.parse() {
+            Ok(Key::Host(id)) if snapshot.host(id).is_none() => Some(Known { id, name: id.short() }),
+            _ => None,
+        });
+        good.chain(bad).collect()
+    })
+}
+
 /// Returns the host that a person means: its name, its id, or the start of its id.
-fn meant(agent: &Agent, reference: &str) -> Result<Host, Refusal> {
-    let hosts: Vec<Host> = agent.with(|inner| inner.snapshot.hosts().cloned().collect());
+fn meant(agent: &Agent, reference: &str) -> Result<Known, Refusal> {
+    let hosts = known(agent);
     if let Ok(id) = reference.parse::<HostId>()
         && let Some(host) = hosts.iter().find(|host| host.id == id)
     {
         return Ok(host.clone());
     }
-    let is_meant = |host: &&Host| host.name == reference || host.id.to_string().starts_with(reference);
-    let found: Vec<&Host> = hosts.iter().filter(is_meant).filter(|_| !reference.is_empty()).collect();
+    let is_meant = |host: &&Known| host.name == reference || host.id.to_string().starts_with(reference);
+    let found: Vec<&Known> = hosts.iter().filter(is_meant).filter(|_| !reference.is_empty()).collect();
     match &found[..] {
         [host] => Ok((*host).clone()),
         [] => {
