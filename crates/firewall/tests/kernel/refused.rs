@@ -2,10 +2,11 @@
 
 use std::fs;
 
-use weft_firewall::{Backend, Conditions, Publish, ensure, observe, remove};
+use weft_firewall::{Backend, Conditions, Publish, diagnose, ensure, observe, reload, remove};
 use weft_netns::isolate;
 
 use crate::lab::{has, run, sh};
+use crate::ownership::root;
 use crate::publishing::{fragment, publish};
 
 const NOTHING: [String; 0] = [];
@@ -116,5 +117,62 @@ fn a_change_of_backend_that_fails_leaves_the_first() {
         assert_eq!(observe(&after).unwrap(), NOTHING);
         remove(&after).unwrap();
         assert_eq!(rules(), Vec::<String>::new());
+    }
+}
+
+/// One attachment's rules are not known to the program any more: all others come back after a flush.
+#[test]
+fn a_reload_brings_back_whatever_is_not_refused() {
+    if !ready() {
+        return;
+    }
+    for backend in PROGRAMS {
+        let others = ["blue", "green"].map(|name| {
+            let host_port = if name == "blue" { 8081 } else { 8082 };
+            let address = if name == "blue" { 3 } else { 4 };
+            let ports = [
+                format!("tcp 0.0.0.0:{host_port} -> 10.1.0.{address}:80"),
+                format!("tcp [::]:{host_port} -> [fd00:1::{address}]:80"),
+            ];
+            fragment(Publish { backend, ..publish(name, &ports.each_ref().map(String::as_str)) })
+        });
+        let red = fragment(port(backend, 8080, true));
+        for one in others.iter().chain([&red]) {
+            ensure(one).unwrap();
+        }
+        assert!(rules().len() > 3, "{backend}");
+        for file in fs::read_dir("/run/weft/ports/owners").unwrap() {
+            let path = file.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            let text = text.replace(r#""-s","fd00:9::/32""#, r#""-m","nosuchmatch""#);
+            let text = text.replace(r#""iifname","up0""#, r#""nosuch","x""#);
+            #[expect(clippy::disallowed_methods, reason = "a record that somebody has changed")]
+            fs::write(&path, text).unwrap();
+        }
+        for program in ["iptables", "ip6tables"] {
+            sh(&format!("{program} -t raw -F"));
+            sh(&format!("{program} -t nat -F"));
+            sh(&format!("{program} -t nat -X"));
+        }
+        for family in ["ip", "ip6"] {
+            run(&format!("nft delete table {family} cni_hostport"));
+        }
+        assert_eq!(rules(), Vec::<String>::new(), "{backend}");
+        let told = diagnose(&root()).unwrap();
+        assert_eq!(told.len(), 3, "{backend}: {told:?}");
+
+        let error = reload(&root()).unwrap_err().to_string();
+
+        let words = if backend == Backend::Iptables { "nosuchmatch" } else { "nft: " };
+        assert!(error.contains(words), "{backend}: {error}");
+        for one in &others {
+            assert_eq!(observe(one).unwrap(), NOTHING, "{backend}");
+        }
+        let told = diagnose(&root()).unwrap();
+        assert!(told.len() == 1 && told[0].what.contains("red"), "{backend}: {told:?}");
+        for one in others.iter().chain([&red]) {
+            remove(one).unwrap();
+        }
+        assert_eq!(owners(), 0, "{backend}");
     }
 }
