@@ -40,6 +40,8 @@ pub enum Subject {
     Forwarding(Mac),
     /// An address behind a peer that the host answers for on the network's bridge.
     Answer(IpAddr),
+    /// That packets pass by the firewall. Without, they arrive all the same.
+    Shortcut,
 }
 
 impl Subject {

@@ -251,9 +251,9 @@ impl Reconciler {
             let found = kernel.observe(&devices(&network.local, &self.root))?;
             found.iter().for_each(|difference| note(Subject::Device, difference.to_string()));
             let found = kernel.observe(&led_past(&network.local, home.as_ref())?)?;
-            found.iter().for_each(|difference| note(Subject::Device, difference.to_string()));
+            found.iter().for_each(|difference| note(Subject::Shortcut, difference.to_string()));
             if let (true, Err(why)) = (network.local.fastpath, possible_shortcuts()) {
-                note(Subject::Device, format!("packets go the slow way, by the firewall: {why}"));
+                note(Subject::Shortcut, format!("packets go the slow way, by the firewall: {why}"));
             }
             let uplink = Kernel::at(None, home.as_ref())?.observe(&uplink(&network.local))?;
             uplink.iter().for_each(|difference| note(Subject::Device, difference.to_string()));
