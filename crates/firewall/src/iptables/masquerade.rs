@@ -5,7 +5,7 @@
 //! interfaces, so deleting one of two attachments takes the other's chain away. Here a record says
 //! which interface brought which addresses ([`Claims`]), and the chain goes with the last of them.
 //!
-//! One `iptables-save` and one `iptables-restore --noflush` for each family make a change as a whole.
+//! One listing and one `iptables-restore --noflush` for each family make a change as a whole.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
