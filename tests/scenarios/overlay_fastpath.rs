@@ -157,7 +157,8 @@ fn a_fast_path_that_somebody_took_away_comes_back() {
     let port = port_of(host, "ovb1388");
     for link in ["ov1388", &port] {
         assert!(has_shortcut(host, link), "{link}");
-        host.weft(["doctor"]).expect_ok();
+        // What else doctor may have to say on a busy machine is not what this is about.
+        assert!(!host.weft(["doctor"]).stdout.contains("has no shortcut"), "{link}");
         host.sh(&format!("tc qdisc del dev {link} ingress")).expect_ok();
         assert!(!has_shortcut(host, link), "{link}");
         // Nothing is lost without.
