@@ -29,8 +29,20 @@ pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
 }
 
 /// Prepares the cargo that started this task.
+///
+/// What that one says of this package is kept from it: build scripts of others look at such variables, and would run
+/// again, with all that depends on them, whenever somebody calls cargo without us.
 pub(crate) fn cargo() -> Command {
-    program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| is_of_package(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn is_of_package(name: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|begin| name.starts_with(begin))
 }
 
 /// Runs a program to its end with our own stdout and stderr.
