@@ -15,9 +15,6 @@ use crate::shell::{cargo, entries, output, program, run as execute, top};
 /// Static for a fast start; with a build id, by which a plugin knows a copy of itself (crates/plugin/src/linked.rs).
 const FLAGS: [&str; 3] =
     ["-Ctarget-feature=+crt-static", "-Crelocation-model=static", "-Clink-arg=-Wl,--build-id=sha1"];
-/// Functions are told apart by their names, for their order; without the tables by which a stack is unwound, which nobody does
-/// where a panic ends the process.
-const RELEASE: [&str; 2] = ["-Csymbol-mangling-version=v0", "-Cforce-unwind-tables=no"];
 
 /// A binary that is built, and the names it is staged under.
 struct Binary {
@@ -128,13 +125,13 @@ fn stage(profile: &str, names: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Gives a build its flags. For release this program is put before the linker, for the order of the functions.
+/// Gives a build its flags. For release this program is put before the linker, for the order of the functions, and their names say
+/// all that tells one from another.
 fn flagged<'build>(build: &'build mut Command, profile: &str) -> Result<&'build mut Command> {
     let mut flags = FLAGS.map(String::from).to_vec();
     if profile == "release" {
         let linker = std::env::current_exe().context("this program has no path")?;
-        flags.extend(RELEASE.map(String::from));
-        flags.push(format!("-Clinker={}", linker.display()));
+        flags.extend(["-Csymbol-mangling-version=v0".into(), format!("-Clinker={}", linker.display())]);
         build.env(LINKS, "1");
     }
     Ok(build.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")))

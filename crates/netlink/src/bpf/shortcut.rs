@@ -6,6 +6,9 @@
 //! Whatever is not as simple as that goes the way that it would go without: what is not for `from`'s Ethernet address,
 //! has a VLAN, options, or no lifetime left, is a fragment, or larger than the way is wide, is answered or treated by the host.
 
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+// The kernel gives its routes to programs that may be had under the GPL (bpf_fib_lookup), so this one may.
+
 use weft_model::Mac;
 
 use super::{Assembler, Helper, Instruction, Label, Op, Reg, Size, When};
