@@ -1,4 +1,4 @@
-//! The way from one link of a network to another of its links, past what the host asks other packets (docs/adr/0024).
+//! The way from one link of a network to another of its links, past what the host asks other packets (docs/adr/0022).
 //!
 //! What a link receives is decided here before the host's own routing looks at it. A packet that would be routed from
 //! `from` to `to` goes there at once: the routes are the host's own, and are asked for the way there and for the way back,
