@@ -8,10 +8,9 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
-use std::ffi::c_char;
 use std::hint::spin_loop;
 use std::ptr::{self, null_mut};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI8, Ordering};
 
 /// The bytes of the arena. Pages that nobody touches cost nothing.
 const ARENA: usize = 1 << 20;
@@ -43,7 +42,7 @@ struct Pieces {
 
 unsafe extern "C" {
     /// Not 0 as long as the process has one thread (glibc, `<sys/single_threaded.h>`).
-    static __libc_single_threaded: c_char;
+    static __libc_single_threaded: AtomicI8;
 }
 
 // SAFETY: whoever touches the pieces is the only thread or has set `busy`, and a piece belongs to one owner.
@@ -62,7 +61,7 @@ impl Heap {
     /// Works with the pieces, alone.
     fn alone<T>(&self, work: impl FnOnce(&mut Pieces) -> T) -> T {
         // SAFETY: only the thread that makes the second one changes it.
-        let shared = unsafe { __libc_single_threaded } == 0;
+        let shared = unsafe { __libc_single_threaded.load(Ordering::Relaxed) } == 0;
         // A lock costs more than the work, and most plugins have one thread.
         while shared && self.busy.swap(true, Ordering::Acquire) {
             spin_loop();

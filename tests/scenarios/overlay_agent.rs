@@ -40,6 +40,8 @@ pub(crate) fn pinging(from: &Container, to: &str) -> Background {
 /// Nothing was lost but what was on its way when the ping was told to end.
 #[track_caller]
 pub(crate) fn lost_nothing(ping: Background) {
+    // What breaks may do so a moment later; and a busy machine has not sent the second one yet.
+    std::thread::sleep(std::time::Duration::from_millis(200));
     let id = nix::unistd::Pid::from_raw(ping.id().cast_signed());
     nix::sys::signal::kill(id, Signal::SIGINT).unwrap();
     let said = ping.end().stdout;

@@ -6,9 +6,10 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
+use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::setup;
 use crate::shell::{cargo, entries, in_its_place, program, run as execute, top};
@@ -73,7 +74,7 @@ pub(crate) fn outcomes(words: &[String]) -> Result<Vec<Outcome>> {
     setup::run()?;
     build()?;
     // Each target has a processor to itself.
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut all = Vec::new();
     for few in names.chunks(cores) {
         all.extend(at_once(few, seconds)?);
@@ -107,9 +108,16 @@ fn at_once(names: &[String], seconds: u32) -> Result<Vec<Outcome>> {
         command.stderr(Stdio::piped()).stdout(Stdio::null());
         running.push((name, command.spawn().with_context(|| format!("cannot start target {name}"))?));
     }
+    // All are listened to: one whose words nobody reads would wait.
+    let ended: Vec<_> = thread::scope(|scope| {
+        let listen = |(name, child): (_, Child)| (name, scope.spawn(move || child.wait_with_output()));
+        let all: Vec<_> = running.into_iter().map(listen).collect();
+        all.into_iter().map(|(name, ended)| (name, ended.join())).collect()
+    });
     let mut outcomes = Vec::new();
-    for (name, child) in running {
-        let ended = child.wait_with_output().with_context(|| format!("target {name} was lost"))?;
+    for (name, ended) in ended {
+        let ended = ended.map_err(|_| anyhow!("target {name} was lost"))?;
+        let ended = ended.with_context(|| format!("target {name} was lost"))?;
         let said = String::from_utf8_lossy(&ended.stderr);
         let good = ended.status.success();
         if good {

@@ -226,7 +226,7 @@ fn missing_of_iptables(
     for (endpoint, missing) in iptables::restore::missing_of_chains(&claims, listing)? {
         problems.extend(lacking(endpoint.to_string(), missing));
     }
-    for owner in books.owners() {
+    for owner in books.owners_as_changed() {
         let missing = match Backend::named(&owner.backend) {
             Backend::Weft => Vec::new(),
             Backend::Iptables => iptables::publish::observe(&owner, listing)?,

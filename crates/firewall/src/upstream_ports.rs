@@ -75,7 +75,8 @@ fn write(owners: &[(Option<&Owner>, &Owner)]) -> Result<Change, FirewallError> {
 /// the others get theirs, and the first refusal is returned.
 pub(crate) fn restore(claims: &Path) -> Result<(), FirewallError> {
     let is_here = |owner: &Owner| Backend::named(&owner.backend) == Backend::UpstreamNftables;
-    let owners = || -> Vec<Owner> { Claims(claims).books().owners().into_iter().filter(is_here).collect() };
+    let owners =
+        || -> Vec<Owner> { Claims(claims).books().owners_as_changed().into_iter().filter(is_here).collect() };
     if owners().is_empty() {
         return Ok(());
     }

@@ -277,7 +277,7 @@ impl Manager {
                 if !here.is_empty() {
                     let publisher = self.publisher_at(&live[index].endpoint)?;
                     publisher.check_spec(spec, &here)?;
-                    room.take(spec, publisher.chooses(spec, &here))?;
+                    room.take(spec, publisher.chooses(spec, &here), &here)?;
                 }
             }
         }
@@ -380,7 +380,7 @@ impl Manager {
             ways.lead(spec).then_some(()).ok_or_else(|| unreachable_by(container, spec))?;
             let families: Vec<IpAddr> = ways.families(spec).map(|(any, _)| any).collect();
             publisher.check_spec(spec, &families)?;
-            room.take(spec, publisher.chooses(spec, &families))?;
+            room.take(spec, publisher.chooses(spec, &families), &families)?;
         }
         Ok(specs.iter().flat_map(|spec| ways.entries(0, spec, &[])).collect())
     }
@@ -411,11 +411,12 @@ pub(crate) fn check_twice(specs: &[PublishSpec]) -> Result<(), Error> {
 struct Room {
     /// How many there are; looked up when the first is wanted.
     there: Option<(PortRange, usize)>,
-    taken: BTreeMap<Protocol, usize>,
+    /// How many are wanted of a protocol at these addresses of the host: at others there are as many again.
+    taken: BTreeMap<(Protocol, Vec<IpAddr>), usize>,
 }
 
 impl Room {
-    fn take(&mut self, spec: &PublishSpec, count: usize) -> Result<(), Error> {
+    fn take(&mut self, spec: &PublishSpec, count: usize, at: &[IpAddr]) -> Result<(), Error> {
         if count == 0 {
             return Ok(());
         }
@@ -424,7 +425,7 @@ impl Room {
             let free = |port: &u16| !reserved.iter().any(|range| range.contains(*port));
             (among, among.ports().filter(free).count())
         });
-        let taken = self.taken.entry(spec.protocol).or_default();
+        let taken = self.taken.entry((spec.protocol, at.to_vec())).or_default();
         *taken += count;
         match *taken > there {
             true => Err(Error::NoRoom { ports: spec.to_string(), wanted: *taken, there, among }),

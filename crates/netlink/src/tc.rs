@@ -236,7 +236,7 @@ pub fn redirect(index: u32, to: u32) -> Request {
 
 /// Has a program decide about what a link receives, in the place of the one that did. Filters of others come first.
 pub fn decide_received(index: u32, program: &Program, name: &str) -> Request {
-    const LAST: u16 = 0xc000;
+    const LAST: u16 = u16::MAX;
     const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
     let options = [
         DefaultNla::new(tca::BPF_FD, program.as_fd().as_raw_fd().to_ne_bytes().to_vec()),

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use weft_model::{IfName, Mac, Mtu};
 use weft_netlink::link::{self, Change, LinkInfo};
-use weft_state::StateError;
 use weft_state::atomic::{self, Durability};
+use weft_state::{StateError, file};
 
 use crate::{Cause, Kernel, Place, Sysctl, sysctl};
 
@@ -131,7 +131,7 @@ impl Kept {
         if size > LIMIT {
             return Err(damaged(path, "it is too large"));
         }
-        let bytes = fs::read(path).map_err(StateError::io("read", path))?;
+        let bytes = file::read(path).map_err(StateError::io("read", path))?;
         serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(path, &error.to_string()))
     }
 

@@ -134,6 +134,26 @@ impl Books {
         self.files(DONE).unwrap_or_default().iter().filter_map(|path| read(path).ok().flatten()).collect()
     }
 
+    /// Returns the same as [`Books::owners`], but for those whose ports are being changed what they will be: what others may write
+    /// into the kernel meanwhile.
+    pub fn owners_as_changed(&self) -> Vec<Owner> {
+        // Changes first: one that is complete a moment later is found among the owners as what it has become.
+        let changes: Vec<Owner> = self
+            .files(INTENT)
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|path| read(path).ok().flatten())
+            .collect();
+        let mut owners = self.owners();
+        for owner in &mut owners {
+            let change = changes.iter().find(|change| change.endpoint == owner.endpoint);
+            if let Some(change) = change.filter(|change| self.is_at_work(&change.endpoint)) {
+                *owner = change.clone();
+            }
+        }
+        owners
+    }
+
     /// Returns the same as [`Books::owners`] for people, who would take an empty list for the truth. What is left out
     /// is in [`Books::damaged`].
     ///
@@ -185,11 +205,12 @@ impl Books {
     /// When the directory or a claim cannot be read.
     pub fn standing(&self) -> Result<Vec<(Owner, Vec<Claim>)>, StateError> {
         let mut owners = BTreeMap::new();
-        for ending in [DONE, INTENT] {
+        // Changes first: one that is complete a moment later is found among the others as what it has become.
+        for ending in [INTENT, DONE] {
             for path in self.files(ending)? {
                 let Some(owner) = read(&path).ok().flatten() else { continue };
                 if ending == DONE || self.is_at_work(&owner.endpoint) {
-                    owners.insert(path.with_extension(""), owner);
+                    owners.entry(path.with_extension("")).or_insert(owner);
                 }
             }
         }

@@ -1,10 +1,9 @@
 //! Reading a `resolv.conf`.
 
-use std::fs;
 use std::path::Path;
 
 use weft_cni::Dns;
-use weft_state::StateError;
+use weft_state::{StateError, file};
 
 /// Returns what a `resolv.conf` says: the last `domain` counts, and everything else adds up.
 ///
@@ -12,7 +11,7 @@ use weft_state::StateError;
 ///
 /// When the file cannot be read.
 pub(crate) fn read(path: &Path) -> Result<Dns, StateError> {
-    let bytes = fs::read(path).map_err(StateError::io("read", path))?;
+    let bytes = file::read(path).map_err(StateError::io("read", path))?;
     Ok(parse(&String::from_utf8_lossy(&bytes)))
 }
 

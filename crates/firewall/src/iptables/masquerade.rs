@@ -177,8 +177,11 @@ pub(crate) fn ensure(masquerade: &Masquerade) -> Result<Change, FirewallError> {
     let (mine, others) = split(claims.chain_users(&chain_of(endpoint))?, endpoint);
     claims.take_chain(&chain_of(endpoint), endpoint, &masquerade.addresses)?;
     let everyone = [others.as_slice(), &masquerade.addresses].concat();
+    let is_new = mine.is_empty();
     let chain = Chain { leaving: mine, ..Chain::of(endpoint, &claims, everyone)? };
-    part::write(&writer, &[&chain])
+    let change = part::write(&writer, &[&chain])?;
+    // A record is a change as well, and to be undone with what follows: by it the chain would be restored.
+    Ok(if is_new { Change::Made } else { change })
 }
 
 /// Tells whether the books say of an attachment what it wants here, so that whoever restores by the books restores it.

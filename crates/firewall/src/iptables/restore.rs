@@ -44,7 +44,7 @@ impl Recorded {
     fn read(claims: &Claims<'_>) -> Result<Self, FirewallError> {
         let is_fenced = !claims.in_iptables(&entry::ALL)?.is_empty();
         let keeps_localhost = publish::keeps_localhost(claims.0)?;
-        let owners = claims.books().owners().into_iter();
+        let owners = claims.books().owners_as_changed().into_iter();
         Ok(Self {
             fences: is_fenced.then(|| Fences::of(claims)).transpose()?,
             protection: keeps_localhost.then_some(Protection),

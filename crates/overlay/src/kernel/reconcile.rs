@@ -333,7 +333,6 @@ impl Reconciler {
             report.made += 1;
             report.steps.push(format!("link {}", local.vxlan));
         }
-        kernel.ensure(&led_past(local, home.as_ref())?, &mut Journal::default())?;
         self.lead_outside(local, home.as_ref(), report)?;
         let mut socket = open(home.as_ref())?;
         // A route to whoever has a block now cannot be where ours is still.
@@ -345,7 +344,8 @@ impl Reconciler {
         if !LocalNetwork::load(&self.root, &local.name).is_ok_and(|found| found.as_ref() == Some(local)) {
             local.save(&self.root)?;
         }
-        Ok(())
+        // Last: packets find their way without it.
+        Ok(kernel.ensure(&led_past(local, home.as_ref())?, &mut Journal::default())?)
     }
 
     /// Makes an isolated network's way outside anew when there is anything about it that is not as it should be: what passes it
@@ -501,7 +501,9 @@ fn led_past(local: &LocalNetwork, home: Option<&Netns>) -> Result<Plan, KernelEr
         let mut socket = open(home)?;
         if let Some(bridge) = socket.link(link::get(&local.bridge))? {
             let found = link::ports(&mut socket, bridge.index)?;
-            ports.extend(found.iter().filter_map(|port| port.name.parse::<IfName>().ok()));
+            // What an administrator has put there is none of ours.
+            let pairs = found.iter().filter(|port| port.kind.as_deref() == Some("veth"));
+            ports.extend(pairs.filter_map(|port| port.name.parse::<IfName>().ok()));
         }
     }
     Ok(shortcuts(local, &ports))

@@ -13,15 +13,21 @@ impl Ensure<'_> {
         let Some(Decider { index, code, name }) = self.kernel.lacks_shortcut(place, wanted)? else {
             return Ok(());
         };
-        // Without it packets arrive all the same. Whoever wants to know why asks for it.
+        // Without it packets arrive all the same: no kernel and no link that has just gone keeps the network from anything else.
+        // What is missing is observed.
         let Ok(program) = bpf::load(&code) else { return Ok(()) };
         let socket = self.kernel.socket(place)?;
-        match socket.request(tc::watch_received(index)) {
-            Ok(_) => self.note(step, Undo::IgnoreReceived { place, dev: wanted.dev.clone(), index }),
-            Err(error) if error.is_exists() => {}
-            Err(error) => return Err(error.into()),
+        let queue_is_new = match socket.request(tc::watch_received(index)) {
+            Ok(_) => true,
+            Err(error) if error.is_exists() => false,
+            Err(_) => return Ok(()),
+        };
+        let attached = socket.request(tc::decide_received(index, &program, &name));
+        if queue_is_new && attached.is_err() {
+            drop(socket.request(tc::ignore_received(index)));
+        } else if queue_is_new {
+            self.note(step, Undo::IgnoreReceived { place, dev: wanted.dev.clone(), index });
         }
-        let attached = self.kernel.socket(place)?.request(tc::decide_received(index, &program, &name));
-        Ok(attached.map(drop)?)
+        Ok(())
     }
 }
