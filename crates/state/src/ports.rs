@@ -137,21 +137,22 @@ impl Books {
     /// Returns the same as [`Books::owners`], but for those whose ports are being changed what they will be: what others may write
     /// into the kernel meanwhile.
     pub fn owners_as_changed(&self) -> Vec<Owner> {
-        // Changes first: one that is complete a moment later is found among the owners as what it has become.
-        let changes: Vec<Owner> = self
-            .files(INTENT)
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|path| read(path).ok().flatten())
-            .collect();
-        let mut owners = self.owners();
-        for owner in &mut owners {
-            let change = changes.iter().find(|change| change.endpoint == owner.endpoint);
-            if let Some(change) = change.filter(|change| self.is_at_work(&change.endpoint)) {
-                *owner = change.clone();
-            }
-        }
-        owners
+        let mut changes = self.changes().unwrap_or_default();
+        let files = self.files(DONE).unwrap_or_default();
+        let owner = |path: PathBuf| match changes.remove(&path.with_extension("")) {
+            None => read(&path).ok().flatten(),
+            change => change,
+        };
+        files.into_iter().filter_map(owner).collect()
+    }
+
+    /// Returns what is being published or changed at this moment, by the files' names. To be read before what is published: a
+    /// change that is complete a moment later is found there as what it has become.
+    fn changes(&self) -> Result<BTreeMap<PathBuf, Owner>, StateError> {
+        let files = self.files(INTENT)?;
+        let owners =
+            files.into_iter().filter_map(|path| Some((path.with_extension(""), read(&path).ok().flatten()?)));
+        Ok(owners.filter(|(_, owner)| self.is_at_work(&owner.endpoint)).collect())
     }
 
     /// Returns the same as [`Books::owners`] for people, who would take an empty list for the truth. What is left out
@@ -204,14 +205,10 @@ impl Books {
     ///
     /// When the directory or a claim cannot be read.
     pub fn standing(&self) -> Result<Vec<(Owner, Vec<Claim>)>, StateError> {
-        let mut owners = BTreeMap::new();
-        // Changes first: one that is complete a moment later is found among the others as what it has become.
-        for ending in [INTENT, DONE] {
-            for path in self.files(ending)? {
-                let Some(owner) = read(&path).ok().flatten() else { continue };
-                if ending == DONE || self.is_at_work(&owner.endpoint) {
-                    owners.entry(path.with_extension("")).or_insert(owner);
-                }
+        let mut owners = self.changes()?;
+        for path in self.files(DONE)? {
+            if let Some(owner) = read(&path).ok().flatten() {
+                owners.entry(path.with_extension("")).or_insert(owner);
             }
         }
         for path in self.files(GONE)? {

@@ -241,7 +241,7 @@ impl Tool {
 
     /// Returns whether the program is installed. Starts nothing.
     pub(crate) fn is_installed(self) -> bool {
-        self.path().is_some()
+        found(self.program()).is_some()
     }
 
     /// Returns whether the program is installed and the kernel has the family. Starts nothing.
@@ -343,19 +343,14 @@ impl Tool {
     /// Returns the program behind the `iptables` crate. Its own constructor would start the program
     /// once more to learn that it knows `-C` and `-w`, which it does since 2013.
     fn iptables(self) -> IPTables {
-        static FOUND: Mutex<BTreeMap<&'static str, &'static str>> = Mutex::new(BTreeMap::new());
-        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        static PATHS: Mutex<BTreeMap<&'static str, &'static str>> = Mutex::new(BTreeMap::new());
+        let mut paths = PATHS.lock().unwrap_or_else(PoisonError::into_inner);
         // The crate looks into PATH, where a runtime's service may not have root's folders.
-        let cmd = found.entry(self.program()).or_insert_with(|| match self.path() {
+        let cmd = paths.entry(self.program()).or_insert_with(|| match found(self.program()) {
             Some(path) => path.to_string_lossy().into_owned().leak(),
             None => self.program(),
         });
         IPTables { cmd, has_check: true, has_wait: true, is_numeric: false }
-    }
-
-    /// Returns where the program is. Starts nothing.
-    fn path(self) -> Option<PathBuf> {
-        env::split_paths(&search_path()).map(|folder| folder.join(self.program())).find(|path| path.exists())
     }
 
     fn failed(self, program: &str, problem: impl ToString) -> FirewallError {
@@ -377,10 +372,18 @@ pub fn is_chain_name(name: &str) -> bool {
     (1..=LONGEST_CHAIN).contains(&name.len()) && !name.starts_with('-') && name.chars().all(ok)
 }
 
+/// Returns where a program is. Starts nothing.
+fn found(program: &str) -> Option<PathBuf> {
+    env::split_paths(&search_path()).map(|folder| folder.join(program)).find(|path| path.exists())
+}
+
 /// Refuses to go on without a program. Starts nothing.
 pub(crate) fn installed(program: &'static str) -> Result<(), FirewallError> {
-    let there = env::split_paths(&search_path()).any(|folder| folder.join(program).exists());
-    if there { Ok(()) } else { Err(FirewallError::Program { program, problem: "not found".into() }) }
+    if found(program).is_some() {
+        Ok(())
+    } else {
+        Err(FirewallError::Program { program, problem: "not found".into() })
+    }
 }
 
 /// Returns where programs are looked for.

@@ -130,6 +130,26 @@ fn what_a_killed_process_claimed_is_taken_over() {
 }
 
 #[test]
+fn of_ports_that_are_being_changed_others_know_what_they_will_be() {
+    let (_dir, books) = books();
+    publish(&books, "c1", &[publication("::", "80")]).unwrap();
+    let mut first = books.change(&endpoint("c2")).unwrap();
+    first.claim(wanted("c2", &[publication("::", "90")]), &[], &mut |_, _, _| true).unwrap();
+    let mut change = books.change(&endpoint("c1")).unwrap();
+    change.claim(wanted("c1", &[publication("::", "81")]), &[], &mut |_, _, _| true).unwrap();
+    let ports =
+        |owners: Vec<Owner>| -> Vec<_> { owners.into_iter().map(|owner| owner.publications).collect() };
+    assert_eq!(ports(books.owners()), [[publication("::", "80")]]);
+    assert_eq!(
+        ports(books.owners_as_changed()),
+        [[publication("::", "81")]],
+        "what is new is written by who publishes it"
+    );
+    drop(change);
+    assert_eq!(ports(books.owners_as_changed()), [[publication("::", "80")]], "nobody is at work");
+}
+
+#[test]
 fn what_is_being_changed_is_nobodys_to_take() {
     let (_dir, books) = books();
     let mut change = books.change(&endpoint("c1")).unwrap();
