@@ -14,8 +14,30 @@ use weft_testkit::{Container, Lab, staged, staged_folder};
 
 use crate::docker::Docker;
 use crate::process::{self, Cost};
+use crate::write;
 
+/// Where Debian's package has its plugins.
 const DEBIAN: &str = "/usr/lib/cni";
+
+/// Where a copy of them is, beside ours.
+fn reference() -> PathBuf {
+    staged_folder().with_file_name("reference")
+}
+
+/// Copies Debian's plugins as `cargo xtask stage` places ours, in one piece each: how a file was written decides in what pieces the
+/// page cache has it, and so what a start costs that maps it.
+pub(crate) fn copy_reference() -> Result<()> {
+    let folder = reference();
+    std::fs::create_dir_all(&folder)?;
+    for entry in Path::new(DEBIAN).read_dir().with_context(|| format!("cannot list {DEBIAN}"))? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), folder.join(entry.file_name()));
+        std::fs::remove_file(&to).ok();
+        write(&to, std::fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?)?;
+        std::fs::set_permissions(&to, entry.metadata()?.permissions())?;
+    }
+    Ok(())
+}
 
 /// Whose programs a host uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -176,7 +198,7 @@ impl Ground {
     fn folder(&self) -> PathBuf {
         match self.side {
             Side::Weft | Side::Command => staged_folder(),
-            Side::Debian | Side::Docker | Side::Netavark => PathBuf::from(DEBIAN),
+            Side::Debian | Side::Docker | Side::Netavark => reference(),
         }
     }
 

@@ -22,7 +22,7 @@ mod report;
 mod rounds;
 mod storm;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    host::copy_reference()?;
     let quick = match words.as_slice() {
         [] => false,
         [word] if word == "--quick" => true,
@@ -60,14 +61,14 @@ fn run() -> Result<()> {
             print!("{}", every::measure(rounds::Size::QUICK.containers)?);
             return Ok(());
         }
-        [word] if word == "--order" => return write(order::LIST, &order::functions()?),
+        [word] if word == "--order" => return write(&top(order::LIST), order::functions()?),
         _ => bail!("takes --quick, --traffic, --plugins, --overlay, --hosts or nothing"),
     };
     let size = if quick { rounds::Size::QUICK } else { rounds::Size::FULL };
     let figures = rounds::measure(&size)?;
     let published = published::measure(&size)?;
     let mut page = report::page(&figures, &published, &size)?;
-    let keep = |page: &str| if quick { Ok(()) } else { write(PAGE, page) };
+    let keep = |page: &str| if quick { Ok(()) } else { write(&top(PAGE), page) };
     keep(&page)?;
     let mut failed = Vec::new();
     let mut append = |title: &'static str, measured: Result<String>| {
@@ -89,9 +90,13 @@ fn run() -> Result<()> {
     Ok(())
 }
 
+/// Returns a path of the work tree.
+fn top(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
 /// Writes a file of the work tree.
 #[expect(clippy::disallowed_methods, reason = "a work tree is no state: git keeps the old text")]
-fn write(name: &str, text: &str) -> Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
-    std::fs::write(&path, text).with_context(|| format!("cannot write {name}"))
+fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    std::fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
 }

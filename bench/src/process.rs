@@ -45,7 +45,9 @@ pub(crate) fn run(
 
     let before = used()?;
     let start = Instant::now();
-    let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+    // Without its folder: it is named in a page of the documentation.
+    let name = program.file_name().unwrap_or_default();
+    let mut child = command.spawn().with_context(|| format!("there is no {}", name.display()))?;
     if let Some(mut pipe) = child.stdin.take() {
         pipe.write_all(stdin).ok();
     }

@@ -105,7 +105,7 @@ pub(crate) fn is_root() -> bool {
 
 /// Writes a file of the work tree.
 #[expect(clippy::disallowed_methods, reason = "a work tree is no state: git keeps the old text")]
-pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::order::LINKS;
-use crate::shell::{cargo, entries, output, program, run as execute, top};
+use crate::shell::{cargo, entries, output, program, run as execute, top, write};
 
 /// Static for a fast start; with a build id, by which a plugin knows a copy of itself (crates/plugin/src/linked.rs).
 const FLAGS: [&str; 3] =
@@ -138,14 +138,17 @@ fn flagged<'build>(build: &'build mut Command, profile: &str) -> Result<&'build 
 }
 
 /// Copies a binary into place under its first name and links the others to it, by rename, so that one that is
-/// running does not stand in the way.
+/// running does not stand in the way. It is written in one piece: page by page, as `copy_file_range` does it, the page
+/// cache has it in as many pieces, and what a start maps of it costs ten times as much (docs/performance.md).
 fn put(from: &Path, names: &[String]) -> Result<()> {
     let Some(first) = names.first() else { return Ok(()) };
     let first = folder().join(first);
     for (number, name) in names.iter().enumerate() {
         let fresh = folder().join(format!("{name}.new"));
         if number == 0 {
-            std::fs::copy(from, &fresh).with_context(|| format!("cannot copy {}", from.display()))?;
+            let binary = std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+            write(&fresh, binary)?;
+            std::fs::set_permissions(&fresh, from.metadata()?.permissions())?;
         } else {
             std::fs::hard_link(&first, &fresh).with_context(|| format!("cannot link {}", fresh.display()))?;
         }
