@@ -151,6 +151,7 @@ fn text(status: &Status) -> String {
     for network in &status.networks {
         lines.push(("network", network_line(network)));
         lines.extend(network.refused.iter().map(|why| ("", format!("not on this host: {why}"))));
+        lines.extend(network.slow.iter().map(|why| ("", why.clone())));
     }
     lines.extend(status.bad.iter().map(|bad| ("bad record", format!("{}: {}", bad.key, bad.why))));
     lines.extend(status.alarms.iter().map(|alarm| ("alarm", alarm.clone())));
@@ -163,7 +164,11 @@ fn text(status: &Status) -> String {
 fn network_line(network: &protocol::NetworkStatus) -> String {
     let list =
         |cidrs: &[ipnetwork::IpNetwork]| cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let wire = if network.encrypted { "encrypted" } else { "plain" };
+    let wire = match (network.encrypted, network.fastpath) {
+        (true, _) => "encrypted",
+        (false, true) => "plain, fastpath",
+        (false, false) => "plain",
+    };
     let blocks = match network.blocks.is_empty() {
         true => "no block here".into(),
         false => format!("here {}, {} of {} in use", list(&network.blocks), network.used, network.size),

@@ -13,8 +13,9 @@ use weft_state::Root;
 
 use crate::{Error, predefined};
 
-/// How long a question may take that touches nothing.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a question may take that touches nothing. Nearly all of it is the program's start, which takes 10 s where a busy,
+/// emulated machine reads it over a network for the first time.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A plugin's description of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

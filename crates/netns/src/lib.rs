@@ -25,7 +25,7 @@ use nix::sys::statfs::fstatfs;
 pub use error::NetnsError;
 pub use here::Here;
 pub use isolate::isolate;
-pub use pin::{create, pin, pin_folder, unpin};
+pub use pin::{apart, create, pin, pin_folder, unpin};
 
 /// The namespace of the calling thread, as opposed to that of the process's first thread.
 const CURRENT: &str = "/proc/thread-self/ns/net";

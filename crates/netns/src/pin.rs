@@ -77,6 +77,15 @@ pub fn pin(path: impl Into<PathBuf>) -> Result<Netns, NetnsError> {
     pinned
 }
 
+/// Runs `work` in a namespace that nobody else has and that goes when it returns: what it does there touches nothing.
+///
+/// # Errors
+///
+/// Whatever the kernel refuses.
+pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    inside(leave, work)
+}
+
 fn leave() -> Result<(), NetnsError> {
     #[expect(clippy::disallowed_methods, reason = "the thread that calls this ends inside")]
     let left = nix::sched::unshare(CloneFlags::CLONE_NEWNET);

@@ -32,7 +32,7 @@ pub use plan::{Lifetime, Place, Plan, Resource, Step};
 pub use remove::Removal;
 pub use resource::{Address, Blackhole, BridgeVlan, Conflict, Rivals, Route, Sysctl, VlanRange, VlanSide};
 pub use routing::{Routing, SourceRouting, Vrf};
-pub use shortcut::{Shortcut, possible as possible_shortcuts};
+pub use shortcut::{NoShortcuts, Shortcut, Slow, possible as possible_shortcuts};
 pub use traffic::{Shape, Share, Traffic};
 pub use tuning::{Tuning, is_backup};
 pub use weft_netlink::tc::{End, Rate};

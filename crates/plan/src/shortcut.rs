@@ -5,7 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use weft_model::{IfName, Mac};
 use weft_netlink::bpf::{self, Instruction, LoadError, shortcut};
-use weft_netlink::tc;
+use weft_netlink::{Socket, tc};
+use weft_netns::NetnsError;
 
 use crate::{Cause, Kernel, Place};
 
@@ -27,14 +28,60 @@ impl fmt::Display for Shortcut {
     }
 }
 
-/// Says why this kernel has no shortcuts; nothing when it has.
+/// Why a kernel has no shortcuts.
+#[derive(Debug, thiserror::Error)]
+pub enum NoShortcuts {
+    /// It takes no such program.
+    #[error(transparent)]
+    Program(#[from] LoadError),
+    /// Nothing decides about what a link receives.
+    #[error("the kernel has no queue for what a link receives (CONFIG_NET_SCH_INGRESS): {0}")]
+    Queue(#[source] weft_netlink::Error),
+    /// It takes programs, and nothing asks them.
+    #[error("the kernel has no program decide about what a link receives (CONFIG_NET_CLS_BPF): {0}")]
+    Classifier(#[source] weft_netlink::Error),
+    /// It cannot be tried.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// It does not answer.
+    #[error(transparent)]
+    Socket(weft_netlink::Error),
+}
+
+/// Says why this kernel has no shortcuts; nothing when it has: one is made in a namespace that is gone when this returns.
 ///
 /// # Errors
 ///
-/// The kernel's refusal of the program.
-pub fn possible() -> Result<(), LoadError> {
-    let nowhere = shortcut::Shortcut { from: 1, station: Mac([0; 6]), to: 1 };
-    bpf::load(&shortcut::program(&nowhere)).map(drop)
+/// What the kernel refuses first.
+pub fn possible() -> Result<(), NoShortcuts> {
+    // In a namespace that is new.
+    const LO: u32 = 1;
+    let nowhere = shortcut::Shortcut { from: LO, station: Mac([0; 6]), to: LO };
+    let program = bpf::load(&shortcut::program(&nowhere))?;
+    weft_netns::apart(|| {
+        let mut socket = Socket::open().map_err(NoShortcuts::Socket)?;
+        socket.request(tc::watch_received(LO)).map_err(NoShortcuts::Queue)?;
+        socket.request(tc::decide_received(LO, &program, "weft shortcut")).map_err(NoShortcuts::Classifier)?;
+        Ok(())
+    })?
+}
+
+/// Why packets go the way of others.
+#[derive(Debug, thiserror::Error)]
+pub enum Slow {
+    /// There is no other.
+    #[error("packets go the slow way, by the firewall: {0}")]
+    Kernel(#[source] NoShortcuts),
+    /// Somebody took the shortcut away.
+    #[error("{place} interface {dev} has no shortcut to {to}")]
+    Missing {
+        /// Where.
+        place: Place,
+        /// The link that receives them.
+        dev: IfName,
+        /// The link that they should leave by.
+        to: IfName,
+    },
 }
 
 /// What has to decide about a link's packets.
@@ -66,6 +113,19 @@ impl Kernel {
         Ok((!there).then_some(Decider { index: dev.index, code, name }))
     }
 
+    /// Returns why a link's packets do not take a shortcut; nothing when they do, or one of the links is not there.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not answer.
+    pub fn why_slow(&mut self, place: Place, wanted: &Shortcut) -> Result<Option<Slow>, Cause> {
+        if self.lacks_shortcut(place, wanted)?.is_none() {
+            return Ok(None);
+        }
+        let missing = || Slow::Missing { place, dev: wanted.dev.clone(), to: wanted.to.clone() };
+        Ok(Some(possible().map_or_else(Slow::Kernel, |()| missing())))
+    }
+
     pub(crate) fn observe_shortcut(
         &mut self,
         place: Place,
@@ -73,10 +133,9 @@ impl Kernel {
         found: &mut Vec<String>,
     ) -> Result<(), Cause> {
         if self.find(place, &wanted.dev, found)?.is_some()
-            && self.lacks_shortcut(place, wanted)?.is_some()
-            && possible().is_ok()
+            && let Some(missing @ Slow::Missing { .. }) = self.why_slow(place, wanted)?
         {
-            found.push(format!("{place} interface {} has no shortcut to {}", wanted.dev, wanted.to));
+            found.push(missing.to_string());
         }
         Ok(())
     }

@@ -13,6 +13,9 @@ use crate::{Authority, Background, Etcd, Host, Output, Underlay};
 /// Much longer than anything takes that an agent does by itself.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// How often a host tries again to join when the store does not answer.
+const AGAIN: u32 = 5;
+
 /// Hosts `h1` and so on, each with a running agent that has joined.
 #[derive(Debug)]
 pub struct Cluster {
@@ -42,7 +45,13 @@ impl Cluster {
         let mut cluster = Self::unjoined(hosts);
         for number in 1..=hosts {
             cluster.start(number);
-            cluster.join(number).expect_ok();
+            // An emulated machine's etcd may have its first answer ready later than anybody waits for it. Then people do as the hint says.
+            let silent = |said: &Output| said.stderr.contains("try again when the store answers");
+            let mut joined = cluster.join(number);
+            for _ in (0..AGAIN).take_while(|_| silent(&joined)) {
+                joined = cluster.join(number);
+            }
+            joined.expect_ok();
         }
         cluster
     }

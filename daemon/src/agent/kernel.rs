@@ -16,7 +16,7 @@ use weft_manager::overlay::protocol::Refusal;
 use weft_model::{IfName, NetworkName};
 use weft_netlink::{Interest, Socket, Watch, link};
 use weft_overlay::desired::{Desired, DesiredNetwork};
-use weft_overlay::kernel::{self, Drift, PROTOCOL, Reconciler, Report, Trouble};
+use weft_overlay::kernel::{self, Drift, PROTOCOL, Reconciler, Report, Subject, Trouble};
 use weft_state::Root;
 
 use super::agent::Agent;
@@ -89,6 +89,14 @@ impl Kernel {
         }
     }
 
+    /// Returns which of its networks' packets go the slow way although they need not, and why.
+    pub(crate) async fn slow(&self, desired: Desired) -> BTreeMap<NetworkName, String> {
+        let reconciler = self.reconciler.clone();
+        let slow = spawn_blocking(move || reconciler.slow(&desired)).await;
+        // Whoever asks how things are hears of a kernel that does not answer elsewhere.
+        slow.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
     /// Returns what the kernel was last brought to.
     pub(crate) fn last(&self) -> Desired {
         self.last.borrow().clone()
@@ -148,7 +156,9 @@ impl Kernel {
         let desired = self.last();
         let found = self.verify(desired).await;
         drop(turn);
-        if found.is_ok_and(|found| found.is_empty()) {
+        // What the kernel cannot do it would be asked for again and again: each attempt is a change that is heard.
+        let can_be = |drift: &Drift| drift.subject != Subject::Incapable;
+        if found.is_ok_and(|found| !found.iter().any(can_be)) {
             return;
         }
         agent.touch();

@@ -9,6 +9,7 @@ use weft_overlay::records::{Alive, BlockState, Encryption, Host, Network};
 use weft_overlay::{HostId, NetworkId, Snapshot};
 
 use super::agent::Agent;
+use super::kernel::Kernel;
 use super::known::Inner;
 use super::membership::UNREADABLE;
 use super::usage;
@@ -41,6 +42,20 @@ pub(crate) fn status(agent: &Agent) -> Status {
             networks: inner.network_statuses(),
         }
     })
+}
+
+/// Returns the same, and whether what networks ask of the kernel is in effect.
+pub(crate) async fn with_the_kernels(agent: &Agent, kernel: &Kernel) -> Status {
+    let mut status = status(agent);
+    if status.networks.iter().any(|network| network.fastpath)
+        && let Some(desired) = agent.with(Inner::desired)
+    {
+        let mut slow = kernel.slow(desired).await;
+        for network in &mut status.networks {
+            network.slow = network.name.parse().ok().and_then(|name| slow.remove(&name));
+        }
+    }
+    status
 }
 
 /// Returns the other hosts.
@@ -177,6 +192,8 @@ impl Inner {
             vni: network.vni.get(),
             subnets: network.subnets.clone(),
             encrypted: network.encryption == Encryption::Wireguard,
+            fastpath: network.fastpath(),
+            slow: None,
             used: usage::within(&self.leases(network), &blocks),
             size: blocks.iter().map(|block| usage::size(*block)).fold(0, u64::saturating_add),
             refused: self.refused(network.id).cloned(),

@@ -260,6 +260,10 @@ pub struct NetworkStatus {
     pub subnets: Vec<IpNetwork>,
     /// Whether what leaves the host is encrypted.
     pub encrypted: bool,
+    /// Whether packets within it pass by the firewalls of its hosts.
+    pub fastpath: bool,
+    /// Why they do not on this host, if they do not.
+    pub slow: Option<String>,
     /// This host's blocks, and addresses it borrowed.
     pub blocks: Vec<IpNetwork>,
     /// Addresses of these blocks that are in use.

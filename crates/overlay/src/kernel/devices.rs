@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use weft_firewall::{Backend, Fragment, Guard, Isolation};
+use weft_firewall::{Backend, Fragment, Guard, Hairpin, Isolation};
 use weft_model::{GatewayMode, Gateways, IfName, NetworkName};
 use weft_netns::{Netns, NetnsError};
-use weft_plan::{Address, Blackhole, Conflict, Link, Plan, Shortcut, Sysctl, VxlanOptions};
+use weft_plan::{Address, Blackhole, Conflict, Link, Plan, Sysctl, VxlanOptions};
 use weft_state::Root;
 
 use super::{ALIAS, LAST, PROTOCOL, uplink};
@@ -62,26 +62,6 @@ pub fn devices(local: &LocalNetwork, root: &Root) -> Plan {
     plan
 }
 
-/// Returns what has packets within the network pass by the firewall: those that a container sends to other hosts, which come by
-/// its end of a pair.
-pub fn outgoing_shortcut(local: &LocalNetwork, port: &IfName) -> Option<Shortcut> {
-    let (from, to) = (local.bridge.clone(), local.vxlan.clone());
-    local.fastpath.then(|| Shortcut { dev: port.clone(), from, to })
-}
-
-/// The same for all that other hosts send, and for what all containers do.
-pub(super) fn shortcuts(local: &LocalNetwork, ports: &[IfName]) -> Plan {
-    let mut plan = Plan::new();
-    if local.fastpath {
-        let (dev, to) = (local.vxlan.clone(), local.bridge.clone());
-        plan.network(Shortcut { from: dev.clone(), dev, to });
-        for outgoing in ports.iter().filter_map(|port| outgoing_shortcut(local, port)) {
-            plan.network(outgoing);
-        }
-    }
-    plan
-}
-
 fn vxlan(local: &LocalNetwork) -> VxlanOptions {
     VxlanOptions {
         vni: local.vni.get(),
@@ -121,6 +101,16 @@ fn fences(local: &LocalNetwork, root: &Root) -> Plan {
         })
     };
     plan.network(guard(&local.bridge)).network(guard(&local.vxlan));
+    if local.fastpath {
+        // What a container answers takes the shortcut, past what would translate it back: so whoever calls a port that is
+        // published here gets the gateway's address, which answers go to by the host.
+        plan.network(Fragment::Hairpin(Hairpin {
+            network: local.name.clone(),
+            subnets: local.subnets.clone(),
+            backend: Backend::Weft,
+            claims,
+        }));
+    }
     plan
 }
 

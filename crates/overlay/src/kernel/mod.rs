@@ -1,16 +1,22 @@
 //! What an overlay is in this host's kernel: devices, and the ways to its peers.
 
 mod devices;
+mod error;
 mod peers;
 mod reconcile;
+mod shortcuts;
 mod stale;
 mod uplink;
+mod verify;
 
-pub use devices::{devices, home, netns_path, outgoing_shortcut, outside};
+pub use devices::{devices, home, netns_path, outside};
+pub use error::KernelError;
 pub use peers::Subject;
-pub use reconcile::{Drift, KernelError, Reconciler, Report, Trouble};
+pub use reconcile::{Reconciler, Report, Trouble};
+pub use shortcuts::outgoing_shortcut;
 pub use uplink::leads_outside;
 pub(crate) use uplink::pair;
+pub use verify::Drift;
 pub use weft_plan::possible_shortcuts;
 
 /// Who made a route or a neighbour: the number that weft signs with (rtm_protocol, NDA_PROTOCOL). Nobody has it in

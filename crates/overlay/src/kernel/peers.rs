@@ -42,6 +42,8 @@ pub enum Subject {
     Answer(IpAddr),
     /// That packets pass by the firewall. Without, they arrive all the same.
     Shortcut,
+    /// That this kernel does not have what is desired, so that nothing mends it.
+    Incapable,
 }
 
 impl Subject {

@@ -3,102 +3,25 @@
 use std::error::Error as _;
 use std::path::Path;
 
-use ipnetwork::IpNetwork;
-use weft_firewall::{FirewallError, Tunnels};
-use weft_model::{IfName, NetworkName};
+use weft_firewall::Tunnels;
+use weft_model::NetworkName;
 use weft_netlink::link;
 use weft_netlink::route::{self, RouteInfo};
 use weft_netlink::{Batch, Socket};
-use weft_netns::{Netns, NetnsError};
-use weft_plan::{ApplyError, Cause, Journal, Kernel, Link, Place, Plan, possible_shortcuts};
+use weft_netns::Netns;
+use weft_plan::{Journal, Kernel, Link, Place};
 use weft_state::lock::FileLock;
 use weft_state::{Root, StateError};
 
-use super::devices::{devices, home, shortcuts};
-use super::peers::{Step, Subject, Ways, answers};
+use super::devices::{devices, home};
+use super::error::KernelError;
+use super::peers::{Step, Ways, answers};
+use super::shortcuts::shortcuts;
 use super::uplink::uplink;
 use super::{ALIAS, PROTOCOL, stale};
 use crate::blocks::overlap;
 use crate::desired::{Desired, DesiredNetwork};
 use crate::local::LocalNetwork;
-
-/// Why a network cannot be had on this host.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// The host reaches something else under the network's addresses.
-    #[error("subnet {subnet} overlaps {route} of this host, by {dev}")]
-    Overlap {
-        /// The network's subnet.
-        subnet: IpNetwork,
-        /// The destination of the host's route.
-        route: IpNetwork,
-        /// The link of that route.
-        dev: String,
-    },
-    /// A device cannot be made.
-    #[error(transparent)]
-    Device(#[from] ApplyError),
-    /// The kernel does not answer, or a link is gone.
-    #[error(transparent)]
-    Kernel(#[from] Cause),
-    /// The firewall refuses, so there may be no device.
-    #[error(transparent)]
-    Firewall(#[from] FirewallError),
-    /// The network's own namespace cannot be had.
-    #[error(transparent)]
-    Netns(#[from] NetnsError),
-    /// This host has lost a block that containers have addresses of.
-    #[error(
-        "network {network}: {block} is not this host's any more, and stays on its bridge because {count} containers have addresses of it"
-    )]
-    InUse {
-        /// The network.
-        network: NetworkName,
-        /// The block.
-        block: IpNetwork,
-        /// How many.
-        count: usize,
-    },
-    /// What an ADD reads cannot be written.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// Some of the ways to peers were refused.
-    #[error("{what}: {cause}{}", if *more == 0 { String::new() } else { format!(", and {more} more") })]
-    Refused {
-        /// The first that was.
-        what: String,
-        /// Why.
-        cause: weft_netlink::Error,
-        /// How many others.
-        more: usize,
-    },
-}
-
-impl KernelError {
-    /// Returns what to do about it, if we know.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Overlap { .. } => Some("give the network another subnet, or take that route away".into()),
-            Self::Device(error) => error.cause.hint(),
-            Self::Kernel(cause) => cause.hint(),
-            Self::Firewall(error) => error.hint(),
-            Self::Refused { what, cause, .. } if cause.is_exists() => {
-                let dst = what.split(' ').nth(1).unwrap_or_default();
-                Some(format!("ip route show {dst} tells who else leads there"))
-            }
-            Self::InUse { network, .. } => {
-                Some(format!("weft network disconnect {network} and connect again gives them others"))
-            }
-            Self::Netns(_) | Self::State(_) | Self::Refused { .. } => None,
-        }
-    }
-}
-
-impl From<weft_netlink::Error> for KernelError {
-    fn from(error: weft_netlink::Error) -> Self {
-        Self::Kernel(error.into())
-    }
-}
 
 /// What was done.
 #[derive(Debug, Default)]
@@ -124,21 +47,10 @@ pub struct Trouble {
     pub error: KernelError,
 }
 
-/// Something that is not as desired.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Drift {
-    /// Of which network; none when it is of all.
-    pub network: Option<NetworkName>,
-    /// What it is about.
-    pub subject: Subject,
-    /// What is missing, or different, or too much.
-    pub what: String,
-}
-
 /// Brings the kernel of this network namespace to what is desired, and changes nothing that others made.
 #[derive(Clone, Debug)]
 pub struct Reconciler {
-    root: Root,
+    pub(super) root: Root,
 }
 
 impl Reconciler {
@@ -222,55 +134,6 @@ impl Reconciler {
         Ok(report)
     }
 
-    /// Returns what is not as desired; nothing when all is well.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel does not answer.
-    pub fn verify(&self, desired: &Desired) -> Result<Vec<Drift>, KernelError> {
-        let mut drifts = Vec::new();
-        let missing = match &desired.tunnels {
-            Some(tunnels) if !desired.is_empty() => tunnels.observe()?,
-            _ => Vec::new(),
-        };
-        drifts.extend(missing.into_iter().map(|what| Drift {
-            network: None,
-            subject: Subject::Device,
-            what,
-        }));
-        for network in &desired.networks {
-            let mut note = |subject: Subject, what: String| {
-                drifts.push(Drift { network: Some(network.local.name.clone()), subject, what });
-            };
-            let home = home(&network.local, &self.root, false)?;
-            if network.local.isolated && home.is_none() {
-                note(Subject::Device, "its namespace does not exist".into());
-                continue;
-            }
-            let mut kernel = Kernel::at(home.as_ref(), None)?;
-            let found = kernel.observe(&devices(&network.local, &self.root))?;
-            found.iter().for_each(|difference| note(Subject::Device, difference.to_string()));
-            let found = kernel.observe(&led_past(&network.local, home.as_ref())?)?;
-            found.iter().for_each(|difference| note(Subject::Shortcut, difference.to_string()));
-            if let (true, Err(why)) = (network.local.fastpath, possible_shortcuts()) {
-                note(Subject::Shortcut, format!("packets go the slow way, by the firewall: {why}"));
-            }
-            let uplink = Kernel::at(None, home.as_ref())?.observe(&uplink(&network.local))?;
-            uplink.iter().for_each(|difference| note(Subject::Device, difference.to_string()));
-            let mut steps = self.steps(network, home.as_ref())?;
-            steps.retain(|step| !(desired.partial && step.removes));
-            for step in steps {
-                let verb = match (step.removes, step.changes) {
-                    (true, _) => "should not be there",
-                    (false, true) => "is another",
-                    (false, false) => "does not exist",
-                };
-                note(step.subject, format!("{} {verb}", step.what));
-            }
-        }
-        Ok(drifts)
-    }
-
     /// Takes the guard away when no device is left that it would be for, and nobody is about to make one.
     ///
     /// # Errors
@@ -345,7 +208,7 @@ impl Reconciler {
             local.save(&self.root)?;
         }
         // Last: packets find their way without it.
-        Ok(kernel.ensure(&led_past(local, home.as_ref())?, &mut Journal::default())?)
+        Ok(kernel.ensure(&shortcuts(local, home.as_ref())?, &mut Journal::default())?)
     }
 
     /// Makes an isolated network's way outside anew when there is anything about it that is not as it should be: what passes it
@@ -370,7 +233,7 @@ impl Reconciler {
     }
 
     /// Says what has to be done about the ways to a network's peers.
-    fn steps(&self, network: &DesiredNetwork, home: Option<&Netns>) -> Result<Vec<Step>, KernelError> {
+    pub(super) fn steps(&self, network: &DesiredNetwork, home: Option<&Netns>) -> Result<Vec<Step>, KernelError> {
         let mut socket = open(home)?;
         let Some(link) = socket.link(link::get(&network.local.vxlan))? else { return Ok(Vec::new()) };
         let observed = Ways::observed(&mut socket, link.index)?;
@@ -430,7 +293,7 @@ impl Reconciler {
     }
 }
 
-fn open(home: Option<&Netns>) -> Result<Socket, KernelError> {
+pub(super) fn open(home: Option<&Netns>) -> Result<Socket, KernelError> {
     Ok(match home {
         Some(home) => home.run(Socket::open)??,
         None => Socket::open()?,
@@ -483,28 +346,4 @@ impl std::fmt::Display for Trouble {
         }
         Ok(())
     }
-}
-
-impl std::fmt::Display for Drift {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.network {
-            Some(network) => write!(out, "network {network}: {}", self.what),
-            None => out.write_str(&self.what),
-        }
-    }
-}
-
-/// Returns the shortcuts that a network should have, with the containers that are there.
-fn led_past(local: &LocalNetwork, home: Option<&Netns>) -> Result<Plan, KernelError> {
-    let mut ports = Vec::new();
-    if local.fastpath {
-        let mut socket = open(home)?;
-        if let Some(bridge) = socket.link(link::get(&local.bridge))? {
-            let found = link::ports(&mut socket, bridge.index)?;
-            // What an administrator has put there is none of ours.
-            let pairs = found.iter().filter(|port| port.kind.as_deref() == Some("veth"));
-            ports.extend(pairs.filter_map(|port| port.name.parse::<IfName>().ok()));
-        }
-    }
-    Ok(shortcuts(local, &ports))
 }

@@ -6,7 +6,8 @@ use weft_netlink::{Socket, address, link};
 use weft_state::Root;
 
 use super::PROTOCOL;
-use super::reconcile::{KernelError, Report, Trouble};
+use super::error::KernelError;
+use super::reconcile::{Report, Trouble};
 use crate::blocks::overlap;
 use crate::local::LocalNetwork;
 

@@ -18,7 +18,7 @@ use super::{diag, mesh, metrics, round, status};
 pub(crate) async fn answer(agent: Rc<Agent>, kernel: Rc<Kernel>, call: Call) {
     let Call { request, reply } = call;
     match request {
-        Request::Status => reply.answer(Ok(status::status(&agent))),
+        Request::Status => reply.answer(Ok(status::with_the_kernels(&agent, &kernel).await)),
         Request::Metrics => reply.answer(Ok(metrics::text(&agent))),
         Request::Peers => {
             let mut peers = status::peers(&agent);
