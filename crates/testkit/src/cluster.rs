@@ -48,7 +48,10 @@ impl Cluster {
             // An emulated machine's etcd may have its first answer ready later than anybody waits for it. Then people do as the hint says.
             let silent = |said: &Output| said.stderr.contains("try again when the store answers");
             let mut joined = cluster.join(number);
-            for _ in (0..AGAIN).take_while(|_| silent(&joined)) {
+            for _ in 0..AGAIN {
+                if !silent(&joined) {
+                    break;
+                }
                 joined = cluster.join(number);
             }
             joined.expect_ok();
