@@ -419,6 +419,7 @@ fn code_of(cause: &Cause) -> Code {
         Cause::OtherKind { .. }
         | Cause::AddressConflict { .. }
         | Cause::NoVlanFiltering
+        | Cause::NoKind { .. }
         | Cause::BadKey(_) => Code::InvalidConfig,
         Cause::NameTaken { .. }
         | Cause::Taken { .. }
