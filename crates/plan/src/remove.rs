@@ -71,19 +71,22 @@ impl Kernel {
         if going.contains(&(place, dev)) || (place == Place::Container && !self.has_container()) {
             return Ok(());
         }
+        if let Resource::Link(wanted) = &step.resource {
+            return match let_go(place, wanted) {
+                Some(change) => self.ask_away(place, link::change_named(dev, &change)),
+                None => Ok(()),
+            };
+        }
         let Some(link) = self.look(place, dev)? else { return Ok(()) };
         let request = match &step.resource {
-            Resource::Link(wanted) => match let_go(place, wanted) {
-                Some(change) => link::change(link.index, &change),
-                None => return Ok(()),
-            },
             Resource::Address(wanted) => address::delete(link.index, wanted.address),
             Resource::Route(wanted) => route::delete(&route_info(wanted, link.index)),
             Resource::BridgeVlan(wanted) => {
                 let vlans: Vec<_> = wanted.vlans.iter().map(vlans_of).collect();
                 bridge_vlan::delete(link.index, vlan_side(wanted.side), &vlans)
             }
-            Resource::Blackhole(_)
+            Resource::Link(_)
+            | Resource::Blackhole(_)
             | Resource::Firewall(_)
             | Resource::Sysctl(_)
             | Resource::Shortcut(_)

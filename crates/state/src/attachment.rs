@@ -154,12 +154,20 @@ impl Records {
     ///
     /// Names what could not be removed.
     pub fn remove(&self, endpoint: &Endpoint) -> Result<(), StateError> {
-        let path = self.path(&endpoint.container, &endpoint.ifname);
-        if let Some(record) = self.get(&endpoint.container, &endpoint.ifname)
-            && record.endpoint.network != endpoint.network
-        {
+        let record = self.get(&endpoint.container, &endpoint.ifname);
+        self.remove_read(endpoint, record.as_ref())
+    }
+
+    /// As [`Records::remove`], by whoever has just read the record and lets nobody else write one.
+    ///
+    /// # Errors
+    ///
+    /// Names what could not be removed.
+    pub fn remove_read(&self, endpoint: &Endpoint, record: Option<&Record>) -> Result<(), StateError> {
+        if record.is_some_and(|record| record.endpoint.network != endpoint.network) {
             return Ok(());
         }
+        let path = self.path(&endpoint.container, &endpoint.ifname);
         match fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if absent(&error) => {}
@@ -173,8 +181,8 @@ impl Records {
     /// A file that is truncated, foreign or of another boot is no record, so that it never blocks a DEL;
     /// [`Records::inspect`] tells why.
     pub fn get(&self, container: &ContainerId, ifname: &IfName) -> Option<Record> {
-        let boot = boot::id().ok()?;
-        self.inspect(container, ifname).ok().flatten().filter(|record| record.boot == boot)
+        let found = self.inspect(container, ifname).ok().flatten()?;
+        boot::id().is_ok_and(|boot| found.boot == boot).then_some(found)
     }
 
     /// Returns whatever record the file holds, or what is wrong with it.
@@ -278,14 +286,22 @@ fn names<T: std::str::FromStr>(dir: &Path, suffix: &str) -> Result<Vec<T>, State
 
 /// Removes a container's directory, unless another attachment is in it.
 fn remove_if_empty(dir: &Path) -> Result<(), StateError> {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if is_leftover(&entry) {
-            drop(fs::remove_file(entry.path()));
-        }
+    if remove_empty(dir)? {
+        return Ok(());
     }
+    let leftovers = fs::read_dir(dir).into_iter().flatten().flatten().filter(is_leftover);
+    if leftovers.filter(|entry| fs::remove_file(entry.path()).is_ok()).count() > 0 {
+        remove_empty(dir)?;
+    }
+    Ok(())
+}
+
+/// Removes a directory if nothing is in it, and returns whether it is gone.
+fn remove_empty(dir: &Path) -> Result<bool, StateError> {
     match fs::remove_dir(dir) {
-        Ok(()) => Ok(()),
-        Err(error) if absent(&error) || error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if absent(&error) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
         Err(error) => Err(StateError::io("remove", dir)(error)),
     }
 }

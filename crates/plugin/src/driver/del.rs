@@ -28,7 +28,7 @@ pub(super) fn del<D: Driver>(driver: &D, attachment: &Attachment) -> Result<(), 
         _ => disconnect(driver, attachment, record.as_ref()),
     };
     if problems.is_empty() && keeps_records {
-        records.remove(endpoint).map_err(|error| Failure::new(Code::Io, error))?;
+        records.remove_read(endpoint, record.as_ref()).map_err(|error| Failure::new(Code::Io, error))?;
     }
     Failure::all(problems)
 }
