@@ -199,6 +199,7 @@ pub(crate) fn gc_takes_what_is_not_valid(host: &Host) -> Done {
 }
 
 pub(crate) fn status_is_ready(host: &Host) -> Done {
+    there(host)?;
     host.plugin("vrf").json(&vrf("1.1.0", &json!({}))).status().expect_ok();
     Ok(())
 }

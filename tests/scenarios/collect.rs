@@ -103,6 +103,11 @@ fn every_plugin() -> Vec<Value> {
 fn every_plugin_collects_by_a_list_and_says_whether_it_is_ready() {
     let lab = Lab::new();
     let _beyond = lab.uplink();
+    let mut kinds = Vec::from([("dummy", "dummy"), ("vrf", "vrf table 9")]);
+    kinds.retain(|(_, words)| lab.has_link_type(words));
+    let mut on_another = Vec::from([("ipvlan", "ipvlan"), ("vlan", "vlan id 9")]);
+    on_another.retain(|(_, words)| lab.has_link_type_on("uplink0", words));
+    let kinds: Vec<&str> = kinds.into_iter().chain(on_another).map(|(kind, _)| kind).collect();
     for conf in every_plugin() {
         let kind = conf["type"].as_str().unwrap();
         let before = lab.snapshot();
@@ -117,6 +122,11 @@ fn every_plugin_collects_by_a_list_and_says_whether_it_is_ready() {
         match kind {
             // CNI: an ADD could not work. Nobody who could be asked for a lease is there, nor is the device.
             "dhcp" | "host-device" => drop(status.expect_error(50)),
+            "dummy" | "ipvlan" | "vlan" | "vrf" if !kinds.contains(&kind) => {
+                let reason = format!("this kernel has no links of type {kind}: ");
+                let told = status.expect_error(50);
+                assert!(told["msg"].as_str().unwrap().starts_with(&reason), "{told}");
+            }
             _ => drop(status.expect_ok()),
         }
     }

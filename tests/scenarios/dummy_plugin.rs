@@ -31,7 +31,8 @@ fn a_kernel_without_such_links_is_told_apart() {
     let red = lab.container("red");
     let before = lab.snapshot();
     let refused = lab.plugin("dummy").json(&conf()).add(&red).expect_error(7);
-    let reason = "this kernel has no links of type dummy: it was built without CONFIG_DUMMY, or the module is missing";
+    let reason =
+        "this kernel has no links of type dummy: it was built without CONFIG_DUMMY, or the module is missing";
     assert!(refused["msg"].as_str().unwrap().ends_with(reason), "{refused}");
     lab.assert_restored(&before);
 }

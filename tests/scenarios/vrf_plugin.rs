@@ -19,7 +19,8 @@ fn a_kernel_without_such_links_is_told_apart() {
     let before = lab.snapshot();
     let conf = json!({"cniVersion": "1.1.0", "name": "n1", "type": "vrf", "vrfname": "blue"});
     let refused = lab.plugin("vrf").json(&conf).prev_result(&result).add(&red).expect_error(7);
-    let reason = "this kernel has no links of type vrf: it was built without CONFIG_NET_VRF, or the module is missing";
+    let reason =
+        "this kernel has no links of type vrf: it was built without CONFIG_NET_VRF, or the module is missing";
     assert!(refused["msg"].as_str().unwrap().ends_with(reason), "{refused}");
     lab.assert_restored(&before);
 }

@@ -98,13 +98,18 @@ impl Replies {
         }
     }
 
+    /// Returns which requests were granted, in their order.
+    pub fn each(&self) -> impl Iterator<Item = Result<(), Error>> {
+        self.0.iter().map(|reply| reply.as_ref().map(drop).map_err(Clone::clone))
+    }
+
     /// Returns the first refusal.
     ///
     /// # Errors
     ///
     /// The kernel's first refusal.
     pub fn all(&self) -> Result<(), Error> {
-        self.0.iter().find_map(|reply| reply.as_ref().err().cloned()).map_or(Ok(()), Err)
+        self.each().collect()
     }
 }
 

@@ -115,6 +115,18 @@ pub fn create(new: &NewLink<'_>) -> Request {
     Request::new(RouteNetlinkMessage::NewLink(builder.build()), flags)
 }
 
+/// Asks whether the kernel has links of a kind (a name of ip-link(8)): one that has not says so, and one that has refuses what no link
+/// can have. Nothing is made.
+///
+/// KERNEL: the kind is looked for, and its module loaded, before anything else is looked at (`rtnl_newlink`,
+/// net/core/rtnetlink.c); no link has no queue (`rtnl_create_link`, the same).
+pub fn probe(kind: &str) -> Request {
+    let builder = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Other(kind.into()))
+        .append_extra_attribute(LinkAttribute::NumTxQueues(0));
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    Request::new(RouteNetlinkMessage::NewLink(builder.build()), flags)
+}
+
 /// Returns the option of the kernel's configuration that links of a kind (a name of ip-link(8)) need.
 pub fn kernel_option(kind: &str) -> Option<&'static str> {
     Some(match kind {

@@ -1,14 +1,17 @@
 //! Comparing a plan with what is there.
 
+use std::collections::BTreeSet;
+
 use weft_model::IfName;
+use weft_netlink::kind;
 use weft_netlink::link::LinkInfo;
 use weft_netlink::route::RouteInfo;
 use weft_netlink::{address, bridge_vlan, route};
 
-use crate::ensure::{blackhole, route_info, vlans_of};
+use crate::ensure::{blackhole, no_kind, route_info, vlans_of};
 use crate::{
     Address, Blackhole, BridgeOptions, BridgeVlan, Cause, Difference, Kernel, Kind, Link, LinkKind, Made,
-    Peer, Place, Plan, Port, Resource, Rivals, Route, Step, Sysctl, sysctl,
+    Peer, Place, Plan, Port, Resource, Rivals, Route, Routing, Step, Sysctl, Traffic, sysctl,
 };
 
 impl Kernel {
@@ -48,6 +51,23 @@ impl Kernel {
             };
             if self.look(step.place, name)?.is_some_and(|link| !link.is_bridge()) {
                 return Err(Cause::OtherKind { name: name.clone(), wanted: "bridge" });
+            }
+        }
+        Ok(())
+    }
+
+    /// Says whether the kernel has the kinds of links that a plan makes.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoKind`] when it lacks one.
+    pub fn offers(&mut self, plan: &Plan) -> Result<(), Cause> {
+        let kinds: BTreeSet<&str> = plan.steps().iter().filter_map(|step| made(&step.resource)).collect();
+        for kind in kinds {
+            if let Err(error) = self.socket(Place::Host)?.request(kind::probe(kind))
+                && error.is_unknown_kind()
+            {
+                return Err(no_kind(error, kind));
             }
         }
         Ok(())
@@ -317,4 +337,21 @@ fn bridge_differences(title: &str, options: BridgeOptions, link: &LinkInfo) -> V
 
 fn switch(on: bool) -> &'static str {
     if on { "on" } else { "off" }
+}
+
+/// Returns the kind of link that a resource makes, as ip-link(8) has it: nothing for a tap device, which has a file of its own.
+fn made(resource: &Resource) -> Option<&'static str> {
+    match resource {
+        Resource::Link(link) => match &link.kind {
+            LinkKind::Bridge(_) => Some("bridge"),
+            LinkKind::Veth(_) => Some("veth"),
+            LinkKind::Vxlan(_) => Some("vxlan"),
+            LinkKind::Made(Made { kind: Kind::Tap(_), .. }) => None,
+            LinkKind::Made(made) => Some(made.kind.name()),
+            LinkKind::Existing | LinkKind::Lent(_) | LinkKind::Unseen => None,
+        },
+        Resource::Traffic(Traffic::Ifb { .. }) => Some("ifb"),
+        Resource::Routing(Routing::Vrf(_)) => Some("vrf"),
+        _ => None,
+    }
 }

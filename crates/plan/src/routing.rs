@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use weft_model::IfName;
+use weft_netlink::Batch;
 use weft_netlink::link::{self, Change};
 use weft_netlink::route::{self, RouteInfo};
-use weft_netlink::rule;
+use weft_netlink::rule::{self, RuleInfo};
 
 use crate::{Cause, Kernel, Place};
 
@@ -85,10 +86,15 @@ impl Kernel {
         Ok(routes)
     }
 
-    /// Returns the first table from `first` on that has no routes and that no rule names.
-    pub(crate) fn free_table(&mut self, place: Place, first: u32, taken: &[u32]) -> Result<u32, Cause> {
+    /// Returns the first table from `first` on that has no routes and that none of these rules, which are all, names.
+    pub(crate) fn free_table(
+        &mut self,
+        place: Place,
+        first: u32,
+        taken: &[u32],
+        rules: &[RuleInfo],
+    ) -> Result<u32, Cause> {
         let socket = self.socket(place)?;
-        let rules = rule::all(socket)?;
         for table in (first..=u32::MAX).filter(|table| !OWN_TABLES.contains(table) && !taken.contains(table))
         {
             if rules.iter().all(|rule| rule.table != table) && route::of_table(socket, table)?.is_empty() {
@@ -103,7 +109,7 @@ impl Kernel {
         let rules = rule::all(self.socket(place)?)?;
         match rules.iter().find(|rule| rule.from == Some(address) && rule.table >= FIRST_SOURCE_TABLE) {
             Some(rule) => Ok((rule.table, true)),
-            None => Ok((self.free_table(place, FIRST_SOURCE_TABLE, &[])?, false)),
+            None => Ok((self.free_table(place, FIRST_SOURCE_TABLE, &[], &rules)?, false)),
         }
     }
 
@@ -125,14 +131,17 @@ impl Kernel {
         }
         for rule in rule::all(self.socket(place)?)? {
             let Some(from) = rule.from.filter(|from| addresses.contains(from)) else { continue };
-            self.ask_away(place, rule::delete(from, rule.table))?;
+            let mut going = Batch::new();
+            going.push(rule::delete(from, rule.table));
             // A table that was asked for is somebody else's.
-            let Some(index) = index.filter(|_| source.table.is_none() && rule.table >= FIRST_SOURCE_TABLE)
-            else {
-                continue;
-            };
-            for stale in route::of_link(self.socket(place)?, rule.table, index)? {
-                self.ask_away(place, route::delete(&stale))?;
+            if let Some(index) = index.filter(|_| source.table.is_none() && rule.table >= FIRST_SOURCE_TABLE)
+            {
+                for stale in route::of_link(self.socket(place)?, rule.table, index)? {
+                    going.push(route::delete(&stale));
+                }
+            }
+            for reply in self.socket(place)?.call(&mut going)?.each() {
+                reply.or_else(|error| if error.is_missing() { Ok(()) } else { Err(error) })?;
             }
         }
         Ok(())
@@ -163,7 +172,7 @@ impl Kernel {
             Routing::Source(source) => {
                 let rules = rule::all(self.socket(place)?)?;
                 for (address, _) in &source.addresses {
-                    let of = |rule: &&rule::RuleInfo| {
+                    let of = |rule: &&RuleInfo| {
                         rule.from == Some(address.ip())
                             && source.table.is_none_or(|table| rule.table == table)
                     };

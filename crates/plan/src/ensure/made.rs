@@ -167,7 +167,7 @@ fn taken(made: &Made, place: Place, name: &IfName) -> Cause {
 }
 
 /// Says what the kernel lacks, if it lacks the kind of link.
-pub(super) fn no_kind(error: Error, kind: &'static str) -> Cause {
+pub(crate) fn no_kind(error: Error, kind: &'static str) -> Cause {
     match kind::kernel_option(kind) {
         Some(option) if error.is_unknown_kind() => Cause::NoKind { kind, option },
         _ => error.into(),

@@ -31,7 +31,7 @@ use address::Probing;
 use veth::Pair;
 
 pub(crate) use bridge::MADE_BY_WEFT;
-pub(crate) use made::passing_name;
+pub(crate) use made::{no_kind, passing_name};
 pub(crate) use route::{blackhole, info as route_info};
 pub(crate) use vlan::{side as vlan_side, vlans as vlans_of};
 

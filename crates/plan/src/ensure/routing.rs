@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use weft_netlink::link::{self, Change, LinkInfo};
 use weft_netlink::route::{self, RouteInfo, RouteKind};
-use weft_netlink::{address, rule};
+use weft_netlink::{Batch, address, rule};
 
 use super::Ensure;
 use crate::journal::Undo;
@@ -40,15 +40,12 @@ impl Ensure<'_> {
             if source.table.is_some() {
                 continue;
             }
-            if let Some(gateway) = gateway {
-                let default = default_route(*gateway, link.index, table);
-                self.put_route(step, &default)?;
-            }
+            let default = gateway.map(|gateway| default_route(gateway, link.index, table));
             // The gateway of the address is the default route's, whatever the main table's was.
-            let is_other_default = |one: &RouteInfo| one.dst.prefix() == 0 && gateway.is_some();
-            for one in routes.iter().filter(|one| belongs(one, address) && !is_other_default(one)) {
-                self.put_route(step, &RouteInfo { table, ..*one })?;
-            }
+            let is_other_default = |one: &&RouteInfo| one.dst.prefix() == 0 && gateway.is_some();
+            let own = routes.iter().filter(|one| belongs(one, address) && !is_other_default(one));
+            let own = own.map(|one| RouteInfo { table, ..*one });
+            self.put_routes(step, &default.into_iter().chain(own).collect::<Vec<_>>())?;
         }
         if source.table.is_none() {
             self.clear_main(step, source, &routes)?;
@@ -67,30 +64,51 @@ impl Ensure<'_> {
         }
     }
 
-    fn put_route(&mut self, step: &Step, route: &RouteInfo) -> Result<(), Cause> {
-        self.kernel.socket(step.place)?.request(route::replace(route))?;
-        self.note(step, Undo::DeleteRoute { place: step.place, route: *route });
-        Ok(())
+    fn put_routes(&mut self, step: &Step, routes: &[RouteInfo]) -> Result<(), Cause> {
+        let mut batch = Batch::new();
+        for one in routes {
+            batch.push(route::replace(one));
+        }
+        let replies = self.kernel.socket(step.place)?.call(&mut batch)?;
+        for (route, _) in routes.iter().zip(replies.each()).filter(|(_, put)| put.is_ok()) {
+            self.note(step, Undo::DeleteRoute { place: step.place, route: *route });
+        }
+        Ok(replies.all()?)
     }
 
     /// Takes the link's routes out of the main table; with hints, what is on the link stays, with its source.
     fn clear_main(&mut self, step: &Step, source: &SourceRouting, routes: &[RouteInfo]) -> Result<(), Cause> {
+        let mut batch = Batch::new();
+        let mut going = Vec::new();
         for one in routes {
             let own = source.addresses.iter().find(|(address, _)| belongs(one, address));
             let stays = source.hints && one.gateway.is_none();
             match own.filter(|_| stays) {
                 Some((address, _)) if one.src.is_none() && one.dst.is_ipv4() == address.is_ipv4() => {
                     let hinted = RouteInfo { src: Some(address.ip()), ..*one };
-                    self.kernel.socket(step.place)?.request(route::replace(&hinted))?;
+                    batch.push(route::replace(&hinted));
                 }
                 Some(_) => {}
                 None => {
-                    self.kernel.ask_away(step.place, route::delete(one))?;
-                    self.note(step, Undo::AddRoute { place: step.place, route: *one });
+                    batch.push(route::delete(one));
+                    going.push((batch.len() - 1, one));
                 }
             }
         }
-        Ok(())
+        let replies = self.kernel.socket(step.place)?.call(&mut batch)?;
+        let mut refused = Ok(());
+        for (number, reply) in replies.each().enumerate() {
+            let gone = going.iter().find(|(own, _)| *own == number);
+            match (gone, reply) {
+                (Some((_, one)), Ok(())) => {
+                    self.note(step, Undo::AddRoute { place: step.place, route: **one });
+                }
+                // What is not there need not go.
+                (Some(_), Err(error)) if error.is_missing() => {}
+                (_, reply) => refused = refused.and(reply),
+            }
+        }
+        Ok(refused?)
     }
 
     /// KERNEL: a link that joins a VRF goes down and up again (cycle_netdev, drivers/net/vrf.c): its routes and, unless
@@ -160,11 +178,14 @@ impl Ensure<'_> {
             }
             return Ok(found);
         }
-        let links = link::all(self.kernel.socket(place)?)?;
-        let taken: Vec<u32> = links.iter().filter_map(|link| link.table).collect();
         let table = match vrf.table {
             Some(table) => table,
-            None => self.kernel.free_table(place, 1, &taken)?,
+            None => {
+                let links = link::all(self.kernel.socket(place)?)?;
+                let taken: Vec<u32> = links.iter().filter_map(|link| link.table).collect();
+                let rules = rule::all(self.kernel.socket(place)?)?;
+                self.kernel.free_table(place, 1, &taken, &rules)?
+            }
         };
         let reply = self.kernel.socket(place)?.request(link::create_vrf(&vrf.name, table));
         let reply = reply.map_err(|error| match error.is_unknown_kind() {

@@ -19,9 +19,10 @@ impl Ensure<'_> {
         let before = before.ok_or_else(|| Cause::NoLink { place, name: tuning.dev.clone() })?;
         let change = tuning.change();
         let mut sysctls = BTreeMap::new();
-        for one in &tuning.sysctls {
-            if let Some(value) = self.kernel.run(place, || sysctl::value(&one.key))?? {
-                sysctls.insert(one.key.clone(), value);
+        if !tuning.sysctls.is_empty() {
+            let values = || tuning.sysctls.iter().map(|one| sysctl::value(&one.key)).collect::<Vec<_>>();
+            for (one, value) in tuning.sysctls.iter().zip(self.kernel.run(place, values)?) {
+                sysctls.extend(value?.map(|value| (one.key.clone(), value)));
             }
         }
         if Kept::of(&before, &change, sysctls).write(&tuning.kept)? {

@@ -101,11 +101,21 @@ pub(super) fn status<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> 
     kernel.allows(&driver.network(&settings)).map_err(super::kernel_says)?;
     let unavailable = |failure: Failure| Failure { code: Code::NotAvailable, ..failure };
     driver.survey(&mut settings, &mut kernel).map_err(unavailable)?;
+    if let Some(endpoint) = anybody(call) {
+        let links = driver.links(&settings, &endpoint);
+        kernel.offers(&links).map_err(|cause| unavailable(super::kernel_says(cause)))?;
+    }
     if let Some(kind) = call.conf.ipam_type() {
         find(kind, &call.paths).map_err(|error| Failure::new(Code::NotAvailable, error))?;
         delegate::run(call, Verb::Status)?;
     }
     driver.ready(&settings)
+}
+
+/// Stands for whoever may come.
+fn anybody(call: &Call) -> Option<Endpoint> {
+    let network = call.conf.name.clone();
+    Some(Endpoint { network, container: "anybody".parse().ok()?, ifname: "eth0".parse().ok()? })
 }
 
 /// Returns whether this process has CAP_NET_ADMIN, bit 12 of the effective set (capabilities(7)).
