@@ -23,14 +23,15 @@ const LARGEST: usize = 64 * 1024;
 /// How many sizes there are: the small ones, and 2 KiB to 64 KiB.
 const SIZES: usize = SMALL / STEP + 6;
 
-/// The heap of this process.
+/// The heap of this process. What is written first lies together, on one page.
+#[repr(C)]
 pub(crate) struct Heap {
     busy: AtomicBool,
     pieces: UnsafeCell<Pieces>,
     arena: Arena,
 }
 
-#[repr(align(4096))]
+#[repr(align(16))]
 struct Arena(UnsafeCell<[u8; ARENA]>);
 
 struct Pieces {

@@ -5,8 +5,8 @@
 //! that `memcpy` and its like can be chosen. A plugin copies a few kilobytes: the choice of any x86-64 will do.
 //! And it makes ready to load libraries, which a plugin never does (ADR 1).
 //!
-//! These names stand in for the object `libc-start.o` of `libc.a`, all of them, so that the linker leaves it out; with
-//! a library that is made otherwise, linking fails with a name defined twice. `build.rs` says when it is used.
+//! These names stand in for the objects `libc-start.o` and `dl-early_allocate.o` of `libc.a`, all of them, so that the linker leaves
+//! them out; with a library that is made otherwise, linking fails with a name defined twice. `build.rs` says when it is used.
 //!
 //! Source: glibc 2.36, `csu/libc-start.c` (`LIBC_START_MAIN`, the part without `SHARED`), `csu/init-first.c`,
 //! `elf/dl-support.c` (`_dl_non_dynamic_init`), `sysdeps/x86/cacheinfo.h`.
@@ -14,6 +14,7 @@
 #![expect(unsafe_code, reason = "this is the C library's part of a start, by its own interfaces")]
 
 use std::arch::asm;
+use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::ptr;
 
@@ -92,6 +93,25 @@ unsafe extern "C" {
     fn mprotect(start: usize, length: usize, protection: c_int) -> c_int;
     fn _init();
     fn exit(code: c_int) -> !;
+    fn _exit(code: c_int) -> !;
+}
+
+/// What the first thread has of its own, with the library's description of it.
+#[repr(align(64))]
+struct Early(UnsafeCell<[u8; EARLY]>);
+
+/// Twice of what is asked for. Pages that nobody touches cost nothing.
+const EARLY: usize = 8192;
+
+// SAFETY: it is given away once, before there is a second thread.
+unsafe impl Sync for Early {}
+
+/// The memory that `__libc_setup_tls` asks for, once. The library's own function moves the end of the data segment for it: two system
+/// calls, and a mapping to be taken down again (`elf/dl-early_allocate.c`). Null ends the process with the library's words.
+#[unsafe(no_mangle)]
+extern "C" fn _dl_early_allocate(size: usize) -> *mut c_void {
+    static MEMORY: Early = Early(UnsafeCell::new([0; EARLY]));
+    if size > EARLY { ptr::null_mut() } else { MEMORY.0.get().cast() }
 }
 
 /// What `_start` calls, with the kernel's stack. The last four are of other kinds of programs, but for the end of the stack.
@@ -135,7 +155,8 @@ unsafe extern "C" fn __libc_start_main(
         construct((&raw const __preinit_array_start).cast(), (&raw const __preinit_array_end).cast());
         _init();
         construct((&raw const __init_array_start).cast(), (&raw const __init_array_end).cast());
-        exit(main(count, arguments, environment))
+        // Nothing is left to be done at the end: nobody here writes by the library's streams.
+        _exit(main(count, arguments, environment))
     }
 }
 

@@ -103,7 +103,7 @@ fn inside() -> Result<()> {
     show(&BUILD)?;
     show(&PROVE)?;
     let made: Vec<String> = names(Path::new(ROOT))?.difference(&named_before).cloned().collect();
-    write(&made_by_the_demo(), &made.join("\n"))?;
+    write(&made_by_the_demo(), made.join("\n"))?;
     no_way_back()?;
     show(&CLEAR)?;
 

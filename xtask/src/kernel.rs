@@ -87,7 +87,7 @@ pub(crate) fn prepare(filters: &[&String]) -> Result<Guest> {
         [] => features.chain(without).collect(),
         filters => filters.iter().map(ToString::to_string).collect(),
     };
-    write(&shared.join("run"), &script(&kernel, &shared, &binaries, &words, filters.is_empty()))?;
+    write(&shared.join("run"), script(&kernel, &shared, &binaries, &words, filters.is_empty()))?;
     let archive = shared.join("initramfs");
     initramfs(&kernel, &shared, &archive)?;
     let accelerator = if Path::new("/dev/kvm").exists() && starts(&kernel, &archive, "kvm", &shared) {

@@ -91,7 +91,7 @@ fn copy(from: &Path, to: &Path, name: &str) -> Result<()> {
         } else {
             let text =
                 std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            write(&target, &renamed(&text, name))?;
+            write(&target, renamed(&text, name))?;
         }
     }
     Ok(())

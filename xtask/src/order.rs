@@ -3,7 +3,7 @@
 //! The list has the names as people write them: those in an object file carry a number of each crate, which changes with
 //! every dependency. So they are looked up when the plugins are linked, in the object that is to be linked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,6 +17,8 @@ use crate::{peers, setup, stage};
 pub(crate) const LINKS: &str = "WEFT_LINKED_IN_ORDER";
 /// The list, as `weft-bench --order` writes it.
 const LIST: &str = "cni/order.txt";
+/// The bytes of the largest variable that is a small one.
+const SMALL: u64 = 256;
 
 /// Stages the plugins with their symbols, has them run step by step, which writes the list, and stages them by it.
 pub(crate) fn run() -> Result<()> {
@@ -73,5 +75,23 @@ fn order(words: &[OsString]) -> Result<String> {
             order.push('\n');
         }
     }
-    Ok(order)
+    Ok(order + &variables(&objects)?)
+}
+
+/// The names of small variables, the smallest first: what a start writes are a few words here and there, which then are on two pages
+/// instead of ten. Large ones, as tables and the heap, come behind.
+fn variables(objects: &[&OsString]) -> Result<String> {
+    let mut files: Vec<OsString> = objects.iter().map(|object| (*object).clone()).collect();
+    for library in ["libc.a", "libgcc_eh.a", "crtbeginT.o"] {
+        files.push(output(program("cc").arg(format!("-print-file-name={library}")))?.trim().into());
+    }
+    let listing = output(program("nm").args(["--defined-only", "--print-size", "--size-sort"]).args(&files))?;
+    let mut small = BTreeSet::new();
+    for line in listing.lines() {
+        if let [_, size, "b" | "B" | "d" | "D" | "V", name] = line.split(' ').collect::<Vec<_>>().as_slice() {
+            let size = u64::from_str_radix(size, 16).with_context(|| format!("nm(1) prints {line}"))?;
+            small.extend((size <= SMALL).then_some((size, *name)));
+        }
+    }
+    Ok(small.iter().map(|(_, name)| format!("{name}\n")).collect())
 }

@@ -61,7 +61,9 @@ pub fn possible() -> Result<(), NoShortcuts> {
     weft_netns::apart(|| {
         let mut socket = Socket::open().map_err(NoShortcuts::Socket)?;
         socket.request(tc::watch_received(LO)).map_err(NoShortcuts::Queue)?;
-        socket.request(tc::decide_received(LO, &program, "weft shortcut")).map_err(NoShortcuts::Classifier)?;
+        socket
+            .request(tc::decide_received(LO, &program, "weft shortcut"))
+            .map_err(NoShortcuts::Classifier)?;
         Ok(())
     })?
 }

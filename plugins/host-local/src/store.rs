@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::AT_FDCWD;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
 use nix::sys::time::TimeSpec;
@@ -278,14 +278,19 @@ impl Store {
     /// Writes a lease file that is whole from its first moment on; `None` when there is one already.
     fn write(&mut self, path: &Path, key: &Key) -> io::Result<Option<File>> {
         let (source, file) = self.blank()?;
-        let written = self.fill(file, key);
-        let linked = written.and_then(|file| fs::hard_link(&source, path).map(|()| file));
+        let named = self.fill(file, key).and_then(|file| {
+            renameat2(AT_FDCWD, &source, AT_FDCWD, path, RenameFlags::RENAME_NOREPLACE)?;
+            Ok(file)
+        });
+        let error = match named {
+            Ok(file) => return Ok(Some(file)),
+            Err(error) => error,
+        };
         fs::remove_file(&source)?;
-        match linked {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
-            Err(error) if is_without_links(&error) => self.write_in_place(path, key),
-            Err(error) => Err(error),
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => Ok(None),
+            _ if may_replace(&error) => self.write_in_place(path, key),
+            _ => Err(error),
         }
     }
 
@@ -319,7 +324,7 @@ impl Store {
         self.location.index.join(format!("{}{number}", scan::SPARE))
     }
 
-    /// Writes a lease file where it belongs, on a file system without links. One that a kill leaves empty is
+    /// Writes a lease file where it belongs, on a file system that cannot give it its name later. One that a kill leaves empty is
     /// found by the next scan.
     fn write_in_place(&self, path: &Path, key: &Key) -> io::Result<Option<File>> {
         let file = match File::options().write(true).create_new(true).mode(0o600).open(path) {
@@ -376,9 +381,10 @@ fn create(path: &Path) -> io::Result<File> {
     }
 }
 
-fn is_without_links(error: &io::Error) -> bool {
-    use io::ErrorKind::{CrossesDevices, PermissionDenied, TooManyLinks, Unsupported};
-    matches!(error.kind(), CrossesDevices | PermissionDenied | TooManyLinks | Unsupported)
+/// Returns whether a file system cannot give a file a name only if nobody has it: EINVAL, as of NFS.
+fn may_replace(error: &io::Error) -> bool {
+    use io::ErrorKind::{CrossesDevices, InvalidInput, PermissionDenied, Unsupported};
+    matches!(error.kind(), CrossesDevices | InvalidInput | PermissionDenied | Unsupported)
 }
 
 /// Returns whether a directory is on a disk that belongs to one machine.

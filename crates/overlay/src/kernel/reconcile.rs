@@ -233,7 +233,11 @@ impl Reconciler {
     }
 
     /// Says what has to be done about the ways to a network's peers.
-    pub(super) fn steps(&self, network: &DesiredNetwork, home: Option<&Netns>) -> Result<Vec<Step>, KernelError> {
+    pub(super) fn steps(
+        &self,
+        network: &DesiredNetwork,
+        home: Option<&Netns>,
+    ) -> Result<Vec<Step>, KernelError> {
         let mut socket = open(home)?;
         let Some(link) = socket.link(link::get(&network.local.vxlan))? else { return Ok(Vec::new()) };
         let observed = Ways::observed(&mut socket, link.index)?;
