@@ -95,6 +95,30 @@ fn routed_lets_in_the_containers_published_ports() {
 }
 
 #[test]
+fn a_large_range_of_a_routed_network_is_one_element_and_one_claim() {
+    let lab = Lab::new();
+    let outside = routed_to(&lab);
+    let (red, _services) = served(&lab, &["gateway_mode_ipv4=routed", "gateway_mode_ipv6=routed"]);
+    lab.weft(["port", "publish", "red", "20000-60000"]).expect_ok();
+    for (set, target) in [("open_ranges4", "10.90.0.2"), ("open_ranges6", "fd00:90::2")] {
+        let listed = lab.sh(&format!("nft list set inet weft {set}")).expect_ok().to_string();
+        assert!(listed.contains("20000-60000"), "{listed}");
+        assert_eq!(listed.matches("tcp .").count(), 1, "{listed}");
+        let claims = lab.path("run/weft/ports/claims/routed-tcp").join(target);
+        let count = lab.sh(&format!("find {} -type f | wc -l", claims.display()));
+        assert_eq!(count.expect_ok().trim(), "2", "the range's, and that of port 80");
+    }
+    let _services = [20000, 60000].map(|port| red.serve_tcp(port));
+    let _closed = red.serve_tcp(60001);
+    for own in ["10.90.0.2", "fd00:90::2"] {
+        let heard = [20000, 60000, 60001].map(|port| open(&outside, own, port));
+        assert_eq!(heard, [true, true, false], "{own}");
+    }
+    lab.weft(["port", "unpublish", "red", "20000-60000"]).expect_ok();
+    assert!(falls_silent(&outside, "10.90.0.2", 20000) && falls_silent(&outside, "fd00:90::2", 60000));
+}
+
+#[test]
 fn each_family_has_a_mode_of_its_own() {
     let lab = Lab::new();
     let outside = routed_to(&lab);

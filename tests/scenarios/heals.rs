@@ -166,6 +166,74 @@ fn the_reference_plugins_tables_come_back_and_connections_go_on() {
     assert_eq!(town.lab.weft(["doctor"]).expect_ok(), "");
 }
 
+/// How many transactions of nf_tables there have been.
+fn generation() -> u32 {
+    weft_nft::Socket::open().unwrap().generation().unwrap()
+}
+
+#[test]
+fn whatever_was_in_nf_tables_comes_back_in_one_transaction() {
+    let town = Town::new(Lab::new(), &["-o", "isolate=true"]);
+    let create = |words: &str| {
+        let words = ["network", "create", "--ipv6"].into_iter().chain(words.split(' '));
+        town.lab.weft(words).expect_ok();
+    };
+    create("--subnet 10.92.0.0/24 --subnet fd00:92::/64 -o masquerade-backend=nftables gold");
+    create("--subnet 10.93.0.0/24 --subnet fd00:93::/64 -o icc=false -o gateway_mode_ipv6=routed grey");
+    create("--subnet 10.94.0.0/25 --subnet fd00:94::/80 --internal black");
+    create("--subnet 10.95.0.0/16 --subnet fd00:95::/64 -o host_ipv4=192.0.2.1 brown");
+    for network in ["gold", "grey", "black", "brown"] {
+        for number in 1..=3 {
+            let name = format!("{network}{number}");
+            let container = town.lab.container(&name);
+            let ports = format!("{}0:80", 100 + container_number(network) * 10 + number);
+            let publish = if network == "black" { Vec::new() } else { vec!["-p", ports.as_str()] };
+            let words = ["network", "connect"].into_iter().chain(publish).chain([network, &name]);
+            town.lab.weft(words).expect_ok();
+        }
+    }
+    town.lab.weft(["network", "reload"]).expect_ok();
+    let before = town.lab.ruleset();
+    let mut call = conversation(&town.outside, &town.green, HOST[0], [7000; 2]);
+
+    town.lab.sh("nft flush ruleset").expect_ok();
+    town.is_ill();
+    let flushed = generation();
+    town.lab.weft(["network", "reload"]).expect_ok();
+
+    assert_eq!(generation(), flushed + 1, "one transaction, whatever asked for it");
+    assert_eq!(sorted(&town.lab.ruleset()), sorted(&before));
+    call.goes_on();
+    town.is_well();
+    assert_eq!(town.lab.weft(["doctor"]).expect_ok(), "");
+
+    town.lab.weft(["network", "reload"]).expect_ok();
+    assert_eq!(generation(), flushed + 1, "nothing is missing, so nothing is written");
+
+    // One network's rules, and those of one container.
+    town.lab.sh("nft flush chain inet cni_plugins_masquerade masq_checks").expect_ok();
+    let told = town.lab.weft(["doctor"]);
+    assert!(["gold1", "gold2", "gold3"].iter().all(|name| told.stdout.contains(name)), "{told}");
+    town.lab.weft(["network", "reload"]).expect_ok();
+    assert_eq!(generation(), flushed + 3);
+    assert_eq!(sorted(&town.lab.ruleset()), sorted(&before));
+    call.goes_on();
+
+    // What is given up does not come back.
+    town.lab.weft(["network", "disconnect", "gold", "gold2"]).expect_ok();
+    let before = town.lab.ruleset();
+    town.lab.sh("nft flush ruleset").expect_ok();
+    town.lab.weft(["network", "disconnect", "gold", "gold3"]).expect_ok();
+    town.lab.weft(["network", "reload"]).expect_ok();
+    let after = town.lab.ruleset();
+    assert!(before.contains("id: gold3") && after.contains("id: gold1"), "{after}");
+    assert!(!after.contains("id: gold2") && !after.contains("id: gold3"), "{after}");
+}
+
+fn container_number(network: &str) -> usize {
+    ["gold", "grey", "black", "brown"].iter().position(|name| *name == network).unwrap()
+}
+
 #[test]
 fn a_flush_of_iptables_does_not_concern_our_own_table() {
     let lab = Lab::new();

@@ -272,6 +272,10 @@ fn nothing_stays_but_what_the_reference_leaves() {
 #[test]
 fn whatever_was_flushed_comes_back_with_one_run_for_each_family() {
     on_each_host(|host| {
+        // A filter that drops what it does not know has a rule of ours for a network in our own table.
+        host.both("-P FORWARD DROP");
+        let (gold, _gilt) = host.served(92, "gold", "masquerade-backend=weft");
+        assert_eq!(host.both("-S FORWARD").matches("what its networks forward").count(), 2);
         let (red, _services) = host.served(90, "blue", "icc=false");
         let (_green, _others) = host.served(91, "pink", "");
         let also = host.lab.container("also");
@@ -294,6 +298,7 @@ fn whatever_was_flushed_comes_back_with_one_run_for_each_family() {
             "-j MASQUERADE",
             "CNI-HOSTPORT-DNAT",
             "WEFT-FORWARD",
+            "chain FORWARD of ",
             "weft network reload",
         ] {
             assert!(told.contains(lost), "does not tell of {lost}: {told}");
@@ -309,8 +314,9 @@ fn whatever_was_flushed_comes_back_with_one_run_for_each_family() {
         call.goes_on();
         assert_eq!(host.doctor(), "");
         for (at, outer) in HOST.into_iter().zip(OUTSIDE) {
-            assert!(open(&host.outside, at, 8090), "{at}");
+            assert!(open(&host.outside, at, 8090) && open(&host.outside, at, 8092), "{at}");
             assert_eq!(seen(&red, &host.outside, outer).as_deref(), Some(at), "masqueraded");
+            assert_eq!(seen(&gold, &host.outside, outer).as_deref(), Some(at), "let through");
         }
         let sorted = |text: &String| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
         let after = [host.both("-S"), host.both("-t nat -S"), host.both("-t raw -S")];

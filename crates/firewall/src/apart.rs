@@ -17,17 +17,22 @@ pub(crate) fn ensure(socket: &mut Socket) -> Result<(), FirewallError> {
     if is_whole(socket)? {
         return Ok(());
     }
-    table::state(socket, BRIDGE)?;
     let mut transaction = Transaction::new();
-    if is_there(socket)? {
-        transaction.flush_chain(BRIDGE, bridge::FORWARD).delete_chain(BRIDGE, bridge::FORWARD);
-    }
-    bridge::create_apart(&mut transaction);
+    create(socket, &mut transaction)?;
     match socket.commit(&transaction) {
         // Of two processes that do this at once one is told that the chain is there.
         Err(Error::Refused { errno: Errno::EEXIST | Errno::ENOENT | Errno::EOPNOTSUPP, .. }) => Ok(()),
         outcome => outcome.map_err(refused),
     }
+}
+
+fn create(socket: &mut Socket, transaction: &mut Transaction) -> Result<(), FirewallError> {
+    table::state(socket, BRIDGE)?;
+    if is_there(socket)? {
+        transaction.flush_chain(BRIDGE, bridge::FORWARD).delete_chain(BRIDGE, bridge::FORWARD);
+    }
+    bridge::create_apart(transaction);
+    Ok(())
 }
 
 /// Takes the rule away with the last network that wants it.
@@ -51,9 +56,14 @@ pub(crate) fn retire(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), Fir
     }
 }
 
-/// Writes the rule again if a network wants it.
-pub(crate) fn restore(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), FirewallError> {
-    if claims.any_in_our_table(&entry::APART)? { ensure(socket) } else { Ok(()) }
+/// Notes the rule where a network wants it and it is missing.
+pub(crate) fn restore(
+    socket: &mut Socket,
+    claims: &Claims<'_>,
+    transaction: &mut Transaction,
+) -> Result<(), FirewallError> {
+    let is_wanted = claims.any_in_our_table(&entry::APART)?;
+    if is_wanted && !is_whole(socket)? { create(socket, transaction) } else { Ok(()) }
 }
 
 /// Returns what is missing, where it would be asked.

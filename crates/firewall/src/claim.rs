@@ -7,6 +7,7 @@
 //! networks/<network>/subnets:10.1.0.0_16    the same the other way round
 //! by-iptables/<network>                     the network's wishes are in chains of iptables, not in our table
 //! iptables/<CNI-chain>/<interface>          whose the chain is, and the addresses that an attachment put into it, one a line
+//! nftables/<CNI-chain>/<interface>          the same where the reference plugins' nf_tables have a rule for each address
 //! ```
 //!
 //! INVARIANT: a claim is made before the kernel is asked whether the rule exists, and dropped before
@@ -21,15 +22,35 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 use weft_model::{ContainerId, Endpoint, IfName, NetworkName};
+use weft_state::file;
 use weft_state::ports::Books;
 
 use crate::entry::{Entry, OWN_LOCALNET};
+use crate::iptables::masquerade::chain_of;
 use crate::{Change, FirewallError};
 
 /// The directory of networks whose rules are in chains of iptables.
 const BY_IPTABLES: &str = "by-iptables";
 /// What begins the line that says whose a chain is: network and container.
 const OF: &str = "of ";
+
+/// In whose way an attachment's addresses are masqueraded, by rules of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// A chain of iptables.
+    Iptables,
+    /// Rules in the reference plugins' table of nf_tables.
+    Nftables,
+}
+
+impl Way {
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
+}
 
 /// The directory with our claims.
 pub(crate) struct Claims<'a>(pub(crate) &'a Path);
@@ -206,49 +227,69 @@ impl Claims<'_> {
         Ok(entries)
     }
 
-    /// Notes which addresses an attachment put into an iptables chain.
+    /// Notes which addresses an attachment has masqueraded so.
     pub(crate) fn take_chain(
         &self,
-        chain: &str,
+        way: Way,
         endpoint: &Endpoint,
         addresses: &[IpNetwork],
     ) -> Result<(), FirewallError> {
         let Endpoint { network, container, ifname } = endpoint;
-        let path = self.chain(chain).join(ifname.as_str());
+        let chain = chain_of(endpoint);
+        let path = self.chain(way, &chain).join(ifname.as_str());
         let addresses: String = addresses.iter().map(|address| format!("{address}\n")).collect();
         let text = format!("{OF}{network} {container}\n{addresses}");
         // Written beside the directory that is listed, then moved in: readers see all of it or nothing.
-        let temporary = self.0.join("iptables").join(format!(".{chain}-{ifname}"));
+        let temporary = self.0.join(way.folder()).join(format!(".{chain}-{ifname}"));
         let outcome = create(&temporary)
             .and_then(|mut file| file.write_all(text.as_bytes()))
-            .and_then(|()| DirBuilder::new().recursive(true).mode(0o755).create(self.chain(chain)))
+            .and_then(|()| DirBuilder::new().recursive(true).mode(0o755).create(self.chain(way, &chain)))
             .and_then(|()| fs::rename(&temporary, &path));
         outcome.map_err(|source| FirewallError::Claim { path, source })
     }
 
-    /// Returns the attachments that use an iptables chain. A damaged record counts as one without addresses.
-    pub(crate) fn chain_users(&self, chain: &str) -> Result<Vec<ChainUser>, FirewallError> {
-        let dir = self.chain(chain);
+    /// Returns the attachments of a container on a network that use such a chain. A damaged record counts as one without
+    /// addresses.
+    pub(crate) fn chain_users(&self, way: Way, chain: &str) -> Result<Vec<ChainUser>, FirewallError> {
+        let dir = self.chain(way, chain);
         let user = |ifname: String| {
-            let text = fs::read_to_string(dir.join(&ifname)).unwrap_or_default();
+            let text = file::read_text(&dir.join(&ifname)).unwrap_or_default();
             ChainUser::parse(ifname, &text)
         };
         Ok(listed(&dir)?.into_iter().map(user).collect())
     }
 
-    /// Returns the iptables chains that attachments use.
-    pub(crate) fn chains(&self) -> Result<Vec<String>, FirewallError> {
-        let mut chains = listed(&self.0.join("iptables"))?;
+    /// Returns the attachments that are masqueraded so, with their addresses, those of one chain after the other. What
+    /// somebody has written there by hand, or does not say whose it is, is nobody's.
+    pub(crate) fn masqueraded(
+        &self,
+        way: Way,
+    ) -> Result<Vec<(Endpoint, Vec<IpNetwork>)>, FirewallError> {
+        let mut chains = listed(&self.0.join(way.folder()))?;
         // The lock and what is being written are there, too.
         chains.retain(|name| name.starts_with("CNI-"));
         chains.sort_unstable();
-        Ok(chains)
+        let mut all = Vec::new();
+        for chain in chains {
+            let mut users = self.chain_users(way, &chain)?;
+            users.sort_by(|one, other| one.ifname.cmp(&other.ifname));
+            let attachments = users.into_iter().filter_map(ChainUser::into_attachment);
+            all.extend(attachments.filter(|(endpoint, _)| chain_of(endpoint) == chain));
+        }
+        Ok(all)
     }
 
-    /// Forgets an attachment's use of an iptables chain.
-    pub(crate) fn drop_chain(&self, chain: &str, ifname: &str) -> Result<(), FirewallError> {
-        let dir = self.chain(chain);
-        remove_file(&dir.join(ifname))?;
+    /// Returns whether an attachment is on record with just these addresses.
+    pub(crate) fn is_masqueraded(&self, way: Way, endpoint: &Endpoint, addresses: &[IpNetwork]) -> bool {
+        let users = self.chain_users(way, &chain_of(endpoint)).unwrap_or_default();
+        let attachments = users.into_iter().filter_map(ChainUser::into_attachment);
+        attachments.into_iter().any(|(known, of_it)| known == *endpoint && of_it == addresses)
+    }
+
+    /// Forgets that an attachment is masqueraded so.
+    pub(crate) fn drop_chain(&self, way: Way, endpoint: &Endpoint) -> Result<(), FirewallError> {
+        let dir = self.chain(way, &chain_of(endpoint));
+        remove_file(&dir.join(endpoint.ifname.as_str()))?;
         // Another attachment's claim keeps the directory.
         fs::remove_dir(&dir).ok();
         Ok(())
@@ -272,8 +313,8 @@ impl Claims<'_> {
         self.network(network).join(format!("{}:{}", entry.kind(), entry.name()))
     }
 
-    fn chain(&self, chain: &str) -> PathBuf {
-        self.0.join("iptables").join(chain)
+    fn chain(&self, way: Way, chain: &str) -> PathBuf {
+        self.0.join(way.folder()).join(chain)
     }
 }
 
@@ -295,6 +336,11 @@ impl ChainUser {
             Some((network.parse().ok()?, container.parse().ok()?))
         });
         Self { ifname, of, addresses: text.lines().filter_map(|line| line.parse().ok()).collect() }
+    }
+
+    fn into_attachment(self) -> Option<(Endpoint, Vec<IpNetwork>)> {
+        let (network, container) = self.of?;
+        Some((Endpoint { network, container, ifname: self.ifname.parse().ok()? }, self.addresses))
     }
 }
 
@@ -437,23 +483,41 @@ mod tests {
             of: Some((network.parse().unwrap(), container.parse().unwrap())),
             addresses: addresses.into(),
         };
-        assert!(claims.chains().unwrap().is_empty());
-        claims.take_chain("CNI-1", &endpoint("eth0"), &addresses).unwrap();
-        claims.take_chain("CNI-1", &endpoint(".odd"), &[]).unwrap();
-        claims.take_chain("CNI-1", &endpoint("eth0"), &addresses[..1]).unwrap();
+        let chain = chain_of(&endpoint("eth0"));
+        let users = || {
+            let mut users = claims.chain_users(Way::Iptables, &chain).unwrap();
+            users.sort_by(|one, other| one.ifname.cmp(&other.ifname));
+            users
+        };
+        let take = |ifname: &str, addresses: &[IpNetwork]| {
+            claims.take_chain(Way::Iptables, &endpoint(ifname), addresses).unwrap();
+        };
+        assert!(claims.masqueraded(Way::Iptables).unwrap().is_empty());
+        take("eth0", &addresses);
+        take(".odd", &[]);
+        take("eth0", &addresses[..1]);
         File::create(dir.path().join("iptables/lock")).unwrap();
-        let mut users = claims.chain_users("CNI-1").unwrap();
-        users.sort_by(|one, other| one.ifname.cmp(&other.ifname));
-        assert_eq!(users, [user(".odd", &[]), user("eth0", &addresses[..1])]);
-        assert_eq!(claims.chains().unwrap(), ["CNI-1"]);
+        assert_eq!(users(), [user(".odd", &[]), user("eth0", &addresses[..1])]);
+        let all = [(endpoint(".odd"), Vec::new()), (endpoint("eth0"), addresses[..1].to_vec())];
+        assert_eq!(claims.masqueraded(Way::Iptables).unwrap(), all);
+        assert_eq!(claims.masqueraded(Way::Nftables).unwrap(), []);
+        assert!(claims.is_masqueraded(Way::Iptables, &endpoint("eth0"), &addresses[..1]));
+        assert!(!claims.is_masqueraded(Way::Iptables, &endpoint("eth0"), &addresses));
+        assert!(!claims.is_masqueraded(Way::Nftables, &endpoint("eth0"), &addresses[..1]));
         let earlier = ChainUser::parse("eth0".into(), "10.1.2.3/16\nfd00::1/64\n");
         assert_eq!((earlier.of, earlier.addresses), (None, addresses.to_vec()));
+        let pipe = dir.path().join("iptables").join(&chain).join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(users().len(), 3, "nobody waits for what a pipe would say");
+        assert_eq!(claims.masqueraded(Way::Iptables).unwrap(), all);
 
-        claims.drop_chain("CNI-1", "eth0").unwrap();
-        claims.drop_chain("CNI-1", "eth0").unwrap();
-        assert_eq!(claims.chain_users("CNI-1").unwrap().len(), 1);
-        claims.drop_chain("CNI-1", ".odd").unwrap();
-        assert_eq!(claims.chain_users("CNI-1").unwrap(), []);
+        let drop = |ifname: &str| claims.drop_chain(Way::Iptables, &endpoint(ifname)).unwrap();
+        drop("pipe");
+        drop("eth0");
+        drop("eth0");
+        assert_eq!(users().len(), 1);
+        drop(".odd");
+        assert_eq!(users(), []);
     }
 
     #[test]

@@ -100,6 +100,14 @@ pub enum FirewallError {
         /// Why.
         source: io::Error,
     },
+    /// What is on record could not be written again.
+    #[error("{what} could not be restored")]
+    Unrestored {
+        /// What it is: an attachment, a table, a chain.
+        what: String,
+        /// Why.
+        source: Box<Self>,
+    },
     /// An ownership record cannot be read or written.
     #[error("cannot keep the claim {path}")]
     Claim {
@@ -147,6 +155,7 @@ impl FirewallError {
             Self::NoFirewalld => {
                 Some("start it (systemctl start firewalld), or choose another \"backend\"".into())
             }
+            Self::Unrestored { source, .. } => source.hint(),
             Self::Firewalld { .. } => Some("see what it is up to: firewall-cmd --get-active-zones".into()),
             Self::Ports(PortsError::Taken { .. }) => Some("see who publishes what: weft port ls".into()),
             Self::Ports(_)
@@ -160,7 +169,55 @@ impl FirewallError {
     }
 }
 
+/// Writes all of this at once. Where that is refused, each half of it, and so on down to what is refused by itself, which is
+/// named: everything else is written, in no more steps than twice the doublings to all of it for each that is refused.
+pub(crate) fn all_but_refused<T>(
+    all: &[T],
+    name: &dyn Fn(&T) -> String,
+    write: &mut dyn FnMut(&[T]) -> Result<(), FirewallError>,
+) -> Vec<FirewallError> {
+    if all.is_empty() {
+        return Vec::new();
+    }
+    let Err(error) = write(all) else { return Vec::new() };
+    if let [one] = all {
+        return vec![FirewallError::Unrestored { what: name(one), source: error.into() }];
+    }
+    let (first, second) = all.split_at(all.len() / 2);
+    let mut refused = all_but_refused(first, name, write);
+    refused.extend(all_but_refused(second, name, write));
+    refused
+}
+
 /// Returns whether the kernel said that it has no such feature.
 pub(crate) fn is_lacking(errno: Errno) -> bool {
     matches!(errno, Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_costs_the_others_little() {
+        let all: Vec<usize> = (0..1000).collect();
+        for bad in [&[][..], &[999], &[17, 500, 501]] {
+            let (mut steps, mut written): (_, Vec<usize>) = (0, Vec::new());
+            let refused = all_but_refused(&all, &ToString::to_string, &mut |some| {
+                steps += 1;
+                match some.iter().find(|one| bad.contains(one)) {
+                    Some(one) => Err(FirewallError::UnknownBackend(one.to_string())),
+                    None => {
+                        written.extend(some);
+                        Ok(())
+                    }
+                }
+            });
+            let named: Vec<_> = refused.iter().map(ToString::to_string).collect();
+            let expected: Vec<_> = bad.iter().map(|one| format!("{one} could not be restored")).collect();
+            assert_eq!(named, expected);
+            assert_eq!(written.len(), all.len() - bad.len());
+            assert!(steps <= 1 + 2 * 10 * bad.len(), "{steps} for {}", bad.len());
+        }
+    }
 }

@@ -28,7 +28,8 @@ use crate::claim::{Claims, create, listed, remove_file};
 use crate::entry::{Entry, INSIDE, PASSAGE};
 use crate::firewalld::{Firewalld, Member, TRUSTED};
 use crate::iptables::lock::Writer;
-use crate::iptables::tool::{Rules, Table, Tool};
+use crate::iptables::part::{self, Part, Scripts};
+use crate::iptables::tool::{Rules, Saved, Table, Tool};
 use crate::weft::Demand;
 use crate::{Firewall, FirewallError, weft};
 
@@ -48,7 +49,7 @@ pub(crate) struct Obstacle {
 
 /// A chain where our rule belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+pub(crate) struct Place {
     tool: Tool,
     chain: &'static str,
     /// Whether our rule is there.
@@ -56,12 +57,74 @@ struct Place {
 }
 
 impl Place {
+    /// Whether our rule is there, and on record.
+    pub(crate) fn is_done(&self, claims: &Claims<'_>) -> bool {
+        self.done && claims.0.join("foreign").join(self.record()).exists()
+    }
+
     fn record(&self) -> String {
         format!("{},{}", self.tool.program(), self.chain)
     }
+}
 
-    fn rule(&self) -> String {
-        rule(self.chain)
+impl Part for Place {
+    fn name(&self) -> String {
+        format!("our rule in chain {} of {}", self.chain, self.tool.program())
+    }
+
+    fn tool(&self) -> Option<Tool> {
+        Some(self.tool.or_chosen())
+    }
+
+    fn tables(&self) -> &'static [Table] {
+        &[Table::Filter]
+    }
+
+    fn is_in(&self, _tool: Tool) -> bool {
+        true
+    }
+
+    fn may_leave(&self, _tool: Tool) -> bool {
+        false
+    }
+
+    fn scripts(&self, there: &Saved, _tool: Tool) -> Scripts {
+        let Self { chain, .. } = self;
+        let rule = rule(chain);
+        let is_there = there.table(Table::Filter).has(chain, &rule);
+        let first = rule.replacen(&format!("-A {chain} "), &format!("-I {chain} 1 "), 1);
+        Scripts { filter: if is_there { Vec::new() } else { vec![first] }, ..Scripts::default() }
+    }
+}
+
+/// What of others drops what it does not know.
+#[derive(Debug, Default)]
+pub(crate) struct Filters {
+    /// Where a rule of ours has to be.
+    pub(crate) places: Vec<Place>,
+    /// Whether there is firewalld.
+    has_firewalld: bool,
+    /// Whether there are chains of an administrator's own.
+    has_strangers: bool,
+}
+
+impl Filters {
+    /// Returns what there is, where that is a question of anybody's.
+    pub(crate) fn of_host(firewall: &mut Firewall, claims: &Claims<'_>) -> Result<Self, FirewallError> {
+        if !claims.any(&PASSAGE)? && !claims.any_in_our_table(&INSIDE)? {
+            return Ok(Self::default());
+        }
+        let mut socket = firewall.inet().ok();
+        Ok(Self {
+            places: places(socket.as_deref_mut())?,
+            has_firewalld: has_firewalld(socket.as_deref_mut()),
+            has_strangers: !strangers(socket)?.is_empty(),
+        })
+    }
+
+    /// Whether there are any that can be told to let something pass.
+    fn can_be_told(&self) -> bool {
+        !self.places.is_empty() || self.has_firewalld
     }
 }
 
@@ -111,19 +174,65 @@ pub(crate) fn outward() -> Option<IfName> {
     found.name.parse().ok().filter(|_| found.is_bridge())
 }
 
-/// Does the same for everything that is claimed: others may have come, or have taken our rules away.
-pub(crate) fn restore(firewall: &mut Firewall, claims: &Path) -> Result<(), FirewallError> {
+/// Claims for every network what other filters make necessary: they may have come after it.
+pub(crate) fn claim(claims: &Path, filters: &Filters) -> Result<(), FirewallError> {
+    if !filters.can_be_told() && !filters.has_strangers {
+        return Ok(());
+    }
     let claimed = Claims(claims);
+    let outward: Vec<_> = outward().into_iter().map(Entry::Outward).collect();
     for entry in claimed.in_our_table(&INSIDE)? {
         let Entry::Inside(bridge) = &entry else { continue };
         for network in claimed.networks(&entry)? {
-            let_pass(firewall, claims, &network, bridge);
+            for wanted in outward.iter().cloned().chain([Entry::Passing(bridge.clone())]) {
+                claimed.take(&network, &wanted)?;
+            }
         }
     }
-    if claimed.any(&PASSAGE)? {
-        open(firewall, claims, None)?;
-    }
     Ok(())
+}
+
+/// Returns those places whose rule is wanted by now, and notes that it is there.
+pub(crate) fn still_wanted(claims: &Claims<'_>, places: &[Place]) -> Result<Vec<Place>, FirewallError> {
+    if !claims.any(&PASSAGE)? {
+        return Ok(Vec::new());
+    }
+    places.iter().try_for_each(|place| note(claims.0, &place.record()))?;
+    Ok(places.to_vec())
+}
+
+/// Has the bridges of every network in firewalld's zone again. Returns what firewalld refused.
+pub(crate) fn restore_firewalld(claims: &Path, filters: &Filters) -> Vec<FirewallError> {
+    if !filters.has_firewalld {
+        return Vec::new();
+    }
+    let bridges = Claims(claims).in_our_table(&INSIDE).map(|entries| entries.into_iter().filter_map(inside));
+    let join = |bridge: IfName| {
+        let source = join_zone(claims, &bridge).err()?.into();
+        Some(FirewallError::Unrestored { what: format!("interface {bridge} of firewalld's zone {TRUSTED}"), source })
+    };
+    match bridges {
+        Ok(bridges) => bridges.filter_map(join).collect(),
+        Err(error) => vec![error],
+    }
+}
+
+fn inside(entry: Entry) -> Option<IfName> {
+    match entry {
+        Entry::Inside(bridge) => Some(bridge),
+        _ => None,
+    }
+}
+
+fn join_zone(claims: &Path, bridge: &IfName) -> Result<(), FirewallError> {
+    let _writer = Writer::alone(claims)?;
+    // What has been given up meanwhile stays away.
+    if !Claims(claims).is_wanted(&Entry::Passing(bridge.clone()))? {
+        return Ok(());
+    }
+    let Some(firewalld) = Firewalld::connect()? else { return Ok(()) };
+    note(claims, &format!("{FIREWALLD},{bridge}"))?;
+    firewalld.add(TRUSTED, Member::Interface(bridge))
 }
 
 /// Sees to it that other filters let pass what carries our mark, and what an interface of ours forwards. Returns whether
@@ -138,18 +247,10 @@ pub(crate) fn open(
     if places.is_empty() && !has_firewalld {
         return Ok(false);
     }
-    let _writer = Writer::alone(claims)?;
-    for place in &places {
-        note(claims, &place.record())?;
-        if !place.done {
-            let first = place.rule().replacen("-A ", "-I ", 1).replacen(
-                place.chain,
-                &format!("{} 1", place.chain),
-                1,
-            );
-            place.tool.restore(Table::Filter, &[first])?;
-        }
-    }
+    let writer = Writer::alone(claims)?;
+    places.iter().try_for_each(|place| note(claims, &place.record()))?;
+    let parts: Vec<_> = places.iter().filter(|place| !place.done).map(|place| place as &dyn Part).collect();
+    part::write(&writer, &parts)?;
     if let (true, Some(bridge), Some(firewalld)) = (has_firewalld, bridge, Firewalld::connect()?) {
         note(claims, &format!("{FIREWALLD},{bridge}"))?;
         firewalld.add(TRUSTED, Member::Interface(bridge))?;

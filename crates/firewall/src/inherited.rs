@@ -18,6 +18,7 @@ use ipnetwork::IpNetwork;
 use weft_model::{Endpoint, NetworkName};
 use weft_nft::{Family, Socket};
 
+use crate::claim::Claims;
 use crate::iptables::lock::Writer;
 use crate::iptables::tool::{Rules, Table, Tool};
 use crate::iptables::{admission as chains, masquerade};
@@ -104,7 +105,7 @@ pub fn collect(
     let mut leaving: BTreeSet<IpAddr> = departed.iter().map(|one| one.address).collect();
     let chains = collect_chains(firewall, claims, network, survivors, &mut leaving);
     let rules = match firewall.inet() {
-        Ok(socket) => upstream::collect(socket, network, &survivors.attachments)
+        Ok(socket) => upstream::collect(socket, &Claims(claims), network, &survivors.attachments)
             .and(upstream_ports::collect(socket, claims, &departed)),
         Err(error) => crate::without_nftables(error),
     };

@@ -37,6 +37,7 @@ mod weft;
 
 use std::path::Path;
 
+use weft_model::Endpoint;
 use weft_nft::{Socket, Table};
 
 pub use admission::{Admission, Carrier, Ingress, holders as admitted_of};
@@ -57,7 +58,7 @@ pub use layout::bridge::APART;
 
 pub use tunnels::{Tunnels, UPLINKS};
 
-use claim::Claims;
+use claim::{Claims, Way};
 use iptables::masquerade as iptables_masquerade;
 
 /// Whether ensuring something changed the host or was the first to claim what is there.
@@ -107,7 +108,13 @@ pub fn is_on_record(fragment: &Fragment) -> bool {
     };
     match fragment {
         Fragment::Masquerade(one) => {
-            one.backend == Backend::Iptables && iptables_masquerade::is_on_record(one)
+            let way = match one.backend {
+                Backend::Weft => return false,
+                Backend::UpstreamNftables => Way::Nftables,
+                Backend::Iptables => Way::Iptables,
+            };
+            let known = |endpoint: &Endpoint| Claims(&one.claims).is_masqueraded(way, endpoint, &one.addresses);
+            one.endpoint.as_ref().is_some_and(known)
         }
         Fragment::Isolation(one) => one.backend == Backend::Iptables && noted(&one.demand()),
         Fragment::Guard(one) => {

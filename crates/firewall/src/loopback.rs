@@ -68,16 +68,29 @@ pub(crate) fn observe(firewall: &mut Firewall, wanted: &Loopback) -> Result<Vec<
     Ok(missing)
 }
 
-/// Opens every link again that is claimed.
-pub(crate) fn restore(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), FirewallError> {
+/// Notes what sends answers round where that is missing, of every link that is claimed.
+pub(crate) fn restore(
+    socket: &mut Socket,
+    claims: &Claims<'_>,
+    transaction: &mut Transaction,
+) -> Result<(), FirewallError> {
+    for entry in claims.in_our_table(&entry::LOOPBACK)? {
+        let Entry::Loopback(link) = entry else { continue };
+        if missing_detour(socket, &link)?.is_some() {
+            table::state(socket, NETDEV)?;
+            create_detour(transaction, &link);
+        }
+    }
+    Ok(())
+}
+
+/// Has the host take answers again by every link that is claimed.
+pub(crate) fn restore_routes(claims: &Claims<'_>) -> Result<(), FirewallError> {
     for entry in claims.in_our_table(&entry::LOOPBACK)? {
         let Entry::Loopback(link) = entry else { continue };
         // A link that is gone has no answers.
         let Ok(index) = index_of(&link) else { continue };
         accept(&link, index)?;
-        if missing_detour(socket, &link)?.is_some() {
-            open_detour(socket, &link)?;
-        }
     }
     Ok(())
 }

@@ -8,14 +8,14 @@ use weft_model::{Endpoint, NetworkName};
 use weft_state::Root;
 use weft_state::ports::{Books, Damaged, Owner};
 
-use crate::claim::Claims;
+use crate::claim::{Claims, Way};
 use crate::entry::Entry;
 use crate::fragment::Publish;
 use crate::iptables::restore::Listing;
-use crate::weft::{self, ports};
+use crate::weft::{self, Piece, ports};
 use crate::{
     Backend, Firewall, FirewallError, admission, apart, entry, foreign, iptables, localnet, loopback,
-    publish, table, upstream_ports,
+    publish, table, upstream, upstream_ports,
 };
 
 /// What mends everything here.
@@ -34,41 +34,48 @@ pub struct Problem {
     pub mend: String,
 }
 
-/// Writes everything that is claimed or published again, each table in one transaction, whoever took it
-/// away. What processes that were killed have left half done is undone first. The administrator's chain is kept.
+/// Writes everything that is claimed or published again, whoever took it away: all of nf_tables in one transaction, and what is in
+/// iptables by one run of each program that is concerned. What is there is not written. What processes that were
+/// killed have left half done is undone first. The administrator's chain is kept.
 ///
 /// # Errors
 ///
-/// When the kernel or iptables refuses, or the records cannot be read. As much as possible is
-/// written all the same, and the first refusal is returned.
-pub fn reload(root: &Root) -> Result<(), FirewallError> {
+/// Everything that the kernel, a program or firewalld refuses, and records that cannot be read. As much as possible is
+/// written all the same.
+pub fn reload(root: &Root) -> Result<(), Vec<FirewallError>> {
     let claims = root.masquerade_dir();
     let books = Books::new(root);
     let mut firewall = Firewall::new();
-    let mut first = Ok(());
-    let mut attempt = |outcome: Result<(), FirewallError>| {
-        if first.is_ok() {
-            first = outcome;
-        }
-    };
+    let mut refused = undo_interrupted(root, &books, &mut firewall);
+    // Who has to be let through is in our table, too.
+    let filters = foreign::Filters::of_host(&mut firewall, &Claims(&claims));
+    let filters = filters.map_err(|error| refused.push(error)).unwrap_or_default();
+    refused.extend(foreign::claim(&claims, &filters).err());
+    refused.extend(restore_nftables(&mut firewall, &claims));
+    refused.extend(iptables::restore::restore(&Claims(&claims), &filters.places));
+    refused.extend(localnet::restore_iptables(&Claims(&claims)).err());
+    refused.extend(upstream_ports::restore(&claims));
+    refused.extend(admission::restore_firewalld(&claims));
+    refused.extend(foreign::restore_firewalld(&claims, &filters));
+    if refused.is_empty() { Ok(()) } else { Err(refused) }
+}
+
+/// Undoes what processes that were killed have left half done. Returns what could not be undone.
+fn undo_interrupted(root: &Root, books: &Books, firewall: &mut Firewall) -> Vec<FirewallError> {
+    let mut refused = Vec::new();
     for interrupted in books.interrupted_changes() {
         let backend = Backend::named(&interrupted.backend);
-        attempt(publish::finish(&mut firewall, &publish_of(root, &interrupted.endpoint, backend)));
+        refused.extend(publish::finish(firewall, &publish_of(root, &interrupted.endpoint, backend)).err());
     }
     for damaged in books.damaged() {
-        attempt(match &damaged.endpoint {
-            Some(endpoint) => publish::finish(&mut firewall, &publish_of(root, endpoint, Backend::Weft)),
+        let outcome = match &damaged.endpoint {
+            Some(endpoint) => publish::finish(firewall, &publish_of(root, endpoint, Backend::Weft)),
             None => books.discard(&damaged).map_err(Into::into),
-        });
+        };
+        refused.extend(outcome.err());
     }
-    attempt(books.drop_orphans(None).map(drop).map_err(Into::into));
-    attempt(rebuild(&mut firewall, &claims));
-    attempt(iptables::restore::restore(&Claims(&claims)));
-    attempt(localnet::restore_iptables(&Claims(&claims)));
-    attempt(upstream_ports::restore(&claims));
-    attempt(admission::restore_firewalld(&claims));
-    attempt(foreign::restore(&mut firewall, &claims));
-    first
+    refused.extend(books.drop_orphans(None).err().map(Into::into));
+    refused
 }
 
 /// Returns everything that is missing of what is claimed and published; nothing when all is well.
@@ -110,6 +117,11 @@ pub fn diagnose(root: &Root) -> Result<Vec<Problem>, FirewallError> {
         problems.extend(missing_of_networks(&mut firewall, &claims)?);
         problems.extend(missing_of_ports(&mut firewall, &books)?);
     }
+    if let Ok(socket) = firewall.inet() {
+        for (endpoint, missing) in upstream::missing(socket, &Claims(&claims))? {
+            problems.extend(lacking(endpoint.to_string(), missing));
+        }
+    }
     let mut listing = Listing::default();
     problems.extend(missing_of_iptables(&claims, &books, &mut listing)?);
     for (network, why) in localnet::missing(&Claims(&claims), &mut listing)? {
@@ -146,20 +158,42 @@ pub fn holders(root: &Root, network: &NetworkName) -> Vec<Endpoint> {
     holders
 }
 
-/// Writes our table again where something of ours is to be in it.
+/// Writes what is missing of nf_tables again.
 pub(crate) fn rebuild(firewall: &mut Firewall, claims: &Path) -> Result<(), FirewallError> {
-    if !is_table_wanted(claims)? && !weft_nft::is_usable() {
-        return Ok(());
-    }
-    let socket = firewall.inet()?;
-    if is_table_wanted(claims)? || table::state(socket, crate::layout::INET)? != table::State::Absent {
-        weft::rebuild(socket, &Claims(claims))?;
-        weft::retire(socket, &Claims(claims))?;
-        loopback::restore(socket, &Claims(claims))?;
-        apart::restore(socket, &Claims(claims))?;
-        localnet::restore(&Claims(claims))?;
-    }
-    Ok(())
+    restore_nftables(firewall, claims).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Writes what is missing of nf_tables again, in one transaction, with the routes and switches that go with it. Returns what
+/// was refused.
+fn restore_nftables(firewall: &mut Firewall, claims: &Path) -> Vec<FirewallError> {
+    let mut refused = Vec::new();
+    let mut restore = || -> Result<(), FirewallError> {
+        let claimed = Claims(claims);
+        let is_wanted = is_table_wanted(claims)?;
+        let has_upstream = !claimed.masqueraded(Way::Nftables)?.is_empty();
+        if !is_wanted && !has_upstream && !weft_nft::is_usable() {
+            return Ok(());
+        }
+        let socket = firewall.inet()?;
+        let mut pieces = Vec::new();
+        let has_table = is_wanted || table::state(socket, crate::layout::INET)? != table::State::Absent;
+        if has_table {
+            pieces.extend([Piece::Ours, Piece::Detours, Piece::Apart]);
+        }
+        if has_upstream {
+            pieces.push(Piece::Upstream);
+        }
+        refused.extend(weft::restore(socket, &claimed, &pieces));
+        if has_table {
+            weft::retire(socket, &claimed)?;
+            loopback::restore_routes(&claimed)?;
+            localnet::restore(&claimed)?;
+        }
+        Ok(())
+    };
+    let outcome = restore();
+    refused.extend(outcome.err());
+    refused
 }
 
 fn is_table_wanted(claims: &Path) -> Result<bool, FirewallError> {

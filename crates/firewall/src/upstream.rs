@@ -1,6 +1,9 @@
 //! Masquerading in the table of the CNI reference plugins, so that a host can switch between them and us.
 //!
-//! CNI: plugins/pkg/ip/ipmasq_nftables_linux.go. One rule per address, found again by its comment.
+//! CNI: plugins/pkg/ip/ipmasq_nftables_linux.go. One rule per address, found again by its comment. Whose addresses they are is
+//! on record ([`Way::Nftables`]), so that they come back after a flush with everything else, as one transaction.
+
+use std::collections::HashMap;
 
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
@@ -9,6 +12,7 @@ use weft_model::{Endpoint, NetworkName};
 use weft_nft::expr::{Comparison, Field, Verdict, is_family, is_within};
 use weft_nft::{Chain, Error, Expr, Family, Rule, RuleInfo, Socket, Table, Transaction};
 
+use crate::claim::{Claims, Way};
 use crate::{Change, FirewallError, Masquerade, layout, table};
 
 pub(crate) const TABLE: Table = Table::new(Family::Inet, "cni_plugins_masquerade");
@@ -28,7 +32,9 @@ fn wrap(source: Error) -> FirewallError {
 /// Writes a rule per address, in place of those that the same attachment had.
 pub(crate) fn ensure(socket: &mut Socket, masquerade: &Masquerade) -> Result<Change, FirewallError> {
     let Some(endpoint) = &masquerade.endpoint else { return Ok(Change::AlreadyThere) };
-    retrying(|| {
+    let claims = Claims(&masquerade.claims);
+    claims.take_chain(Way::Nftables, endpoint, &masquerade.addresses)?;
+    let written = retrying(|| {
         let old = own_rules(socket, endpoint)?;
         let mut transaction = Transaction::new();
         create(&mut transaction, socket.rules(TABLE, POSTROUTING)?.len());
@@ -37,13 +43,110 @@ pub(crate) fn ensure(socket: &mut Socket, masquerade: &Masquerade) -> Result<Cha
             transaction.rule(rule(address, endpoint));
         }
         socket.commit(&transaction)
-    })?;
-    Ok(Change::Made)
+    });
+    match written {
+        Ok(()) => Ok(Change::Made),
+        // What was never there is not to be restored.
+        Err(error) => claims.drop_chain(Way::Nftables, endpoint).and(Err(error)),
+    }
+}
+
+/// Notes what leads from what is there to what is on record; nothing where that is the same. Returns whose rules are written.
+pub(crate) fn restore(
+    socket: &mut Socket,
+    claims: &Claims<'_>,
+    transaction: &mut Transaction,
+) -> Result<Vec<Endpoint>, FirewallError> {
+    let all = claims.masqueraded(Way::Nftables)?;
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    let hooks = socket.rules(TABLE, POSTROUTING).map_err(wrap)?.len();
+    let there = Present::read(socket)?;
+    let lacking: Vec<_> = all.iter().filter(|(endpoint, addresses)| !there.has(endpoint, addresses)).collect();
+    if hooks != POSTROUTING_RULES || !lacking.is_empty() {
+        create(transaction, hooks);
+    }
+    for (endpoint, addresses) in &lacking {
+        delete(transaction, there.of(endpoint));
+        for address in addresses {
+            transaction.rule(rule(*address, endpoint));
+        }
+    }
+    Ok(lacking.into_iter().map(|(endpoint, _)| endpoint.clone()).collect())
+}
+
+/// Takes back what was restored of attachments that have been given up meanwhile: whoever did that may have found nothing.
+pub(crate) fn withdraw(
+    socket: &mut Socket,
+    claims: &Claims<'_>,
+    written: &[Endpoint],
+) -> Result<(), FirewallError> {
+    if written.is_empty() {
+        return Ok(());
+    }
+    let wanted = claims.masqueraded(Way::Nftables)?;
+    for endpoint in written.iter().filter(|one| !wanted.iter().any(|(endpoint, _)| endpoint == *one)) {
+        remove_rules(socket, endpoint)?;
+    }
+    Ok(())
+}
+
+/// Returns whose rules are missing of all on record, and what of them.
+pub(crate) fn missing(
+    socket: &mut Socket,
+    claims: &Claims<'_>,
+) -> Result<Vec<(Endpoint, Vec<String>)>, FirewallError> {
+    let all = claims.masqueraded(Way::Nftables)?;
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    let hooks = missing_hooks(socket)?;
+    let there = Present::read(socket)?;
+    let of_each = |(endpoint, addresses): (Endpoint, Vec<IpNetwork>)| {
+        let missing = hooks.iter().cloned().chain(there.missing(&endpoint, &addresses)).collect();
+        (endpoint, missing)
+    };
+    Ok(all.into_iter().map(of_each).collect())
+}
+
+/// The rules that are there, by whose they are.
+struct Present(HashMap<String, Vec<RuleInfo>>);
+
+impl Present {
+    fn read(socket: &mut Socket) -> Result<Self, FirewallError> {
+        let mut rules: HashMap<String, Vec<RuleInfo>> = HashMap::new();
+        for rule in socket.rules(TABLE, CHECKS).map_err(wrap)? {
+            let whose = rule.comment.as_deref().and_then(|comment| comment.split(',').next());
+            rules.entry(whose.unwrap_or_default().into()).or_default().push(rule);
+        }
+        Ok(Self(rules))
+    }
+
+    fn of(&self, endpoint: &Endpoint) -> &[RuleInfo] {
+        self.0.get(&instance(endpoint)).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn has(&self, endpoint: &Endpoint, addresses: &[IpNetwork]) -> bool {
+        self.missing(endpoint, addresses).is_none()
+    }
+
+    fn missing(&self, endpoint: &Endpoint, addresses: &[IpNetwork]) -> Option<String> {
+        let (present, wanted) = (self.of(endpoint).len(), addresses.len());
+        (present != wanted)
+            .then(|| format!("rules of chain {TABLE} {CHECKS} for {endpoint}: {present} instead of {wanted}"))
+    }
+}
+
+fn missing_hooks(socket: &mut Socket) -> Result<Option<String>, FirewallError> {
+    let rules = socket.rules(TABLE, POSTROUTING).map_err(wrap)?.len();
+    Ok((rules < POSTROUTING_RULES).then(|| format!("rules of chain {TABLE} {POSTROUTING}")))
 }
 
 /// Deletes the attachment's rules, whatever its addresses were.
 pub(crate) fn remove(socket: &mut Socket, masquerade: &Masquerade) -> Result<(), FirewallError> {
     let Some(endpoint) = &masquerade.endpoint else { return Ok(()) };
+    Claims(&masquerade.claims).drop_chain(Way::Nftables, endpoint)?;
     match socket.table(TABLE) {
         Ok(None) => return Ok(()),
         Ok(Some(_)) => {}
@@ -51,6 +154,10 @@ pub(crate) fn remove(socket: &mut Socket, masquerade: &Masquerade) -> Result<(),
         Err(Error::Refused { errno: Errno::EINVAL, .. }) => return Ok(()),
         Err(error) => return Err(wrap(error)),
     }
+    remove_rules(socket, endpoint)
+}
+
+fn remove_rules(socket: &mut Socket, endpoint: &Endpoint) -> Result<(), FirewallError> {
     retrying(|| {
         let mut transaction = Transaction::new();
         delete(&mut transaction, &own_rules(socket, endpoint)?);
@@ -63,9 +170,16 @@ pub(crate) fn remove(socket: &mut Socket, masquerade: &Masquerade) -> Result<(),
 /// CNI: plugins/pkg/ip/ipmasq_nftables_linux.go, GCIPMasqForNetwork, which nothing there calls.
 pub(crate) fn collect(
     socket: &mut Socket,
+    claims: &Claims<'_>,
     network: &NetworkName,
     valid: &[(&str, &str)],
 ) -> Result<(), FirewallError> {
+    for (endpoint, _) in claims.masqueraded(Way::Nftables)? {
+        let stays = valid.contains(&(endpoint.container.as_str(), endpoint.ifname.as_str()));
+        if endpoint.network == *network && !stays {
+            claims.drop_chain(Way::Nftables, &endpoint)?;
+        }
+    }
     if !matches!(socket.table(TABLE), Ok(Some(_))) {
         return Ok(());
     }
@@ -89,15 +203,8 @@ pub(crate) fn collect(
 /// Returns which addresses have no rule.
 pub(crate) fn observe(socket: &mut Socket, masquerade: &Masquerade) -> Result<Vec<String>, FirewallError> {
     let Some(endpoint) = &masquerade.endpoint else { return Ok(Vec::new()) };
-    let mut missing = Vec::new();
-    if socket.rules(TABLE, POSTROUTING).map_err(wrap)?.len() < POSTROUTING_RULES {
-        missing.push(format!("rules of chain {TABLE} {POSTROUTING}"));
-    }
-    let (present, wanted) = (own_rules(socket, endpoint).map_err(wrap)?.len(), masquerade.addresses.len());
-    if present != wanted {
-        missing
-            .push(format!("rules of chain {TABLE} {CHECKS} for {endpoint}: {present} instead of {wanted}"));
-    }
+    let mut missing: Vec<_> = missing_hooks(socket)?.into_iter().collect();
+    missing.extend(Present::read(socket)?.missing(endpoint, &masquerade.addresses));
     Ok(missing)
 }
 

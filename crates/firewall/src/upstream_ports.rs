@@ -14,7 +14,7 @@
 //! ```
 //!
 //! It is there for whoever asks for it by name, or has conditions in the language of nft(8), which only
-//! that program can read: two runs of it for each family. Our own backend needs none.
+//! that program can read: two listings and one transaction. Our own backend needs none.
 //!
 //! Upstream writes the conditions of the last ADD into the hooks, where they hold for every network; here they are
 //! on the rules they were written for. Upstream takes a container's rules by its id, whatever the network;
@@ -25,7 +25,6 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::slice;
 
 use weft_model::Endpoint;
 use weft_model::port::Publication;
@@ -33,6 +32,7 @@ use weft_nft::{self as nft, Socket};
 use weft_state::ports::Owner;
 
 use crate::claim::Claims;
+use crate::error::all_but_refused;
 use crate::inherited::Departed;
 use crate::iptables::lock::Writer;
 use crate::{Backend, Change, FirewallError};
@@ -56,39 +56,37 @@ pub(crate) fn ensure(claims: &Path, before: Option<&Owner>, owner: &Owner) -> Re
 
 /// Brings attachments, each with what the books said before, to what they say now.
 fn write(owners: &[(Option<&Owner>, &Owner)]) -> Result<Change, FirewallError> {
-    let mut change = Change::AlreadyThere;
+    let mut script = String::new();
     for family in Family::BOTH {
         let listing = family.listing()?;
-        let mut script = String::new();
         for (before, owner) in owners {
             family.write(&mut script, listing.as_deref(), *before, owner);
         }
-        if !script.is_empty() {
-            nft(&["-f", "-"], Some(&script))?;
-            change = Change::Made;
-        }
     }
-    Ok(change)
+    if script.is_empty() {
+        return Ok(Change::AlreadyThere);
+    }
+    nft(&["-f", "-"], Some(&script)).map(|()| Change::Made)
 }
 
-/// Brings everything back that the books say, in one transaction for each table. Where one attachment's rules are refused,
-/// the others get theirs, and the first refusal is returned.
-pub(crate) fn restore(claims: &Path) -> Result<(), FirewallError> {
+/// Brings everything back that the books say, in one transaction. Where attachments' rules are refused, the others get
+/// theirs; returns what was refused.
+pub(crate) fn restore(claims: &Path) -> Vec<FirewallError> {
     let is_here = |owner: &Owner| Backend::named(&owner.backend) == Backend::UpstreamNftables;
     let owners =
         || -> Vec<Owner> { Claims(claims).books().owners_as_changed().into_iter().filter(is_here).collect() };
     if owners().is_empty() {
-        return Ok(());
+        return Vec::new();
     }
-    let _writer = Writer::alone(claims)?;
+    let _writer = match Writer::alone(claims) {
+        Ok(writer) => writer,
+        Err(error) => return vec![error],
+    };
     // Read again: what is given up is struck from the books before its writer lets others in, and does not come back.
     let owners = owners();
     let all: Vec<_> = owners.iter().map(|owner| (None, owner)).collect();
-    if write(&all).is_ok() {
-        return Ok(());
-    }
-    let refused = all.iter().filter_map(|one| write(slice::from_ref(one)).err());
-    refused.reduce(|first, _| first).map_or(Ok(()), Err)
+    let name = |(_, owner): &(Option<&Owner>, &Owner)| owner.endpoint.to_string();
+    all_but_refused(&all, &name, &mut |owners| write(owners).map(drop))
 }
 
 /// Takes back everything of an attachment: by the books, or, without any, whatever has the container's id.

@@ -15,7 +15,7 @@ use crate::table::{self, State};
 use crate::{Change, FirewallError, layout};
 
 pub(crate) use commit::{Changes, commit};
-pub(crate) use rebuild::rebuild;
+pub(crate) use rebuild::{Piece, rebuild, restore};
 
 fn wrap(source: Error) -> FirewallError {
     table::refused(layout::INET, source)

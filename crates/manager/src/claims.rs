@@ -23,7 +23,7 @@ impl Claims {
 
     /// Returns the container that holds a name.
     pub fn holder(&self, network: &NetworkName, name: &ContainerId) -> Option<ContainerId> {
-        std::fs::read_to_string(self.path(network, name)).ok()?.trim().parse().ok()
+        weft_state::file::read_text(&self.path(network, name)).ok()?.trim().parse().ok()
     }
 
     /// Claims a name, unless another container holds it and `attached` says that this is still so.

@@ -30,7 +30,7 @@ fn leases(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let lease = |entry: std::fs::DirEntry| {
         entry.file_name().to_str()?.parse::<IpAddr>().ok()?;
-        let text = std::fs::read_to_string(entry.path()).ok()?;
+        let text = weft_state::file::read_text(&entry.path()).ok()?;
         text.lines().next().map(|id| id.trim().to_owned()).filter(|id| !id.is_empty())
     };
     entries.filter_map(lease).collect()

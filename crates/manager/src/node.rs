@@ -10,6 +10,7 @@ use weft_cni::{Conflist, Finding};
 use weft_runtime::Runtime;
 use weft_runtime::find::find;
 use weft_runtime::load;
+use weft_state::file;
 
 use crate::drivers::Drivers;
 use crate::{Error, Manager};
@@ -107,7 +108,7 @@ impl Manager {
         for folder in list.plugins.iter().filter_map(|plugin| self.lease_folder(list, plugin)) {
             for address in names_in(&folder).unwrap_or_default() {
                 let text = match address.parse::<std::net::IpAddr>() {
-                    Ok(_) => fs::read_to_string(folder.join(&address)).unwrap_or_default(),
+                    Ok(_) => file::read_text(&folder.join(&address)).unwrap_or_default(),
                     Err(_) => continue,
                 };
                 let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());

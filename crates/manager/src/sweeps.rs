@@ -29,7 +29,7 @@ impl Sweeps {
 
     /// Returns whether nothing of an earlier boot is left of a network.
     fn is_done(&self, network: &NetworkName) -> Result<bool, StateError> {
-        let mark = std::fs::read_to_string(self.dir.join(network.as_str()));
+        let mark = weft_state::file::read_text(&self.dir.join(network.as_str()));
         Ok(mark.is_ok_and(|mark| boot::id().is_ok_and(|boot| boot == mark)))
     }
 

@@ -199,4 +199,6 @@ pub struct RuleInfo {
     pub handle: u64,
     /// Its comment.
     pub comment: Option<String>,
+    /// What it does, as the kernel lists it: the attributes of its expressions.
+    pub(crate) steps: Vec<u8>,
 }

@@ -13,6 +13,7 @@ const CHAIN_NAME: u16 = 3;
 const SET_NAME: u16 = 2;
 const TABLE_USERDATA: u16 = 6;
 const RULE_HANDLE: u16 = 3;
+pub(crate) const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
 const GEN_ID: u16 = 1;
 const ELEM_LIST_ELEMENTS: u16 = 3;
@@ -21,6 +22,7 @@ const ELEM_KEY: u16 = 1;
 const ELEM_DATA: u16 = 2;
 const ELEM_EXPIRATION: u16 = 5;
 const ELEM_USERDATA: u16 = 6;
+const ELEM_KEY_END: u16 = 10;
 const DATA_VALUE: u16 = 1;
 
 /// Returns the values of the attributes of this kind.
@@ -48,6 +50,7 @@ pub(crate) fn rule(attributes: &[u8]) -> Option<RuleInfo> {
     Some(RuleInfo {
         handle: attribute(attributes, RULE_HANDLE)?.try_into().ok().map(u64::from_be_bytes)?,
         comment: attribute(attributes, RULE_USERDATA).and_then(userdata::find_comment),
+        steps: attribute(attributes, RULE_EXPRESSIONS).map(<[u8]>::to_vec).unwrap_or_default(),
     })
 }
 
@@ -66,17 +69,24 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 }
 
 pub(crate) fn element(attributes: &[u8]) -> Option<FoundElement> {
-    let element = attribute(attribute(attributes, ELEM_LIST_ELEMENTS)?, LIST_ELEM)?;
+    Some(found(attribute(attribute(attributes, ELEM_LIST_ELEMENTS)?, LIST_ELEM)?))
+}
+
+fn found(element: &[u8]) -> FoundElement {
     let millis = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
-    Some(FoundElement {
+    FoundElement {
         comment: attribute(element, ELEM_USERDATA).and_then(userdata::find_comment),
         expires: attribute(element, ELEM_EXPIRATION).and_then(millis).map(Duration::from_millis),
         value: attribute(element, ELEM_DATA).and_then(|data| attribute(data, DATA_VALUE)).map(<[u8]>::to_vec),
-    })
+    }
 }
 
-/// Returns the keys of the elements of one message of a list.
-pub(crate) fn keys(attributes: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let key = |element| attribute(attribute(element, ELEM_KEY)?, DATA_VALUE).map(<[u8]>::to_vec);
-    Some(attributes_of(attribute(attributes, ELEM_LIST_ELEMENTS)?, LIST_ELEM).filter_map(key).collect())
+/// An element of a list: the first and the last of its keys, and what it leads to.
+pub(crate) type Listed = (Vec<u8>, Option<Vec<u8>>, FoundElement);
+
+/// Returns the elements of one message of a list.
+pub(crate) fn elements(attributes: &[u8]) -> Option<Vec<Listed>> {
+    let key = |element, kind| attribute(attribute(element, kind)?, DATA_VALUE).map(<[u8]>::to_vec);
+    let one = |element| Some((key(element, ELEM_KEY)?, key(element, ELEM_KEY_END), found(element)));
+    Some(attributes_of(attribute(attributes, ELEM_LIST_ELEMENTS)?, LIST_ELEM).filter_map(one).collect())
 }

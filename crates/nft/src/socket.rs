@@ -193,7 +193,12 @@ impl Socket {
     ///
     /// When the kernel refuses to answer.
     pub fn keys(&mut self, set: &Set) -> Result<Vec<Vec<u8>>, Error> {
-        let found = self.dump(|| encode::elements_question(set), &set.name, read::keys)?;
+        Ok(self.elements(set)?.into_iter().map(|(key, ..)| key).collect())
+    }
+
+    /// Returns the elements of a set; none if there is no such set.
+    pub(crate) fn elements(&mut self, set: &Set) -> Result<Vec<read::Listed>, Error> {
+        let found = self.dump(|| encode::elements_question(set), &set.name, read::elements)?;
         Ok(found.into_iter().flatten().collect())
     }
 

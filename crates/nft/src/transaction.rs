@@ -171,6 +171,20 @@ impl Transaction {
         self.push_elements(set, elements, Fate::Expire)
     }
 
+    /// Adds all changes of another transaction.
+    pub fn append(&mut self, mut other: Self) -> &mut Self {
+        self.changes.append(&mut other.changes);
+        self
+    }
+
+    /// Returns the sets that the transaction makes.
+    pub fn sets(&self) -> impl Iterator<Item = &Set> {
+        self.changes.iter().filter_map(|change| match change {
+            Change::AddSet(set, _) => Some(set),
+            _ => None,
+        })
+    }
+
     /// Returns how many messages the transaction is, which is what it costs.
     pub fn len(&self) -> usize {
         self.changes.len()

@@ -44,7 +44,7 @@ use weft_model::port::{PortRange, Protocol};
 use weft_model::{ContainerId, Endpoint, IfName, NetworkName};
 
 use crate::lock::FileLock;
-use crate::{Root, StateError, atomic, boot, document};
+use crate::{Root, StateError, atomic, boot, document, file};
 
 use claims::Claims;
 
@@ -340,7 +340,7 @@ impl Books {
 
     /// Returns the last port that was chosen for somebody.
     fn cursor(&self, protocol: Protocol) -> Option<u16> {
-        fs::read_to_string(self.dir.join(format!("cursor-{protocol}"))).ok()?.trim().parse().ok()
+        file::read_text(&self.dir.join(format!("cursor-{protocol}"))).ok()?.trim().parse().ok()
     }
 
     /// Whatever becomes of this, the next choice is a good one; it may only be the same again.

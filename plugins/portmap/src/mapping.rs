@@ -62,8 +62,8 @@ impl Mapping {
         let port = port(self.container_port).ok_or(MappingError::ContainerPort(self.container_port))?;
         let host_ports = self.host_ports()?;
         let ports = match host_ports {
-            HostPorts::These(host_ports) => range(port, host_ports.len().into())?,
-            HostPorts::FirstOf(_) | HostPorts::Any => range(port, 1)?,
+            HostPorts::These(_) | HostPorts::Any => range(port, self.count()?)?,
+            HostPorts::FirstOf(_) => range(port, 1)?,
         };
         let protocol = match self.protocol.as_str() {
             "" => Protocol::Tcp,
@@ -78,14 +78,18 @@ impl Mapping {
     }
 
     fn host_ports(&self) -> Result<HostPorts, MappingError> {
-        let count = self.range.unwrap_or(1);
-        let count = u64::try_from(count).ok().filter(|count| *count > 0).ok_or(MappingError::Count(count))?;
-        if self.choose && self.host_port == 0 && self.range.is_none() {
+        let count = self.count()?;
+        if self.choose && self.host_port == 0 {
             return Ok(HostPorts::Any);
         }
         let first = port(self.host_port).ok_or(MappingError::HostPort(self.host_port))?;
         let ports = range(first, count)?;
         Ok(if self.choose { HostPorts::FirstOf(ports) } else { HostPorts::These(ports) })
+    }
+
+    fn count(&self) -> Result<u64, MappingError> {
+        let count = self.range.unwrap_or(1);
+        u64::try_from(count).ok().filter(|count| *count > 0).ok_or(MappingError::Count(count))
     }
 }
 
@@ -137,6 +141,7 @@ mod tests {
             (json!({"hostPort": 8000, "containerPort": 9000, "range": 100}), "8000-8099:9000-9099/tcp"),
             (json!({"hostPort": 8000, "containerPort": 80, "range": 9, "choose": true}), "8000-8008:80/tcp"),
             (json!({"containerPort": 80, "protocol": "sctp", "choose": true}), "80/sctp"),
+            (json!({"containerPort": 80, "range": 10, "choose": true}), "80-89/tcp"),
             (
                 json!({"hostPort": 1, "containerPort": 2, "from": ["192.0.2.7/24", "10.0.0.1", "10.0.0.1/32"]}),
                 "1:2/tcp,from=10.0.0.1/32,from=192.0.2.0/24",

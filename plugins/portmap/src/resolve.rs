@@ -197,7 +197,7 @@ fn resolve_one(
         wanted.publications.push(publication);
     }
     if !bindings.is_empty() {
-        wanted.choices.push(choice(spec, bindings));
+        wanted.choices.extend(spec.ports.ports().map(|port| choice(spec, port, bindings.clone())));
     }
     match refusal {
         Some(why) if !done => Err(why),
@@ -224,12 +224,12 @@ fn reachable(
     Ok((target, from))
 }
 
-fn choice(spec: &PublishSpec, bindings: Vec<Binding>) -> Choice {
+/// Returns the choice of a port of the host that leads to one of the container's.
+fn choice(spec: &PublishSpec, target_port: u16, bindings: Vec<Binding>) -> Choice {
     let among = match spec.host_ports {
         HostPorts::FirstOf(among) | HostPorts::These(among) => Some(among),
         HostPorts::Any => None,
     };
-    let target_port = spec.ports.first();
     Choice { protocol: spec.protocol, among, bindings, target_port, from: spec.from.clone() }
 }
 
@@ -365,6 +365,15 @@ mod tests {
             wanted.open.iter().map(|one| (one.publication.target_ports.first(), one.host_ports)).collect();
         assert_eq!(open, [(80, HostPorts::FirstOf("8000-8010".parse().unwrap())), (81, HostPorts::Any)]);
         assert_eq!((wanted.publications.len(), wanted.choices.len()), (3, 0));
+    }
+
+    #[test]
+    fn a_row_without_ports_of_the_host_is_a_range_where_nothing_is_translated() {
+        let mixed = json!({"gatewayMode": {"ipv6": "routed"}});
+        let lines = published(mixed, &["80-82"], &BOTH).unwrap();
+        assert_eq!(lines[0], "tcp [::]:80-82 -> [fd00::2]:80-82");
+        assert_eq!(lines[1..].len(), 3, "each has a port of its own: {lines:?}");
+        assert_eq!(lines[3], "tcp 0.0.0.0:40000 -> 10.1.0.2:82 chosen");
     }
 
     #[test]

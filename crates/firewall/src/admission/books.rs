@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use weft_model::{Endpoint, IfName, NetworkName};
+use weft_state::file;
 
 use super::{Admission, Carrier, Ingress};
 use crate::FirewallError;
@@ -108,7 +109,7 @@ pub(super) struct Books<'a>(pub(super) &'a Path);
 
 impl Books<'_> {
     pub(super) fn read(&self, endpoint: &Endpoint) -> Option<Record> {
-        Record::parse(&fs::read_to_string(self.page(endpoint)).ok()?)
+        Record::parse(&file::read_text(&self.page(endpoint)).ok()?)
     }
 
     /// Written beside the directory that is listed, then moved in: readers see all of it or nothing.
@@ -256,6 +257,11 @@ mod tests {
     fn a_damaged_record_is_none() {
         assert_eq!(Record::parse(""), None);
         assert_eq!(Record::parse("carrier pigeon\naddress 10.0.0.2\n"), None);
+        let dir = tempfile::tempdir().unwrap();
+        let books = Books(dir.path());
+        fs::create_dir_all(books.folder(&endpoint("c1").network)).unwrap();
+        nix::unistd::mkfifo(&books.page(&endpoint("c1")), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(books.read(&endpoint("c1")), None, "and nobody waits for what a pipe would say");
     }
 
     #[test]

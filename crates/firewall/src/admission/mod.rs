@@ -223,14 +223,12 @@ pub(crate) fn lacking(
 }
 
 /// Writes again what firewalld has forgotten. Our own table is written from its claims, and so is iptables.
-pub(crate) fn restore_firewalld(claims: &Path) -> Result<(), FirewallError> {
-    let mut failed = None;
-    for (endpoint, record) in Books(claims).all() {
-        if let Err(error) = put_into_firewalld(claims, &endpoint, &record, true) {
-            failed.get_or_insert(error);
-        }
-    }
-    failed.map_or(Ok(()), Err)
+pub(crate) fn restore_firewalld(claims: &Path) -> Vec<FirewallError> {
+    let of_each = |(endpoint, record): (Endpoint, Record)| {
+        let source = put_into_firewalld(claims, &endpoint, &record, true).err()?.into();
+        Some(FirewallError::Unrestored { what: endpoint.to_string(), source })
+    };
+    Books(claims).all().into_iter().filter_map(of_each).collect()
 }
 
 /// Returns what attachments want of iptables, and have not given up.

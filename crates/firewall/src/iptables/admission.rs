@@ -53,6 +53,11 @@ impl Wanted<'_> {
 }
 
 impl Part for Wanted<'_> {
+    fn name(&self) -> String {
+        let list: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
+        format!("what lets {} pass", list.join(" and "))
+    }
+
     fn tables(&self) -> &'static [Table] {
         &[Table::Filter]
     }

@@ -97,6 +97,10 @@ impl Fences {
 }
 
 impl Part for Fences {
+    fn name(&self) -> String {
+        format!("chain {FORWARD} of networks by iptables")
+    }
+
     fn tables(&self) -> &'static [Table] {
         &[Table::Filter]
     }

@@ -18,7 +18,7 @@ use weft_model::{Endpoint, NetworkName};
 use super::lock::Writer;
 use super::part::{self, Part, Scripts};
 use super::tool::{Rules, Saved, Table, Tool};
-use crate::claim::{ChainUser, Claims};
+use crate::claim::{ChainUser, Claims, Way};
 use crate::entry::{Entry, SOURCE};
 use crate::{Backend, Change, FirewallError, Masquerade};
 
@@ -68,18 +68,15 @@ impl Chain {
 
     /// Returns the chains on record. One of which the record does not say whose it is, is left to the container's plan.
     pub(crate) fn recorded(claims: &Claims<'_>) -> Result<Vec<(Endpoint, Self)>, FirewallError> {
-        let mut chains = Vec::new();
-        for name in claims.chains()? {
-            let users = claims.chain_users(&name)?;
-            let found = users.iter().find_map(|user| {
-                let (network, container) = user.of.clone()?;
-                Some(Endpoint { network, container, ifname: user.ifname.parse().ok()? })
-            });
-            // What somebody has written there by hand is nobody's chain.
-            let Some(endpoint) = found.filter(|endpoint| chain_of(endpoint) == name) else { continue };
-            let addresses = users.into_iter().flat_map(|user| user.addresses).collect();
-            let chain = Self::of(&endpoint, claims, addresses)?;
-            chains.push((endpoint, chain));
+        let mut chains: Vec<(Endpoint, Self)> = Vec::new();
+        for (endpoint, addresses) in claims.masqueraded(Way::Iptables)? {
+            match chains.last_mut().filter(|(_, chain)| chain.name == chain_of(&endpoint)) {
+                Some((_, chain)) => chain.addresses.extend(addresses),
+                None => {
+                    let chain = Self::of(&endpoint, claims, addresses)?;
+                    chains.push((endpoint, chain));
+                }
+            }
         }
         Ok(chains)
     }
@@ -125,6 +122,10 @@ impl Chain {
 }
 
 impl Part for Chain {
+    fn name(&self) -> String {
+        format!("chain {}, {}", self.name, self.comment)
+    }
+
     fn tables(&self) -> &'static [Table] {
         &[Table::Nat]
     }
@@ -174,25 +175,14 @@ pub(crate) fn ensure(masquerade: &Masquerade) -> Result<Change, FirewallError> {
     let Some(endpoint) = &masquerade.endpoint else { return Ok(Change::AlreadyThere) };
     let claims = Claims(&masquerade.claims);
     let writer = Writer::alone(claims.0)?;
-    let (mine, others) = split(claims.chain_users(&chain_of(endpoint))?, endpoint);
-    claims.take_chain(&chain_of(endpoint), endpoint, &masquerade.addresses)?;
+    let (mine, others) = split(claims.chain_users(Way::Iptables, &chain_of(endpoint))?, endpoint);
+    claims.take_chain(Way::Iptables, endpoint, &masquerade.addresses)?;
     let everyone = [others.as_slice(), &masquerade.addresses].concat();
     let is_new = mine.is_empty();
     let chain = Chain { leaving: mine, ..Chain::of(endpoint, &claims, everyone)? };
     let change = part::write(&writer, &[&chain])?;
     // A record is a change as well, and to be undone with what follows: by it the chain would be restored.
     Ok(if is_new { Change::Made } else { change })
-}
-
-/// Tells whether the books say of an attachment what it wants here, so that whoever restores by the books restores it.
-pub(crate) fn is_on_record(masquerade: &Masquerade) -> bool {
-    let Some(endpoint) = &masquerade.endpoint else { return false };
-    let users = Claims(&masquerade.claims).chain_users(&chain_of(endpoint)).unwrap_or_default();
-    users.iter().any(|user| {
-        user.ifname == endpoint.ifname.as_str()
-            && user.of.as_ref() == Some(&(endpoint.network.clone(), endpoint.container.clone()))
-            && user.addresses == masquerade.addresses
-    })
 }
 
 /// Removes the attachment's jumps, and the chain unless another attachment of the container needs it.
@@ -204,12 +194,12 @@ pub(crate) fn remove(masquerade: &Masquerade) -> Result<(), FirewallError> {
     let name = chain_of(endpoint);
     let ifname = endpoint.ifname.as_str();
     let is_claimed = |users: &[ChainUser]| users.iter().any(|user| user.ifname == ifname);
-    if masquerade.backend != Backend::Iptables && !is_claimed(&claims.chain_users(&name)?) {
+    if masquerade.backend != Backend::Iptables && !is_claimed(&claims.chain_users(Way::Iptables, &name)?) {
         return Ok(());
     }
     // Until the record is gone nobody restores by it.
     let writer = Writer::alone(claims.0)?;
-    let (mut mine, others) = split(claims.chain_users(&name)?, endpoint);
+    let (mut mine, others) = split(claims.chain_users(Way::Iptables, &name)?, endpoint);
     mine.extend(&masquerade.addresses);
     let chain = Chain { leaving: mine, ..Chain::of(endpoint, &claims, others)? };
     for tool in Tool::BOTH {
@@ -223,7 +213,7 @@ pub(crate) fn remove(masquerade: &Masquerade) -> Result<(), FirewallError> {
             outcome => drop(outcome?),
         }
     }
-    claims.drop_chain(&name, ifname)
+    claims.drop_chain(Way::Iptables, endpoint)
 }
 
 /// Removes what upstream wrote for an attachment that is in no record: the jumps from its addresses, or, without any,
@@ -235,7 +225,7 @@ pub(crate) fn disinherit(
     addresses: &[IpNetwork],
 ) -> Result<(), FirewallError> {
     let chain = chain_of(endpoint);
-    let users = Claims(claims).chain_users(&chain)?;
+    let users = Claims(claims).chain_users(Way::Iptables, &chain)?;
     let claimed: Vec<_> = users.into_iter().flat_map(|user| user.addresses).collect();
     let there = tool.saved(Table::Nat)?;
     let jumps = jumps(&there, &chain);
@@ -259,7 +249,7 @@ pub(crate) fn observe(masquerade: &Masquerade) -> Result<Vec<String>, FirewallEr
     let mut missing = Vec::new();
     for tool in Tool::BOTH.into_iter().filter(|tool| chain.is_in(*tool)) {
         let mut found = chain.missing(&tool.saved(Table::Nat)?, tool);
-        if !is_on_record(masquerade) {
+        if !claims.is_masqueraded(Way::Iptables, endpoint, &masquerade.addresses) {
             found.retain(|what| what.contains(" to chain "));
         }
         missing.extend(found);

@@ -53,6 +53,10 @@ pub(crate) struct Ports<'a> {
 }
 
 impl Part for Ports<'_> {
+    fn name(&self) -> String {
+        format!("what {} publishes", self.owner.endpoint)
+    }
+
     fn tables(&self) -> &'static [Table] {
         &[Table::Raw, Table::Filter, Table::Nat]
     }
@@ -74,6 +78,10 @@ impl Part for Ports<'_> {
 pub(crate) struct Protection;
 
 impl Part for Protection {
+    fn name(&self) -> String {
+        "what keeps others from the host's 127.0.0.1".into()
+    }
+
     fn tables(&self) -> &'static [Table] {
         &[Table::Raw]
     }

@@ -14,6 +14,7 @@ use super::publish::{self, Ports, Protection};
 use super::tool::{Saved, Table, Tool};
 use crate::admission::{self, Record};
 use crate::claim::Claims;
+use crate::foreign::{self, Place};
 use crate::{Backend, FirewallError, entry};
 
 /// What the programs say that there is: each family is asked once.
@@ -64,17 +65,30 @@ impl Recorded {
     }
 }
 
-/// Writes everything again. Starts nothing on a host where iptables carries nothing.
+/// Writes everything again, with what others' filters want of us. Starts nothing on a host where iptables carries nothing.
 ///
-/// Where one attachment's rules are refused, the others get theirs, and the first refusal is returned.
-pub(crate) fn restore(claims: &Claims<'_>) -> Result<(), FirewallError> {
-    if Recorded::read(claims)?.is_empty() {
-        return Ok(());
-    }
-    let writer = Writer::alone(claims.0)?;
-    // Read again: what is given up is struck from the books before its writer lets others in, and does not come back.
-    let Recorded { fences, protection, keeps_localhost, owners, chains, admissions } =
-        Recorded::read(claims)?;
+/// Where rules of some are refused, the others get theirs; returns everything that was refused.
+pub(crate) fn restore(claims: &Claims<'_>, places: &[Place]) -> Vec<FirewallError> {
+    let outcome = || -> Result<_, FirewallError> {
+        let is_new = places.iter().any(|place| !place.is_done(claims));
+        if !is_new && Recorded::read(claims)?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let writer = Writer::alone(claims.0)?;
+        // Read again: what is given up is struck from the books before its writer lets others in, and does not come back.
+        restore_these(claims, &writer, Recorded::read(claims)?, places)
+    };
+    outcome().unwrap_or_else(|error| vec![error])
+}
+
+fn restore_these(
+    claims: &Claims<'_>,
+    writer: &Writer,
+    recorded: Recorded,
+    places: &[Place],
+) -> Result<Vec<FirewallError>, FirewallError> {
+    let Recorded { fences, protection, keeps_localhost, owners, chains, admissions } = recorded;
+    let places = foreign::still_wanted(claims, places)?;
     let ports: Vec<_> = owners.iter().map(|owner| Ports { owner, keeps_localhost }).collect();
     let admitted: Vec<_> = admissions.iter().filter_map(|(_, record)| record.chains()).collect();
     let mut parts: Vec<&dyn Part> = Vec::new();
@@ -83,7 +97,8 @@ pub(crate) fn restore(claims: &Claims<'_>) -> Result<(), FirewallError> {
     parts.extend(ports.iter().map(|part| part as &dyn Part));
     parts.extend(chains.iter().map(|(_, part)| part as &dyn Part));
     parts.extend(admitted.iter().map(|part| part as &dyn Part));
-    part::write_what_can_be(&writer, &parts)
+    parts.extend(places.iter().map(|part| part as &dyn Part));
+    Ok(part::write_what_can_be(writer, &parts))
 }
 
 /// Returns which networks lack something, and what.

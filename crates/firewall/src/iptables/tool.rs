@@ -202,6 +202,13 @@ impl Tool {
         if named.is_installed() { named } else { self }
     }
 
+    /// Returns the programs that the administrator has chosen, if they are these under another name: one run does for both.
+    pub(crate) fn or_chosen(self) -> Self {
+        let chosen = Self { variant: Variant::Chosen, ..self };
+        let real = |tool: Self| found(tool.program()).and_then(|path| path.canonicalize().ok());
+        if real(chosen).is_some_and(|path| Some(path) == real(self)) { chosen } else { self }
+    }
+
     /// Returns the programs of this name.
     pub(crate) fn named(program: &str) -> Option<Self> {
         let variants = [Variant::Chosen, Variant::Nft, Variant::Legacy];

@@ -1,45 +1,144 @@
-//! Writing the whole table anew, from the books.
+//! Everything that the books say of nf_tables, written again as one transaction: our own tables, and the reference plugins' with
+//! what we have in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use nix::errno::Errno;
-use weft_nft::{Element, Error, Set, Socket, Transaction};
+use weft_model::Endpoint;
+use weft_nft::{Chain, Element, Error, Set, Socket, Transaction};
 
 use super::{Changes, ports, wrap};
-use crate::FirewallError;
 use crate::claim::Claims;
 use crate::entry;
+use crate::error::all_but_refused;
 use crate::layout::{INET, forward, masquerade};
 use crate::table::{self, State};
+use crate::{FirewallError, apart, layout, loopback, upstream};
 
 const ATTEMPTS: usize = 16;
 
-/// Writes the table anew with everything that is claimed and published, in one transaction. The administrator's chain is
-/// kept.
+/// What is written at once, and apart from the others only where they are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// `table inet weft`.
+    Ours,
+    /// What sends answers to `::1` round by `lo`: `table netdev weft`.
+    Detours,
+    /// What keeps ports of a bridge apart: in `table bridge weft`.
+    Apart,
+    /// Masquerading in the reference plugins' table.
+    Upstream,
+}
+
+impl Piece {
+    fn name(&self) -> String {
+        let table = match self {
+            Self::Ours => INET,
+            Self::Detours => layout::loopback::NETDEV,
+            Self::Apart => layout::BRIDGE,
+            Self::Upstream => upstream::TABLE,
+        };
+        format!("table {table}")
+    }
+}
+
+/// What a transaction writes, for what has to be looked at once more when it has happened.
+#[derive(Default)]
+struct Written {
+    ours: Option<Changes>,
+    upstream: Vec<Endpoint>,
+}
+
+/// Writes our table anew with everything that is claimed and published, unless that is just what is there. The
+/// administrator's chain is kept.
 pub(crate) fn rebuild(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), FirewallError> {
+    write(socket, claims, &[Piece::Ours])
+}
+
+/// Writes all of these again, whatever is missing of them, in one transaction; where the kernel refuses that, as many as it
+/// accepts. Returns what it refused.
+pub(crate) fn restore(socket: &mut Socket, claims: &Claims<'_>, pieces: &[Piece]) -> Vec<FirewallError> {
+    all_but_refused(pieces, &Piece::name, &mut |pieces| write(socket, claims, pieces))
+}
+
+fn write(socket: &mut Socket, claims: &Claims<'_>, pieces: &[Piece]) -> Result<(), FirewallError> {
     let mut attempts = 0;
     loop {
         attempts += 1;
         // Whatever another process adds after this line makes the transaction start over with its claim.
         let generation = socket.generation().map_err(wrap)?;
         let mut transaction = Transaction::new();
+        let mut written = Written::default();
+        for piece in pieces {
+            match piece {
+                Piece::Ours => written.ours = anew(socket, claims, &mut transaction)?,
+                Piece::Detours => loopback::restore(socket, claims, &mut transaction)?,
+                Piece::Apart => apart::restore(socket, claims, &mut transaction)?,
+                Piece::Upstream => {
+                    written.upstream = upstream::restore(socket, claims, &mut transaction)?;
+                }
+            }
+        }
+        if transaction.is_empty() {
+            return Ok(());
+        }
         transaction.only_if_generation(generation);
-        clear(socket, &mut transaction)?;
-        masquerade::create(&mut transaction);
-        let wanted = wanted(claims)?;
-        for part in wanted.parts() {
-            part.create(&mut transaction);
-        }
-        for (set, elements) in wanted.by_set() {
-            transaction.elements(&set, elements);
-        }
         match socket.commit(&transaction) {
-            Ok(()) if withdraw(socket, claims, &wanted)? || attempts == ATTEMPTS => return Ok(()),
+            Ok(()) if is_settled(socket, claims, &written)? || attempts == ATTEMPTS => return Ok(()),
             Ok(()) => {}
             Err(Error::Refused { errno: Errno::ERESTART, .. }) if attempts < ATTEMPTS => {}
+            // A kernel that cannot have it has none: there the ports stay isolated.
+            Err(Error::Refused { errno: Errno::ENOENT | Errno::EOPNOTSUPP, .. })
+                if *pieces == [Piece::Apart] =>
+            {
+                return Ok(());
+            }
             outcome => return outcome.map_err(wrap),
         }
     }
+}
+
+/// Takes back what has been given up since it was looked up. Returns whether nothing has been wanted again since.
+fn is_settled(socket: &mut Socket, claims: &Claims<'_>, written: &Written) -> Result<bool, FirewallError> {
+    upstream::withdraw(socket, claims, &written.upstream)?;
+    written.ours.as_ref().map_or(Ok(true), |ours| withdraw(socket, claims, ours))
+}
+
+/// Notes what makes our table anew, and what will be in it; nothing where that is what is there.
+fn anew(
+    socket: &mut Socket,
+    claims: &Claims<'_>,
+    transaction: &mut Transaction,
+) -> Result<Option<Changes>, FirewallError> {
+    let wanted = wanted(claims)?;
+    let mut table = Transaction::new();
+    masquerade::create(&mut table);
+    for part in wanted.parts() {
+        part.create(&mut table);
+    }
+    for (set, elements) in wanted.by_set() {
+        table.elements(&set, elements);
+    }
+    if is_there(socket, &table)? {
+        return Ok(None);
+    }
+    clear(socket, transaction)?;
+    transaction.append(table);
+    Ok(Some(wanted))
+}
+
+/// Returns whether our table is just that.
+fn is_there(socket: &mut Socket, wanted: &Transaction) -> Result<bool, FirewallError> {
+    if table::state(socket, INET)? != State::Ours {
+        return Ok(false);
+    }
+    let known: BTreeSet<_> = wanted.sets().map(|set| set.name.to_string()).collect();
+    let stray = |name: &String| layout::is_set(name) && !known.contains(name);
+    if socket.sets(INET).map_err(wrap)?.iter().any(stray) {
+        return Ok(false);
+    }
+    let theirs = |chain: &Chain| chain.name == forward::USER;
+    socket.has_all(wanted, theirs).map_err(wrap)
 }
 
 /// Takes back what was written and has been given up meanwhile: whoever did that may have found nothing to remove. Returns
@@ -72,9 +171,9 @@ pub(super) fn clear(socket: &mut Socket, transaction: &mut Transaction) -> Resul
     }
     // What is not ours in there is the administrator's: sets and chains that the rules refer to.
     let mut chains = socket.chains(INET).map_err(wrap)?;
-    chains.retain(|name| name != forward::USER && crate::layout::is_chain(name));
+    chains.retain(|name| name != forward::USER && layout::is_chain(name));
     let mut sets = socket.sets(INET).map_err(wrap)?;
-    sets.retain(|name| crate::layout::is_set(name));
+    sets.retain(|name| layout::is_set(name));
     for chain in &chains {
         transaction.flush_chain(INET, chain.clone());
     }

@@ -240,8 +240,46 @@ fn the_administrator_is_asked_first_and_stays() {
     ensure(&open_eighty("red")).unwrap();
     holds();
     sh("nft flush chain inet weft user");
+    sh("nft flush chain inet weft forward");
     Firewall::new().rebuild(&claims()).unwrap();
     assert!(!ruleset().contains("friends"), "a table without rules of the administrator's is ours alone");
+}
+
+/// Returns how many transactions there have been.
+fn generation() -> u32 {
+    weft_nft::Socket::open().unwrap().generation().unwrap()
+}
+
+#[test]
+fn what_is_as_it_should_be_is_not_written_and_what_somebody_replaced_is() {
+    if !has("nft") {
+        return;
+    }
+    let _lab = Lab::new();
+    ensure(&guard("n1", "wire-red", GatewayMode::Nat)).unwrap();
+    ensure(&open_eighty("red")).unwrap();
+    Firewall::new().rebuild(&claims()).unwrap();
+    let (whole, written) = (ruleset(), generation());
+    Firewall::new().rebuild(&claims()).unwrap();
+    assert_eq!(generation(), written, "nothing is missing");
+    let replaced = [
+        "flush chain inet weft hairpin; add rule inet weft hairpin accept; add rule inet weft hairpin return",
+        "add element inet weft publish4 { 192.0.2.9 . tcp . 99 : 10.1.0.2 . 99 }",
+        "delete element inet weft inside { \"wire-red\" }; add element inet weft inside { \"wire-blue\" }",
+        "add rule inet weft guard counter",
+        "flush chain inet weft postrouting",
+    ];
+    for words in replaced {
+        let before = generation();
+        #[expect(clippy::disallowed_methods, reason = "a scratch file")]
+        std::fs::write("/run/replaced", words.replace("; ", "\n")).unwrap();
+        sh("nft -f /run/replaced");
+        assert_ne!(sorted(&ruleset()), sorted(&whole), "{words}");
+        assert_eq!(generation(), before + 1);
+        Firewall::new().rebuild(&claims()).unwrap();
+        assert_eq!(sorted(&ruleset()), sorted(&whole), "{words}");
+        assert_eq!(generation(), before + 2, "{words}");
+    }
 }
 
 fn sorted(listing: &str) -> Vec<&str> {

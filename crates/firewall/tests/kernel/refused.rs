@@ -161,10 +161,12 @@ fn a_reload_brings_back_whatever_is_not_refused() {
         let told = diagnose(&root()).unwrap();
         assert_eq!(told.len(), 3, "{backend}: {told:?}");
 
-        let error = reload(&root()).unwrap_err().to_string();
+        let refused = reload(&root()).unwrap_err();
 
+        let [error] = refused.try_into().unwrap();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
         let words = if backend == Backend::Iptables { "nosuchmatch" } else { "nft: " };
-        assert!(error.contains(words), "{backend}: {error}");
+        assert!(error.to_string().contains("red") && cause.contains(words), "{backend}: {error}: {cause}");
         for one in &others {
             assert_eq!(observe(one).unwrap(), NOTHING, "{backend}");
         }

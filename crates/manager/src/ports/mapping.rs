@@ -12,7 +12,8 @@ use weft_model::port::{
 use weft_state::ports::Asked;
 
 /// Returns the entries that stand for ports as a person typed them. Where a port is to be chosen and `chosen` has it
-/// for the other family, it is the same one.
+/// for the other family, it is the same one; all others in a row are one entry, as where nothing is translated a row
+/// is one range.
 pub(super) fn of_spec(spec: &PublishSpec, host: Option<IpAddr>, chosen: &[Publication]) -> Vec<Value> {
     let entry = |ports: PortRange, host_ports| Entry {
         protocol: spec.protocol,
@@ -25,13 +26,16 @@ pub(super) fn of_spec(spec: &PublishSpec, host: Option<IpAddr>, chosen: &[Public
         let same = |one: &&Publication| one.protocol == spec.protocol && one.target_ports == ports;
         chosen.iter().find(same).map(|one| HostPorts::These(one.host_ports))
     };
-    match spec.host_ports {
-        HostPorts::These(_) => vec![entry(spec.ports, spec.host_ports).value()],
-        choice => {
-            let each = spec.ports.ports().filter_map(|port| PortRange::single(port).ok());
-            each.map(|port| entry(port, known(port).unwrap_or(choice)).value()).collect()
-        }
+    if matches!(spec.host_ports, HostPorts::These(_)) || chosen.is_empty() {
+        return vec![entry(spec.ports, spec.host_ports).value()];
     }
+    let each: Vec<_> = spec.ports.ports().filter_map(|port| PortRange::single(port).ok()).collect();
+    let rows = each.chunk_by(|one, next| known(*one).is_none() && known(*next).is_none());
+    let row = |ports: &[PortRange]| {
+        let all = PortRange::new(ports.first()?.first(), ports.last()?.last()).ok()?;
+        Some(entry(all, known(all).unwrap_or(spec.host_ports)).value())
+    };
+    rows.filter_map(row).collect()
 }
 
 /// Returns the entries that stand for what is published.
@@ -57,11 +61,15 @@ impl Entry<'_> {
         let mut entry = Map::new();
         entry.insert("protocol".into(), json!(self.protocol));
         entry.insert("containerPort".into(), json!(self.ports.first()));
-        if let HostPorts::These(ports) | HostPorts::FirstOf(ports) = self.host_ports {
-            entry.insert("hostPort".into(), json!(ports.first()));
-            if !ports.is_single() {
-                entry.insert("range".into(), json!(ports.len()));
+        let in_a_row = match self.host_ports {
+            HostPorts::These(ports) | HostPorts::FirstOf(ports) => {
+                entry.insert("hostPort".into(), json!(ports.first()));
+                ports
             }
+            HostPorts::Any => self.ports,
+        };
+        if !in_a_row.is_single() {
+            entry.insert("range".into(), json!(in_a_row.len()));
         }
         if !matches!(self.host_ports, HostPorts::These(_)) {
             entry.insert("choose".into(), json!(true));
@@ -178,10 +186,7 @@ mod tests {
             ),
             (
                 "80-81,from=192.0.2.0/24",
-                json!([
-                    {"protocol": "tcp", "containerPort": 80, "choose": true, "from": ["192.0.2.0/24"]},
-                    {"protocol": "tcp", "containerPort": 81, "choose": true, "from": ["192.0.2.0/24"]},
-                ]),
+                json!([{"protocol": "tcp", "containerPort": 80, "range": 2, "choose": true, "from": ["192.0.2.0/24"]}]),
             ),
         ];
         for (text, entries) in table {
@@ -190,6 +195,14 @@ mod tests {
         }
         let chosen = [published("0.0.0.0", "40000", "80")];
         assert_eq!(of_spec(&spec("80"), None, &chosen), of_spec(&spec("40000:80"), None, &[]));
+        assert_eq!(
+            json!(of_spec(&spec("78-83"), None, &chosen)),
+            json!([
+                {"protocol": "tcp", "containerPort": 78, "range": 2, "choose": true},
+                {"protocol": "tcp", "containerPort": 80, "hostPort": 40000},
+                {"protocol": "tcp", "containerPort": 81, "range": 3, "choose": true},
+            ])
+        );
     }
 
     #[test]

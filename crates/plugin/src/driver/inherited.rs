@@ -13,8 +13,8 @@ use weft_firewall::{Departed, Firewall, Fragment, SpoofCheck, Survivors};
 use weft_model::{Endpoint, IfName};
 use weft_plan::{Kernel, Link, LinkKind, Peer, Plan, Removal, Resource, Step, Traffic};
 use weft_runtime::cache::Cache;
-use weft_state::Root;
 use weft_state::attachment::Records;
+use weft_state::{Root, file};
 
 use super::Leases;
 use crate::Call;
@@ -163,7 +163,7 @@ fn read(path: &Path) -> Option<Held> {
     if fs::metadata(path).ok()?.len() > LONGEST {
         return None;
     }
-    let text = fs::read_to_string(path).ok()?;
+    let text = file::read_text(path).ok()?;
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let (container, ifname) = (lines.next()?.to_owned(), lines.next().map(str::to_owned));
     Some(Held { container, ifname, address: Some(address) })
@@ -187,4 +187,26 @@ fn answered(call: &Call) -> Vec<Held> {
         held.push(one);
     }
     held
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_at_a_pipe_among_the_leases() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("10.0.0.4")).unwrap();
+        nix::unistd::mkfifo(&path("10.0.0.2"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        weft_state::atomic::write(
+            &path("10.0.0.3"),
+            b"red\r\neth0",
+            weft_state::atomic::Durability::Boot,
+            0o600,
+        )
+        .unwrap();
+        let container = |name: &str| read(&path(name)).map(|held| held.container);
+        assert_eq!(["10.0.0.2", "10.0.0.3", "10.0.0.4"].map(container), [None, Some("red".into()), None]);
+    }
 }

@@ -32,9 +32,10 @@ pub(super) fn reload<D: Driver>(driver: &D, root: &Root, networks: &[Call]) -> R
 ///
 /// # Errors
 ///
-/// If the kernel or iptables refuses, or the records cannot be read.
+/// If the kernel or iptables refuses, or the records cannot be read: all that could not be restored is named.
 pub fn restore_firewall(root: &Root) -> Result<(), Failure> {
-    weft_firewall::reload(root).map_err(|error| super::kernel_says(error.into()))
+    let Err(refused) = weft_firewall::reload(root) else { return Ok(()) };
+    Failure::all(refused.into_iter().map(|error| super::kernel_says(error.into())).collect())
 }
 
 /// Gives up the ports that are kept for attachments of which no book knows anything else, for [`Driver::give_up`].

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use weft_model::port::{PortRange, Protocol};
 use weft_model::{ContainerId, Endpoint, IfName};
 
-use crate::{StateError, atomic};
+use crate::{StateError, atomic, file};
 
 /// Something that one attachment has and no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -197,12 +197,11 @@ impl Claims {
 
     fn found(&self, claim: Claim) -> Result<Option<Found>, StateError> {
         let path = self.path(&claim);
-        match fs::read_to_string(&path) {
+        match file::read_text(&path) {
             Ok(text) => Ok(Some(Found { claim, holder: endpoint(&text) })),
             Err(error) if is_absent(&error) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Ok(Some(Found { claim, holder: None }))
-            }
+            // What is there and says nothing: no text, or no file.
+            Err(error) if file::is_refused(&error) => Ok(Some(Found { claim, holder: None })),
             Err(error) => Err(StateError::io("read", &path)(error)),
         }
     }

@@ -286,6 +286,23 @@ fn claims_of_nobody_are_void() {
 }
 
 #[test]
+fn what_is_no_file_is_nobodys_claim_and_nobody_waits() {
+    let (_dir, books) = books();
+    publish(&books, "c1", &[publication("::", "80")]).unwrap();
+    let pipe = |name: &str| {
+        let path = books.dir.join(name);
+        fs::remove_file(&path).ok();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    };
+    pipe("claims/tcp/::/0/80");
+    pipe("cursor-tcp");
+    assert_eq!(books.orphans().unwrap().iter().filter(|orphan| orphan.holder.is_none()).count(), 1);
+    publish(&books, "c2", &[publication("::", "80")]).unwrap();
+    assert!(books.dir.join("claims/tcp/::/0/80").is_file());
+    assert_eq!(books.cursor(Protocol::Tcp), None);
+}
+
+#[test]
 fn a_containers_address_belongs_to_whoever_has_it_last() {
     let (_dir, books) = books();
     let routed = |container: &str| {

@@ -242,7 +242,7 @@ fn several_attachments_are_written_as_one_by_one() {
     second.endpoint = endpoint("test", "second", "eth0");
     let first = owner(&["tcp 0.0.0.0:8080 -> 10.0.0.2:80 from 192.0.2.0/24"]);
     let [one, two] = [&first, &second].map(|owner| Ports { owner, keeps_localhost: false });
-    let together = part::scripts_of_all(Saved::default(), &[&one, &two], Tool::V4);
+    let (together, _) = part::scripts_of_all(Saved::default(), &[&one, &two], Tool::V4);
     let lines: Vec<String> = together.all().map(|(table, line)| format!("{table} {line}")).collect();
     for shared in ["nat :CNI-HOSTPORT-DNAT - [0:0]", "filter :WEFT-INPUT - [0:0]"] {
         assert_eq!(lines.iter().filter(|line| *line == shared).count(), 1, "{shared}: {lines:#?}");
