@@ -185,7 +185,7 @@ fn whatever_was_in_nf_tables_comes_back_in_one_transaction() {
     for network in ["gold", "grey", "black", "brown"] {
         for number in 1..=3 {
             let name = format!("{network}{number}");
-            let container = town.lab.container(&name);
+            town.lab.container(&name);
             let ports = format!("{}0:80", 100 + container_number(network) * 10 + number);
             let publish = if network == "black" { Vec::new() } else { vec!["-p", ports.as_str()] };
             let words = ["network", "connect"].into_iter().chain(publish).chain([network, &name]);

@@ -261,10 +261,7 @@ impl Claims<'_> {
 
     /// Returns the attachments that are masqueraded so, with their addresses, those of one chain after the other. What
     /// somebody has written there by hand, or does not say whose it is, is nobody's.
-    pub(crate) fn masqueraded(
-        &self,
-        way: Way,
-    ) -> Result<Vec<(Endpoint, Vec<IpNetwork>)>, FirewallError> {
+    pub(crate) fn masqueraded(&self, way: Way) -> Result<Vec<(Endpoint, Vec<IpNetwork>)>, FirewallError> {
         let mut chains = listed(&self.0.join(way.folder()))?;
         // The lock and what is being written are there, too.
         chains.retain(|name| name.starts_with("CNI-"));

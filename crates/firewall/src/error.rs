@@ -125,6 +125,11 @@ impl From<StateError> for FirewallError {
 }
 
 impl FirewallError {
+    /// Returns the error for something on record that could not be written again.
+    pub(crate) fn unrestored(what: impl ToString, source: Self) -> Self {
+        Self::Unrestored { what: what.to_string(), source: source.into() }
+    }
+
     /// Returns what the user can do about it, if we know.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -170,22 +175,21 @@ impl FirewallError {
 }
 
 /// Writes all of this at once. Where that is refused, each half of it, and so on down to what is refused by itself, which is
-/// named: everything else is written, in no more steps than twice the doublings to all of it for each that is refused.
-pub(crate) fn all_but_refused<T>(
-    all: &[T],
-    name: &dyn Fn(&T) -> String,
+/// returned: everything else is written, in no more steps than twice the doublings to all of it for each that is refused.
+pub(crate) fn all_but_refused<'a, T>(
+    all: &'a [T],
     write: &mut dyn FnMut(&[T]) -> Result<(), FirewallError>,
-) -> Vec<FirewallError> {
+) -> Vec<(&'a T, FirewallError)> {
     if all.is_empty() {
         return Vec::new();
     }
     let Err(error) = write(all) else { return Vec::new() };
     if let [one] = all {
-        return vec![FirewallError::Unrestored { what: name(one), source: error.into() }];
+        return vec![(one, error)];
     }
     let (first, second) = all.split_at(all.len() / 2);
-    let mut refused = all_but_refused(first, name, write);
-    refused.extend(all_but_refused(second, name, write));
+    let mut refused = all_but_refused(first, write);
+    refused.extend(all_but_refused(second, write));
     refused
 }
 
@@ -203,7 +207,7 @@ mod tests {
         let all: Vec<usize> = (0..1000).collect();
         for bad in [&[][..], &[999], &[17, 500, 501]] {
             let (mut steps, mut written): (_, Vec<usize>) = (0, Vec::new());
-            let refused = all_but_refused(&all, &ToString::to_string, &mut |some| {
+            let refused = all_but_refused(&all, &mut |some| {
                 steps += 1;
                 match some.iter().find(|one| bad.contains(one)) {
                     Some(one) => Err(FirewallError::UnknownBackend(one.to_string())),
@@ -213,9 +217,8 @@ mod tests {
                     }
                 }
             });
-            let named: Vec<_> = refused.iter().map(ToString::to_string).collect();
-            let expected: Vec<_> = bad.iter().map(|one| format!("{one} could not be restored")).collect();
-            assert_eq!(named, expected);
+            assert_eq!(refused.iter().map(|(one, _)| **one).collect::<Vec<_>>(), bad);
+            assert!(refused.iter().all(|(one, error)| error.to_string().contains(&one.to_string())));
             assert_eq!(written.len(), all.len() - bad.len());
             assert!(steps <= 1 + 2 * 10 * bad.len(), "{steps} for {}", bad.len());
         }

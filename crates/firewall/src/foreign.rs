@@ -208,8 +208,8 @@ pub(crate) fn restore_firewalld(claims: &Path, filters: &Filters) -> Vec<Firewal
     }
     let bridges = Claims(claims).in_our_table(&INSIDE).map(|entries| entries.into_iter().filter_map(inside));
     let join = |bridge: IfName| {
-        let source = join_zone(claims, &bridge).err()?.into();
-        Some(FirewallError::Unrestored { what: format!("interface {bridge} of firewalld's zone {TRUSTED}"), source })
+        let refused = join_zone(claims, &bridge).err()?;
+        Some(FirewallError::unrestored(format!("interface {bridge} of firewalld's zone {TRUSTED}"), refused))
     };
     match bridges {
         Ok(bridges) => bridges.filter_map(join).collect(),

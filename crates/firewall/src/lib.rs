@@ -113,7 +113,8 @@ pub fn is_on_record(fragment: &Fragment) -> bool {
                 Backend::UpstreamNftables => Way::Nftables,
                 Backend::Iptables => Way::Iptables,
             };
-            let known = |endpoint: &Endpoint| Claims(&one.claims).is_masqueraded(way, endpoint, &one.addresses);
+            let known =
+                |endpoint: &Endpoint| Claims(&one.claims).is_masqueraded(way, endpoint, &one.addresses);
             one.endpoint.as_ref().is_some_and(known)
         }
         Fragment::Isolation(one) => one.backend == Backend::Iptables && noted(&one.demand()),

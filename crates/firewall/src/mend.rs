@@ -191,8 +191,11 @@ fn restore_nftables(firewall: &mut Firewall, claims: &Path) -> Vec<FirewallError
         }
         Ok(())
     };
-    let outcome = restore();
-    refused.extend(outcome.err());
+    if let Err(error) = restore() {
+        // What is refused once is refused again.
+        let is_told = refused.iter().any(|told| told.to_string() == error.to_string());
+        refused.extend((!is_told).then_some(error));
+    }
     refused
 }
 

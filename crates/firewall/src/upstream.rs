@@ -63,7 +63,8 @@ pub(crate) fn restore(
     }
     let hooks = socket.rules(TABLE, POSTROUTING).map_err(wrap)?.len();
     let there = Present::read(socket)?;
-    let lacking: Vec<_> = all.iter().filter(|(endpoint, addresses)| !there.has(endpoint, addresses)).collect();
+    let lacking: Vec<_> =
+        all.iter().filter(|(endpoint, addresses)| !there.has(endpoint, addresses)).collect();
     if hooks != POSTROUTING_RULES || !lacking.is_empty() {
         create(transaction, hooks);
     }

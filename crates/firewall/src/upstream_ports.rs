@@ -85,8 +85,8 @@ pub(crate) fn restore(claims: &Path) -> Vec<FirewallError> {
     // Read again: what is given up is struck from the books before its writer lets others in, and does not come back.
     let owners = owners();
     let all: Vec<_> = owners.iter().map(|owner| (None, owner)).collect();
-    let name = |(_, owner): &(Option<&Owner>, &Owner)| owner.endpoint.to_string();
-    all_but_refused(&all, &name, &mut |owners| write(owners).map(drop))
+    let refused = all_but_refused(&all, &mut |owners| write(owners).map(drop));
+    refused.into_iter().map(|((_, owner), why)| FirewallError::unrestored(&owner.endpoint, why)).collect()
 }
 
 /// Takes back everything of an attachment: by the books, or, without any, whatever has the container's id.

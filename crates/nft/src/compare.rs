@@ -69,9 +69,12 @@ impl<'a> Made<'a> {
                     let key = (set.table.to_string(), &*set.name);
                     made.sets.entry(key).or_insert_with(|| (set, Vec::new()));
                 }
-                Change::AddRule(rule) => {
+                Change::AddRule(rule) | Change::InsertRule(rule) => {
                     let chain = made.chains.get_mut(&(rule.table.to_string(), &*rule.chain));
-                    chain.into_iter().for_each(|(_, rules)| rules.push(rule));
+                    let is_first = matches!(change, Change::InsertRule(_));
+                    chain.into_iter().for_each(|(_, rules)| {
+                        rules.insert(if is_first { 0 } else { rules.len() }, rule);
+                    });
                 }
                 Change::Elements(set, elements, _) => {
                     let found = made.sets.get_mut(&(set.table.to_string(), &*set.name));
@@ -96,9 +99,7 @@ fn are_same_rules(wanted: &[&Rule], there: &[RuleInfo]) -> bool {
     named.sort_by(|one, other| one.comment.cmp(&other.comment));
     named_there.sort_by(|one, other| one.comment.cmp(&other.comment));
     let all = named.into_iter().chain(plain).zip(named_there.into_iter().chain(plain_there));
-    all.into_iter().all(|(rule, found)| {
-        rule.comment == found.comment && covers(&steps(rule), &found.steps)
-    })
+    all.into_iter().all(|(rule, found)| rule.comment == found.comment && covers(&steps(rule), &found.steps))
 }
 
 /// Returns the bytes of a rule's expressions, as they are sent.

@@ -176,7 +176,6 @@ mod tests {
                 json!({"hostPort": 80, "containerPort": 65000, "range": 1000}),
                 "invalid range of portMappings: 1000 ports from 65000 go past port 65535",
             ),
-            (json!({"containerPort": 80, "choose": true, "range": 3}), "Invalid host port number: 0"),
             (
                 json!({"hostPort": 1, "containerPort": 1, "protocol": "icmp"}),
                 "invalid protocol \"icmp\" of portMappings: it is tcp, udp or sctp",

@@ -225,8 +225,8 @@ pub(crate) fn lacking(
 /// Writes again what firewalld has forgotten. Our own table is written from its claims, and so is iptables.
 pub(crate) fn restore_firewalld(claims: &Path) -> Vec<FirewallError> {
     let of_each = |(endpoint, record): (Endpoint, Record)| {
-        let source = put_into_firewalld(claims, &endpoint, &record, true).err()?.into();
-        Some(FirewallError::Unrestored { what: endpoint.to_string(), source })
+        let refused = put_into_firewalld(claims, &endpoint, &record, true).err()?;
+        Some(FirewallError::unrestored(&endpoint, refused))
     };
     Books(claims).all().into_iter().filter_map(of_each).collect()
 }

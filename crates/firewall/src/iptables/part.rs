@@ -95,12 +95,13 @@ pub(crate) fn write_what_can_be(_writer: &Writer, parts: &[&dyn Part]) -> Vec<Fi
                 continue;
             }
         };
-        refused.extend(all_but_refused(&parts, &|part| part.name(), &mut |parts| {
+        let of_tool = all_but_refused(&parts, &mut |parts| {
             let there = known.take().map_or_else(|| tool.saved_all(), Ok)?;
             let (scripts, then) = scripts_of_all(there, parts, tool);
             // Of several tables those before the one that was refused are written: what is there has to be asked again.
             tool.restore_all(&scripts.as_tables()).map(|()| known = Some(then))
-        }));
+        });
+        refused.extend(of_tool.into_iter().map(|(part, why)| FirewallError::unrestored(part.name(), why)));
     }
     refused
 }

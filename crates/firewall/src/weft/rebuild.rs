@@ -30,18 +30,6 @@ pub(crate) enum Piece {
     Upstream,
 }
 
-impl Piece {
-    fn name(&self) -> String {
-        let table = match self {
-            Self::Ours => INET,
-            Self::Detours => layout::loopback::NETDEV,
-            Self::Apart => layout::BRIDGE,
-            Self::Upstream => upstream::TABLE,
-        };
-        format!("table {table}")
-    }
-}
-
 /// What a transaction writes, for what has to be looked at once more when it has happened.
 #[derive(Default)]
 struct Written {
@@ -58,7 +46,9 @@ pub(crate) fn rebuild(socket: &mut Socket, claims: &Claims<'_>) -> Result<(), Fi
 /// Writes all of these again, whatever is missing of them, in one transaction; where the kernel refuses that, as many as it
 /// accepts. Returns what it refused.
 pub(crate) fn restore(socket: &mut Socket, claims: &Claims<'_>, pieces: &[Piece]) -> Vec<FirewallError> {
-    all_but_refused(pieces, &Piece::name, &mut |pieces| write(socket, claims, pieces))
+    // What the kernel refuses names its table.
+    let refused = all_but_refused(pieces, &mut |pieces| write(socket, claims, pieces));
+    refused.into_iter().map(|(_, error)| error).collect()
 }
 
 fn write(socket: &mut Socket, claims: &Claims<'_>, pieces: &[Piece]) -> Result<(), FirewallError> {
@@ -207,5 +197,49 @@ impl Changes {
             entry.1.push(element.clone());
         }
         sets.into_values().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Family;
+    use crate::layout::masquerade::Kind;
+    use crate::part::Part;
+
+    /// A part that the kernel would list in other words than we write it would be written anew by each reload.
+    #[test]
+    fn the_kernel_lists_every_part_as_it_was_written() {
+        weft_netns::isolate().unwrap();
+        let mut socket = Socket::open().unwrap();
+        let parts = [
+            Part::Forward,
+            Part::Internal,
+            Part::NoIcc,
+            Part::LocalOnly,
+            Part::Published,
+            Part::MasqueradeAll(Family::V4),
+            Part::MasqueradeAll(Family::V6),
+            Part::Ranges(Family::V4),
+            Part::Ranges(Family::V6),
+            Part::From,
+            Part::Loopback,
+            Part::Passage,
+        ];
+        let lengths = ["10.1.0.0/16", "fd00:1::/64"].map(|text| text.parse().unwrap());
+        let of_length = |length| {
+            let kinds = [Kind::Masquerade, Kind::Hairpin, Kind::Source];
+            kinds.map(|kind| Part::length(kind, length)).into_iter().chain([Part::from_length(length)])
+        };
+        for part in parts.into_iter().chain(lengths.into_iter().flat_map(of_length)) {
+            let mut table = Transaction::new();
+            masquerade::create(&mut table);
+            let needed: Vec<_> = std::iter::successors(part.needs(), |needed| needed.needs()).collect();
+            needed.into_iter().rev().chain([part]).for_each(|part| part.create(&mut table));
+            assert!(!socket.has_all(&table, |_| false).unwrap(), "{part:?}");
+            socket.commit(&table).unwrap();
+            assert!(socket.has_all(&table, |_| false).unwrap(), "{part:?}");
+            socket.commit(Transaction::new().delete_table(INET)).unwrap();
+        }
     }
 }

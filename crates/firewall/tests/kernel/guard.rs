@@ -247,7 +247,7 @@ fn the_administrator_is_asked_first_and_stays() {
 
 /// Returns how many transactions there have been.
 fn generation() -> u32 {
-    weft_nft::Socket::open().unwrap().generation().unwrap()
+    Socket::open().unwrap().generation().unwrap()
 }
 
 #[test]

@@ -21,7 +21,9 @@ pub(super) fn reload<D: Driver>(driver: &D, root: &Root, networks: &[Call]) -> R
     for (call, record) in attached(driver, root, networks) {
         let failure = in_turn(call, &record, || restore(driver, call, &record)).err();
         // What attachments share fails once, and not once for each.
-        let told = |failure: &Failure| problems.iter().any(|one| one.msg == failure.msg);
+        let told = |failure: &Failure| {
+            problems.iter().any(|one| one.msg.split("; ").any(|told| told == failure.msg))
+        };
         let failure = failure.filter(|failure| !told(failure));
         problems.extend(failure);
     }
