@@ -49,6 +49,7 @@ mod overlay_plain;
 mod overlay_plugin;
 mod overlay_reconcile;
 mod overlay_removal;
+mod overlay_roles;
 mod overlay_store;
 mod overlay_tunnel;
 mod ownership;

@@ -1,6 +1,8 @@
 //! `weft overlay diag` names the link that is broken, also where no agent runs, which is when links stay broken.
 
-use weft_testkit::{Cluster, Container, Host, Output, does_not_reach, reaches};
+use std::time::{Duration, Instant};
+
+use weft_testkit::{Cluster, Container, Host, Lab, Output, does_not_reach, reaches, skip_unless};
 
 use crate::overlay_agent::{addresses, connected};
 
@@ -118,7 +120,7 @@ fn each_link_through_the_mesh_that_somebody_breaks_is_named() {
 #[test]
 fn a_tunnel_that_nobody_answers_in_is_named_at_once() {
     let (mut cluster, red, address) = pair(&["-o", "encrypted"]);
-    weft_testkit::skip_unless!(
+    skip_unless!(
         !cluster.underlay.lab().has_link_type("wireguard"),
         "a kernel without WireGuard, which says so only when the session has ended"
     );
@@ -152,6 +154,41 @@ fn a_tunnel_that_nobody_answers_in_is_named_at_once() {
         let broken = said.lines().find(|line| line.contains("BROKEN")).unwrap_or_default();
         broken.starts_with("handshake") && broken.contains("never, with h2")
     });
+}
+
+/// The kernel's WireGuard tells of no other end that is gone as long as it has a session. Three minutes after the last handshake it has none,
+/// and nothing that was heard of is in the way any more.
+#[test]
+fn the_kernels_wireguard_says_who_is_gone_when_its_session_has_ended() {
+    const SESSION: u64 = 180;
+    skip_unless!(Lab::new().has_link_type("wireguard"), "a kernel with WireGuard");
+    let (mut cluster, red, address) = pair(&["-o", "encrypted"]);
+    let host = cluster.host(1);
+    is_whole(host, &address, &["tunnel", "handshake"]);
+    let age = || {
+        let peers = host.weft(["overlay", "peers", "--format", "json"]);
+        let peers: serde_json::Value = serde_json::from_str(peers.expect_ok()).unwrap();
+        peers[0]["tunnels"][0]["handshake"].as_u64()
+    };
+    // Nobody says anything meanwhile, so nobody shakes hands.
+    let begun = Instant::now();
+    while age().is_none_or(|age| age <= SESSION) {
+        assert!(begun.elapsed() < Duration::from_secs(2 * SESSION), "they shake hands: {:?}", age());
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    host.weft(["overlay", "peers", "--verify"]).expect_ok();
+    host.cut_off(cluster.host(2).ipv4());
+    for agent in [true, false] {
+        if !agent {
+            cluster.kill(1);
+        }
+        is_broken(cluster.host(1), &address, "handshake", "let UDP port 51820 pass between the hosts");
+    }
+    let host = cluster.host(1);
+    host.heal();
+    cluster.eventually("they shake hands", || diag(host, &address).code == 0);
+    is_whole(host, &address, &["tunnel", "handshake"]);
+    reaches(&red, [&address]);
 }
 
 /// The processes of a host's tunnels.

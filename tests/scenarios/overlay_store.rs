@@ -325,6 +325,9 @@ fn a_host_is_replaced_under_its_address() {
     cluster.kill(2);
     // Another disk: the machine knows nothing of who was there.
     let host = cluster.host(2);
+    let (disk, other) = (host.path("var/lib/weft"), host.path("old-disk"));
+    let (disk, other) = (disk.display().to_string(), other.display().to_string());
+    host.sh(&format!("cp -a {disk} {other}")).expect_ok();
     for folder in ["var/lib/weft", "run/weft", "etc/weft", "var/lib/cni"] {
         // What is in them: a folder may be a mount.
         let folder = host.path(folder).display().to_string();
@@ -354,4 +357,21 @@ fn a_host_is_replaced_under_its_address() {
     let of_old =
         records(&cluster).into_iter().find(|(key, _)| key.ends_with(&format!("host/{old}"))).unwrap();
     assert!(of_old.1.contains(&format!("\"superseded_by\":\"{new}\"")), "{}", of_old.1);
+    // The old one comes back after all: it is told so, and has no part in anything any more.
+    assert_eq!(cluster.status(2)["state"], "ready");
+    let before = records(&cluster);
+    cluster.kill(2);
+    let host = cluster.host(2);
+    host.sh(&format!("find {disk} -mindepth 1 -delete && cp -a {other}/. {disk}")).expect_ok();
+    cluster.start(2);
+    let told = format!("this host was replaced by {new}, which took over its underlay address");
+    cluster.eventually("it is told", || {
+        let status = cluster.status(2);
+        status["state"] == "degraded" && status["why"].as_str().unwrap_or_default().starts_with(&told)
+    });
+    cluster
+        .host(2)
+        .weft(["network", "create", "-d", "overlay", "late"])
+        .expect_failure(1, &[&told, "hint: weft overlay leave -f"]);
+    assert_eq!(records(&cluster), before);
 }

@@ -442,6 +442,7 @@ fn a_lossy_network_is_no_obstacle() {
     until(&mut members, "hands are shaken", |members| handshaken(members, Slot::A));
     transfer(net.host(1), net.host(2), "10.9.0.2");
     transfer(net.host(2), net.host(1), "10.9.0.1");
+    assert!(net.host(1).dropped() > 0, "nothing was lost");
 }
 
 #[test]

@@ -250,11 +250,22 @@ impl Host {
         self.program("nft").args(["-f", "-"]).stdin(script).run().expect_ok();
     }
 
+    /// Returns how many packets were dropped by what was asked for here.
+    ///
+    /// # Panics
+    ///
+    /// When nothing was.
+    pub fn dropped(&self) -> u64 {
+        let listed = self.sh("nft list table inet interference");
+        let counts = listed.expect_ok().split("counter packets ").skip(1);
+        counts.filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
     /// Before and after everything else, for whatever is routed or local. ARP passes.
     fn interfere(&self, which: &str) {
         let chain = |hook: &str, link: &str, priority: i32| {
             format!(
-                "chain {hook} {{ type filter hook {hook} priority {priority}; {link} \"u0\" {which} drop; }}"
+                "chain {hook} {{ type filter hook {hook} priority {priority}; {link} \"u0\" {which} counter drop; }}"
             )
         };
         let (arriving, leaving) =

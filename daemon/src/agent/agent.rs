@@ -127,9 +127,12 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// When this host is of no cluster.
+    /// When this host is of no cluster, or of none any more: then it changes nothing there.
     pub(crate) fn joined(&self) -> Result<(Membership, SharedStore), Refusal> {
         let membership = self.membership()?;
+        if let Some(why) = self.with(Inner::is_out) {
+            return Err(Refusal::new(Kind::Failed, why).hint("weft overlay leave -f, and join again"));
+        }
         let (store, error) = self.with(|inner| (inner.store.clone(), inner.hearing.error.clone()));
         let unusable =
             || Refusal::new(Kind::Failed, error.unwrap_or_else(|| "the store was not asked yet".into()));
