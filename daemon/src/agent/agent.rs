@@ -127,16 +127,25 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// When this host is of no cluster, or of none any more: then it changes nothing there.
+    /// When this host is of no cluster.
     pub(crate) fn joined(&self) -> Result<(Membership, SharedStore), Refusal> {
         let membership = self.membership()?;
-        if let Some(why) = self.with(Inner::is_out) {
-            return Err(Refusal::new(Kind::Failed, why).hint("weft overlay leave -f, and join again"));
-        }
         let (store, error) = self.with(|inner| (inner.store.clone(), inner.hearing.error.clone()));
         let unusable =
             || Refusal::new(Kind::Failed, error.unwrap_or_else(|| "the store was not asked yet".into()));
         Ok((membership, store.ok_or_else(unusable)?))
+    }
+
+    /// As [`Agent::joined`], for what somebody asks of a host that has a part in the cluster.
+    ///
+    /// # Errors
+    ///
+    /// When it has none, or none any more.
+    pub(crate) fn at_home(&self) -> Result<(Membership, SharedStore), Refusal> {
+        match self.with(Inner::is_out) {
+            Some(why) => Err(Refusal::new(Kind::Failed, why).hint("weft overlay leave -f, and join again")),
+            None => self.joined(),
+        }
     }
 
     /// Returns the membership.

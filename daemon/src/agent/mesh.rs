@@ -176,7 +176,7 @@ async fn publish(agent: &Rc<Agent>, outcome: Outcome) -> Result<(), Refusal> {
 ///
 /// When this host has no encrypted network, or a key is being replaced already.
 pub(crate) async fn rotate(agent: &Rc<Agent>) -> Result<Value, Refusal> {
-    agent.joined()?;
+    agent.at_home()?;
     if agent.with(Inner::encrypted).is_empty() {
         let why = "the cluster has no encrypted network, so this host has no keys";
         return Err(

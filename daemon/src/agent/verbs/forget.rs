@@ -11,7 +11,7 @@ use crate::agent::claim;
 
 /// Gives up what a host has that will not come back. Returns its id.
 pub(crate) async fn forget(agent: &Rc<Agent>, forget: &Forget) -> Result<String, Refusal> {
-    let (membership, _) = agent.joined()?;
+    let (membership, _) = agent.at_home()?;
     let host = meant(agent, &forget.host)?;
     if host.id == membership.host {
         let why = format!("{} is this host", host.name);

@@ -32,7 +32,7 @@ pub(crate) async fn create(agent: &Rc<Agent>, new: NewNetwork, reply: &Reply) ->
     let name: NetworkName = new.name.parse().map_err(|error| {
         Refusal::new(Kind::Usage, format!("invalid network name {:?}: {error}", new.name))
     })?;
-    let (membership, _) = agent.joined()?;
+    let (membership, _) = agent.at_home()?;
     let mut record = agent.with(|inner| described(&inner.snapshot, &new, name.clone()))?;
     reply.progress(format!("creating network {name} in cluster {}", membership.cluster));
     let mut attempt = 0;
@@ -173,7 +173,7 @@ pub(crate) async fn remove(
     force: bool,
     reply: &Reply,
 ) -> Result<Value, Refusal> {
-    let (membership, _) = agent.joined()?;
+    let (membership, _) = agent.at_home()?;
     let network = find(agent, name)?;
     if let Some(record) = agent.manager.connected_to(&network.name).first() {
         let why =
@@ -249,7 +249,7 @@ pub(crate) async fn borrow(
     container: &str,
 ) -> Result<Value, Refusal> {
     let network = find(agent, name)?;
-    let (membership, _) = agent.joined()?;
+    let (membership, _) = agent.at_home()?;
     blocks::keep(agent, network.id, addresses, LIMIT).await?;
     for address in addresses {
         if let Some(asked) = claim::borrow(agent, &network, *address, container).await? {
