@@ -31,16 +31,25 @@ pub const TEMPORARY: &str = ".weft-new-";
 /// Names `path` and the reason, for instance a full disk. The old content is then still there and the
 /// temporary file is gone.
 pub fn write(path: &Path, bytes: &[u8], durability: Durability, mode: u32) -> Result<(), StateError> {
-    let attempt = || -> io::Result<()> {
+    place(path, bytes, durability, mode).map(drop)
+}
+
+/// As [`write`], and returns the file, which is to be written on.
+///
+/// # Errors
+///
+/// As [`write`].
+pub fn place(path: &Path, bytes: &[u8], durability: Durability, mode: u32) -> Result<File, StateError> {
+    let attempt = || -> io::Result<File> {
         let (mut file, temporary) = create_beside(path, mode)?;
         fill(&mut file, bytes, durability).and_then(|()| fs::rename(&temporary, path)).inspect_err(|_| {
             // The error being returned says more than a second one about the leftover would.
             drop(fs::remove_file(&temporary));
         })?;
-        match durability {
-            Durability::Boot => Ok(()),
-            Durability::Disk => File::open(parent(path))?.sync_all(),
+        if durability == Durability::Disk {
+            File::open(parent(path))?.sync_all()?;
         }
+        Ok(file)
     };
     attempt().map_err(StateError::io("write", path))
 }

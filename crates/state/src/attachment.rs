@@ -1,7 +1,7 @@
 //! What we connected: one record for each attachment of this boot.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -118,6 +118,25 @@ fn identity(path: &Path) -> Option<String> {
     Some(format!("{device}:{inode}@{second}.{nanosecond:09}"))
 }
 
+/// A record that was just written, and is written on by who has its container to itself.
+#[derive(Debug)]
+pub struct Begun {
+    file: File,
+    path: PathBuf,
+}
+
+impl Begun {
+    /// Adds how far the attachment has come. A second file in place of the first would cost five times as much.
+    ///
+    /// # Errors
+    ///
+    /// Names the path and the reason, for instance a full disk. What was on record before is then still there.
+    pub fn advance<R: Serialize>(mut self, record: &Record<R>) -> Result<(), StateError> {
+        let line = document::line(&self.path, record)?;
+        self.file.write_all(&line).map_err(StateError::io("write", &self.path))
+    }
+}
+
 /// The directory of records.
 #[derive(Clone, Debug)]
 pub struct Records {
@@ -141,8 +160,19 @@ impl Records {
     ///
     /// Names the path and the reason.
     pub fn write<R: Serialize>(&self, record: &Record<R>) -> Result<(), StateError> {
+        self.begin(record).map(drop)
+    }
+
+    /// As [`Records::write`], of what will soon have come further.
+    ///
+    /// # Errors
+    ///
+    /// Names the path and the reason.
+    pub fn begin<R: Serialize>(&self, record: &Record<R>) -> Result<Begun, StateError> {
         let path = self.path(&record.endpoint.container, &record.endpoint.ifname);
-        document::write(&path, record, Durability::Boot)
+        let line = document::line(&path, record)?;
+        let file = atomic::place(&path, &line, Durability::Boot, 0o600)?;
+        Ok(Begun { file, path })
     }
 
     /// Forgets an attachment; one that was never recorded is no error.
@@ -192,7 +222,7 @@ impl Records {
     /// When the file cannot be read, is damaged, names another attachment or has a newer schema.
     pub fn inspect(&self, container: &ContainerId, ifname: &IfName) -> Result<Option<Record>, StateError> {
         let path = self.path(container, ifname);
-        let Some(record) = document::read::<Record>(&path)? else {
+        let Some(record) = document::read_last::<Record>(&path)? else {
             return Ok(None);
         };
         if record.endpoint.container == *container && record.endpoint.ifname == *ifname {

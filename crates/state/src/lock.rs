@@ -30,13 +30,20 @@ impl FileLock {
         Self::acquire(path, |path| open(path, 0o600), File::lock)
     }
 
-    /// As [`FileLock::exclusive`], for a lock file that others use too and expect to have this mode.
+    /// As [`FileLock::exclusive`], for a lock file of others too, who expect it to have this mode and never remove it.
     ///
     /// # Errors
     ///
     /// Names `path` when it cannot be created or locked.
-    pub fn exclusive_with_mode(path: &Path, mode: u32) -> Result<Self, StateError> {
-        Self::acquire(path, |path| open(path, mode), File::lock)
+    pub fn exclusive_for_good(path: &Path, mode: u32) -> Result<Self, StateError> {
+        let file = open(path, mode)?;
+        loop {
+            match file.lock() {
+                Ok(()) => return Ok(Self { file, path: path.into() }),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(StateError::io("lock", path)(error)),
+            }
+        }
     }
 
     /// Waits until nobody holds the lock exclusively.

@@ -4,7 +4,7 @@ use serde_json::Value;
 use weft_cni::{Code, Dns, Failure, NetworkResult};
 use weft_netns::Netns;
 use weft_plan::{Journal, Kernel, Place};
-use weft_state::attachment::{Record, Records, State};
+use weft_state::attachment::{Begun, Record, Records, State};
 
 use super::apart::{remove_links, take_apart};
 use super::lease::Lease;
@@ -108,6 +108,8 @@ struct Change<'call> {
     attachment: &'call Attachment,
     records: Records,
     record: Option<Record>,
+    /// The record as it was announced.
+    begun: Option<Begun>,
     /// What was on record before: a second ADD of a chained plugin, which fails, leaves what the first has made.
     earlier: Option<Record>,
     journal: Journal,
@@ -117,7 +119,15 @@ struct Change<'call> {
 impl<'call> Change<'call> {
     fn begin<D: Driver>(driver: &D, attachment: &'call Attachment) -> Self {
         let records = driver.keeps().records(&attachment.root, driver.about().kind);
-        Self { attachment, records, record: None, earlier: None, journal: Journal::default(), leased: false }
+        Self {
+            attachment,
+            records,
+            record: None,
+            begun: None,
+            earlier: None,
+            journal: Journal::default(),
+            leased: false,
+        }
     }
 
     /// Refuses if the interface is connected already. Takes away what an ADD that was killed, or an
@@ -161,16 +171,22 @@ impl<'call> Change<'call> {
         // What an earlier ADD has made is on record; this one adds nothing to be taken apart.
         let Some(record) = self.record.as_mut().filter(|_| self.earlier.is_none()) else { return Ok(()) };
         record.memory = memory;
-        self.records.write(record).map_err(|error| Failure::new(Code::Io, error))
+        self.begun = Some(self.records.begin(record).map_err(|error| Failure::new(Code::Io, error))?);
+        Ok(())
     }
 
     /// Confirms the record. The attachment is complete from here on.
-    fn commit(&self, result: &NetworkResult) -> Result<(), Failure> {
+    fn commit(&mut self, result: &NetworkResult) -> Result<(), Failure> {
         // Shown before it is written: a version that cannot hold the result fails the ADD.
         let shown = result.shown(self.attachment.conf.version)?;
         let Some(record) = &self.record else { return Ok(()) };
         let addresses = Leases::of_result(result, &record.endpoint.ifname).addresses();
-        self.records.write(&record.done(addresses, shown)).map_err(|error| Failure::new(Code::Io, error))
+        let done = record.done(addresses, shown);
+        match self.begun.take() {
+            Some(begun) => begun.advance(&done),
+            None => self.records.write(&done),
+        }
+        .map_err(|error| Failure::new(Code::Io, error))
     }
 
     /// Undoes every step and names what could not be undone.
