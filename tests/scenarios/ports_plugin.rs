@@ -64,6 +64,35 @@ fn assert_unchanged(lab: &Lab, before: &Snapshot, what: &Value) {
 }
 
 #[test]
+fn a_port_that_is_asked_for_twice_in_either_family_leaves_nothing() {
+    let lab = Lab::new();
+    let net = Net::new(&lab, "blue", 1);
+    let red = lab.container("red");
+    let previous = net.connect(&red);
+    let before = lab.snapshot();
+    let at = |host: &str, port: u16| entry(port, 80, json!({"hostIP": host}));
+    let range = |host: &str| entry(8000, 80, json!({"hostIP": host, "range": 100}));
+    let table = [
+        (json!([tcp(8080, 80), at("::", 8080)]), "port 8080/tcp of :: is asked for twice"),
+        (json!([tcp(8080, 80), at("0.0.0.0", 8080)]), "port 8080/tcp of 0.0.0.0 is asked for twice"),
+        (json!([at("::1", 8080), tcp(8080, 81)]), "asked for twice"),
+        (json!([range("::"), at("::1", 8099)]), "asked for twice"),
+        (json!([range("127.0.0.1"), tcp(8000, 1)]), "asked for twice"),
+    ];
+    for (mappings, words) in table {
+        let refused = net.call(&previous, mappings.clone()).add(&red).expect_error(7);
+        let said = refused["msg"].as_str().unwrap();
+        assert!(said.contains(words), "{mappings} got {said:?}");
+        assert_unchanged(&lab, &before, &mappings);
+    }
+    for apart in [json!([at("0.0.0.0", 8080), at("::", 8080)]), json!([range("127.0.0.1"), range("::1")])] {
+        net.call(&previous, apart.clone()).add(&red).expect_ok();
+        assert_ne!(lab.snapshot(), before, "{apart}");
+        net.withdraw(&red);
+    }
+}
+
+#[test]
 fn a_host_address_of_another_host_may_be_published_when_asked_for() {
     let lab = Lab::new();
     let mut net = Net::new(&lab, "blue", 1);
@@ -156,6 +185,10 @@ fn a_taken_port_names_its_holder_in_every_combination() {
         (range(8000, 100), tcp(8080, 80), true),
         (range(8000, 100), range(8099, 2), true),
         (range(8000, 100), range(8100, 2), false),
+        (range(8000, 100), range(7990, 11), true),
+        (range(8000, 100), range(8010, 10), true),
+        (range(8000, 100), entry(8050, 80, json!({"range": 100, "hostIP": "::1"})), true),
+        (entry(8050, 80, json!({"range": 100, "hostIP": "127.0.0.1"})), range(8000, 100), true),
         (tcp(8080, 80), udp(8080, 80), false),
         (udp(8080, 80), udp(8080, 80), true),
     ];

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use weft_nft::conntrack::{Tuple, Whose, forget};
 use weft_testkit::{Container, Lab};
 
 use crate::ports::{HOST, Net, OUTSIDE, entry, ip, tcp, udp};
@@ -312,6 +313,49 @@ fn a_udp_client_is_always_answered_by_who_has_the_port() {
         net.publish(&red, json!([entry(5300, 53, json!({"protocol": "udp", "range": 100}))]));
         assert!(client.ask_within(Duration::from_millis(200)).is_err(), "port 106 of red is nobody's");
         assert_eq!(other.ask().unwrap().by, "host", "another port's client noticed something");
+    }
+}
+
+#[test]
+fn flows_of_just_what_is_published_are_forgotten_when_it_comes_and_when_it_goes() {
+    let targets = [["10.1.0.2", "10.1.0.3"], ["fd00:1::2", "fd00:1::3"]];
+    for (family, [of_red, of_green]) in targets.into_iter().enumerate() {
+        let lab = Lab::new();
+        let outside = lab.uplink_that_answers();
+        lab.ip("address add 192.0.2.44/24 dev uplink0");
+        lab.ip("address add 2001:db8:ffff::44/64 dev uplink0 nodad");
+        let (here, there) = (HOST[family], ["192.0.2.44", "2001:db8:ffff::44"][family]);
+        let net = Net::new(&lab, "blue", 1);
+        let (red, green) = (lab.container("red"), lab.container("green"));
+        let _services = (red.serve_udp(53), green.serve_udp(53));
+        let [at_red, at_green] = [net.connect(&red), net.connect(&green)];
+        let at = |host: &str, port: u16| entry(port, 53, json!({"protocol": "udp", "hostIP": host}));
+        let mut socket = weft_nft::Socket::open().unwrap();
+        let mut left = |whose, host: &str, port: u16, target: &str| {
+            let tuple = Tuple { protocol: 17, address: ip(host), ports: port..=port, target: ip(target) };
+            forget(&mut socket, &[tuple], whose).unwrap()
+        };
+
+        // Flows to the host itself, which answers that nobody is there.
+        for (host, port) in [(here, 5353), (here, 5354), (there, 5353)] {
+            assert!(outside.ask_udp(ip(host), port).is_err());
+        }
+        net.call(&at_red, json!([at(here, 5353)])).add(&red).expect_ok();
+        assert_eq!(left(Whose::Others, here, 5353, of_red), 0, "ADD has forgotten it");
+        assert_eq!(left(Whose::Others, here, 5354, of_red), 1, "another port");
+        assert_eq!(left(Whose::Others, there, 5353, of_red), 1, "another address");
+
+        net.call(&at_red, json!([at(here, 5353), at(here, 5354)])).add(&red).expect_ok();
+        net.call(&at_green, json!([at(there, 5353)])).add(&green).expect_ok();
+        let ask = |host: &str, port: u16| outside.ask_udp(ip(host), port).unwrap().by;
+        assert_eq!([ask(here, 5353), ask(here, 5354), ask(there, 5353)], ["red", "red", "green"]);
+        net.call(&at_red, json!([at(here, 5354)])).add(&red).expect_ok();
+        assert_eq!(left(Whose::Ours, here, 5353, of_red), 0, "what went has no flows");
+        assert_eq!(left(Whose::Ours, here, 5354, of_red), 1, "what stayed has");
+        assert_eq!(ask(here, 5354), "red");
+        net.withdraw(&red);
+        assert_eq!(left(Whose::Ours, here, 5354, of_red), 0, "DEL has forgotten it");
+        assert_eq!(left(Whose::Ours, there, 5353, of_green), 1, "another's");
     }
 }
 

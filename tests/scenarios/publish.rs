@@ -6,6 +6,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 use weft_testkit::{Container, Lab, falls_silent, skip_unless};
 
+use crate::heals::conversation;
+
 /// The host, as the outside knows it.
 const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:ffff::1"];
 /// The outside, as the host knows it.
@@ -103,6 +105,34 @@ fn a_live_container_gets_a_port_and_loses_it() {
     assert!(!added.contains("8080") && !now.contains("8080"), "{added}{now}");
     lab.weft(["port", "unpublish", "red", "8080:80"])
         .expect_failure(3, &["red", "8080:80", "weft port ls red"]);
+}
+
+#[test]
+fn a_port_comes_and_goes_under_traffic() {
+    let lab = Lab::new();
+    let outside = lab.uplink_that_answers();
+    create(&lab, 90, "blue", &[]);
+    let red = connected(&lab, "blue", "red", &["-p", "7000:7000", "-p", "8081:80"]);
+    let _service = red.serve_tcp(80);
+    for host in HOST {
+        let mut call = conversation(&outside, &red, host, [7000; 2]);
+        let (comes_and_goes, stays) = (outside.load_tcp(ip(host), 8080), outside.load_tcp(ip(host), 8081));
+        for round in 0..3 {
+            assert!(comes_and_goes.next(2).iter().all(Option::is_none), "{host}, round {round}");
+            lab.weft(["port", "publish", "red", "8080:80"]).expect_ok();
+            // The call under way may be one of before.
+            comes_and_goes.next(2);
+            let answers = comes_and_goes.next(3);
+            assert!(answers.iter().all(|by| by.as_deref() == Some("red")), "{host}: {answers:?}");
+            call.goes_on();
+            lab.weft(["port", "unpublish", "red", "8080:80"]).expect_ok();
+            assert!(falls_silent(&outside, host, 8080));
+            call.goes_on();
+            comes_and_goes.next(2);
+        }
+        assert!(stays.next(4).iter().all(|by| by.as_deref() == Some("red")), "{host}");
+        call.goes_on();
+    }
 }
 
 #[test]
