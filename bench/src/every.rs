@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use weft_testkit::staged_folder;
 
@@ -16,8 +16,13 @@ use crate::{machine, rounds};
 
 /// How many addresses are taken where many are.
 const TAKEN: u32 = 60_000;
+/// The shortest pause before a call; the longest is twice that.
+const PAUSE: Duration = Duration::from_millis(30);
 /// What the containers are behind that a chained plugin works on.
 const BASE: &str = "ptp";
+
+/// How the rows are had that this machine's kernel cannot give.
+const ELSEWHERE: &str = "";
 
 /// One plugin, as it is called.
 pub(crate) struct Case {
@@ -70,28 +75,31 @@ pub(crate) fn cases(leases: &Path) -> Vec<Case> {
 /// What one plugin's calls cost on either side: ADD and DEL.
 type Pair = [[Cost; 2]; 2];
 
-/// Measures everything, with this many containers one after the other, and writes it as a page's section.
-pub(crate) fn measure(containers: usize) -> Result<String> {
+/// Measures everything, with this many containers one after the other, and writes it as a page's section. With names of plugins only
+/// those.
+pub(crate) fn measure(containers: usize, wanted: &[String]) -> Result<String> {
     let [ours, theirs] =
         [Host::start(Side::Weft, containers + 1)?, Host::start(Side::Debian, containers + 1)?];
+    let kinds: Vec<_> = cases(Path::new("/")).iter().map(|case| case.kind).collect();
+    if let Some(stranger) = wanted.iter().find(|name| !kinds.contains(&name.as_str())) {
+        bail!("{stranger} is none of {}", kinds.join(", "));
+    }
     let mut rows: Vec<(&'static str, Result<Pair>)> = Vec::new();
-    for number in 0..cases(Path::new("/")).len() {
-        let kind = cases(Path::new("/"))[number].kind;
-        if !staged_folder().join(kind).exists() {
+    for (number, kind) in kinds.into_iter().enumerate() {
+        if !staged_folder().join(kind).exists()
+            || !(wanted.is_empty() || wanted.iter().any(|one| one == kind))
+        {
             continue;
         }
         eprintln!("{kind}");
-        let sides = [&ours, &theirs].map(|host| {
-            host.run(move |ground| {
-                let leases = ground.lab.path("every");
-                one(ground, &cases(&leases)[number], containers)
-            })
-        });
-        let [one, other] = sides;
-        rows.push((kind, one.and_then(|one| Ok([one, other?]))));
+        rows.push((kind, by_turns([&ours, &theirs], number, containers)));
     }
     let mut page = String::new();
     table(&mut page, &rows);
+    if !wanted.is_empty() {
+        return Ok(page);
+    }
+    page.push_str(ELSEWHERE);
     let (_, mine, reference) = machine::plugins();
     let times = ratio(Duration::from_millis(reference), Duration::from_millis(mine));
     let _ =
@@ -100,34 +108,60 @@ pub(crate) fn measure(containers: usize) -> Result<String> {
     Ok(page)
 }
 
-/// The medians of one plugin's ADD and DEL on one host.
-pub(crate) fn one(ground: &mut Ground, case: &Case, containers: usize) -> Result<[Cost; 2]> {
-    let mut costs = [Vec::new(), Vec::new()];
+/// The medians of a plugin's calls for containers that come and go on one host after the other, so that whatever befalls the
+/// machine befalls both.
+fn by_turns(hosts: [&Host; 2], number: usize, containers: usize) -> Result<Pair> {
+    let mut costs: [[Vec<Cost>; 2]; 2] = Default::default();
     // The first call of all is left out: it makes what all share.
     for container in 0..=containers {
-        if let Some(device) = case.device {
-            ground.lab.ip(device);
-        }
-        let base = if case.chained { Some(connect(ground, container)?) } else { None };
-        let mut conf = complete(&case.conf, case.kind);
-        if let Some(result) = &base {
-            conf["prevResult"] = result.clone();
-        }
-        let (add, printed) = ground.call(case.kind, "ADD", container, "eth0", &conf)?;
-        conf["prevResult"] = serde_json::from_str(&printed).context("ADD printed no JSON")?;
-        let (del, _) = ground.call(case.kind, "DEL", container, "eth0", &conf)?;
-        if base.is_some() {
-            ground.call(BASE, "DEL", container, "eth0", &base_conf(ground))?;
-        }
-        if case.device.is_some() {
-            ground.lab.ip("link delete benchdev");
-        }
-        if container > 0 {
-            costs[0].push(add);
-            costs[1].push(del);
+        for (host, costs) in hosts.iter().zip(&mut costs) {
+            let both = host.run(move |ground| {
+                let leases = ground.lab.path("every");
+                one(ground, &cases(&leases)[number], container)
+            })?;
+            for (costs, cost) in costs.iter_mut().zip(both).filter(|_| container > 0) {
+                costs.push(cost);
+            }
         }
     }
-    Ok(costs.map(rounds::median))
+    Ok(costs.map(|verbs| verbs.map(rounds::median)))
+}
+
+/// What one plugin's ADD and DEL cost for a container.
+pub(crate) fn one(ground: &mut Ground, case: &Case, container: usize) -> Result<[Cost; 2]> {
+    if let Some(device) = case.device {
+        ground.lab.ip(device);
+    }
+    let base = if case.chained { Some(connect(ground, container)?) } else { None };
+    let mut conf = complete(&case.conf, case.kind);
+    if let Some(result) = &base {
+        conf["prevResult"] = result.clone();
+    }
+    settle(2 * container);
+    let (add, printed) = ground.call(case.kind, "ADD", container, "eth0", &conf)?;
+    conf["prevResult"] = serde_json::from_str(&printed).context("ADD printed no JSON")?;
+    settle(2 * container + 1);
+    let (del, _) = ground.call(case.kind, "DEL", container, "eth0", &conf)?;
+    if base.is_some() {
+        ground.call(BASE, "DEL", container, "eth0", &base_conf(ground))?;
+    }
+    if case.device.is_some() {
+        ground.lab.ip("link delete benchdev");
+    }
+    Ok([add, del])
+}
+
+/// Lets the kernel end what the calls before have left to it, awake, and each call begin at another point of its clock.
+///
+/// KERNEL: a device changes its namespace when the readers of before have gone (rcu_barrier, net/core/dev.c), which takes whole ticks of
+/// the clock. Of calls that follow one another at once each begins just behind a tick and ends with another: there the slower one
+/// takes as long as the faster one.
+fn settle(call: usize) {
+    let part = (u16::try_from(call).map_or(0.0, f64::from) * 0.618).fract();
+    let until = Instant::now() + PAUSE.mul_f64(1.0 + part);
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
 }
 
 fn complete(own: &Value, kind: &str) -> Value {

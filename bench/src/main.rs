@@ -2,7 +2,7 @@
 //!
 //! Whole processes, started as a runtime starts them, each side on a host of its own (network and
 //! mount namespaces), one after the other. `--quick` prints a rough picture, `--traffic` only what passes
-//! through a published port, `--plugins` only every plugin, `--overlay` overlays, `--hosts` how five hundred hosts come to know each other;
+//! through a published port, `--plugins` only every plugin, or those named behind it, `--overlay` overlays, `--hosts` how five hundred hosts come to know each other;
 //! without any docs/performance.md is written. `--order` writes which functions the plugins run (`cargo xtask order`).
 #![expect(clippy::print_stdout, reason = "a tool for people: its stdout is a screen, not a protocol")]
 
@@ -57,12 +57,12 @@ fn run() -> Result<()> {
             print!("{}", overlay::measure()?);
             return Ok(());
         }
-        [word] if word == "--plugins" => {
-            print!("{}", every::measure(rounds::Size::QUICK.containers)?);
+        [word, kinds @ ..] if word == "--plugins" => {
+            print!("{}", every::measure(rounds::Size::FULL.containers, kinds)?);
             return Ok(());
         }
         [word] if word == "--order" => return write(&top(order::LIST), order::functions()?),
-        _ => bail!("takes --quick, --traffic, --plugins, --overlay, --hosts or nothing"),
+        _ => bail!("takes --quick, --traffic, --plugins [NAME]..., --overlay, --hosts or nothing"),
     };
     let size = if quick { rounds::Size::QUICK } else { rounds::Size::FULL };
     let figures = rounds::measure(&size)?;
@@ -80,7 +80,7 @@ fn run() -> Result<()> {
         page.push_str(&format!("\n## {title}\n{section}"));
         keep(&page)
     };
-    append("Every plugin", every::measure(size.containers))?;
+    append("Every plugin", every::measure(size.containers, &[]))?;
     append("Overlays", overlay::measure())?;
     if !quick {
         append("Many hosts", storm::measure())?;

@@ -1,8 +1,8 @@
-//! `test --kernel debian`: the tests of kernel features that the machine at hand may lack, under Debian's stock kernel.
+//! `--kernel debian`: Debian's stock kernel, for the tests of features that the machine's own may lack, and for what such plugins cost.
 //!
 //! A virtual machine whose root is this file system, read by 9p with a layer in memory over it: what a test does
-//! there, it does there alone. It runs the test binaries that are built here. Where the machine has no KVM the
-//! processor is emulated, so only tests that need the kernel's features are worth it.
+//! there, it does there alone. It runs the binaries that are built here. Where the machine has no KVM the
+//! processor is emulated, so only what needs the kernel's features is worth it.
 
 use std::fs::File;
 use std::io::Write;
@@ -72,14 +72,8 @@ pub(crate) fn lacks() -> Option<String> {
     kernel().err().map(|error| format!("Debian's kernel: {error:#}"))
 }
 
-/// Prepares a machine that runs the tests whose names have one of these words.
-pub(crate) fn prepare(filters: &[&String]) -> Result<Guest> {
-    let kernel = kernel()?;
-    let shared = top().join("target/kernel/shared");
-    std::fs::create_dir_all(&shared).context("cannot create target/kernel")?;
-    for old in entries(&shared)? {
-        std::fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
-    }
+/// Returns what runs the tests whose names have one of these words, as lines for the shell. Without words, those that need this kernel.
+pub(crate) fn tests(filters: &[&String]) -> Result<Vec<String>> {
     let binaries = binaries()?;
     let features = FEATURES.iter().map(ToString::to_string);
     let without = ELSEWHERE.iter().flat_map(|word| ["--skip".to_string(), word.to_string()]);
@@ -87,7 +81,30 @@ pub(crate) fn prepare(filters: &[&String]) -> Result<Guest> {
         [] => features.chain(without).collect(),
         filters => filters.iter().map(ToString::to_string).collect(),
     };
-    write(&shared.join("run"), script(&kernel, &shared, &binaries, &words, filters.is_empty()))?;
+    let words: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', ""))).collect();
+    let each = |words: &str| -> Vec<String> {
+        binaries.iter().map(|binary| format!("{} {words}", binary.display())).collect()
+    };
+    let mut lines = Vec::new();
+    for (test, module) in WITHOUT.iter().filter(|_| filters.is_empty()) {
+        lines.push("mkdir -p /etc/modprobe.d".into());
+        lines.push(format!("echo 'install {module} /bin/false' > /etc/modprobe.d/without.conf"));
+        lines.extend(each(test));
+        lines.push("rm /etc/modprobe.d/without.conf".into());
+    }
+    lines.extend(each(&words.join(" ")));
+    Ok(lines)
+}
+
+/// Prepares a machine that runs these lines, and says in the file `rc` whether all went well.
+pub(crate) fn prepare(lines: &[String]) -> Result<Guest> {
+    let kernel = kernel()?;
+    let shared = top().join("target/kernel/shared");
+    std::fs::create_dir_all(&shared).context("cannot create target/kernel")?;
+    for old in entries(&shared)? {
+        std::fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
+    }
+    write(&shared.join("run"), &script(&kernel, &shared, lines))?;
     let archive = shared.join("initramfs");
     initramfs(&kernel, &shared, &archive)?;
     let accelerator = if Path::new("/dev/kvm").exists() && starts(&kernel, &archive, "kvm", &shared) {
@@ -165,10 +182,9 @@ fn binaries() -> Result<Vec<PathBuf>> {
     if found.is_empty() { bail!("cargo names no test binaries: {said}") } else { Ok(found) }
 }
 
-/// What the guest does once it has its root. With `all` nobody has named any tests.
-fn script(kernel: &Kernel, shared: &Path, binaries: &[PathBuf], words: &[String], all: bool) -> String {
+/// What the guest does once it has its root.
+fn script(kernel: &Kernel, shared: &Path, lines: &[String]) -> String {
     let (modules, shared, top) = (kernel.modules.display(), shared.display(), top());
-    let words: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', ""))).collect();
     let mut script = format!(
         r#"#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
@@ -186,19 +202,8 @@ rc=0
         version = kernel.version,
         top = top.display(),
     );
-    if all {
-        for (test, module) in WITHOUT {
-            script += &format!(
-                "mkdir -p /etc/modprobe.d; echo 'install {module} /bin/false' > /etc/modprobe.d/without.conf\n"
-            );
-            for binary in binaries {
-                script += &format!("{} {test} || rc=1\n", binary.display());
-            }
-            script += "rm /etc/modprobe.d/without.conf\n";
-        }
-    }
-    for binary in binaries {
-        script += &format!("{} {} || rc=1\n", binary.display(), words.join(" "));
+    for line in lines {
+        script += &format!("{line} || rc=1\n");
     }
     script + &format!("sync\necho $rc > {shared}/rc\n")
 }

@@ -89,7 +89,7 @@ fn under(name: &str, filters: &[&String]) -> Result<()> {
     if staged.is_empty() {
         stage::all()?;
     }
-    let mut guest = kernel::prepare(&filters)?;
+    let mut guest = kernel::prepare(&kernel::tests(&filters)?)?;
     let notices = guest.shared.join("skips");
     write(&notices, "")?;
     let (text, good) = follow(&mut guest.command, false)?;
