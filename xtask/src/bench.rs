@@ -5,31 +5,35 @@ use anyhow::{Result, bail};
 use crate::shell::{cargo, output, program, run as execute, top};
 use crate::{kernel, peers, setup, stage};
 
+/// The option to measure what was built and staged before.
+const STAGED: &str = "--staged";
+
 /// Measures; with `--quick` fewer rounds, with `--traffic` only what passes through a port, with `--plugins` only every plugin, with
 /// `--overlay` only overlays, with `--hosts` only hundreds of hosts on one etcd; no page is written then.
 pub(crate) fn run(words: &[String]) -> Result<()> {
-    let (words, guest) = match words {
-        [plugins, kernel, name, kinds @ ..] if plugins == "--plugins" && kernel == "--kernel" => {
-            if name != "debian" {
-                bail!("bench: --kernel takes debian, not {name}");
-            }
-            ([&[plugins.clone()], kinds].concat(), true)
+    let staged = words.iter().any(|word| word == STAGED);
+    let mut words: Vec<String> = words.iter().filter(|word| *word != STAGED).cloned().collect();
+    let mut under = None;
+    if let Some(at) = words.iter().position(|word| word == "--kernel") {
+        under = words.drain(at..words.len().min(at + 2)).nth(1);
+        if under.as_deref() != Some("debian") || words.first().is_none_or(|word| word != "--plugins") {
+            bail!("bench: --kernel goes with --plugins, and takes debian");
         }
-        words => (words.to_vec(), false),
-    };
+    }
     setup::run()?;
     peers::ensure();
-    if let Some(lack) = guest.then(kernel::lacks).flatten() {
+    if let Some(lack) = under.as_ref().and_then(|_| kernel::lacks()) {
         bail!("bench: Debian's kernel needs {lack}");
     }
-    stage::all()?;
-    output(cargo().args(["build", "--quiet", "--release", "--package", "weft-bench"]))?;
-    let program_path = top().join("target/release/weft-bench");
-    if !guest {
-        return execute(program(program_path).args(words));
+    if !staged {
+        stage::all()?;
+        output(cargo().args(["build", "--quiet", "--release", "--package", "weft-bench"]))?;
     }
-    let line = format!("{} {}", program_path.display(), words.join(" "));
-    let mut guest = kernel::prepare(&[line])?;
+    let bench = top().join("target/release/weft-bench");
+    if under.is_none() {
+        return execute(program(bench).args(words));
+    }
+    let mut guest = kernel::prepare(&[format!("{} {}", bench.display(), words.join(" "))])?;
     execute(&mut guest.command)?;
     let ended = std::fs::read_to_string(guest.shared.join("rc")).unwrap_or_default();
     if ended.trim() == "0" { Ok(()) } else { bail!("bench: what ran under Debian's kernel did not end well") }

@@ -104,7 +104,7 @@ pub(crate) fn prepare(lines: &[String]) -> Result<Guest> {
     for old in entries(&shared)? {
         std::fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
     }
-    write(&shared.join("run"), &script(&kernel, &shared, lines))?;
+    write(&shared.join("run"), script(&kernel, &shared, lines))?;
     let archive = shared.join("initramfs");
     initramfs(&kernel, &shared, &archive)?;
     let accelerator = if Path::new("/dev/kvm").exists() && starts(&kernel, &archive, "kvm", &shared) {

@@ -34,6 +34,7 @@ cargo xtask fuzz [--seconds N] [TARGET]...
 cargo xtask bench [--quick]       measures against Debian's CNI plugins, docker and netavark; writes docs/performance.md (--quick, --traffic, --plugins: prints only)
 cargo xtask bench --plugins [--kernel debian] [NAME]...
                                   every plugin, or those named; under Debian's stock kernel also those that the machine's own has no links for
+                                  (--staged: with what was built before)
 cargo xtask docs                  rewrites the generated pages under docs/
 cargo xtask new-driver NAME       copies plugins/none to plugins/NAME
 cargo xtask order                 finds which functions the plugins run and writes cni/order.txt, by which they are linked
