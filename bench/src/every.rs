@@ -137,6 +137,11 @@ pub(crate) fn one(ground: &mut Ground, case: &Case, container: usize) -> Result<
     if let Some(result) = &base {
         conf["prevResult"] = result.clone();
     }
+    let settle = |call| {
+        if case.device.is_some() {
+            settle(call)
+        }
+    };
     settle(2 * container);
     let (add, printed) = ground.call(case.kind, "ADD", container, "eth0", &conf)?;
     conf["prevResult"] = serde_json::from_str(&printed).context("ADD printed no JSON")?;
@@ -151,11 +156,12 @@ pub(crate) fn one(ground: &mut Ground, case: &Case, container: usize) -> Result<
     Ok([add, del])
 }
 
-/// Lets the kernel end what the calls before have left to it, awake, and each call begin at another point of its clock.
+/// Lets the kernel end what the calls before have left to it, and each call begin at another point of its clock: where a device
+/// changes its namespace.
 ///
-/// KERNEL: a device changes its namespace when the readers of before have gone (rcu_barrier, net/core/dev.c), which takes whole ticks of
-/// the clock. Of calls that follow one another at once each begins just behind a tick and ends with another: there the slower one
-/// takes as long as the faster one.
+/// KERNEL: it does when the readers of before have gone (rcu_barrier, net/core/dev.c), which takes whole ticks of the clock. Of
+/// calls that follow one another at once each begins just behind a tick and ends with another: there the slower one takes as
+/// long as the faster one.
 fn settle(call: usize) {
     let part = (u16::try_from(call).map_or(0.0, f64::from) * 0.618).fract();
     let until = Instant::now() + PAUSE.mul_f64(1.0 + part);
