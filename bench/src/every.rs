@@ -92,7 +92,8 @@ pub(crate) fn measure(containers: usize, wanted: &[String]) -> Result<String> {
             continue;
         }
         eprintln!("{kind}");
-        rows.push((kind, by_turns([&ours, &theirs], number, containers)));
+        let both = on(&ours, number, containers).and_then(|one| Ok([one, on(&theirs, number, containers)?]));
+        rows.push((kind, both));
     }
     let mut page = String::new();
     table(&mut page, &rows);
@@ -108,23 +109,16 @@ pub(crate) fn measure(containers: usize, wanted: &[String]) -> Result<String> {
     Ok(page)
 }
 
-/// The medians of a plugin's calls for containers that come and go on one host after the other, so that whatever befalls the
-/// machine befalls both.
-fn by_turns(hosts: [&Host; 2], number: usize, containers: usize) -> Result<Pair> {
-    let mut costs: [[Vec<Cost>; 2]; 2] = Default::default();
-    // The first call of all is left out: it makes what all share.
-    for container in 0..=containers {
-        for (host, costs) in hosts.iter().zip(&mut costs) {
-            let both = host.run(move |ground| {
-                let leases = ground.lab.path("every");
-                one(ground, &cases(&leases)[number], container)
-            })?;
-            for (costs, cost) in costs.iter_mut().zip(both).filter(|_| container > 0) {
-                costs.push(cost);
-            }
-        }
-    }
-    Ok(costs.map(|verbs| verbs.map(rounds::median)))
+/// The medians of one plugin's ADD and DEL on one host, for containers that come and go one after the other.
+fn on(host: &Host, number: usize, containers: usize) -> Result<[Cost; 2]> {
+    host.run(move |ground| {
+        let cases = cases(&ground.lab.path("every"));
+        // The first call of all is left out: it makes what all share.
+        one(ground, &cases[number], 0)?;
+        let calls = (1..=containers).map(|container| one(ground, &cases[number], container));
+        let costs = calls.collect::<Result<Vec<_>>>()?;
+        Ok([0, 1].map(|verb| rounds::median(costs.iter().map(|both| both[verb]).collect())))
+    })
 }
 
 /// What one plugin's ADD and DEL cost for a container.
