@@ -480,7 +480,7 @@ mod tests {
         assert!(leftover.exists(), "a young temporary file may still be in use");
 
         records.write(&record).unwrap();
-        let file = fs::File::options().write(true).open(&leftover).unwrap();
+        let file = File::options().write(true).open(&leftover).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(90)).unwrap();
         records.remove(&record.endpoint).unwrap();
         assert!(!records.dir.join("c1").exists());
