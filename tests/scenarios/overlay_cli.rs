@@ -288,6 +288,7 @@ fn networks_that_cannot_be_are_refused_and_leave_nothing() {
         ),
         (&["-o", "vni=0", "red"], 2, &["option vni", "1 to 16777215"]),
         (&["-o", "mtu=9000", "red"], 4, &["9000", "1500", "raise the underlay's MTU"]),
+        (&["--ipv6", "-o", "mtu=1200", "red"], 4, &["1200 is less than the 1280", "give another -o mtu"]),
         (&["-o", "mtu=many", "red"], 2, &["option mtu"]),
         (&["-o", "encrypted=perhaps", "red"], 2, &["option encrypted", "true or false"]),
         (&["-o", "colour=red", "red"], 2, &["colour"]),

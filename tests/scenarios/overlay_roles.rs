@@ -1,8 +1,8 @@
-//! What docs/overlay.md says about who may do what in the store, with the roles as they stand there.
+//! What docs/overlay.md says about who may do what in the store, with the roles as they stand there, and about certificates.
 
 use weft_testkit::{Certificate, Cluster, Output, reaches};
 
-use crate::overlay_agent::{addresses, connected};
+use crate::overlay_agent::{addresses, connected, lost_nothing, pair, pinging};
 use crate::overlay_cli::join;
 
 /// Gives users of the store the roles of the page: `h1` may take part, `operator` may do everything.
@@ -81,4 +81,34 @@ fn the_roles_of_the_page_are_enough_for_hosts_and_operators_and_no_more() {
     cluster.host(1).weft(["network", "rm", "blue"]).expect_ok();
     assert!(!cluster.etcd.records().contains("/weft/v1/net/blue"));
     cluster.etcd.ctl(["auth", "disable"]).expect_ok();
+}
+
+/// A host's certificate runs out. It hears no news and says why, and that is all; the new one needs nobody to start anything.
+#[test]
+fn a_certificate_that_runs_out_stops_the_news_alone_until_there_is_another() {
+    let (mut cluster, red, green) = pair();
+    let (good, late) = (cluster.authority.certificate("h1", &[]), cluster.authority.expired("late"));
+    let put = |from: &Certificate, to: &Certificate| {
+        for (from, to) in [(&from.file, &to.file), (&from.key, &to.key)] {
+            std::fs::copy(from, to).unwrap();
+        }
+    };
+    let kept = cluster.authority.certificate("kept", &[]);
+    put(&good, &kept);
+    let ping = pinging(&red, &addresses(&green)[0]);
+    put(&late, &good);
+    // A certificate is shown when a connection begins.
+    cluster.etcd.stop();
+    cluster.etcd.go_on();
+    cluster.eventually("h1 says why it hears nothing", || {
+        let status = cluster.status(1);
+        status["store"]["connected"] == false
+            && status["why"].as_str().unwrap_or_default().contains("ertificate")
+    });
+    cluster.eventually("h2 hears", || cluster.status(2)["store"]["connected"] == true);
+    let late = connected(&cluster, 1, "late");
+    reaches(&green, addresses(&late));
+    put(&kept, &good);
+    cluster.eventually("h1 hears again", || cluster.status(1)["state"] == "ready");
+    lost_nothing(ping);
 }

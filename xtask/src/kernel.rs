@@ -34,7 +34,7 @@ const WITHOUT: [(&str, &str); 1] = [("a_kernel_without_a_classifier", "cls_bpf")
 /// What the first file system needs before it can read the real one.
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 /// How long all of it may take, for `timeout(1)`.
-const LIMIT: &str = "20m";
+const LIMIT: &str = "40m";
 /// How long a guest has for its first word, before KVM is given up: it may be there and not work.
 const PATIENCE: &str = "15";
 

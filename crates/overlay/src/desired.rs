@@ -258,7 +258,9 @@ impl<'a> Known<'a> {
             return Err(refuse(why, "choose another subnet"));
         }
         let mtu_of = |host: &Host| mtu(network, host, overhead(secure, outside(host)));
-        let mtu = mtu_of(own).map_err(|why| refuse(why, "raise the underlay's MTU"))?;
+        let too_small = network.mtu.is_some_and(|asked| asked.get() < least(network));
+        let mend = if too_small { "give another -o mtu" } else { "raise the underlay's MTU" };
+        let mtu = mtu_of(own).map_err(|why| refuse(why, mend))?;
         let mut peers: Vec<Peer> = Vec::new();
         for host in members.iter().filter(|host| host.id != own.id) {
             // Packets to it would go into the tunnel that leads to it. That is its trouble, and not this network's.
@@ -340,7 +342,7 @@ fn device(prefix: &str, vni: Vni) -> IfName {
 fn mtu(network: &Network, host: &Host, outer: u32) -> Result<Mtu, String> {
     let room = host.mtu.saturating_sub(outer);
     let wanted = network.mtu.map_or(room, Mtu::get);
-    let least = LEAST[usize::from(network.subnets.iter().any(IpNetwork::is_ipv6))];
+    let least = least(network);
     let refused = |what: String| {
         Err(format!(
             "{what}: the underlay of host {} has an MTU of {}, and encapsulation takes {outer} of it",
@@ -354,6 +356,11 @@ fn mtu(network: &Network, host: &Host, outer: u32) -> Result<Mtu, String> {
         return refused(format!("an MTU of {wanted} is less than the {least} that the network needs"));
     }
     Mtu::try_from(i64::from(wanted)).map_err(|error| error.to_string())
+}
+
+/// Returns the least MTU that a network's links may have.
+fn least(network: &Network) -> u32 {
+    LEAST[usize::from(network.subnets.iter().any(IpNetwork::is_ipv6))]
 }
 
 /// Says that a host's underlay address is in a subnet of the network: packets to that host would go into the tunnel to it.

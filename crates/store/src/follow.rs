@@ -19,7 +19,7 @@ pub enum Update {
     Changes(Vec<Event>),
     /// Nothing has changed up to this revision.
     Progress(i64),
-    /// The store does not answer at present, and why.
+    /// The store does not answer at present, and why. It is said again when the reason is another.
     Lost(String),
     /// It answers again.
     Back,
@@ -31,7 +31,8 @@ pub struct Follower {
     prefix: String,
     watch: Option<Watch>,
     why: String,
-    lost: bool,
+    /// Why nothing is heard, as it was said last.
+    lost: Option<String>,
     wait: Duration,
 }
 
@@ -39,7 +40,7 @@ impl Follower {
     /// Follows what begins with `prefix`.
     pub fn new(store: SharedStore, prefix: &str) -> Self {
         let why = "start".into();
-        Self { store, prefix: prefix.into(), watch: None, why, lost: false, wait: BACKOFF.0 }
+        Self { store, prefix: prefix.into(), watch: None, why, lost: None, wait: BACKOFF.0 }
     }
 
     /// Lists everything again with the next call, for whoever wants to be sure.
@@ -61,11 +62,11 @@ impl Follower {
                 Some(WatchEvent::Changes(events)) => return Update::Changes(events),
                 Some(WatchEvent::Progress(revision)) => return Update::Progress(revision),
                 Some(WatchEvent::Lost(why)) => {
-                    self.lost = true;
+                    self.lost = Some(why.clone());
                     return Update::Lost(why);
                 }
                 Some(WatchEvent::Back) => {
-                    self.lost = false;
+                    self.lost = None;
                     return Update::Back;
                 }
                 Some(WatchEvent::Compacted(revision)) => {
@@ -95,16 +96,14 @@ impl Follower {
             Ok((listing, watch)) => {
                 self.watch = Some(watch);
                 self.wait = BACKOFF.0;
-                self.lost = false;
+                self.lost = None;
                 Some(Update::Listed(listing, std::mem::take(&mut self.why)))
             }
-            Err(error) if self.lost => {
-                drop(error);
-                None
-            }
             Err(error) => {
-                self.lost = true;
-                Some(Update::Lost(error.to_string()))
+                let why = error.to_string();
+                let news = self.lost.as_ref() != Some(&why);
+                self.lost = Some(why.clone());
+                news.then_some(Update::Lost(why))
             }
         }
     }

@@ -11,7 +11,8 @@ pub enum WatchEvent {
     Changes(Vec<Event>),
     /// Nothing that is watched has changed up to this revision.
     Progress(i64),
-    /// The store does not answer at present; the watch goes on by itself when it does.
+    /// The store does not answer at present, and why; the watch goes on by itself when it does. It is said again when the reason is
+    /// another.
     Lost(String),
     /// It answers again, and nothing was missed.
     Back,

@@ -131,7 +131,7 @@ impl Inner {
         let hearing = &mut self.hearing;
         match &update {
             Update::Lost(why) => {
-                if hearing.connected || hearing.error.is_none() {
+                if hearing.connected || hearing.error.as_ref() != Some(why) {
                     eprintln!("weftd: the store does not answer: {why}");
                 }
                 hearing.connected = false;

@@ -72,12 +72,12 @@ enum End {
 
 impl Watcher {
     async fn run(mut self) {
-        let (mut lost, mut wait) = (false, BACKOFF.0);
+        let (mut lost, mut wait) = (None, BACKOFF.0);
         loop {
             let end = match self.open().await {
                 Ok(Opened::Stream(stream)) => {
                     wait = BACKOFF.0;
-                    if std::mem::take(&mut lost) && self.events.send(WatchEvent::Back).await.is_err() {
+                    if lost.take().is_some() && self.events.send(WatchEvent::Back).await.is_err() {
                         return;
                     }
                     self.serve(*stream).await
@@ -93,10 +93,11 @@ impl Watcher {
                 End::Worn => continue,
                 End::Broken(why) => why,
             };
-            if !lost && self.events.send(WatchEvent::Lost(why)).await.is_err() {
+            // How a stream has ended says little; why there is no other one is what somebody can mend.
+            if lost.as_ref() != Some(&why) && self.events.send(WatchEvent::Lost(why.clone())).await.is_err() {
                 return;
             }
-            lost = true;
+            lost = Some(why);
             self.store.rebuild().await;
             sleep(jittered(wait)).await;
             wait = (wait * 2).min(BACKOFF.1);
