@@ -7,6 +7,7 @@
 //! networks/<network>/subnets:10.1.0.0_16    the same the other way round
 //! by-iptables/<network>                     the network's wishes are in chains of iptables, not in our table
 //! iptables/<CNI-chain>/<interface>          whose the chain is, and the addresses that an attachment put into it, one a line
+//! spoof/<port>                              whose port it is, and the address that its frames are to carry
 //! nftables/<CNI-chain>/<interface>          the same where the reference plugins' nf_tables have a rule for each address
 //! ```
 //!
@@ -21,7 +22,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
-use weft_model::{ContainerId, Endpoint, IfName, NetworkName};
+use weft_model::{ContainerId, Endpoint, IfName, Mac, NetworkName};
 use weft_state::file;
 use weft_state::ports::Books;
 
@@ -31,6 +32,8 @@ use crate::{Change, FirewallError};
 
 /// The directory of networks whose rules are in chains of iptables.
 const BY_IPTABLES: &str = "by-iptables";
+/// The directory of ports whose frames are checked.
+const SPOOF: &str = "spoof";
 /// What begins the line that says whose a chain is: network and container.
 const OF: &str = "of ";
 
@@ -243,8 +246,7 @@ impl Claims<'_> {
         let temporary = self.0.join(way.folder()).join(format!(".{chain}-{ifname}"));
         let outcome = create(&temporary)
             .and_then(|mut file| file.write_all(text.as_bytes()))
-            .and_then(|()| DirBuilder::new().recursive(true).mode(0o755).create(self.chain(way, &chain)))
-            .and_then(|()| fs::rename(&temporary, &path));
+            .and_then(|()| move_in(&temporary, &path));
         outcome.map_err(|source| FirewallError::Claim { path, source })
     }
 
@@ -285,11 +287,57 @@ impl Claims<'_> {
 
     /// Forgets that an attachment is masqueraded so.
     pub(crate) fn drop_chain(&self, way: Way, endpoint: &Endpoint) -> Result<(), FirewallError> {
-        let dir = self.chain(way, &chain_of(endpoint));
-        remove_file(&dir.join(endpoint.ifname.as_str()))?;
-        // Another attachment's claim keeps the directory.
-        fs::remove_dir(&dir).ok();
-        Ok(())
+        remove_last(&self.chain(way, &chain_of(endpoint)).join(endpoint.ifname.as_str()))
+    }
+
+    /// Notes that frames from an attachment's port are to carry this address.
+    pub(crate) fn take_spoof_check(
+        &self,
+        port: &IfName,
+        endpoint: &Endpoint,
+        mac: Mac,
+    ) -> Result<(), FirewallError> {
+        let Endpoint { network, container, ifname } = endpoint;
+        let path = self.spoof_check(port);
+        let text = format!("{OF}{network} {container} {ifname}\n{mac}\n");
+        if file::read_text(&path).is_ok_and(|known| known == text) {
+            return Ok(());
+        }
+        let temporary = self.0.join(format!(".{SPOOF}-{port}"));
+        let outcome = create(&temporary)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .and_then(|()| move_in(&temporary, &path));
+        outcome.map_err(|source| FirewallError::Claim { path, source })
+    }
+
+    /// Returns the ports whose frames are checked, with their attachments and addresses. A damaged record is none.
+    pub(crate) fn spoof_checks(&self) -> Result<Vec<(IfName, Endpoint, Mac)>, FirewallError> {
+        let mut all = Vec::new();
+        for port in listed(&self.0.join(SPOOF))?.iter().filter_map(|name| name.parse().ok()) {
+            all.extend(self.spoof_check_of(&port).map(|(endpoint, mac)| (port, endpoint, mac)));
+        }
+        all.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(all)
+    }
+
+    /// Returns whose port that is and the address that its frames are to carry, if they are checked.
+    pub(crate) fn spoof_check_of(&self, port: &IfName) -> Option<(Endpoint, Mac)> {
+        let text = file::read_text(&self.spoof_check(port)).ok()?;
+        let mut lines = text.lines();
+        let names: Vec<_> = lines.next()?.strip_prefix(OF)?.split(' ').collect();
+        let [network, container, ifname] = names.try_into().ok()?;
+        let (network, container) = (network.parse().ok()?, container.parse().ok()?);
+        let endpoint = Endpoint { network, container, ifname: ifname.parse().ok()? };
+        Some((endpoint, lines.next()?.parse().ok()?))
+    }
+
+    /// Forgets a port.
+    pub(crate) fn drop_spoof_check(&self, port: &IfName) -> Result<(), FirewallError> {
+        remove_last(&self.spoof_check(port))
+    }
+
+    fn spoof_check(&self, port: &IfName) -> PathBuf {
+        self.0.join(SPOOF).join(port.as_str())
     }
 
     fn network(&self, network: &NetworkName) -> PathBuf {
@@ -359,6 +407,32 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
             }
             outcome => return outcome,
         }
+    }
+}
+
+/// Gives a file its name, in a directory that may be removed meanwhile by someone who drops the last claim in it.
+fn move_in(from: &Path, to: &Path) -> io::Result<()> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match fs::rename(from, to) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound && attempts < 8 => {
+                DirBuilder::new().recursive(true).mode(0o755).create(to.parent().unwrap_or(to))?;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Removes a file, if it is there, and its directory unless that has others.
+fn remove_last(path: &Path) -> Result<(), FirewallError> {
+    match fs::remove_file(path) {
+        Ok(()) => {
+            path.parent().map(fs::remove_dir);
+            Ok(())
+        }
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(FirewallError::Claim { path: path.to_owned(), source }),
     }
 }
 

@@ -119,6 +119,8 @@ pub struct SpoofCheck {
     pub mac: Option<Mac>,
     /// The attachment.
     pub endpoint: Endpoint,
+    /// The directory for our records, as for [`Masquerade`].
+    pub claims: PathBuf,
 }
 
 impl Masquerade {
@@ -209,6 +211,7 @@ mod tests {
             host_ifname: "veth1".parse().unwrap(),
             mac: Some(Mac([2, 0, 0, 0, 0, 1])),
             endpoint: endpoint.clone(),
+            claims: "/run/weft/masquerade".into(),
         });
         let isolation = |internal, backend| {
             Fragment::Isolation(Isolation {

@@ -117,6 +117,10 @@ pub fn is_on_record(fragment: &Fragment) -> bool {
                 |endpoint: &Endpoint| Claims(&one.claims).is_masqueraded(way, endpoint, &one.addresses);
             one.endpoint.as_ref().is_some_and(known)
         }
+        Fragment::SpoofCheck(one) => {
+            let known = Claims(&one.claims).spoof_check_of(&one.host_ifname);
+            known.is_some_and(|(endpoint, mac)| endpoint == one.endpoint && Some(mac) == one.mac)
+        }
         Fragment::Isolation(one) => one.backend == Backend::Iptables && noted(&one.demand()),
         Fragment::Guard(one) => {
             one.backend == Backend::Iptables && !one.keeps_ports_apart() && noted(&one.demand())

@@ -15,7 +15,7 @@ use crate::iptables::restore::Listing;
 use crate::weft::{self, Piece, ports};
 use crate::{
     Backend, Firewall, FirewallError, admission, apart, entry, foreign, iptables, localnet, loopback,
-    publish, table, upstream, upstream_ports,
+    publish, spoof, table, upstream, upstream_ports,
 };
 
 /// What mends everything here.
@@ -118,7 +118,9 @@ pub fn diagnose(root: &Root) -> Result<Vec<Problem>, FirewallError> {
         problems.extend(missing_of_ports(&mut firewall, &books)?);
     }
     if let Ok(socket) = firewall.inet() {
-        for (endpoint, missing) in upstream::missing(socket, &Claims(&claims))? {
+        let mut missing = upstream::missing(socket, &Claims(&claims))?;
+        missing.extend(spoof::missing(socket, &Claims(&claims))?);
+        for (endpoint, missing) in missing {
             problems.extend(lacking(endpoint.to_string(), missing));
         }
     }
@@ -171,7 +173,8 @@ fn restore_nftables(firewall: &mut Firewall, claims: &Path) -> Vec<FirewallError
         let claimed = Claims(claims);
         let is_wanted = is_table_wanted(claims)?;
         let has_upstream = !claimed.masqueraded(Way::Nftables)?.is_empty();
-        if !is_wanted && !has_upstream && !weft_nft::is_usable() {
+        let has_guards = !claimed.spoof_checks()?.is_empty();
+        if !is_wanted && !has_upstream && !has_guards && !weft_nft::is_usable() {
             return Ok(());
         }
         let socket = firewall.inet()?;
@@ -180,9 +183,8 @@ fn restore_nftables(firewall: &mut Firewall, claims: &Path) -> Vec<FirewallError
         if has_table {
             pieces.extend([Piece::Ours, Piece::Detours, Piece::Apart]);
         }
-        if has_upstream {
-            pieces.push(Piece::Upstream);
-        }
+        pieces.extend(has_guards.then_some(Piece::SpoofChecks));
+        pieces.extend(has_upstream.then_some(Piece::Upstream));
         refused.extend(weft::restore(socket, &claimed, &pieces));
         if has_table {
             weft::retire(socket, &claimed)?;

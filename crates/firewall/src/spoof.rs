@@ -1,10 +1,12 @@
-//! The spoof check: frames from a guarded bridge port carry the container's address or are dropped.
+//! The spoof check: frames from a guarded bridge port carry the container's address or are dropped. Which ports are guarded is
+//! on record, so that the checks come back after a flush with everything else.
 
 use nix::errno::Errno;
-use weft_model::{IfName, Mac};
+use weft_model::{Endpoint, IfName, Mac};
 use weft_nft::{Error, FoundElement, Socket, Transaction};
 
 use crate::apart::is_without_bridges;
+use crate::claim::Claims;
 use crate::layout::bridge;
 use crate::table::{self, State};
 use crate::{Change, FirewallError, SpoofCheck, layout, upstream};
@@ -20,6 +22,14 @@ fn wrap(source: Error) -> FirewallError {
 pub(crate) fn ensure(socket: &mut Socket, check: &SpoofCheck) -> Result<Change, FirewallError> {
     let port = &check.host_ifname;
     let mac = check.mac.ok_or_else(|| FirewallError::NoMac(port.clone()))?;
+    let claims = Claims(&check.claims);
+    claims.take_spoof_check(port, &check.endpoint, mac)?;
+    let written = write(socket, port, mac);
+    // What was never there is not to be restored.
+    if written.is_err() { claims.drop_spoof_check(port).and(written) } else { written }
+}
+
+fn write(socket: &mut Socket, port: &IfName, mac: Mac) -> Result<Change, FirewallError> {
     let mut attempts = 0;
     loop {
         attempts += 1;
@@ -32,16 +42,7 @@ pub(crate) fn ensure(socket: &mut Socket, check: &SpoofCheck) -> Result<Change, 
         if creates {
             bridge::create(&mut transaction);
         }
-        // The same port with another address: its old guard and allowance go in the same moment.
-        if let Some(found) = found {
-            transaction.delete_elements(&bridge::guarded(), vec![bridge::guard(port, mac)]);
-            if let Some(old) = allowed(&found).filter(|old| *old != mac) {
-                transaction.delete_elements(&bridge::allowed(), vec![bridge::allowance(port, old)]);
-            }
-        }
-        transaction
-            .elements(&bridge::guarded(), vec![bridge::guard(port, mac)])
-            .elements(&bridge::allowed(), vec![bridge::allowance(port, mac)]);
+        replace(&mut transaction, found.as_ref(), port, mac);
         match socket.commit(&transaction) {
             Ok(()) => return Ok(Change::Made),
             // Such a transaction makes everything it refers to: what is missing is a part of the kernel.
@@ -55,6 +56,88 @@ pub(crate) fn ensure(socket: &mut Socket, check: &SpoofCheck) -> Result<Change, 
     }
 }
 
+/// Notes the guard of a port. The same port with another address: its old guard and allowance go in the same moment.
+fn replace(transaction: &mut Transaction, found: Option<&FoundElement>, port: &IfName, mac: Mac) {
+    if let Some(found) = found {
+        transaction.delete_elements(&bridge::guarded(), vec![bridge::guard(port, mac)]);
+        if let Some(old) = allowed(found).filter(|old| *old != mac) {
+            transaction.delete_elements(&bridge::allowed(), vec![bridge::allowance(port, old)]);
+        }
+    }
+    transaction
+        .elements(&bridge::guarded(), vec![bridge::guard(port, mac)])
+        .elements(&bridge::allowed(), vec![bridge::allowance(port, mac)]);
+}
+
+/// Notes what leads from what is there to what is on record; nothing where that is the same. Returns whose guards are
+/// written.
+pub(crate) fn restore(
+    socket: &mut Socket,
+    claims: &Claims<'_>,
+    transaction: &mut Transaction,
+) -> Result<Vec<(IfName, Mac)>, FirewallError> {
+    let all = claims.spoof_checks()?;
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    table::state(socket, layout::BRIDGE)?;
+    if !missing_rules(socket)?.is_empty() {
+        for (chain, _) in CHAINS {
+            if socket.has_chain(layout::BRIDGE, chain).map_err(wrap)? {
+                transaction.flush_chain(layout::BRIDGE, chain);
+            }
+        }
+        for (chain, _) in CHAINS {
+            if socket.has_chain(layout::BRIDGE, chain).map_err(wrap)? {
+                transaction.delete_chain(layout::BRIDGE, chain);
+            }
+        }
+        bridge::create(transaction);
+    }
+    let mut written = Vec::new();
+    for (port, _, mac) in all {
+        if !missing_elements(socket, &port, Some(mac))?.is_empty() {
+            replace(transaction, guard(socket, &port)?.as_ref(), &port, mac);
+            written.push((port, mac));
+        }
+    }
+    Ok(written)
+}
+
+/// Takes back what was restored of ports that have been given up meanwhile.
+pub(crate) fn withdraw(
+    socket: &mut Socket,
+    claims: &Claims<'_>,
+    written: &[(IfName, Mac)],
+) -> Result<(), FirewallError> {
+    for (port, mac) in written.iter().filter(|(port, _)| claims.spoof_check_of(port).is_none()) {
+        expire(socket, port, Some(*mac)).map_err(wrap)?;
+    }
+    Ok(())
+}
+
+/// Returns what is missing of all on record.
+pub(crate) fn missing(
+    socket: &mut Socket,
+    claims: &Claims<'_>,
+) -> Result<Vec<(Endpoint, Vec<String>)>, FirewallError> {
+    let all = claims.spoof_checks()?;
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    if table::state(socket, layout::BRIDGE)? != State::Ours {
+        let lost = vec![format!("table {}", layout::BRIDGE)];
+        return Ok(all.into_iter().map(|(_, endpoint, _)| (endpoint, lost.clone())).collect());
+    }
+    let rules = missing_rules(socket)?;
+    let mut missing = Vec::new();
+    for (port, endpoint, mac) in all {
+        let elements = missing_elements(socket, &port, Some(mac))?;
+        missing.push((endpoint, rules.iter().cloned().chain(elements).collect()));
+    }
+    Ok(missing)
+}
+
 /// Returns whether the chains are there. The table may be there for something else.
 fn has_check(socket: &mut Socket) -> Result<bool, FirewallError> {
     let there = table::state(socket, layout::BRIDGE)? != State::Absent;
@@ -64,6 +147,7 @@ fn has_check(socket: &mut Socket) -> Result<bool, FirewallError> {
 /// Stops guarding the port. The port's name is enough: the guard's comment knows the address.
 pub(crate) fn remove(socket: &mut Socket, check: &SpoofCheck) -> Result<(), FirewallError> {
     let port = &check.host_ifname;
+    Claims(&check.claims).drop_spoof_check(port)?;
     let ours = match guard(socket, port) {
         Ok(None) => Ok(()),
         Ok(Some(found)) => expire(socket, port, allowed(&found).or(check.mac)).map_err(wrap),
@@ -86,19 +170,35 @@ pub(crate) fn observe(socket: &mut Socket, check: &SpoofCheck) -> Result<Vec<Str
     if table::state(socket, layout::BRIDGE)? != State::Ours {
         return Ok(vec![format!("table {}", layout::BRIDGE)]);
     }
+    let mut missing = missing_rules(socket)?;
+    missing.extend(missing_elements(socket, &check.host_ifname, check.mac)?);
+    Ok(missing)
+}
+
+/// The chains with their numbers of rules.
+const CHAINS: [(&str, usize); 2] =
+    [(bridge::PREROUTING, bridge::PREROUTING_RULES), (bridge::SPOOF_CHECK, bridge::SPOOF_CHECK_RULES)];
+
+fn missing_rules(socket: &mut Socket) -> Result<Vec<String>, FirewallError> {
     let mut missing = Vec::new();
-    let chains =
-        [(bridge::PREROUTING, bridge::PREROUTING_RULES), (bridge::SPOOF_CHECK, bridge::SPOOF_CHECK_RULES)];
-    for (chain, rules) in chains {
+    for (chain, rules) in CHAINS {
         if socket.rules(layout::BRIDGE, chain).map_err(wrap)?.len() != rules {
             missing.push(format!("rules of chain {} {chain}", layout::BRIDGE));
         }
     }
-    let port = &check.host_ifname;
+    Ok(missing)
+}
+
+fn missing_elements(
+    socket: &mut Socket,
+    port: &IfName,
+    mac: Option<Mac>,
+) -> Result<Vec<String>, FirewallError> {
+    let mut missing = Vec::new();
     let guard = guard(socket, port)?.filter(|found| found.expires.is_none());
     match guard.as_ref().map(allowed) {
         None => missing.push(format!("element {port} of {}", bridge::guarded())),
-        Some(mac) if check.mac.is_some() && mac != check.mac => {
+        Some(found) if mac.is_some() && found != mac => {
             missing.push(format!("element {port} of {} for the interface's address", bridge::guarded()));
         }
         Some(Some(mac)) => {

@@ -67,7 +67,12 @@ fn every_attribute_shows() {
     route = route.via("10.0.0.2".parse().ok()).mtu(Some(1300)).advmss(Some(1260)).rivals(Rivals::Join);
     plan.container(route);
     plan.container(Sysctl::attempt("net/ipv6/conf/eth0/accept_dad", "0"));
-    plan.host(Fragment::SpoofCheck(SpoofCheck { host_ifname: port, mac: Some(MAC), endpoint }));
+    plan.host(Fragment::SpoofCheck(SpoofCheck {
+        host_ifname: port,
+        mac: Some(MAC),
+        endpoint,
+        claims: "/run".into(),
+    }));
     insta::assert_snapshot!(plan, @r#"
     network    link br0 type bridge mtu auto mac 02:00:00:00:00:07 vlan-filtering
     network    link p100 peer host:br0.100 master br0

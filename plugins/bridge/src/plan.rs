@@ -38,8 +38,12 @@ pub(crate) fn links(settings: &Settings, endpoint: &Endpoint) -> Plan {
     // Behind the pair: whoever undoes an ADD sees by the port that this network is in use.
     plan.extend(fences(settings).steps);
     if settings.spoof_check {
-        let endpoint = endpoint.clone();
-        plan.host(Fragment::SpoofCheck(SpoofCheck { host_ifname: host_end, mac: settings.mac, endpoint }));
+        plan.host(Fragment::SpoofCheck(SpoofCheck {
+            host_ifname: host_end,
+            mac: settings.mac,
+            endpoint: endpoint.clone(),
+            claims: settings.claims.clone(),
+        }));
     }
     plan
 }

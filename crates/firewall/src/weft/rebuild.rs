@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nix::errno::Errno;
-use weft_model::Endpoint;
+use weft_model::{Endpoint, IfName, Mac};
 use weft_nft::{Chain, Element, Error, Set, Socket, Transaction};
 
 use super::{Changes, ports, wrap};
@@ -13,7 +13,7 @@ use crate::entry;
 use crate::error::all_but_refused;
 use crate::layout::{INET, forward, masquerade};
 use crate::table::{self, State};
-use crate::{FirewallError, apart, layout, loopback, upstream};
+use crate::{FirewallError, apart, layout, loopback, spoof, upstream};
 
 const ATTEMPTS: usize = 16;
 
@@ -26,6 +26,8 @@ pub(crate) enum Piece {
     Detours,
     /// What keeps ports of a bridge apart: in `table bridge weft`.
     Apart,
+    /// The spoof check: in `table bridge weft`.
+    SpoofChecks,
     /// Masquerading in the reference plugins' table.
     Upstream,
 }
@@ -35,6 +37,7 @@ pub(crate) enum Piece {
 struct Written {
     ours: Option<Changes>,
     upstream: Vec<Endpoint>,
+    guarded: Vec<(IfName, Mac)>,
 }
 
 /// Writes our table anew with everything that is claimed and published, unless that is just what is there. The
@@ -64,6 +67,7 @@ fn write(socket: &mut Socket, claims: &Claims<'_>, pieces: &[Piece]) -> Result<(
                 Piece::Ours => written.ours = anew(socket, claims, &mut transaction)?,
                 Piece::Detours => loopback::restore(socket, claims, &mut transaction)?,
                 Piece::Apart => apart::restore(socket, claims, &mut transaction)?,
+                Piece::SpoofChecks => written.guarded = spoof::restore(socket, claims, &mut transaction)?,
                 Piece::Upstream => {
                     written.upstream = upstream::restore(socket, claims, &mut transaction)?;
                 }
@@ -91,6 +95,7 @@ fn write(socket: &mut Socket, claims: &Claims<'_>, pieces: &[Piece]) -> Result<(
 /// Takes back what has been given up since it was looked up. Returns whether nothing has been wanted again since.
 fn is_settled(socket: &mut Socket, claims: &Claims<'_>, written: &Written) -> Result<bool, FirewallError> {
     upstream::withdraw(socket, claims, &written.upstream)?;
+    spoof::withdraw(socket, claims, &written.guarded)?;
     written.ours.as_ref().map_or(Ok(true), |ours| withdraw(socket, claims, ours))
 }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use weft_firewall::{Backend, Fragment, SpoofCheck, ensure, remove};
 use weft_netns::{create, isolate};
 
-use crate::lab::{attachment, endpoint, has, ruleset, sh};
+use crate::lab::{attachment, claims, endpoint, has, ruleset, sh};
 
 const BRIDGE: &str = "/usr/lib/cni/bridge";
 const CONF: &str = r#"{"cniVersion":"0.4.0","name":"test","type":"bridge","bridge":"br0","isGateway":true,
@@ -54,6 +54,7 @@ fn hosts_can_switch_both_ways() {
         host_ifname: "veth1234".parse().unwrap(),
         mac: None,
         endpoint: endpoint("test", "1234", "eth0"),
+        claims: claims(),
     }))
     .unwrap();
     assert_eq!(nat(), before, "what they made is gone");

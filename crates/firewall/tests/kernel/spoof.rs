@@ -4,12 +4,16 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use weft_firewall::{Change, Firewall, FirewallError, Fragment, SpoofCheck, ensure, observe, remove};
+use weft_firewall::{
+    Change, Firewall, FirewallError, Fragment, SpoofCheck, diagnose, ensure, is_on_record, observe, reload,
+    remove,
+};
 use weft_model::Mac;
 use weft_netns::{Netns, create, isolate};
 use weft_nft::{Family, Socket, Table};
+use weft_state::Root;
 
-use crate::lab::{endpoint, has, is_documented, ruleset, sh};
+use crate::lab::{claims, endpoint, has, is_documented, ruleset, sh};
 
 const HONEST: &str = "02:00:00:00:00:02";
 const FORGED: &str = "02:00:00:00:00:66";
@@ -74,6 +78,7 @@ fn check(mac: Option<&str>) -> Fragment {
         host_ifname: "port-red".parse().unwrap(),
         mac: mac.map(|mac| mac.parse::<Mac>().unwrap()),
         endpoint: endpoint("n1", "red", "eth0"),
+        claims: claims(),
     })
 }
 
@@ -144,6 +149,7 @@ fn many_ports_at_once_make_every_rule_once() {
                         host_ifname: format!("veth{worker}-{i}").parse().unwrap(),
                         mac: Some(Mac([2, 0, 0, 0, worker, i])),
                         endpoint: endpoint("n1", "red", "eth0"),
+                        claims: claims(),
                     });
                     firewall.ensure(&fragment).unwrap();
                     assert_eq!(firewall.observe(&fragment).unwrap(), Vec::<String>::new());
@@ -203,4 +209,52 @@ fn without_an_address_there_is_nothing_to_check_for() {
     let error = ensure(&check(None)).unwrap_err();
     assert!(matches!(error, FirewallError::NoMac(_)));
     remove(&check(None)).unwrap();
+}
+
+#[test]
+fn whatever_a_flush_took_comes_back_with_one_transaction() {
+    isolate().unwrap();
+    let root = Root::new(None);
+    let ports = [("port-red", "red", 2), ("port-blue", "blue", 3), ("port-gone", "gone", 4)];
+    let all = ports.map(|(port, container, last)| SpoofCheck {
+        host_ifname: port.parse().unwrap(),
+        mac: Some(Mac([2, 0, 0, 0, 0, last])),
+        endpoint: endpoint("n1", container, "eth0"),
+        claims: claims(),
+    });
+    let missing = |one: &SpoofCheck| observe(&Fragment::SpoofCheck(one.clone())).unwrap();
+    let generation = || Socket::open().unwrap().generation().unwrap();
+    for one in &all {
+        ensure(&Fragment::SpoofCheck(one.clone())).unwrap();
+        assert!(is_on_record(&Fragment::SpoofCheck(one.clone())));
+    }
+    remove(&Fragment::SpoofCheck(all[2].clone())).unwrap();
+    assert_eq!(diagnose(&root).unwrap(), []);
+    let flushes = [
+        "flush ruleset",
+        "flush chain bridge weft prerouting",
+        "flush chain bridge weft spoof_check",
+        "flush set bridge weft spoof_guarded",
+        "flush set bridge weft spoof_allowed",
+    ];
+    for flush in flushes {
+        if !has("nft") {
+            return;
+        }
+        sh(&format!("nft {flush}"));
+        let told = diagnose(&root).unwrap();
+        assert_eq!(told.iter().map(|one| &*one.what).collect::<Vec<_>>().len(), 2, "{flush}: {told:?}");
+        let before = generation();
+        reload(&root).unwrap();
+        assert_eq!(generation(), before + 1, "{flush}");
+        assert!(all[..2].iter().all(|one| missing(one).is_empty()), "{flush}: {}", ruleset());
+        assert!(!ruleset().contains("port-gone"), "{flush}");
+        reload(&root).unwrap();
+        assert_eq!(generation(), before + 1, "{flush}: nothing is missing");
+        assert_eq!(diagnose(&root).unwrap(), []);
+    }
+    for one in &all {
+        remove(&Fragment::SpoofCheck(one.clone())).unwrap();
+    }
+    assert!(!claims().join("spoof").exists());
 }

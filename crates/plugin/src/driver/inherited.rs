@@ -88,7 +88,12 @@ pub(super) fn sweep(call: &Call, valid: &[AttachmentId]) -> Vec<Failure> {
 fn forget(call: &Call, firewall: &mut Firewall, endpoint: &Endpoint) -> Option<Failure> {
     // CNI: plugins/meta/tuning keeps what an interface was there, and leaves it when the namespace goes first.
     fs::remove_file(Root::tuning_backup(&call.root.cni_tuning_dir(), endpoint)).ok();
-    let check = SpoofCheck { host_ifname: endpoint.host_ifname(), mac: None, endpoint: endpoint.clone() };
+    let check = SpoofCheck {
+        host_ifname: endpoint.host_ifname(),
+        mac: None,
+        endpoint: endpoint.clone(),
+        claims: call.root.masquerade_dir(),
+    };
     let removed = firewall.remove(&Fragment::SpoofCheck(check));
     removed.err().map(|error| Failure::new(Code::Internal, error))
 }
