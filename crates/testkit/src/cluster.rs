@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::{Authority, Background, Etcd, Host, Output, Underlay};
 
-/// Much longer than anything takes that an agent does by itself.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Much longer than anything takes that an agent does by itself, on an emulated machine, too.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How often a host tries again to join when the store does not answer.
 const AGAIN: u32 = 5;
