@@ -355,6 +355,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::testing::tiny_tmpfs;
 
     fn endpoint(network: &str, container: &str, ifname: &str) -> Endpoint {
         Endpoint {
@@ -372,6 +373,42 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = Records::new(&Root::new(Some(dir.path().into())));
         (dir, records)
+    }
+
+    #[test]
+    fn a_record_says_how_far_it_has_come_whatever_ends_its_writer() {
+        let (dir, records) = lab();
+        let intent = record("red", "c1", "eth0");
+        let state = || records.get(&intent.endpoint.container, &intent.endpoint.ifname).unwrap().state;
+        let begun = records.begin(&intent).unwrap();
+        assert_eq!(state(), State::Intent);
+        let path = dir.path().join("run/weft/attachments/c1/eth0.json");
+        let begin = fs::read(&path).unwrap();
+        begun.advance(&intent.done(Vec::new(), Value::Null)).unwrap();
+        assert_eq!(state(), State::Done);
+
+        let whole = fs::read(&path).unwrap();
+        for length in begin.len()..whole.len() {
+            File::create(&path).unwrap().write_all(&whole[..length]).unwrap();
+            assert_eq!(state(), State::Intent, "{length} bytes of {}", whole.len());
+        }
+        records.write(&intent.done(Vec::new(), Value::Null)).unwrap();
+        assert_eq!(state(), State::Done, "one that is written anew has one line");
+    }
+
+    #[test]
+    fn a_full_disk_leaves_a_record_as_it_was() {
+        tiny_tmpfs(|dir| {
+            let records = Records::new(&Root::new(Some(dir.into())));
+            let intent = record("red", "c1", "eth0");
+            let begun = records.begin(&intent).unwrap();
+            let huge = Value::from("x".repeat(1 << 20));
+            let error = begun.advance(&intent.done(Vec::new(), huge)).unwrap_err().to_string();
+            assert!(error.contains("eth0.json: No space left"), "{error}");
+            let found = records.inspect(&intent.endpoint.container, &intent.endpoint.ifname).unwrap();
+            assert_eq!(found, Some(intent.clone()));
+            records.remove(&intent.endpoint).unwrap();
+        });
     }
 
     #[test]

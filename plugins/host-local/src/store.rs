@@ -68,8 +68,8 @@ impl Store {
     ///
     /// When the directory cannot be made, locked or read.
     pub fn create(location: &Location) -> Result<Self, StateError> {
-        // The mode is the one that the reference plugin gives the file, which it never removes.
-        let lock = FileLock::exclusive_for_good(&location.dir.join("lock"), 0o750)?;
+        // The mode is the one that the reference plugin gives the file.
+        let lock = FileLock::exclusive_with_mode(&location.dir.join("lock"), 0o750)?;
         let boot = boot::id().map_or(0, |id| boot_number(&id));
         let facts = fs::metadata(&location.dir).map_err(StateError::io("read", &location.dir))?;
         let now = State { inode: facts.ino(), seconds: facts.mtime(), nanos: facts.mtime_nsec(), boot };

@@ -345,10 +345,10 @@ const PATIENCE: Duration = Duration::from_secs(50);
 
 impl Alone {
     fn with(call: &Call, container: &ContainerId) -> Result<Self, Failure> {
-        let records = call.root.attachments_dir().join(container.as_str());
+        let path = call.root.locks_dir().join(format!("attachment-{container}"));
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match FileLock::try_directory(&records).map_err(|error| Failure::new(Code::Io, error))? {
+            match FileLock::try_exclusive(&path).map_err(|error| Failure::new(Code::Io, error))? {
                 Some(lock) => return Ok(Self(Some(lock))),
                 None if Instant::now() < deadline => thread::sleep(Duration::from_millis(2)),
                 None => {
@@ -362,9 +362,8 @@ impl Alone {
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        if let Some(lock) = self.0.take() {
-            lock.remove_if_empty();
-        }
+        // A lock file that stays is empty and harmless; the next holder removes it.
+        self.0.take().map(FileLock::unlink);
     }
 }
 
