@@ -22,7 +22,8 @@ pub(super) fn reload<D: Driver>(driver: &D, root: &Root, networks: &[Call]) -> R
         let failure = in_turn(call, &record, || restore(driver, call, &record)).err();
         // What attachments share fails once, and not once for each.
         let told = |failure: &Failure| {
-            problems.iter().any(|one| one.msg.split("; ").any(|told| told == failure.msg))
+            let is_it = |told: &str| told == failure.msg;
+            problems.iter().any(|one| is_it(&one.msg) || one.msg.split("; ").any(is_it))
         };
         let failure = failure.filter(|failure| !told(failure));
         problems.extend(failure);
