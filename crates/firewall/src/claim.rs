@@ -290,24 +290,24 @@ impl Claims<'_> {
         remove_last(&self.chain(way, &chain_of(endpoint)).join(endpoint.ifname.as_str()))
     }
 
-    /// Notes that frames from an attachment's port are to carry this address.
+    /// Notes that frames from an attachment's port are to carry this address. Returns whether that is new.
     pub(crate) fn take_spoof_check(
         &self,
         port: &IfName,
         endpoint: &Endpoint,
         mac: Mac,
-    ) -> Result<(), FirewallError> {
+    ) -> Result<Change, FirewallError> {
         let Endpoint { network, container, ifname } = endpoint;
         let path = self.spoof_check(port);
         let text = format!("{OF}{network} {container} {ifname}\n{mac}\n");
         if file::read_text(&path).is_ok_and(|known| known == text) {
-            return Ok(());
+            return Ok(Change::AlreadyThere);
         }
         let temporary = self.0.join(format!(".{SPOOF}-{port}"));
         let outcome = create(&temporary)
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .and_then(|()| move_in(&temporary, &path));
-        outcome.map_err(|source| FirewallError::Claim { path, source })
+        outcome.map(|()| Change::Made).map_err(|source| FirewallError::Claim { path, source })
     }
 
     /// Returns the ports whose frames are checked, with their attachments and addresses. A damaged record is none.

@@ -23,10 +23,14 @@ pub(crate) fn ensure(socket: &mut Socket, check: &SpoofCheck) -> Result<Change, 
     let port = &check.host_ifname;
     let mac = check.mac.ok_or_else(|| FirewallError::NoMac(port.clone()))?;
     let claims = Claims(&check.claims);
-    claims.take_spoof_check(port, &check.endpoint, mac)?;
-    let written = write(socket, port, mac);
-    // What was never there is not to be restored.
-    if written.is_err() { claims.drop_spoof_check(port).and(written) } else { written }
+    let noted = claims.take_spoof_check(port, &check.endpoint, mac)?;
+    match write(socket, port, mac) {
+        // A record is a change as well, and to be undone with what follows: by it the guard would be restored.
+        Ok(Change::AlreadyThere) => Ok(noted),
+        Ok(Change::Made) => Ok(Change::Made),
+        // What was never there is not to be restored.
+        Err(error) => claims.drop_spoof_check(port).and(Err(error)),
+    }
 }
 
 fn write(socket: &mut Socket, port: &IfName, mac: Mac) -> Result<Change, FirewallError> {

@@ -131,6 +131,15 @@ fn a_port_that_returns_with_another_address_is_checked_for_that_one() {
 }
 
 #[test]
+fn a_record_of_a_guard_that_is_there_is_a_change() {
+    isolate().unwrap();
+    assert_eq!(ensure(&check(Some(HONEST))).unwrap(), Change::Made);
+    std::fs::remove_file(claims().join("spoof/port-red")).unwrap();
+    assert_eq!(ensure(&check(Some(HONEST))).unwrap(), Change::Made);
+    assert_eq!(ensure(&check(Some(HONEST))).unwrap(), Change::AlreadyThere);
+}
+
+#[test]
 fn the_table_reads_as_documented() {
     isolate().unwrap();
     ensure(&check(Some(HONEST))).unwrap();
