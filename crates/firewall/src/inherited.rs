@@ -22,7 +22,7 @@ use crate::claim::Claims;
 use crate::iptables::lock::Writer;
 use crate::iptables::tool::{Rules, Table, Tool};
 use crate::iptables::{admission as chains, masquerade};
-use crate::{Carrier, Firewall, FirewallError, admission, upstream, upstream_ports};
+use crate::{Carrier, Firewall, FirewallError, admission, spoof, upstream, upstream_ports};
 
 /// What begins the name of a chain of a container's.
 const OWN: &str = "CNI-";
@@ -85,7 +85,8 @@ pub(crate) fn masquerades(socket: &mut Socket, endpoint: &Endpoint) -> bool {
 }
 
 /// Takes away everything of a network that upstream's plugins made for attachments that do not survive: chains of
-/// masquerading and of published ports, rules of the nf_tables backends, and what let addresses through.
+/// masquerading and of published ports, rules of the nf_tables backends, and what let addresses through. What our books
+/// have of such attachments in upstream's ways, and their spoof checks, go as well.
 ///
 /// `departed` are addresses of such attachments that the caller knows; others are found in the rules of iptables.
 ///
@@ -106,6 +107,7 @@ pub fn collect(
     let chains = collect_chains(firewall, claims, network, survivors, &mut leaving);
     let rules = match firewall.inet() {
         Ok(socket) => upstream::collect(socket, &Claims(claims), network, &survivors.attachments)
+            .and(spoof::collect(socket, claims, network, &survivors.attachments))
             .and(upstream_ports::collect(socket, claims, &departed)),
         Err(error) => crate::without_nftables(error),
     };

@@ -1,8 +1,10 @@
 //! The spoof check: frames from a guarded bridge port carry the container's address or are dropped. Which ports are guarded is
 //! on record, so that the checks come back after a flush with everything else.
 
+use std::path::Path;
+
 use nix::errno::Errno;
-use weft_model::{Endpoint, IfName, Mac};
+use weft_model::{Endpoint, IfName, Mac, NetworkName};
 use weft_nft::{Error, FoundElement, Socket, Transaction};
 
 use crate::apart::is_without_bridges;
@@ -160,6 +162,24 @@ pub(crate) fn remove(socket: &mut Socket, check: &SpoofCheck) -> Result<(), Fire
         Err(error) => Err(error),
     };
     ours.and(upstream::remove_spoof_check(socket, &check.endpoint))
+}
+
+/// Stops guarding the ports of a network's attachments that are not among `valid`, each a container and its interface.
+pub(crate) fn collect(
+    socket: &mut Socket,
+    claims: &Path,
+    network: &NetworkName,
+    valid: &[(&str, &str)],
+) -> Result<(), FirewallError> {
+    let mut failed = None;
+    for (host_ifname, endpoint, mac) in Claims(claims).spoof_checks()? {
+        let stays = valid.contains(&(endpoint.container.as_str(), endpoint.ifname.as_str()));
+        if endpoint.network == *network && !stays {
+            let check = SpoofCheck { host_ifname, mac: Some(mac), endpoint, claims: claims.into() };
+            failed = failed.or(remove(socket, &check).err());
+        }
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 /// The guard goes first: an allowance without a guard means nothing, the reverse blocks the port.

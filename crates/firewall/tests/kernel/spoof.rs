@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use weft_firewall::{
-    Change, Firewall, FirewallError, Fragment, SpoofCheck, diagnose, ensure, is_on_record, observe, reload,
-    remove,
+    Change, Firewall, FirewallError, Fragment, SpoofCheck, Survivors, collect, diagnose, ensure,
+    is_on_record, observe, reload, remove,
 };
 use weft_model::Mac;
 use weft_netns::{Netns, create, isolate};
@@ -137,6 +137,35 @@ fn a_record_of_a_guard_that_is_there_is_a_change() {
     std::fs::remove_file(claims().join("spoof/port-red")).unwrap();
     assert_eq!(ensure(&check(Some(HONEST))).unwrap(), Change::Made);
     assert_eq!(ensure(&check(Some(HONEST))).unwrap(), Change::AlreadyThere);
+}
+
+#[test]
+fn what_no_attachment_of_a_network_has_is_collected() {
+    isolate().unwrap();
+    let ports =
+        [("port-red", "n1", "red", 2), ("port-gone", "n1", "gone", 3), ("port-other", "n2", "gone", 4)];
+    let [red, gone, other] = ports.map(|(port, network, container, last)| {
+        let check = SpoofCheck {
+            host_ifname: port.parse().unwrap(),
+            mac: Some(Mac([2, 0, 0, 0, 0, last])),
+            endpoint: endpoint(network, container, "eth0"),
+            claims: claims(),
+        };
+        ensure(&Fragment::SpoofCheck(check.clone())).unwrap();
+        Fragment::SpoofCheck(check)
+    });
+    let survivors = Survivors { attachments: vec![("red", "eth0")], addresses: Vec::new() };
+    let network = "n1".parse().unwrap();
+
+    collect(&mut Firewall::new(), &claims(), &network, &survivors, &[]).unwrap();
+
+    assert!(!is_on_record(&gone) && !observe(&gone).unwrap().is_empty());
+    for kept in [&red, &other] {
+        assert!(is_on_record(kept));
+        assert_eq!(observe(kept).unwrap(), Vec::<String>::new());
+    }
+    reload(&Root::new(None)).unwrap();
+    assert!(!ruleset().contains("port-gone"));
 }
 
 #[test]

@@ -73,6 +73,7 @@ pub(super) fn remove_links<D: Driver>(
         Err(_) => {
             let mut plan = Plan::new();
             plan.host(Link::veth(&endpoint.host_ifname(), Peer::container(&endpoint.ifname)));
+            plan.host(inherited::spoof_check(call, endpoint));
             plan
         }
     };

@@ -88,14 +88,18 @@ pub(super) fn sweep(call: &Call, valid: &[AttachmentId]) -> Vec<Failure> {
 fn forget(call: &Call, firewall: &mut Firewall, endpoint: &Endpoint) -> Option<Failure> {
     // CNI: plugins/meta/tuning keeps what an interface was there, and leaves it when the namespace goes first.
     fs::remove_file(Root::tuning_backup(&call.root.cni_tuning_dir(), endpoint)).ok();
-    let check = SpoofCheck {
+    let removed = firewall.remove(&spoof_check(call, endpoint));
+    removed.err().map(|error| Failure::new(Code::Internal, error))
+}
+
+/// The spoof check of an attachment, as far as its names tell.
+pub(super) fn spoof_check(call: &Call, endpoint: &Endpoint) -> Fragment {
+    Fragment::SpoofCheck(SpoofCheck {
         host_ifname: endpoint.host_ifname(),
         mac: None,
         endpoint: endpoint.clone(),
         claims: call.root.masquerade_dir(),
-    };
-    let removed = firewall.remove(&Fragment::SpoofCheck(check));
-    removed.err().map(|error| Failure::new(Code::Internal, error))
+    })
 }
 
 /// Removes the links that what containers sent has passed. CNI: plugins/meta/bandwidth, which names them after network
