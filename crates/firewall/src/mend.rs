@@ -166,39 +166,53 @@ pub(crate) fn rebuild(firewall: &mut Firewall, claims: &Path) -> Result<(), Fire
 }
 
 /// Writes what is missing of nf_tables again, in one transaction, with the routes and switches that go with it. Returns what
-/// was refused.
+/// was refused, of the records as of the kernel: it keeps nothing else from being written.
 fn restore_nftables(firewall: &mut Firewall, claims: &Path) -> Vec<FirewallError> {
+    let claimed = Claims(claims);
     let mut refused = Vec::new();
-    let mut restore = || -> Result<(), FirewallError> {
-        let claimed = Claims(claims);
-        let is_wanted = is_table_wanted(claims)?;
-        let has_upstream = !claimed.masqueraded(Way::Nftables)?.is_empty();
-        let has_guards = !claimed.spoof_checks()?.is_empty();
-        if !is_wanted && !has_upstream && !has_guards && !weft_nft::is_usable() {
-            return Ok(());
+    let mut holds = |outcome: Result<bool, FirewallError>| tell(&mut refused, outcome).unwrap_or_default();
+    let is_wanted = holds(is_table_wanted(claims));
+    let has_upstream = holds(claimed.masqueraded(Way::Nftables).map(|all| !all.is_empty()));
+    let has_guards = holds(claimed.spoof_checks().map(|all| !all.is_empty()));
+    if !is_wanted && !has_upstream && !has_guards && !weft_nft::is_usable() {
+        return refused;
+    }
+    let socket = match firewall.inet() {
+        Ok(socket) => socket,
+        Err(error) => {
+            refused.push(error);
+            return refused;
         }
-        let socket = firewall.inet()?;
-        let mut pieces = Vec::new();
-        let has_table = is_wanted || table::state(socket, crate::layout::INET)? != table::State::Absent;
-        if has_table {
-            pieces.extend([Piece::Ours, Piece::Detours, Piece::Apart]);
-        }
-        pieces.extend(has_guards.then_some(Piece::SpoofChecks));
-        pieces.extend(has_upstream.then_some(Piece::Upstream));
-        refused.extend(weft::restore(socket, &claimed, &pieces));
-        if has_table {
-            weft::retire(socket, &claimed)?;
-            loopback::restore_routes(&claimed)?;
-            localnet::restore(&claimed)?;
-        }
-        Ok(())
     };
-    if let Err(error) = restore() {
-        // What is refused once is refused again.
-        let is_told = refused.iter().any(|told| told.to_string() == error.to_string());
-        refused.extend((!is_told).then_some(error));
+    let is_there = table::state(socket, crate::layout::INET).map(|state| state != table::State::Absent);
+    let has_table = tell(&mut refused, is_there).unwrap_or_default() || is_wanted;
+    let mut pieces = Vec::new();
+    if has_table {
+        pieces.extend([Piece::Ours, Piece::Detours, Piece::Apart]);
+    }
+    pieces.extend(has_guards.then_some(Piece::SpoofChecks));
+    pieces.extend(has_upstream.then_some(Piece::Upstream));
+    for error in weft::restore(socket, &claimed, &pieces) {
+        tell(&mut refused, Err::<(), _>(error));
+    }
+    if has_table {
+        tell(&mut refused, weft::retire(socket, &claimed));
+        tell(&mut refused, loopback::restore_routes(&claimed));
+        tell(&mut refused, localnet::restore(&claimed));
     }
     refused
+}
+
+/// Notes what was refused, unless that is told already: what is refused once is refused again.
+fn tell<T>(refused: &mut Vec<FirewallError>, outcome: Result<T, FirewallError>) -> Option<T> {
+    match outcome {
+        Ok(value) => Some(value),
+        Err(error) => {
+            let is_told = refused.iter().any(|told| told.to_string() == error.to_string());
+            refused.extend((!is_told).then_some(error));
+            None
+        }
+    }
 }
 
 fn is_table_wanted(claims: &Path) -> Result<bool, FirewallError> {

@@ -296,3 +296,25 @@ fn whatever_a_flush_took_comes_back_with_one_transaction() {
     }
     assert!(!claims().join("spoof").exists());
 }
+
+#[test]
+fn a_record_or_a_table_that_cannot_be_read_keeps_nothing_else_from_being_restored() {
+    if !has("nft") {
+        return;
+    }
+    isolate().unwrap();
+    let guard = check(Some(HONEST));
+    ensure(&guard).unwrap();
+    // Of another's table under our name nothing is wanted.
+    load("add table inet weft { comment \"another's\"; }\n");
+    sh("nft delete table bridge weft");
+    let refused = reload(&Root::new(None)).unwrap_err();
+    assert!(refused.iter().any(|error| matches!(error, FirewallError::NotOurs { .. })), "{refused:?}");
+    assert_eq!(observe(&guard).unwrap(), Vec::<String>::new());
+
+    sh("nft flush ruleset");
+    std::fs::File::create(claims().join("nftables")).unwrap();
+    let refused = reload(&Root::new(None)).unwrap_err();
+    assert!(matches!(&*refused, [FirewallError::Claim { .. }]), "{refused:?}");
+    assert_eq!(observe(&guard).unwrap(), Vec::<String>::new());
+}
