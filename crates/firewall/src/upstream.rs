@@ -34,9 +34,15 @@ pub(crate) fn ensure(socket: &mut Socket, masquerade: &Masquerade) -> Result<Cha
     let Some(endpoint) = &masquerade.endpoint else { return Ok(Change::AlreadyThere) };
     let claims = Claims(&masquerade.claims);
     claims.take_chain(Way::Nftables, endpoint, &masquerade.addresses)?;
-    let written = retrying(|| {
+    let written = retrying(|is_last| {
+        // By the claim a reload may write the same rules before we do: then these are to be replaced as well.
+        let generation = socket.generation()?;
         let old = own_rules(socket, endpoint)?;
         let mut transaction = Transaction::new();
+        // Where others change something all the time, a rule that may be there twice is better than none.
+        if !is_last {
+            transaction.only_if_generation(generation);
+        }
         create(&mut transaction, socket.rules(TABLE, POSTROUTING)?.len());
         delete(&mut transaction, &old);
         for &address in &masquerade.addresses {
@@ -159,7 +165,7 @@ pub(crate) fn remove(socket: &mut Socket, masquerade: &Masquerade) -> Result<(),
 }
 
 fn remove_rules(socket: &mut Socket, endpoint: &Endpoint) -> Result<(), FirewallError> {
-    retrying(|| {
+    retrying(|_| {
         let mut transaction = Transaction::new();
         delete(&mut transaction, &own_rules(socket, endpoint)?);
         socket.commit(&transaction)
@@ -189,7 +195,7 @@ pub(crate) fn collect(
         .iter()
         .map(|(container, ifname)| format!("{own}{}", short_hash(&format!("{ifname}:{container}"))))
         .collect();
-    retrying(|| {
+    retrying(|_| {
         let mut rules = socket.rules(TABLE, CHECKS)?;
         rules.retain(|rule| {
             let comment = rule.comment.as_deref().unwrap_or_default();
@@ -241,12 +247,13 @@ pub(crate) fn remove_spoof_check(socket: &mut Socket, endpoint: &Endpoint) -> Re
 }
 
 /// Repeats a reading and the change that follows from it when another process came in between.
-fn retrying(mut change: impl FnMut() -> Result<(), Error>) -> Result<(), FirewallError> {
+/// It is told whether it will not be asked again.
+fn retrying(mut change: impl FnMut(bool) -> Result<(), Error>) -> Result<(), FirewallError> {
     let mut attempts = 0;
     loop {
         attempts += 1;
-        match change() {
-            Err(Error::Refused { errno: Errno::ENOENT, .. }) if attempts < ATTEMPTS => {}
+        match change(attempts == ATTEMPTS) {
+            Err(Error::Refused { errno: Errno::ENOENT | Errno::ERESTART, .. }) if attempts < ATTEMPTS => {}
             outcome => return outcome.map_err(wrap),
         }
     }

@@ -1,7 +1,11 @@
 //! Upstream's nftables table, as its own plugins would find it.
 
-use weft_firewall::{Backend, ensure, observe, remove};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use weft_firewall::{Backend, ensure, observe, reload, remove};
 use weft_netns::isolate;
+use weft_state::Root;
 
 use crate::lab::{attachment, endpoint, has, ruleset};
 
@@ -39,4 +43,29 @@ fn an_attachments_rules_are_replaced_and_others_kept() {
     assert!(!observe(&with(&eth0, "10.0.0.6/24")).unwrap().is_empty());
     assert_eq!(observe(&with(&other, "10.0.0.7/24")).unwrap(), Vec::<String>::new());
     remove(&forgotten).unwrap();
+}
+
+#[test]
+fn a_reload_at_the_same_time_writes_no_rule_twice() {
+    isolate().unwrap();
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                reload(&Root::new(None)).unwrap();
+            }
+        });
+        let added = scope.spawn(|| {
+            for number in 2..200 {
+                let endpoint = endpoint("net", &format!("c{number}"), "eth0");
+                let address = format!("10.0.0.{number}/24");
+                let fragment = attachment(Backend::UpstreamNftables, &endpoint, &[&address]);
+                ensure(&fragment).unwrap();
+                assert_eq!(observe(&fragment).unwrap(), Vec::<String>::new());
+            }
+        });
+        let added = added.join();
+        is_done.store(true, Ordering::Relaxed);
+        added.unwrap();
+    });
 }
