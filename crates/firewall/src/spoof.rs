@@ -110,16 +110,19 @@ pub(crate) fn restore(
     Ok(written)
 }
 
-/// Takes back what was restored of ports that have been given up meanwhile.
+/// Takes back what was restored of ports that have been given up meanwhile. Returns whether none of them is wanted again by
+/// now.
 pub(crate) fn withdraw(
     socket: &mut Socket,
     claims: &Claims<'_>,
     written: &[(IfName, Mac)],
-) -> Result<(), FirewallError> {
-    for (port, mac) in written.iter().filter(|(port, _)| claims.spoof_check_of(port).is_none()) {
+) -> Result<bool, FirewallError> {
+    let is_gone = |port: &IfName| claims.spoof_check_of(port).is_none();
+    let gone: Vec<_> = written.iter().filter(|(port, _)| is_gone(port)).collect();
+    for (port, mac) in &gone {
         expire(socket, port, Some(*mac)).map_err(wrap)?;
     }
-    Ok(())
+    Ok(gone.iter().all(|(port, _)| is_gone(port)))
 }
 
 /// Returns what is missing of all on record.

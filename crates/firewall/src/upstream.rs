@@ -84,19 +84,27 @@ pub(crate) fn restore(
 }
 
 /// Takes back what was restored of attachments that have been given up meanwhile: whoever did that may have found nothing.
+/// Returns whether none of them is wanted again by now.
 pub(crate) fn withdraw(
     socket: &mut Socket,
     claims: &Claims<'_>,
     written: &[Endpoint],
-) -> Result<(), FirewallError> {
-    if written.is_empty() {
-        return Ok(());
-    }
-    let wanted = claims.masqueraded(Way::Nftables)?;
-    for endpoint in written.iter().filter(|one| !wanted.iter().any(|(endpoint, _)| endpoint == *one)) {
+) -> Result<bool, FirewallError> {
+    let gone = given_up(claims, written)?;
+    for endpoint in &gone {
         remove_rules(socket, endpoint)?;
     }
-    Ok(())
+    Ok(given_up(claims, &gone)?.len() == gone.len())
+}
+
+/// Returns those of the attachments that are on record no more.
+fn given_up(claims: &Claims<'_>, written: &[Endpoint]) -> Result<Vec<Endpoint>, FirewallError> {
+    if written.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wanted = claims.masqueraded(Way::Nftables)?;
+    let is_wanted = |one: &&Endpoint| wanted.iter().any(|(endpoint, _)| endpoint == *one);
+    Ok(written.iter().filter(|one| !is_wanted(one)).cloned().collect())
 }
 
 /// Returns whose rules are missing of all on record, and what of them.

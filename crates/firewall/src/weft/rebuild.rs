@@ -94,9 +94,10 @@ fn write(socket: &mut Socket, claims: &Claims<'_>, pieces: &[Piece]) -> Result<(
 
 /// Takes back what has been given up since it was looked up. Returns whether nothing has been wanted again since.
 fn is_settled(socket: &mut Socket, claims: &Claims<'_>, written: &Written) -> Result<bool, FirewallError> {
-    upstream::withdraw(socket, claims, &written.upstream)?;
-    spoof::withdraw(socket, claims, &written.guarded)?;
-    written.ours.as_ref().map_or(Ok(true), |ours| withdraw(socket, claims, ours))
+    let upstream = upstream::withdraw(socket, claims, &written.upstream)?;
+    let guards = spoof::withdraw(socket, claims, &written.guarded)?;
+    let ours = written.ours.as_ref().map_or(Ok(true), |ours| withdraw(socket, claims, ours))?;
+    Ok(upstream && guards && ours)
 }
 
 /// Notes what makes our table anew, and what will be in it; nothing where that is what is there.

@@ -3,11 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use weft_firewall::{Backend, ensure, observe, reload, remove};
+use weft_firewall::{Backend, Fragment, SpoofCheck, ensure, observe, reload, remove};
+use weft_model::Mac;
 use weft_netns::isolate;
 use weft_state::Root;
 
-use crate::lab::{attachment, endpoint, has, ruleset};
+use crate::lab::{attachment, claims, endpoint, has, ruleset};
 
 #[test]
 fn the_table_is_upstreams() {
@@ -45,9 +46,8 @@ fn an_attachments_rules_are_replaced_and_others_kept() {
     remove(&forgotten).unwrap();
 }
 
-#[test]
-fn a_reload_at_the_same_time_writes_no_rule_twice() {
-    isolate().unwrap();
+/// Calls this while another thread reloads all the time.
+fn during_reloads(work: impl FnOnce() + Send) {
     let is_done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -55,17 +55,49 @@ fn a_reload_at_the_same_time_writes_no_rule_twice() {
                 reload(&Root::new(None)).unwrap();
             }
         });
-        let added = scope.spawn(|| {
-            for number in 2..200 {
-                let endpoint = endpoint("net", &format!("c{number}"), "eth0");
-                let address = format!("10.0.0.{number}/24");
-                let fragment = attachment(Backend::UpstreamNftables, &endpoint, &[&address]);
-                ensure(&fragment).unwrap();
-                assert_eq!(observe(&fragment).unwrap(), Vec::<String>::new());
-            }
-        });
-        let added = added.join();
+        let outcome = scope.spawn(work).join();
         is_done.store(true, Ordering::Relaxed);
-        added.unwrap();
+        outcome.unwrap();
     });
+}
+
+#[test]
+fn a_reload_at_the_same_time_writes_no_rule_twice() {
+    isolate().unwrap();
+    during_reloads(|| {
+        for number in 2..200 {
+            let endpoint = endpoint("net", &format!("c{number}"), "eth0");
+            let address = format!("10.0.0.{number}/24");
+            let fragment = attachment(Backend::UpstreamNftables, &endpoint, &[&address]);
+            ensure(&fragment).unwrap();
+            assert_eq!(observe(&fragment).unwrap(), Vec::<String>::new());
+        }
+    });
+}
+
+#[test]
+fn what_comes_back_during_a_reload_stays() {
+    isolate().unwrap();
+    let endpoint = endpoint("net", "c1", "eth0");
+    let rule = attachment(Backend::UpstreamNftables, &endpoint, &["10.0.0.5/24"]);
+    let guard = Fragment::SpoofCheck(SpoofCheck {
+        host_ifname: "port-red".parse().unwrap(),
+        mac: Some(Mac([2, 0, 0, 0, 0, 2])),
+        endpoint,
+        claims: claims(),
+    });
+    for fragment in [rule, guard] {
+        for _ in 0..4 {
+            during_reloads(|| {
+                for _ in 0..20 {
+                    ensure(&fragment).unwrap();
+                    remove(&fragment).unwrap();
+                }
+                ensure(&fragment).unwrap();
+            });
+            assert_eq!(observe(&fragment).unwrap(), Vec::<String>::new());
+            remove(&fragment).unwrap();
+            assert!(!observe(&fragment).unwrap().is_empty());
+        }
+    }
 }
