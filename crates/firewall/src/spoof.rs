@@ -48,7 +48,7 @@ fn write(socket: &mut Socket, port: &IfName, mac: Mac) -> Result<Change, Firewal
         if creates {
             bridge::create(&mut transaction);
         }
-        replace(&mut transaction, found.as_ref(), port, mac);
+        replace(socket, &mut transaction, found.as_ref(), port, mac)?;
         match socket.commit(&transaction) {
             Ok(()) => return Ok(Change::Made),
             // Such a transaction makes everything it refers to: what is missing is a part of the kernel.
@@ -63,16 +63,26 @@ fn write(socket: &mut Socket, port: &IfName, mac: Mac) -> Result<Change, Firewal
 }
 
 /// Notes the guard of a port. The same port with another address: its old guard and allowance go in the same moment.
-fn replace(transaction: &mut Transaction, found: Option<&FoundElement>, port: &IfName, mac: Mac) {
+fn replace(
+    socket: &mut Socket,
+    transaction: &mut Transaction,
+    found: Option<&FoundElement>,
+    port: &IfName,
+    mac: Mac,
+) -> Result<(), FirewallError> {
     if let Some(found) = found {
         transaction.delete_elements(&bridge::guarded(), vec![bridge::guard(port, mac)]);
-        if let Some(old) = allowed(found).filter(|old| *old != mac) {
+        // What somebody has deleted already would have the whole transaction refused.
+        if let Some(old) = allowed(found).filter(|old| *old != mac)
+            && allowance(socket, port, old)?.is_some()
+        {
             transaction.delete_elements(&bridge::allowed(), vec![bridge::allowance(port, old)]);
         }
     }
     transaction
         .elements(&bridge::guarded(), vec![bridge::guard(port, mac)])
         .elements(&bridge::allowed(), vec![bridge::allowance(port, mac)]);
+    Ok(())
 }
 
 /// Notes what leads from what is there to what is on record; nothing where that is the same. Returns whose guards are
@@ -103,7 +113,8 @@ pub(crate) fn restore(
     let mut written = Vec::new();
     for (port, _, mac) in all {
         if !missing_elements(socket, &port, Some(mac))?.is_empty() {
-            replace(transaction, guard(socket, &port)?.as_ref(), &port, mac);
+            let found = guard(socket, &port)?;
+            replace(socket, transaction, found.as_ref(), &port, mac)?;
             written.push((port, mac));
         }
     }
@@ -229,9 +240,7 @@ fn missing_elements(
             missing.push(format!("element {port} of {} for the interface's address", bridge::guarded()));
         }
         Some(Some(mac)) => {
-            let key = bridge::guard_key(port).ether(mac.0);
-            let found = socket.element(&bridge::allowed(), &key).map_err(wrap)?;
-            if found.is_none_or(|found| found.expires.is_some()) {
+            if allowance(socket, port, mac)?.is_none_or(|found| found.expires.is_some()) {
                 missing.push(format!("element {port} . {mac} of {}", bridge::allowed()));
             }
         }
@@ -242,6 +251,10 @@ fn missing_elements(
 
 fn guard(socket: &mut Socket, port: &IfName) -> Result<Option<FoundElement>, FirewallError> {
     socket.element(&bridge::guarded(), &bridge::guard_key(port)).map_err(wrap)
+}
+
+fn allowance(socket: &mut Socket, port: &IfName, mac: Mac) -> Result<Option<FoundElement>, FirewallError> {
+    socket.element(&bridge::allowed(), &bridge::guard_key(port).ether(mac.0)).map_err(wrap)
 }
 
 /// Returns the address that the guard's comment names.

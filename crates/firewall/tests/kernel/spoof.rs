@@ -318,3 +318,16 @@ fn a_record_or_a_table_that_cannot_be_read_keeps_nothing_else_from_being_restore
     assert!(matches!(&*refused, [FirewallError::Claim { .. }]), "{refused:?}");
     assert_eq!(observe(&guard).unwrap(), Vec::<String>::new());
 }
+
+#[test]
+fn a_guard_without_its_allowance_is_replaced() {
+    if !has("nft") {
+        return;
+    }
+    isolate().unwrap();
+    for mac in [HONEST, FORGED, HONEST] {
+        ensure(&check(Some(mac))).unwrap();
+        assert_eq!(observe(&check(Some(mac))).unwrap(), Vec::<String>::new());
+        sh("nft flush set bridge weft spoof_allowed");
+    }
+}
