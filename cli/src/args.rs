@@ -12,6 +12,8 @@ use weft_cni::address;
 use weft_model::port::PublishSpec;
 use weft_model::{IfName, Mac};
 
+use crate::later::Later;
+
 /// Container networks without a daemon
 ///
 /// A container is a network namespace: a name made with `ip netns add`, the path of a namespace file, or pid:NUMBER.
@@ -30,20 +32,20 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Create and remove networks, connect containers
     #[command(subcommand)]
-    Network(Network),
+    Network(Later<Network>),
     /// Publish ports of connected containers
     #[command(subcommand)]
-    Port(Port),
+    Port(Later<Port>),
     /// List every attachment: container, network, addresses, ports
-    Ps(Ps),
+    Ps(Later<Ps>),
     /// Say what is out of step, why, and the command that mends it
-    Doctor(Doctor),
+    Doctor(Later<Doctor>),
     /// Show drivers and their options
     #[command(subcommand)]
-    Plugin(Plugin),
+    Plugin(Later<Plugin>),
     /// Join hosts, so that containers on them share networks
     #[command(subcommand)]
-    Overlay(Overlay),
+    Overlay(Later<Overlay>),
     /// Print a completion script for a shell
     Completion {
         /// The shell
@@ -54,21 +56,21 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Network {
     /// Create a network and print its id
-    Create(Box<Create>),
+    Create(Later<Box<Create>>),
     /// List networks
     #[command(visible_alias = "list")]
-    Ls(Ls),
+    Ls(Later<Ls>),
     /// Show everything about networks, as JSON
-    Inspect(Inspect),
+    Inspect(Later<Inspect>),
     /// Connect a container to a network
-    Connect(Box<Connect>),
+    Connect(Later<Box<Connect>>),
     /// Disconnect a container from a network
-    Disconnect(Disconnect),
+    Disconnect(Later<Disconnect>),
     /// Remove networks
     #[command(visible_alias = "remove")]
-    Rm(Rm),
+    Rm(Later<Rm>),
     /// Remove all networks no container is connected to
-    Prune(Prune),
+    Prune(Later<Prune>),
     /// Write the rules of a network again, or of all: whoever took them away
     Reload {
         /// Name or id
@@ -231,11 +233,11 @@ pub(crate) struct Ps {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Port {
     /// Publish ports of a connected container, and print what was chosen
-    Publish(Ports),
+    Publish(Later<Ports>),
     /// Publish ports no more; a container port alone means every port of the host that leads to it
-    Unpublish(Ports),
+    Unpublish(Later<Ports>),
     /// List published ports
-    Ls(PortLs),
+    Ls(Later<PortLs>),
 }
 
 #[derive(Debug, Args)]
@@ -306,7 +308,7 @@ pub(crate) enum Overlay {
     ///
     /// The hosts meet in etcd, which is told what each host has and never what its containers do. `weftd agent`
     /// must run on this host. What is given here is kept for its next starts.
-    Join(Box<Join>),
+    Join(Later<Box<Join>>),
     /// Make this host leave its cluster
     Leave {
         /// Leave although containers are connected, or etcd cannot be told

@@ -2,6 +2,7 @@
 
 mod args;
 mod doctor;
+mod later;
 mod network;
 mod overlay;
 mod plugin;
@@ -17,10 +18,15 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use weft_manager::Manager;
+use weft_start::Heap;
 use weft_state::Root;
 
 use args::{Cli, Command};
+use later::Later;
 use report::Report;
+
+#[global_allocator]
+static HEAP: Heap = Heap::new();
 
 fn main() -> ExitCode {
     let mut report = Report::default();
@@ -43,12 +49,12 @@ fn main() -> ExitCode {
     let Some(root) = absolute(cli.root, &mut report) else { return report.exit() };
     if let Some(manager) = report.take(Manager::open(root)) {
         match cli.command {
-            Command::Network(command) => network::run(&manager, command, &mut report),
-            Command::Port(command) => port::run(&manager, command, &mut report),
-            Command::Doctor(command) => doctor::run(&manager, &command, &mut report),
-            Command::Ps(command) => ps::run(&manager, &command, &mut report),
-            Command::Overlay(command) => overlay::run(&manager, command, &mut report),
-            Command::Plugin(command) => plugin::run(&manager, command, &mut report),
+            Command::Network(Later(command)) => network::run(&manager, command, &mut report),
+            Command::Port(Later(command)) => port::run(&manager, command, &mut report),
+            Command::Doctor(Later(command)) => doctor::run(&manager, &command, &mut report),
+            Command::Ps(Later(command)) => ps::run(&manager, &command, &mut report),
+            Command::Overlay(Later(command)) => overlay::run(&manager, command, &mut report),
+            Command::Plugin(Later(command)) => plugin::run(&manager, command, &mut report),
             Command::Completion { .. } => {}
         }
     }

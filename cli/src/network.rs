@@ -10,6 +10,7 @@ use weft_manager::subnets::Wanted;
 use weft_manager::{self as manager, Manager};
 
 use crate::args;
+use crate::later::Later;
 use crate::report::{Report, say};
 use crate::table::Form;
 use crate::template::Template;
@@ -33,13 +34,13 @@ const LIST: Form<'_> = Form {
 /// Carries a command out.
 pub(crate) fn run(manager: &Manager, command: args::Network, report: &mut Report) {
     match command {
-        args::Network::Create(args) => create(manager, *args, report),
-        args::Network::Ls(args) => ls(manager, &args, report),
-        args::Network::Inspect(args) => inspect(manager, &args, report),
-        args::Network::Connect(args) => connect(manager, *args, report),
-        args::Network::Disconnect(args) => disconnect(manager, args, report),
-        args::Network::Rm(args) => rm(manager, &args, report),
-        args::Network::Prune(args) => prune(manager, &args, report),
+        args::Network::Create(Later(args)) => create(manager, *args, report),
+        args::Network::Ls(Later(args)) => ls(manager, &args, report),
+        args::Network::Inspect(Later(args)) => inspect(manager, &args, report),
+        args::Network::Connect(Later(args)) => connect(manager, *args, report),
+        args::Network::Disconnect(Later(args)) => disconnect(manager, args, report),
+        args::Network::Rm(Later(args)) => rm(manager, &args, report),
+        args::Network::Prune(Later(args)) => prune(manager, &args, report),
         args::Network::Reload { network } => reload(manager, network.as_deref(), report),
         args::Network::Exists { network } => match report.take(manager.exists(&network)) {
             Some(true) | None => {}

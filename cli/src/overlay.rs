@@ -7,6 +7,7 @@ use weft_manager::Manager;
 use weft_manager::overlay::protocol::{self, Difference, Forget, Leave, Link, Peer, Request, Status};
 
 use crate::args;
+use crate::later::Later;
 use crate::report::{Report, say};
 use crate::table::Form;
 use crate::template::Template;
@@ -41,7 +42,7 @@ const SHORT: usize = 12;
 /// Carries a command out.
 pub(crate) fn run(manager: &Manager, command: args::Overlay, report: &mut Report) {
     match command {
-        args::Overlay::Join(args) => join(manager, *args, report),
+        args::Overlay::Join(Later(args)) => join(manager, *args, report),
         args::Overlay::Leave { force } => {
             ask::<Value>(manager, Request::Leave(Leave { force }), report);
         }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use weft_manager::{self as manager, Manager, Published};
 
 use crate::args;
+use crate::later::Later;
 use crate::report::Report;
 use crate::table::Form;
 
@@ -28,12 +29,12 @@ const LIST: Form<'_> = Form {
 /// Carries a command out.
 pub(crate) fn run(manager: &Manager, command: args::Port, report: &mut Report) {
     match command {
-        args::Port::Publish(args) => {
+        args::Port::Publish(Later(args)) => {
             for one in report.take(manager.publish(&request(args))).unwrap_or_default() {
                 report.print(&format!("{one}\n"));
             }
         }
-        args::Port::Unpublish(args) => {
+        args::Port::Unpublish(Later(args)) => {
             let Some((gone, missing)) = report.take(manager.unpublish(&request(args))) else { return };
             for one in gone {
                 report.print(&format!("{one}\n"));
@@ -42,7 +43,7 @@ pub(crate) fn run(manager: &Manager, command: args::Port, report: &mut Report) {
                 report.error(error);
             }
         }
-        args::Port::Ls(args) => ls(manager, args, report),
+        args::Port::Ls(Later(args)) => ls(manager, args, report),
     }
 }
 

@@ -2,16 +2,13 @@
 
 #![no_main]
 
-mod heap;
-#[cfg(own_start)]
-mod start;
-
 use std::ffi::{c_char, c_int};
 
 use weft_plugin::{Head, Plugin};
+use weft_start::Heap;
 
 #[global_allocator]
-static HEAP: heap::Heap = heap::Heap::new();
+static HEAP: Heap = Heap::new();
 
 /// The plugins, one line each.
 static PLUGINS: &[&dyn Plugin] = &[

@@ -1,14 +1,15 @@
 //! One call of one plugin, and what became of it.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 use weft_cni::{Failure, Verb};
 use weft_model::{ContainerId, IfName};
 
-use crate::exec::{self, ExecError, Invocation, Output};
+use crate::exec::{self, ExecError, Invocation, Output, Running};
 use crate::find::{FindError, find};
 
 /// The attachment a call is about, as the environment carries it. Empty for GC, STATUS and VERSION.
@@ -17,7 +18,7 @@ pub(crate) struct Target<'a> {
     /// `CNI_CONTAINERID`.
     pub(crate) container: Option<&'a ContainerId>,
     /// `CNI_NETNS`.
-    pub(crate) netns: Option<&'a std::path::Path>,
+    pub(crate) netns: Option<&'a Path>,
     /// `CNI_IFNAME`.
     pub(crate) ifname: Option<&'a IfName>,
     /// `CNI_ARGS`, joined.
@@ -100,7 +101,28 @@ impl Caller<'_> {
         target: Target<'_>,
         stdin: Vec<u8>,
     ) -> Result<Vec<u8>, CallError> {
-        let program = find(kind, self.paths)?;
+        let mut ready = self.ready(kind, verb, target)?;
+        ready.begin(stdin)?;
+        ready.finish()
+    }
+
+    /// Starts the plugin `kind`, which waits for its configuration.
+    pub(crate) fn ready(&self, kind: &str, verb: Verb, target: Target<'_>) -> Result<Ready, CallError> {
+        self.start(find(kind, self.paths)?, verb, target)
+    }
+
+    /// Starts the plugin that comes after `before`, if it is the same program under another name.
+    ///
+    /// That one reads its configuration before it does anything, as the one before it did. Of others nobody knows what they do
+    /// first: they are started when it is their turn. So is what cannot be started now.
+    pub(crate) fn ahead(&self, kind: &str, verb: Verb, target: Target<'_>, before: &Ready) -> Option<Ready> {
+        let program = find(kind, self.paths).ok()?;
+        let [one, other] = [program.metadata().ok()?, before.program.metadata().ok()?];
+        ((one.dev(), one.ino()) == (other.dev(), other.ino()))
+            .then(|| self.start(program, verb, target).ok())?
+    }
+
+    fn start(&self, program: PathBuf, verb: Verb, target: Target<'_>) -> Result<Ready, CallError> {
         let mut env = self.env.to_vec();
         // Variables that do not apply are set too, so that none of our own environment's leaks through.
         let text = |value: Option<&str>| OsString::from(value.unwrap_or_default());
@@ -113,8 +135,27 @@ impl Caller<'_> {
             ("CNI_PATH".into(), joined(self.paths)),
         ]);
         let invocation =
-            Invocation { env, stdin, timeout: self.timeout, leader: true, ..Invocation::new(program) };
-        outcome(exec::run(invocation)?)
+            Invocation { env, timeout: self.timeout, leader: true, held: true, ..Invocation::new(&program) };
+        Ok(Ready { running: exec::start(invocation)?, program })
+    }
+}
+
+/// A plugin that was started and waits for its configuration. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    running: Running,
+    program: PathBuf,
+}
+
+impl Ready {
+    /// Hands it its configuration.
+    pub(crate) fn begin(&mut self, stdin: Vec<u8>) -> Result<(), CallError> {
+        Ok(self.running.begin_with(stdin)?)
+    }
+
+    /// Returns what it printed, once it has ended well.
+    pub(crate) fn finish(self) -> Result<Vec<u8>, CallError> {
+        outcome(self.running.finish()?)
     }
 }
 

@@ -13,7 +13,8 @@ use weft_state::{Root, StateError};
 use crate::cache::Cache;
 use crate::call::{CallError, Caller, Target, object};
 use crate::exec::TIMEOUT;
-use crate::request::{Attachment, Extra, derive, kind};
+use crate::request::{Attachment, Extra, kind};
+use crate::turns::Turns;
 
 /// A plugin of a network that did not do what it was asked.
 #[derive(Debug)]
@@ -157,13 +158,11 @@ impl Runtime {
 
     fn add_each(&self, list: &Conflist, attachment: &Attachment) -> Result<Value, Problem> {
         let mut result = None;
-        for plugin in &list.plugins {
-            let extra = Extra { prev_result: result.as_ref(), attachment: Some(attachment), valid: None };
-            let answer = self
-                .call(list, plugin, Verb::Add, extra)
-                .and_then(|stdout| checked(&stdout, list.version))
-                .map_err(|cause| problem(list, plugin, Verb::Add, cause))?;
-            result = Some(answer);
+        let mut turns = self.turns(list, list.plugins.iter(), Verb::Add, Some(attachment));
+        let extra = Extra { attachment: Some(attachment), ..Extra::default() };
+        while let Some((plugin, stdout)) = turns.next(Extra { prev_result: result.as_ref(), ..extra }) {
+            let answer = stdout.and_then(|stdout| checked(&stdout, list.version));
+            result = Some(answer.map_err(|cause| problem(list, plugin, Verb::Add, cause))?);
         }
         // A conflist has at least one plugin: `Conflist::parse` sees to that.
         Ok(result.unwrap_or_default())
@@ -204,7 +203,9 @@ impl Runtime {
         result: &Value,
     ) -> Result<(), ChainError> {
         let extra = Extra { prev_result: Some(result), attachment: Some(attachment), valid: None };
-        let answer = self.call(list, plugin, verb, extra).and_then(|stdout| match verb {
+        let mut turns = self.turns(list, std::iter::once(plugin), verb, extra.attachment);
+        let Some((_, stdout)) = turns.next(extra) else { return Ok(()) };
+        let answer = stdout.and_then(|stdout| match verb {
             Verb::Add => checked(&stdout, list.version).map(drop),
             _ => Ok(()),
         });
@@ -290,44 +291,34 @@ impl Runtime {
         Caller { paths: &self.paths, env: &self.env, timeout: self.timeout }
     }
 
-    fn call(
-        &self,
-        list: &Conflist,
-        plugin: &Value,
+    /// The calls of a verb, for which the plugins take turns.
+    fn turns<'a, I: Iterator<Item = &'a Value>>(
+        &'a self,
+        list: &'a Conflist,
+        plugins: I,
         verb: Verb,
-        extra: Extra<'_>,
-    ) -> Result<Vec<u8>, CallError> {
-        let args = extra.attachment.map(Attachment::joined_args).unwrap_or_default();
-        let target = match extra.attachment {
-            None => Target::default(),
-            Some(attachment) => Target {
-                container: Some(&attachment.container),
-                netns: attachment.netns.as_deref(),
-                ifname: Some(&attachment.ifname),
-                args: &args,
-            },
-        };
-        self.caller().call(kind(plugin), verb, target, derive(list, plugin, extra))
+        attachment: Option<&'a Attachment>,
+    ) -> Turns<'a, I> {
+        Turns::new(self.caller(), list, plugins, verb, attachment)
     }
 
     fn each<'a>(
-        &self,
-        list: &Conflist,
+        &'a self,
+        list: &'a Conflist,
         plugins: impl Iterator<Item = &'a Value>,
         verb: Verb,
-        extra: Extra<'_>,
+        extra: Extra<'a>,
     ) -> Vec<Problem> {
-        plugins
-            .filter_map(|plugin| {
-                let cause = self.call(list, plugin, verb, extra).err()?;
-                Some(problem(list, plugin, verb, cause))
-            })
+        let mut turns = self.turns(list, plugins, verb, extra.attachment);
+        std::iter::from_fn(|| turns.next(extra))
+            .filter_map(|(plugin, outcome)| Some(problem(list, plugin, verb, outcome.err()?)))
             .collect()
     }
 
     fn first_problem(&self, list: &Conflist, verb: Verb, extra: Extra<'_>) -> Result<(), ChainError> {
-        for plugin in &list.plugins {
-            self.call(list, plugin, verb, extra).map_err(|cause| ChainError::Plugin {
+        let mut turns = self.turns(list, list.plugins.iter(), verb, extra.attachment);
+        while let Some((plugin, outcome)) = turns.next(extra) {
+            outcome.map_err(|cause| ChainError::Plugin {
                 problem: problem(list, plugin, verb, cause).into(),
                 left: Vec::new(),
             })?;

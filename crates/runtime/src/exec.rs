@@ -246,6 +246,16 @@ impl Running {
         self.feed().map_err(|source| self.broken(source))
     }
 
+    /// As [`begin`](Self::begin), with an input that was not known when the process was started.
+    ///
+    /// # Errors
+    ///
+    /// When the pipe breaks.
+    pub fn begin_with(&mut self, stdin: Vec<u8>) -> Result<(), ExecError> {
+        self.input = stdin;
+        self.begin()
+    }
+
     /// Waits for the process to end and returns what it said.
     ///
     /// # Errors
@@ -406,6 +416,10 @@ mod tests {
         assert_eq!(running.finish().unwrap().status.code(), Some(6));
         assert_eq!(start(held()).unwrap().finish().unwrap().stdout, b"go");
         drop(start(held()).unwrap());
+
+        let mut later = start(Invocation { stdin: Vec::new(), ..held() }).unwrap();
+        later.begin_with(b"later".to_vec()).unwrap();
+        assert_eq!(later.finish().unwrap().stdout, b"later");
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod exec;
 pub mod find;
 pub mod load;
 mod request;
+mod turns;
 
 pub use call::CallError;
 pub use chain::{ChainError, Problem, Runtime};

@@ -8,8 +8,9 @@ use crate::stage;
 
 /// What each library may use of ours, besides itself. `plan` reaches the firewall because a
 /// firewall fragment is a step of a plan; a plugin reaches the runtime to call its IPAM plugin.
-const LIBRARIES: [(&str, &[&str]); 17] = [
+const LIBRARIES: [(&str, &[&str]); 18] = [
     ("weft-model", &[]),
+    ("weft-start", &[]),
     ("weft-cni", &["weft-model"]),
     ("weft-ipam", &["weft-model"]),
     ("weft-state", &["weft-model"]),
@@ -57,7 +58,7 @@ const LIBRARIES: [(&str, &[&str]); 17] = [
             "weft-tunnel",
         ],
     ),
-    ("weft-cli", &["weft-manager", "weft-cni", "weft-model", "weft-state"]),
+    ("weft-cli", &["weft-manager", "weft-cni", "weft-model", "weft-start", "weft-state"]),
 ];
 
 /// What a plugin may use of ours: everything below it, never the manager and never a neighbour.

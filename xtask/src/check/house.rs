@@ -17,8 +17,8 @@ struct Confined {
 const CONFINED: [Confined; 5] = [
     Confined {
         text: "unsafe {",
-        folders: &["crates/netns/", "crates/netlink/", "crates/nft/", "crates/tunnel/", "cni/", "bench/"],
-        why: "unsafe code belongs to netns, netlink, nft, tunnel and the start of the plugins",
+        folders: &["crates/netns/", "crates/netlink/", "crates/nft/", "crates/tunnel/", "crates/start/", "bench/"],
+        why: "unsafe code belongs to netns, netlink, nft, tunnel and the start of programs",
     },
     Confined {
         text: "Command::new(",
@@ -37,7 +37,7 @@ const CONFINED: [Confined; 5] = [
     Confined { text: "unshare(", folders: &["crates/netns/"], why: "only weft_netns leaves namespaces" },
     Confined {
         text: "println!(",
-        folders: &["xtask/", "bench/", "cni/build.rs"],
+        folders: &["xtask/", "bench/", "crates/start/build.rs"],
         why: "stdout is the protocol: only the command prints",
     },
 ];

@@ -1,4 +1,4 @@
-//! The memory of a plugin: a short life, a thousand small pieces.
+//! The memory of a program with a short life: a thousand small pieces.
 //!
 //! The C library's allocator merges what is freed and splits it again, so that a program may run for months: a third of all
 //! instructions of an ADD. Here a freed piece waits in a list for the next of its size, and that is all. What does not fit
@@ -25,7 +25,7 @@ const SIZES: usize = SMALL / STEP + 6;
 
 /// The heap of this process. What is written first lies together, on one page.
 #[repr(C)]
-pub(crate) struct Heap {
+pub struct Heap {
     busy: AtomicBool,
     pieces: UnsafeCell<Pieces>,
     arena: Arena,
@@ -51,7 +51,7 @@ unsafe impl Sync for Heap {}
 
 impl Heap {
     /// Returns an empty one.
-    pub(crate) const fn new() -> Self {
+    pub const fn new() -> Self {
         Self {
             busy: AtomicBool::new(false),
             pieces: UnsafeCell::new(Pieces { used: 0, freed: [null_mut(); SIZES] }),

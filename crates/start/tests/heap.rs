@@ -1,14 +1,13 @@
 //! The plugins' allocator, with all of this program's memory in it.
 
-#[path = "../src/heap.rs"]
-mod heap;
-
 use std::collections::BTreeMap;
 use std::sync::Barrier;
 use std::thread;
 
+use weft_start::Heap;
+
 #[global_allocator]
-static HEAP: heap::Heap = heap::Heap::new();
+static HEAP: Heap = Heap::new();
 
 /// A row of numbers that is the same each time (Marsaglia, xorshift).
 fn shake(state: &mut usize) -> usize {
