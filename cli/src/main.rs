@@ -42,6 +42,7 @@ fn main() -> ExitCode {
     };
     if let Command::Completion { shell } = cli.command {
         let mut script = Vec::new();
+        later::at_once();
         clap_complete::generate(shell, &mut Cli::command(), "weft", &mut script);
         report.print(&String::from_utf8_lossy(&script));
         return report.exit();

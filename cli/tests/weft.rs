@@ -166,7 +166,11 @@ fn mistakes_in_typing_are_one_line() {
     assert_eq!(code, 2);
     assert!(err.starts_with("weft: template parsing error: "), "{err}");
     assert!(host.ok("--version").starts_with("weft "));
-    assert!(host.ok("completion bash").contains("_weft"));
+    let script = host.ok("completion bash");
+    assert!(
+        script.contains("_weft") && script.contains("help__subcmd__network__subcmd__connect"),
+        "{script}"
+    );
 }
 
 #[test]
