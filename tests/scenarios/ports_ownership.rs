@@ -99,7 +99,10 @@ fn a_port_changes_hands_under_load() {
         net.call(&previous[at], json!([tcp(8080, 80), udp(8080, 80)])).add(container).expect_ok();
         assert_eq!(client.ask().unwrap().by, container.name());
         let answers = load.from_now(4);
-        assert!(answers.iter().all(|by| by.as_deref() == Some(container.name())), "round {round}: {answers:?}");
+        assert!(
+            answers.iter().all(|by| by.as_deref() == Some(container.name())),
+            "round {round}: {answers:?}"
+        );
         net.withdraw(container);
     }
 }

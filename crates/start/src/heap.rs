@@ -51,6 +51,10 @@ unsafe impl Sync for Heap {}
 
 impl Heap {
     /// Returns an empty one.
+    #[expect(
+        clippy::new_without_default,
+        reason = "a program's memory is a static, which no default can make"
+    )]
     pub const fn new() -> Self {
         Self {
             busy: AtomicBool::new(false),

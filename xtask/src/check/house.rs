@@ -17,7 +17,14 @@ struct Confined {
 const CONFINED: [Confined; 5] = [
     Confined {
         text: "unsafe {",
-        folders: &["crates/netns/", "crates/netlink/", "crates/nft/", "crates/tunnel/", "crates/start/", "bench/"],
+        folders: &[
+            "crates/netns/",
+            "crates/netlink/",
+            "crates/nft/",
+            "crates/tunnel/",
+            "crates/start/",
+            "bench/",
+        ],
         why: "unsafe code belongs to netns, netlink, nft, tunnel and the start of programs",
     },
     Confined {
