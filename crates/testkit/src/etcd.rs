@@ -97,14 +97,22 @@ impl Etcd {
         }
     }
 
+    /// Returns its process id.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn id(&self) -> u32 {
+        self.running.as_ref().unwrap_or_else(|| panic!("etcd does not run")).id()
+    }
+
     /// Returns how much memory it takes, in KiB.
     ///
     /// # Panics
     ///
     /// When it does not run.
     pub fn memory(&self) -> u64 {
-        let running = self.running.as_ref().unwrap_or_else(|| panic!("etcd does not run"));
-        let status = fs::read_to_string(format!("/proc/{}/status", running.id())).unwrap_or_default();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let size = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|size| size.parse().ok());
         size.unwrap_or_else(|| panic!("etcd's memory is not told"))

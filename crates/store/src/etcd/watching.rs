@@ -20,25 +20,13 @@ const CROWD: (usize, Duration) = (16, Duration::from_millis(100));
 /// So long nothing is heard of a crowd.
 const RESPITE: Duration = Duration::from_millis(300);
 
-/// Instead of a watch's name: an answer to all of the stream (`InvalidWatchID` in etcd's mvcc/watcher.go).
-const ALL: i64 = -1;
-
 /// Begins a watch.
 pub(super) fn begin(store: EtcdStore, prefix: String, from: i64) -> Watch {
     let (sender, receiver) = mpsc::channel(Watch::AHEAD);
     let seen = store.seen().clone();
     let lately = (Instant::now(), 0);
-    let watcher = Watcher {
-        store,
-        prefix,
-        next: from,
-        id: None,
-        doubtful: None,
-        seen,
-        lately,
-        worn: false,
-        events: sender,
-    };
+    let watcher =
+        Watcher { store, prefix, next: from, proof: None, doubtful: None, seen, lately, events: sender };
     let task = tokio::spawn(watcher.run());
     Watch::new(receiver, task.abort_handle())
 }
@@ -48,15 +36,13 @@ struct Watcher {
     prefix: String,
     /// The first revision that was not heard of.
     next: i64,
-    /// What the server calls the watch; nothing while there is none.
-    id: Option<i64>,
+    /// What the first answer has to hold: the last change that was heard of, told once more by the same history.
+    proof: Option<(String, i64)>,
     /// A revision the server says there is nothing new up to, not believed yet.
     doubtful: Option<i64>,
     seen: Option<Seen>,
     /// Since when revisions are counted, and how many there were.
     lately: (Instant, usize),
-    /// Whether a watch was ended on this stream.
-    worn: bool,
     events: mpsc::Sender<WatchEvent>,
 }
 
@@ -66,8 +52,10 @@ enum End {
     Over,
     /// It has to be begun again.
     Broken(String),
-    /// It is begun again though nothing is wrong with it.
-    Worn,
+    /// There is much to hear: better later, and at once.
+    Crowd,
+    /// It was begun where the server does not go on from: once more, from where nothing was heard of.
+    Again,
 }
 
 impl Watcher {
@@ -90,9 +78,18 @@ impl Watcher {
             };
             let why = match end {
                 End::Over => return,
-                End::Worn => continue,
+                End::Again => continue,
+                End::Crowd => {
+                    tokio::select! {
+                        () = self.events.closed() => return,
+                        () = sleep(jittered(RESPITE)) => {}
+                    }
+                    self.proof = self.last_heard();
+                    continue;
+                }
                 End::Broken(why) => why,
             };
+            self.proof = None;
             // How a stream has ended says little; why there is no other one is what somebody can mend.
             if lost.as_ref() != Some(&why) && self.events.send(WatchEvent::Lost(why.clone())).await.is_err() {
                 return;
@@ -104,13 +101,17 @@ impl Watcher {
         }
     }
 
-    /// Begins a stream, once it is sure that the server has the history we know.
+    /// Begins a stream, once it is sure that the server has the history we know, or so that it says so itself.
     async fn open(&mut self) -> Result<Opened, StoreError> {
-        if let Some(why) = self.rewritten().await? {
+        if self.proof.is_none()
+            && let Some(why) = self.rewritten().await?
+        {
             return Ok(Opened::Reset(why));
         }
-        let (prefix, options) = (self.prefix.clone(), self.options());
-        (self.id, self.worn) = (None, false);
+        let from = self.proof.as_ref().map_or(self.next, |(_, revision)| *revision);
+        let (prefix, options) =
+            (self.prefix.clone(), WatchOptions::new().with_prefix().with_start_revision(from));
+        self.doubtful = None;
         // No fragments: all changes of a revision have to come together, and we take long messages.
         let stream = self.store.request(|client| async move {
             client.watch_client().max_decoding_message_size(LONGEST_ANSWER).watch(prefix, Some(options)).await
@@ -118,8 +119,9 @@ impl Watcher {
         Ok(Opened::Stream(Box::new(stream.await?)))
     }
 
-    fn options(&self) -> WatchOptions {
-        WatchOptions::new().with_prefix().with_start_revision(self.next)
+    /// Returns the last change, if there is one of the last revision that was heard of.
+    fn last_heard(&self) -> Option<(String, i64)> {
+        self.seen.as_ref()?.witness.clone().filter(|(_, revision)| *revision == self.next - 1)
     }
 
     /// Returns how the server's history differs from what we know of it.
@@ -142,9 +144,7 @@ impl Watcher {
         let Some((key, revision)) = seen.witness else { return Ok(None) };
         match self.modified(&key, revision).await {
             Ok(Some(found)) if found == revision => Ok(None),
-            Ok(_) => Ok(Some(format!(
-                "the store's history is another one: {key} was not changed at revision {revision}"
-            ))),
+            Ok(_) => Ok(Some(other_change(&key, revision))),
             // Then the watch finds out.
             Err(error) if errors::is_compacted(&error) => Ok(None),
             Err(error) => Err(error),
@@ -163,10 +163,11 @@ impl Watcher {
         let (mut requests, mut answers) = stream.split();
         let settings = &self.store.inner.settings;
         let (progress, watchdog, limit) = (settings.progress(), settings.watchdog(), settings.timeout());
-        let (mut heard, mut asked) = (Instant::now(), Instant::now());
-        let mut respite: Option<Instant> = None;
+        let begun = Instant::now();
+        let (mut heard, mut asked) = (begun, begun);
         loop {
-            let due = respite.unwrap_or(asked + progress).min(heard + watchdog);
+            let due = (asked + progress).min(heard + watchdog);
+            let due = if self.proof.is_some() { due.min(begun + limit) } else { due };
             // A reader that went must not have to wait for the next change to be noticed.
             let message = tokio::select! {
                 () = self.events.closed() => return End::Over,
@@ -187,15 +188,8 @@ impl Watcher {
                 Err(_) if heard.elapsed() >= watchdog => {
                     return End::Broken(format!("nothing heard for {} s", watchdog.as_secs()));
                 }
-                Err(_) if respite.take().is_some() => {
-                    let begun = requests.watch(self.prefix.clone(), Some(self.options()));
-                    match timeout(limit, begun).await {
-                        Ok(Ok(())) => continue,
-                        _ => return End::Broken("the server does not read".into()),
-                    }
-                }
-                // What the server keeps for watches that were ended goes with the stream.
-                Err(_) if self.worn => return End::Worn,
+                // What was heard of is not told again: then the server has to be asked for its history.
+                Err(_) if self.proof.take().is_some() => return End::Again,
                 Err(_) => {
                     asked = Instant::now();
                     // The queue to the server is full only when it reads nothing.
@@ -209,13 +203,9 @@ impl Watcher {
             if let Some(end) = self.take(&answer).await {
                 return end;
             }
-            if let Some(id) = self.id.filter(|_| self.is_crowded()) {
-                (self.id, self.doubtful, self.worn) = (None, None, true);
+            if self.is_crowded() {
                 self.lately.1 = 0;
-                respite = Some(Instant::now() + jittered(RESPITE));
-                if !matches!(timeout(limit, requests.cancel(id)).await, Ok(Ok(()))) {
-                    return End::Broken("the server does not read".into());
-                }
+                return End::Crowd;
             }
         }
     }
@@ -223,12 +213,11 @@ impl Watcher {
     /// Passes on what an answer says.
     async fn take(&mut self, answer: &WatchResponse) -> Option<End> {
         if answer.compact_revision() > 0 {
+            if self.proof.take().is_some() {
+                return Some(End::Again);
+            }
             drop(self.events.send(WatchEvent::Compacted(answer.compact_revision())).await);
             return Some(End::Over);
-        }
-        let is_ours = answer.created() || self.id.is_some_and(|id| [id, ALL].contains(&answer.watch_id()));
-        if !is_ours {
-            return None;
         }
         if answer.canceled() {
             return Some(End::Broken(format!("the server ended the watch: {}", answer.cancel_reason())));
@@ -241,15 +230,21 @@ impl Watcher {
             seen.term = seen.term.max(header.term);
         }
         if answer.created() {
-            self.id = Some(answer.watch_id());
             return None;
         }
-        let told = if answer.events().is_empty() {
-            self.progress(header.revision)
-        } else {
-            Some(self.changes(answer))
-        };
-        self.events.send(told?).await.is_err().then_some(End::Over)
+        if answer.events().is_empty() {
+            let told = self.progress(header.revision)?;
+            return self.events.send(told).await.is_err().then_some(End::Over);
+        }
+        if let Some((key, revision)) = self.proof.take_if(|proof| !is_told(proof, answer)) {
+            drop(self.events.send(WatchEvent::Reset(other_change(&key, revision))).await);
+            return Some(End::Over);
+        }
+        self.proof = None;
+        let events = self.changes(answer);
+        // The proof alone, maybe.
+        let is_over = !events.is_empty() && self.events.send(WatchEvent::Changes(events)).await.is_err();
+        is_over.then_some(End::Over)
     }
 
     /// Returns whether changes come one upon the other.
@@ -257,12 +252,14 @@ impl Watcher {
     /// etcd sends each revision in an answer of its own to every watch: when five hundred hosts join at once, half a million
     /// answers. But a watch that begins in the past hears all that was since in one answer (`syncWatchers` in etcd's
     /// mvcc/watchable_store.go, for all such watches together and ten times a second). So one that hears much ends, and begins
-    /// again a moment later.
+    /// again a moment later. Its stream ends with it: what is on the way there already nobody has to send.
     const fn is_crowded(&self) -> bool {
         self.lately.1 > CROWD.0
     }
 
-    fn changes(&mut self, answer: &WatchResponse) -> WatchEvent {
+    /// Returns the changes of an answer that were not heard of before.
+    fn changes(&mut self, answer: &WatchResponse) -> Vec<Event> {
+        let first = self.next;
         let mut events = Vec::with_capacity(answer.events().len());
         if self.lately.0.elapsed() > CROWD.1 {
             self.lately = (Instant::now(), 0);
@@ -270,6 +267,9 @@ impl Watcher {
         for event in answer.events() {
             let Some(kv) = event.kv() else { continue };
             let revision = kv.mod_revision();
+            if revision < first {
+                continue;
+            }
             self.lately.1 += usize::from(revision >= self.next);
             self.next = self.next.max(revision + 1);
             let entry = entry(kv.clone());
@@ -288,7 +288,7 @@ impl Watcher {
         if let (Some(seen), Some(_)) = (&mut self.seen, &last) {
             seen.witness = last;
         }
-        WatchEvent::Changes(events)
+        events
     }
 
     /// Takes note of a revision up to which there is said to be nothing new; returns the one that is believed.
@@ -300,6 +300,16 @@ impl Watcher {
         self.next = self.next.max(believed + 1);
         Some(WatchEvent::Progress(believed))
     }
+}
+
+/// Returns whether an answer tells a change of a key at a revision.
+fn is_told((key, revision): &(String, i64), answer: &WatchResponse) -> bool {
+    let mut told = answer.events().iter().filter_map(etcd_client::Event::kv);
+    told.any(|kv| kv.mod_revision() == *revision && kv.key() == key.as_bytes())
+}
+
+fn other_change(key: &str, revision: i64) -> String {
+    format!("the store's history is another one: {key} was not changed at revision {revision}")
 }
 
 enum Opened {
