@@ -1,6 +1,7 @@
 //! Which functions of the plugins' binary run, found by running them step by step: the linker places these together
 //! (`cni/order.txt`), because a start pays for each 64 KiB of the file that it touches (docs/adr/0013-what-a-start-costs.md).
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
@@ -21,8 +22,10 @@ use crate::process::Cost;
 /// The list, by which `cargo xtask stage` has the plugins linked.
 pub(crate) const LIST: &str = "cni/order.txt";
 
-/// How many runs are a round of ADD and DEL of `bridge` and `loopback`.
-const ROUND: usize = 4;
+/// The bytes that functions are aligned to.
+const ALIGNED: u64 = 16;
+/// The bytes of the largest function that is a small one.
+const SMALL: u64 = 64;
 
 /// What each run has executed: addresses, in the order of their first use.
 static RUNS: Mutex<Vec<Vec<u64>>> = Mutex::new(Vec::new());
@@ -48,24 +51,31 @@ pub(crate) fn functions() -> Result<String> {
     }
     drop(host);
     let symbols = symbols(&staged("bridge"))?;
-    let mut runs = RUNS.lock().unwrap_or_else(PoisonError::into_inner);
-    // The first round makes what every later one finds. What it alone runs comes last.
-    runs.rotate_left(ROUND);
+    let runs = RUNS.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(ordered(&runs, &symbols))
 }
 
-/// The names in the order of their first use: what runs with the first plugin lies together, and behind it what each
-/// later one has of its own.
+/// The names of what ran: first what most runs have in common, so that each finds what it needs on few pages, also one that does
+/// little; of what as many have, in the order of its first use. Small functions of more than one run come before all: they cost
+/// nothing there, and a page elsewhere.
 fn ordered(runs: &[Vec<u64>], symbols: &BTreeMap<u64, (u64, String)>) -> String {
-    let (mut seen, mut names) = (BTreeSet::new(), String::new());
-    for address in runs.iter().flatten() {
-        let Some((start, (size, name))) = symbols.range(..=address).next_back() else { continue };
-        if *address < start + size && seen.insert(name) {
-            names.push_str(name);
-            names.push('\n');
+    let mut found: BTreeMap<&str, (usize, usize, u64)> = BTreeMap::new();
+    for run in runs {
+        let mut seen = BTreeSet::new();
+        for address in run {
+            let Some((start, (size, name))) = symbols.range(..=address).next_back() else { continue };
+            if *address < start + size && seen.insert(name) {
+                let first = found.len();
+                found.entry(name).or_insert((0, first, *size)).0 += 1;
+            }
         }
     }
-    names
+    let mut names: Vec<_> = found.into_iter().collect();
+    names.sort_by_key(|(_, (runs, first, size))| {
+        let common = if *size <= SMALL && *runs > 1 { usize::MAX } else { *runs };
+        (Reverse(common), *first)
+    });
+    names.iter().map(|(name, _)| format!("{name}\n")).collect()
 }
 
 /// The functions of a binary by their address, with their size in bytes.
@@ -77,9 +87,16 @@ fn symbols(binary: &Path) -> Result<BTreeMap<u64, (u64, String)>> {
     for line in String::from_utf8(output.stdout)?.lines() {
         // A name may have spaces in it.
         let words: Vec<_> = line.splitn(4, ' ').collect();
-        if let [address, size, "t" | "T" | "w" | "W", name] = words.as_slice() {
-            let number = |text| u64::from_str_radix(text, 16);
-            found.insert(number(address)?, (number(size)?, (*name).to_string()));
+        let number = |text| u64::from_str_radix(text, 16);
+        match words.as_slice() {
+            [address, size, "t" | "T" | "w" | "W", name] => {
+                found.insert(number(address)?, (number(size)?, (*name).to_string()));
+            }
+            // Of what is written in assembly nobody says how long it is.
+            [address, "t" | "T", name] => {
+                found.entry(number(address)?).or_insert((ALIGNED, (*name).to_string()));
+            }
+            _ => {}
         }
     }
     ensure!(!found.is_empty(), "{} has no symbols: call cargo xtask order", binary.display());
@@ -124,8 +141,7 @@ fn steps(child: &Child) -> Result<(Vec<u64>, WaitStatus)> {
             WaitStatus::Stopped(..) => {}
             ended => return Ok((order, ended)),
         }
-        // To within 16 bytes, which is what functions are aligned to.
-        let address = ptrace::getregs(pid)?.rip & !0xf;
+        let address = ptrace::getregs(pid)?.rip & !(ALIGNED - 1);
         if seen.insert(address) {
             order.push(address);
         }

@@ -10,6 +10,7 @@ mod kernel;
 mod new_driver;
 mod order;
 mod peers;
+mod segments;
 mod setup;
 mod shell;
 mod stage;

@@ -11,12 +11,15 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 
 use crate::shell::{cargo, in_its_place, output, program, run as execute, top, write};
-use crate::{peers, setup, stage};
+use crate::{peers, segments, setup, stage};
 
 /// The variable by which this program knows that the compiler calls it in place of the linker.
 pub(crate) const LINKS: &str = "WEFT_LINKED_IN_ORDER";
 /// The list, as `weft-bench --order` writes it.
 const LIST: &str = "cni/order.txt";
+/// What is read and what is run are one mapping, which begins where a large page does: the kernel can map the two megabytes of a large
+/// page at once then. And what is written begins with a page.
+const SEGMENTS: &str = "-Wl,--no-rosegment,-z,separate-loadable-segments";
 /// The bytes of the largest variable that is a small one.
 const SMALL: u64 = 256;
 
@@ -35,15 +38,21 @@ pub(crate) fn link() -> Result<ExitCode> {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let mut more = Vec::new();
     let made = words.iter().position(|word| word == "-o").and_then(|at| words.get(at + 1)).map(Path::new);
-    if let Some(made) = made.filter(|made| is_of_plugins(made)) {
+    let plugins = made.filter(|made| is_of_plugins(made));
+    if let Some(made) = plugins {
         let list = made.with_extension("order");
         write(&list, &order(&words)?)?;
         // The pinned toolchain links with lld on this target. Functions that only some builds have are no matter.
         let mut option = OsString::from("-Wl,--no-warn-symbol-ordering,--symbol-ordering-file=");
         option.push(list);
         more.push(option);
+        more.push(SEGMENTS.into());
     }
-    in_its_place("cc", &words, &more, LINKS)
+    let code = in_its_place("cc", &words, &more, LINKS)?;
+    if let Some(made) = plugins.filter(|made| code == ExitCode::SUCCESS && made.is_file()) {
+        segments::join(made)?;
+    }
+    Ok(code)
 }
 
 fn is_of_plugins(made: &Path) -> bool {

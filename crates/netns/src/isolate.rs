@@ -9,7 +9,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use crate::NetnsError;
+use crate::{NetnsError, home};
 
 /// Moves the calling thread into network and mount namespaces of its own, for good.
 ///
@@ -27,6 +27,7 @@ pub fn isolate() -> Result<(), NetnsError> {
     #[expect(clippy::disallowed_methods, reason = "staying there is the purpose")]
     nix::sched::unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
         .map_err(refused("create network and mount namespaces"))?;
+    home::moved();
     let none = None::<&Path>;
     mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)
         .map_err(refused("make mounts private"))?;

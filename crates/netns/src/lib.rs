@@ -5,21 +5,21 @@
 
 mod error;
 mod here;
+mod home;
 mod isolate;
 mod pin;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 
-use nix::errno::Errno;
 use nix::libc;
 use nix::sched::CloneFlags;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statfs::fstatfs;
 
 pub use error::NetnsError;
@@ -29,9 +29,6 @@ pub use pin::{apart, create, pin, pin_folder, unpin};
 
 /// The namespace of the calling thread, as opposed to that of the process's first thread.
 const CURRENT: &str = "/proc/thread-self/ns/net";
-
-/// The request for the namespace of a socket (linux/sockios.h, SIOCGSKNS).
-const NAMESPACE_OF_SOCKET: libc::Ioctl = 0x894C;
 
 /// The stack of a thread that makes a namespace and pins it.
 const STACK: usize = 128 * 1024;
@@ -74,7 +71,8 @@ impl Netns {
     ///
     /// When CAP_NET_ADMIN is lacking and `/proc` is not mounted.
     pub fn current() -> Result<Self, NetnsError> {
-        Self::of(home()?, Path::new(CURRENT))
+        let path = Path::new(CURRENT);
+        Self::of(home::of_thread()?.try_clone().map_err(|source| NetnsError::open(path, source))?, path)
     }
 
     /// Returns whether this is the namespace that `path` names. What cannot be looked at is not.
@@ -122,31 +120,13 @@ impl Netns {
     ///
     /// When the namespace cannot be entered (CAP_SYS_ADMIN is needed).
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
-        let home = home()?;
+        let home = home::of_thread()?;
         enter(&self.file)
             .map_err(|errno| NetnsError::Enter { path: self.path.clone(), source: errno.into() })?;
         let _back = Return { home };
+        home::left();
         Ok(work())
     }
-}
-
-/// Opens the namespace of the calling thread: as that of a socket made here.
-///
-/// KERNEL: the first look below `/proc/self` makes a dozen inodes of a process that is a millisecond old, and its end takes them
-/// apart: 0.04 ms. A socket costs a tenth of that. Who has no CAP_NET_ADMIN is refused that (net/socket.c, `sock_ioctl`).
-fn home() -> Result<File, NetnsError> {
-    let of_socket = || -> nix::Result<File> {
-        let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-        #[expect(unsafe_code, reason = "this request has no safe name")]
-        // SAFETY: the request reads no argument; what it returns is a new descriptor that nobody else has.
-        unsafe {
-            let descriptor = Errno::result(libc::ioctl(socket.as_raw_fd(), NAMESPACE_OF_SOCKET))?;
-            Ok(File::from_raw_fd(descriptor))
-        }
-    };
-    of_socket()
-        .or_else(|_| File::open(CURRENT))
-        .map_err(|source| NetnsError::open(Path::new(CURRENT), source))
 }
 
 #[expect(clippy::disallowed_methods, reason = "every call is paired with a `Return`, or is one")]
@@ -156,7 +136,7 @@ fn enter(netns: &File) -> nix::Result<()> {
 
 /// Brings the calling thread back home when it is dropped.
 struct Return {
-    home: File,
+    home: Arc<File>,
 }
 
 impl Drop for Return {
@@ -164,6 +144,7 @@ impl Drop for Return {
         if enter(&self.home).is_err() {
             std::process::abort();
         }
+        home::returned();
     }
 }
 

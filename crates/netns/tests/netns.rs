@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::thread;
 
-use weft_netns::{Netns, NetnsError, create, isolate, pin, unpin};
+use weft_netns::{Netns, NetnsError, apart, create, isolate, pin, unpin};
 
 fn interfaces() -> Vec<String> {
     let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
@@ -40,6 +40,31 @@ fn work_runs_inside_and_the_caller_stays_outside() {
     let panicked = thread::scope(|scope| scope.spawn(|| red.run(|| panic!("on purpose")).is_ok()).join());
     assert!(panicked.is_err(), "a panic reaches the caller");
     assert!(Netns::current().unwrap().same_as(&before), "the caller never moved");
+}
+
+#[test]
+fn visits_within_visits_come_back_the_way_they_went() {
+    let by_proc = || Netns::open("/proc/thread-self/ns/net").unwrap();
+    let is_in = |netns: &Netns| Netns::current().unwrap().same_as(netns) && by_proc().same_as(netns);
+    let home = by_proc();
+    let [red, blue] = [(); 2].map(|()| apart(|| Netns::current().unwrap()).unwrap());
+    assert!(!red.same_as(&home) && !red.same_as(&blue));
+    // What is known of the way home the second time was learnt the first time.
+    for _ in 0..2 {
+        assert!(is_in(&home));
+        red.run(|| {
+            assert!(is_in(&red));
+            blue.run(|| assert!(is_in(&blue))).unwrap();
+            assert!(is_in(&red));
+            thread::scope(|scope| scope.spawn(|| assert!(is_in(&red))).join().unwrap());
+        })
+        .unwrap();
+    }
+    isolate().unwrap();
+    let moved = by_proc();
+    assert!(!moved.same_as(&home) && is_in(&moved));
+    red.run(|| assert!(is_in(&red))).unwrap();
+    assert!(is_in(&moved));
 }
 
 #[test]

@@ -138,7 +138,8 @@ fn refuse_own_netns(netns: Option<&Path>) -> Result<(), Failure> {
 }
 
 fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::with_capacity(4096);
+    // Most fit, and share a page with what is read from them.
+    let mut bytes = Vec::with_capacity(1024);
     match stdin.read_to_end(&mut bytes) {
         Ok(_) => Ok(bytes),
         Err(error) => Err(Failure::text(Code::Io, format!("error reading from stdin: {error}"))),

@@ -3,6 +3,8 @@
 //! The C library's allocator merges what is freed and splits it again, so that a program may run for months: a third of all
 //! instructions of an ADD. Here a freed piece waits in a list for the next of its size, and that is all. What does not fit
 //! into the arena, as of a plugin that stays (`dhcp`) or has much to do (GC), is the C library's.
+//!
+//! What a page costs is its first touch. So small pieces lie next to each other, and the buffers, of which little is used, elsewhere.
 
 #![expect(unsafe_code, reason = "an allocator is made of addresses")]
 
@@ -18,6 +20,10 @@ const ARENA: usize = 1 << 20;
 const STEP: usize = 16;
 /// From here on sizes are powers of two.
 const SMALL: usize = 1024;
+/// From here on a piece is a buffer, and begins a page.
+const BUFFER: usize = 4096;
+/// The bytes that small pieces have for themselves, until they have to go where the buffers are.
+const FRONT: usize = 128 * 1024;
 /// The largest piece.
 const LARGEST: usize = 64 * 1024;
 /// How many sizes there are: the small ones, and 2 KiB to 64 KiB.
@@ -35,8 +41,10 @@ pub struct Heap {
 struct Arena(UnsafeCell<[u8; ARENA]>);
 
 struct Pieces {
-    /// The bytes that were ever handed out: what is behind them is zero.
+    /// The bytes of the front that were ever handed out: what is behind them is zero.
     used: usize,
+    /// The same of the rest, which begins with a page.
+    used_behind: usize,
     /// The freed pieces of each size: the first; each holds the address of the next.
     freed: [*mut u8; SIZES],
 }
@@ -58,7 +66,7 @@ impl Heap {
     pub const fn new() -> Self {
         Self {
             busy: AtomicBool::new(false),
-            pieces: UnsafeCell::new(Pieces { used: 0, freed: [null_mut(); SIZES] }),
+            pieces: UnsafeCell::new(Pieces { used: 0, used_behind: 0, freed: [null_mut(); SIZES] }),
             arena: Arena(UnsafeCell::new([0; ARENA])),
         }
     }
@@ -93,14 +101,34 @@ impl Heap {
                 pieces.freed[index] = unsafe { freed.cast::<*mut u8>().read() };
                 return (freed, false);
             }
-            if size > ARENA - pieces.used {
-                return (null_mut(), false);
-            }
-            // SAFETY: it ends within the arena.
-            let fresh = unsafe { self.arena.0.get().cast::<u8>().add(pieces.used) };
-            pieces.used += size;
-            (fresh, true)
+            (self.fresh(pieces, size, size < BUFFER), true)
         })
+    }
+
+    /// Returns bytes that were never handed out, which are zero; at the front if there is room. Null when there are not as many.
+    fn fresh(&self, pieces: &mut Pieces, size: usize, at_front: bool) -> *mut u8 {
+        let arena = self.arena.0.get().cast::<u8>();
+        let behind = FRONT - arena.addr() % BUFFER;
+        let at = if at_front && size <= behind - pieces.used {
+            pieces.used += size;
+            pieces.used - size
+        } else if size <= ARENA - behind - pieces.used_behind {
+            pieces.used_behind += size;
+            behind + pieces.used_behind - size
+        } else {
+            return null_mut();
+        };
+        // SAFETY: it ends within the arena.
+        unsafe { arena.add(at) }
+    }
+
+    /// Returns zeroed memory that is never given back, among the small pieces. Null when there is not as much.
+    #[cfg_attr(not(own_start), allow(dead_code, reason = "only our own start asks before there are pieces"))]
+    pub(crate) fn lasting(&self, size: usize) -> *mut u8 {
+        if size > LARGEST {
+            return null_mut();
+        }
+        self.alone(|pieces| self.fresh(pieces, size.next_multiple_of(STEP), true))
     }
 }
 

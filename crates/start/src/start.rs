@@ -14,7 +14,6 @@
 #![expect(unsafe_code, reason = "this is the C library's part of a start, by its own interfaces")]
 
 use std::arch::asm;
-use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::ptr;
 
@@ -96,22 +95,12 @@ unsafe extern "C" {
     fn _exit(code: c_int) -> !;
 }
 
-/// What the first thread has of its own, with the library's description of it.
-#[repr(align(64))]
-struct Early(UnsafeCell<[u8; EARLY]>);
-
-/// Twice of what is asked for. Pages that nobody touches cost nothing.
-const EARLY: usize = 8192;
-
-// SAFETY: it is given away once, before there is a second thread.
-unsafe impl Sync for Early {}
-
-/// The memory that `__libc_setup_tls` asks for, once. The library's own function moves the end of the data segment for it: two system
-/// calls, and a mapping to be taken down again (`elf/dl-early_allocate.c`). Null ends the process with the library's words.
+/// The memory that `__libc_setup_tls` asks for, once: what the first thread has of its own. The library's own function moves the end of
+/// the data segment for it: two system calls, and a mapping to be taken down again (`elf/dl-early_allocate.c`). Here it lies
+/// with what is written anyway. Null ends the process with the library's words.
 #[unsafe(no_mangle)]
 extern "C" fn _dl_early_allocate(size: usize) -> *mut c_void {
-    static MEMORY: Early = Early(UnsafeCell::new([0; EARLY]));
-    if size > EARLY { ptr::null_mut() } else { MEMORY.0.get().cast() }
+    crate::HEAP.lasting(size).cast()
 }
 
 /// What `_start` calls, with the kernel's stack. The last four are of other kinds of programs, but for the end of the stack.

@@ -80,6 +80,23 @@ fn rare_alignments_and_empty_sizes_are_served() {
 }
 
 #[test]
+fn what_lasts_is_zero_and_nobody_elses() {
+    static OTHER: heap::Heap = heap::Heap::new();
+    let two = [OTHER.lasting(5000), OTHER.lasting(3)];
+    assert!(two[0].addr().abs_diff(two[1].addr()) >= 5000 && two.iter().all(|one| one.addr() % 16 == 0));
+    #[expect(unsafe_code, reason = "it is memory by its address")]
+    // SAFETY: so many bytes are there, and nobody has them.
+    let held = unsafe { std::slice::from_raw_parts_mut(two[0], 5000) };
+    assert!(held.iter().all(|one| *one == 0));
+    held.fill(7);
+    // All that is left but for less than that.
+    let rest = std::iter::repeat_with(|| OTHER.lasting(60_000)).take_while(|one| !one.is_null()).count();
+    assert!((15..=17).contains(&rest), "{rest} times 60,000 bytes");
+    assert!(held.iter().all(|one| *one == 7));
+    assert!(OTHER.lasting(1 << 20).is_null());
+}
+
+#[test]
 fn more_than_the_arena_is_the_c_librarys() {
     let many: Vec<Vec<u8>> = (0..64).map(|byte| vec![byte; 60_000]).collect();
     for (byte, one) in (0u8..).zip(&many) {
