@@ -18,15 +18,12 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use weft_manager::Manager;
-use weft_start::Heap;
+use weft_start as _;
 use weft_state::Root;
 
 use args::{Cli, Command};
 use later::Later;
 use report::Report;
-
-#[global_allocator]
-static HEAP: Heap = Heap::new();
 
 fn main() -> ExitCode {
     let mut report = Report::default();

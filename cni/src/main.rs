@@ -5,10 +5,7 @@
 use std::ffi::{c_char, c_int};
 
 use weft_plugin::{Head, Plugin};
-use weft_start::Heap;
-
-#[global_allocator]
-static HEAP: Heap = Heap::new();
+use weft_start as _;
 
 /// The plugins, one line each.
 static PLUGINS: &[&dyn Plugin] = &[

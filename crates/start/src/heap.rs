@@ -123,8 +123,7 @@ impl Heap {
     }
 
     /// Returns zeroed memory that is never given back, among the small pieces. Null when there is not as much.
-    #[cfg_attr(not(own_start), allow(dead_code, reason = "only our own start asks before there are pieces"))]
-    pub(crate) fn lasting(&self, size: usize) -> *mut u8 {
+    pub fn lasting(&self, size: usize) -> *mut u8 {
         if size > LARGEST {
             return null_mut();
         }

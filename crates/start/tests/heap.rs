@@ -6,9 +6,6 @@ use std::thread;
 
 use weft_start::Heap;
 
-#[global_allocator]
-static HEAP: Heap = Heap::new();
-
 /// A row of numbers that is the same each time (Marsaglia, xorshift).
 fn shake(state: &mut usize) -> usize {
     *state ^= *state << 13;
@@ -81,7 +78,7 @@ fn rare_alignments_and_empty_sizes_are_served() {
 
 #[test]
 fn what_lasts_is_zero_and_nobody_elses() {
-    static OTHER: heap::Heap = heap::Heap::new();
+    static OTHER: Heap = Heap::new();
     let two = [OTHER.lasting(5000), OTHER.lasting(3)];
     assert!(two[0].addr().abs_diff(two[1].addr()) >= 5000 && two.iter().all(|one| one.addr() % 16 == 0));
     #[expect(unsafe_code, reason = "it is memory by its address")]
