@@ -1,6 +1,6 @@
 //! What the agent knows, and what follows from what it hears.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
@@ -59,6 +59,9 @@ pub(crate) struct Inner {
     pub(super) tasks: Vec<JoinHandle<()>>,
 }
 
+/// So many reasons are told while the store is away: whoever finds ever other words does not fill the log.
+const REASONS: usize = 16;
+
 /// How it goes with the store.
 #[derive(Debug, Default)]
 pub(crate) struct Hearing {
@@ -70,8 +73,28 @@ pub(crate) struct Hearing {
     pub(crate) last: Option<Instant>,
     /// What was wrong last.
     pub(crate) error: Option<String>,
+    /// What was told of it since it went away: two reasons may take turns.
+    pub(crate) told: BTreeSet<String>,
     /// Why records are kept that it has lost.
     pub(crate) alarm: Option<String>,
+}
+
+impl Hearing {
+    /// Notes that the store does not answer; returns whether that is to be told.
+    fn lost(&mut self, why: &str) -> bool {
+        self.connected = false;
+        self.error = Some(why.into());
+        self.told.len() < REASONS && self.told.insert(why.into())
+    }
+
+    /// Notes that the store answers; returns whether that is to be told.
+    fn answers(&mut self) -> bool {
+        let news = !self.connected && self.error.is_some();
+        (self.connected, self.ever, self.error) = (true, true, None);
+        self.last = Some(Instant::now());
+        self.told.clear();
+        news
+    }
 }
 
 /// What was counted since the start.
@@ -131,21 +154,15 @@ impl Inner {
         let hearing = &mut self.hearing;
         match &update {
             Update::Lost(why) => {
-                if hearing.connected || hearing.error.as_ref() != Some(why) {
+                if hearing.lost(why) {
                     eprintln!("weftd: the store does not answer: {why}");
                 }
-                hearing.connected = false;
-                hearing.error = Some(why.clone());
                 return false;
             }
             _ => {
-                if !hearing.connected && hearing.error.is_some() {
+                if hearing.answers() {
                     eprintln!("weftd: the store answers again");
                 }
-                hearing.connected = true;
-                hearing.ever = true;
-                hearing.error = None;
-                hearing.last = Some(Instant::now());
             }
         }
         let before: BTreeMap<NetworkName, NetworkId> = match &update {
@@ -199,4 +216,24 @@ pub(super) fn out_of(snapshot: &Snapshot, own: HostId) -> Option<String> {
 
 const fn is_deletion(event: &Event) -> bool {
     matches!(event, Event::Delete { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_that_take_turns_are_told_once_in_each_outage() {
+        let mut hearing = Hearing::default();
+        assert!(!hearing.answers(), "it was never away");
+        for _ in 0..2 {
+            let told: Vec<bool> = ["a", "b", "a", "b", "a"].map(|why| hearing.lost(why)).into();
+            assert_eq!(told, [true, true, false, false, false]);
+            assert_eq!(hearing.error.as_deref(), Some("a"), "status has the last one");
+            assert!(hearing.answers());
+            assert!(!hearing.answers());
+        }
+        let told = (0..100).filter(|number| hearing.lost(&number.to_string())).count();
+        assert_eq!(told, REASONS);
+    }
 }
