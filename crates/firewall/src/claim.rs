@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 use weft_model::{ContainerId, Endpoint, IfName, Mac, NetworkName};
-use weft_state::file;
 use weft_state::ports::Books;
+use weft_state::{atomic, file};
 
 use crate::entry::{Entry, OWN_LOCALNET};
 use crate::iptables::masquerade::chain_of;
@@ -242,11 +242,7 @@ impl Claims<'_> {
         let path = self.chain(way, &chain).join(ifname.as_str());
         let addresses: String = addresses.iter().map(|address| format!("{address}\n")).collect();
         let text = format!("{OF}{network} {container}\n{addresses}");
-        // Written beside the directory that is listed, then moved in: readers see all of it or nothing.
-        let temporary = self.0.join(way.folder()).join(format!(".{chain}-{ifname}"));
-        let outcome = create(&temporary)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .and_then(|()| move_in(&temporary, &path));
+        let outcome = record(&path, &self.0.join(way.folder()), &text);
         outcome.map_err(|source| FirewallError::Claim { path, source })
     }
 
@@ -280,9 +276,14 @@ impl Claims<'_> {
 
     /// Returns whether an attachment is on record with just these addresses.
     pub(crate) fn is_masqueraded(&self, way: Way, endpoint: &Endpoint, addresses: &[IpNetwork]) -> bool {
+        self.masqueraded_of(way, endpoint).is_some_and(|known| known == addresses)
+    }
+
+    /// Returns the addresses that an attachment has on record, if it is there.
+    pub(crate) fn masqueraded_of(&self, way: Way, endpoint: &Endpoint) -> Option<Vec<IpNetwork>> {
         let users = self.chain_users(way, &chain_of(endpoint)).unwrap_or_default();
-        let attachments = users.into_iter().filter_map(ChainUser::into_attachment);
-        attachments.into_iter().any(|(known, of_it)| known == *endpoint && of_it == addresses)
+        let mut attachments = users.into_iter().filter_map(ChainUser::into_attachment);
+        attachments.find(|(known, _)| known == endpoint).map(|(_, addresses)| addresses)
     }
 
     /// Forgets that an attachment is masqueraded so.
@@ -303,10 +304,7 @@ impl Claims<'_> {
         if file::read_text(&path).is_ok_and(|known| known == text) {
             return Ok(Change::AlreadyThere);
         }
-        let temporary = self.0.join(format!(".{SPOOF}-{port}"));
-        let outcome = create(&temporary)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .and_then(|()| move_in(&temporary, &path));
+        let outcome = record(&path, self.0, &text);
         outcome.map(|()| Change::Made).map_err(|source| FirewallError::Claim { path, source })
     }
 
@@ -408,6 +406,18 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
             outcome => return outcome,
         }
     }
+}
+
+/// Gives a record its text: readers see all of it, or what was there before.
+///
+/// It is written beside the directory that is listed, under a name by which a file that nobody finishes is collected
+/// ([`weft_state::leftovers`]), then moved in.
+fn record(path: &Path, beside: &Path, text: &str) -> io::Result<()> {
+    let temporary = beside.join(atomic::temporary_name());
+    create(&temporary)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|()| move_in(&temporary, path))
+        .inspect_err(|_| drop(fs::remove_file(&temporary)))
 }
 
 /// Gives a file its name, in a directory that may be removed meanwhile by someone who drops the last claim in it.
@@ -589,6 +599,39 @@ mod tests {
         assert_eq!(users().len(), 1);
         drop(".odd");
         assert_eq!(users(), []);
+    }
+
+    #[test]
+    fn a_record_that_nobody_finished_is_no_record_and_is_collected() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = weft_state::Root::new(Some(dir.path().into()));
+        let at = dir.path().join("run/weft/firewall");
+        let claims = Claims(&at);
+        let [network, container, ifname] = ["n1", "c1", "eth0"];
+        let endpoint = Endpoint {
+            network: network.parse().unwrap(),
+            container: container.parse().unwrap(),
+            ifname: ifname.parse().unwrap(),
+        };
+        claims.take_chain(Way::Nftables, &endpoint, &[]).unwrap();
+        claims.take_spoof_check(&"veth0".parse().unwrap(), &endpoint, Mac([2; 6])).unwrap();
+        let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+        // Where one is written that cannot get its name: a directory has it.
+        for (beside, taken) in
+            [(at.clone(), at.join("spoof/veth1")), (at.join("nftables"), at.join("nftables/CNI-x/eth0"))]
+        {
+            fs::create_dir_all(taken.join("full")).unwrap();
+            let before = listed(&beside).unwrap();
+            assert!(record(&taken, &beside, "text").is_err());
+            assert_eq!(listed(&beside).unwrap(), before, "what failed leaves nothing");
+            let killed = beside.join(atomic::temporary_name());
+            File::create(&killed).unwrap().set_modified(hour_ago).unwrap();
+        }
+        assert_eq!(claims.masqueraded(Way::Nftables).unwrap(), [(endpoint.clone(), Vec::new())]);
+        assert_eq!(claims.spoof_checks().unwrap().len(), 1);
+        assert_eq!(weft_state::leftovers::collect(&root).unwrap(), 2);
+        assert_eq!(claims.masqueraded(Way::Nftables).unwrap(), [(endpoint, Vec::new())]);
+        assert_eq!(claims.spoof_checks().unwrap().len(), 1);
     }
 
     #[test]

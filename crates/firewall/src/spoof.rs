@@ -25,13 +25,17 @@ pub(crate) fn ensure(socket: &mut Socket, check: &SpoofCheck) -> Result<Change, 
     let port = &check.host_ifname;
     let mac = check.mac.ok_or_else(|| FirewallError::NoMac(port.clone()))?;
     let claims = Claims(&check.claims);
+    let before = claims.spoof_check_of(port);
     let noted = claims.take_spoof_check(port, &check.endpoint, mac)?;
     match write(socket, port, mac) {
         // A record is a change as well, and to be undone with what follows: by it the guard would be restored.
         Ok(Change::AlreadyThere) => Ok(noted),
         Ok(Change::Made) => Ok(Change::Made),
-        // What was never there is not to be restored.
-        Err(error) => claims.drop_spoof_check(port).and(Err(error)),
+        // What was never there is not to be restored; what was there before is.
+        Err(error) => match before {
+            Some((endpoint, mac)) => claims.take_spoof_check(port, &endpoint, mac).and(Err(error)),
+            None => claims.drop_spoof_check(port).and(Err(error)),
+        },
     }
 }
 

@@ -33,6 +33,7 @@ fn wrap(source: Error) -> FirewallError {
 pub(crate) fn ensure(socket: &mut Socket, masquerade: &Masquerade) -> Result<Change, FirewallError> {
     let Some(endpoint) = &masquerade.endpoint else { return Ok(Change::AlreadyThere) };
     let claims = Claims(&masquerade.claims);
+    let before = claims.masqueraded_of(Way::Nftables, endpoint);
     claims.take_chain(Way::Nftables, endpoint, &masquerade.addresses)?;
     let written = retrying(|is_last| {
         // By the claim a reload may write the same rules before we do: then these are to be replaced as well.
@@ -52,8 +53,11 @@ pub(crate) fn ensure(socket: &mut Socket, masquerade: &Masquerade) -> Result<Cha
     });
     match written {
         Ok(()) => Ok(Change::Made),
-        // What was never there is not to be restored.
-        Err(error) => claims.drop_chain(Way::Nftables, endpoint).and(Err(error)),
+        // What was never there is not to be restored; what was there before is.
+        Err(error) => match before {
+            Some(addresses) => claims.take_chain(Way::Nftables, endpoint, &addresses).and(Err(error)),
+            None => claims.drop_chain(Way::Nftables, endpoint).and(Err(error)),
+        },
     }
 }
 
