@@ -38,8 +38,8 @@ const REASONS: &str = "
 - What an ADD handles are a thousand small pieces of memory: the plugins have a heap that merges and gives back nothing
   ([why](adr/0021-the-memory-of-a-plugin.md)). And they look nothing up below `/proc/self`, which the kernel makes for each process anew.
 - Parameters of links are asked for and set by netlink: a file below `/proc/sys/net` is looked up among those of all namespaces.
-- One NEWLINK creates the pair with the peer born in its namespace, enslaves the host's end and raises it; one batch inside
-  the namespace does the rest. The address plugin is the same binary, and is called, not started.
+- One NEWLINK creates the pair with the peer born in its namespace and enslaves the host's end, which is raised in the same send;
+  one batch inside the namespace does the rest. The address plugin is the same binary, and is called, not started.
 - ADD ends when the host's end forwards, so the container's first packet is not lost. That wait is in the figures.
 - DEL ends when the kernel announces that the link is gone. The barrier that follows is sat out by a process of its own.
 - Masquerading asks the kernel one question and changes nothing when the subnet is known. No program is called.

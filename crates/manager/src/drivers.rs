@@ -13,7 +13,7 @@ use weft_state::Root;
 
 use crate::{Error, predefined};
 
-/// How long a question may take that touches nothing. Nearly all of it is the program's start, which takes 10 s where a busy,
+/// How long a question may take at most that touches nothing. Nearly all of it is the program's start, which takes 10 s where a busy,
 /// emulated machine reads it over a network for the first time.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -112,10 +112,15 @@ impl Drivers {
         Self { root: root.clone(), paths, timeout: exec::TIMEOUT }
     }
 
-    /// Returns the same plugins with another limit on how long work on the kernel may take.
+    /// Returns the same plugins with another limit on how long a call may take.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
+    }
+
+    /// How long a question may take that touches nothing.
+    fn short(&self) -> Duration {
+        TIMEOUT.min(self.timeout)
     }
 
     /// Asks a plugin to describe itself; `None` if it does not know the question.
@@ -124,7 +129,7 @@ impl Drivers {
     ///
     /// When there is no such plugin or it cannot be run.
     pub fn describe(&self, kind: &str) -> Result<Option<About>, Error> {
-        let output = self.ask(kind, "describe", Vec::new(), TIMEOUT)?;
+        let output = self.ask(kind, "describe", Vec::new(), self.short())?;
         Ok(serde_json::from_slice(&output.stdout).ok())
     }
 
@@ -151,7 +156,7 @@ impl Drivers {
     /// When the driver refuses, or gives no plugins.
     pub fn compose(&self, kind: &str, request: &ComposeRequest) -> Result<Vec<Value>, Error> {
         let garbage = |why: &str| Error::Plugin { kind: kind.into(), why: why.into() };
-        let output = self.ask(kind, "compose", json!(request).to_string().into_bytes(), TIMEOUT)?;
+        let output = self.ask(kind, "compose", json!(request).to_string().into_bytes(), self.short())?;
         let output = content(kind, "compose", output)?;
         let composed: Composed =
             serde_json::from_slice(&output.stdout).map_err(|_| garbage("compose printed no plugins"))?;

@@ -82,9 +82,6 @@ pub enum Cause {
     /// The bridge has no room.
     #[error("bridge \"{0}\" has 1023 ports, as many as a bridge takes")]
     BridgeFull(IfName),
-    /// The kernel cannot tell ports apart by VLAN.
-    #[error("this kernel has no VLAN filtering for bridges")]
-    NoVlanFiltering,
     /// The kernel has no VXLAN.
     #[error("this kernel has no VXLAN: CONFIG_VXLAN is not set, or its module is not loaded")]
     NoVxlan,
@@ -219,6 +216,7 @@ impl Cause {
             Self::OtherKind { name, .. } => Some(format!("delete {name}, or give it another name")),
             Self::HomeTaken { name, .. } => Some(format!("rename or remove {name}, then DEL again")),
             Self::NoKind { option, .. } => Some(format!("load the module, or use a kernel with {option}")),
+            Self::Lacks { option, .. } => Some(format!("use a kernel with {option}")),
             Self::NoVxlan => Some("modprobe vxlan".into()),
             Self::VniTaken { holder: Some(holder), .. } => {
                 Some(format!("ip link delete {holder} if nobody uses it, or give the network another VNI"))

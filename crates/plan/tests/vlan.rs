@@ -111,6 +111,9 @@ fn a_bridge_without_filtering_gets_it_and_loses_it_again_on_failure() {
     assert_eq!(shown(&lab, "old"), vlans);
 }
 
+const LACKS: &str =
+    "this kernel has no VLAN filtering for bridges: it was built without CONFIG_BRIDGE_VLAN_FILTERING";
+
 #[test]
 fn a_kernel_without_filtering_says_so() {
     let (lab, red) = lab();
@@ -123,10 +126,10 @@ fn a_kernel_without_filtering_says_so() {
         assert!(journal.undo(&mut kernel).is_empty());
         error.to_string()
     };
-    assert_eq!(refused(&access(7, 100)), "this kernel has no VLAN filtering for bridges");
+    assert_eq!(refused(&access(7, 100)), LACKS);
     lab.assert_restored(&before);
     lab.ip("link add br0 address 02:00:00:00:00:99 up type bridge");
-    assert_eq!(refused(&access(7, 100)), "this kernel has no VLAN filtering for bridges");
+    assert_eq!(refused(&access(7, 100)), LACKS);
     let problems =
         kernel(&red).remove(&access(7, 100).of_lifetime(Lifetime::Attachment), Removal::Synchronous);
     assert!(problems.is_empty(), "what was never made is no problem to remove");

@@ -16,9 +16,9 @@ use weft_runtime::find::find;
 
 use crate::{Attachment, Call, Plugin};
 
-/// How long a delegate may take. Shorter than a runtime's patience with us, so that it is we who name the culprit,
-/// and take back what we did.
-const LIMIT: Duration = Duration::from_secs(40);
+/// How long a delegate may take. Two of them, ADD and the DEL that takes it back, are shorter than a runtime's patience with us
+/// (`weft_runtime::exec::TIMEOUT`), so that it is we who name the culprit, and take back what we did.
+const LIMIT: Duration = Duration::from_secs(25);
 
 /// What came of asking for an address.
 #[derive(Debug)]
@@ -68,8 +68,8 @@ pub struct Running<'call> {
 
 /// How a delegate does its work.
 enum Way<'call> {
-    /// As a process.
-    Process(exec::Running),
+    /// As a process, of the plugin of this type.
+    Process(exec::Running, String),
     /// As a part of this one, when it is asked for its outcome.
     Linked { plugin: &'static dyn Plugin, subject: Subject<'call>, verb: Verb },
 }
@@ -109,7 +109,7 @@ pub fn needs_link(call: &Call) -> bool {
 /// Code 999 when it is not there any more.
 pub fn begin(running: &mut Running<'_>) -> Result<(), Failure> {
     match &mut running.way {
-        Way::Process(process) => process.begin().map_err(internal),
+        Way::Process(process, _) => process.begin().map_err(internal),
         Way::Linked { .. } => Ok(()),
     }
 }
@@ -129,7 +129,7 @@ fn spawn(subject: Subject<'_>, verb: Verb, held: bool) -> Result<Running<'_>, Fa
         timeout: LIMIT,
         ..Invocation::new(program)
     });
-    Ok(Running { way: Way::Process(process.map_err(internal)?), version })
+    Ok(Running { way: Way::Process(process.map_err(internal)?, kind.into()), version })
 }
 
 /// Waits until the delegate has printed a result with addresses, and returns it. The delegate may not have ended yet:
@@ -139,7 +139,7 @@ fn spawn(subject: Subject<'_>, verb: Verb, held: bool) -> Result<Running<'_>, Fa
 ///
 /// The delegate's own failure with its own code, or what went wrong in between.
 pub fn answer(running: &mut Running<'_>) -> Result<Option<NetworkResult>, Failure> {
-    let Way::Process(process) = &mut running.way else { return Ok(None) };
+    let Way::Process(process, _) = &mut running.way else { return Ok(None) };
     let printed = process.answer(|bytes| json::parse(bytes).is_ok()).map_err(internal)?;
     let result =
         json::parse(printed).ok().and_then(|value| NetworkResult::from_value(&value, running.version).ok());
@@ -159,8 +159,8 @@ pub fn finish(running: Running<'_>) -> Result<NetworkResult, Failure> {
 /// Waits for the delegate's end and returns its answer, and whether there may be a lease.
 pub fn outcome(running: Running<'_>) -> Outcome {
     let version = running.version;
-    let process = match running.way {
-        Way::Process(process) => process,
+    let (process, kind) = match running.way {
+        Way::Process(process, kind) => (process, kind),
         Way::Linked { plugin, subject, verb } => {
             let result = perform(plugin, subject, verb);
             return Outcome { held: result.is_ok(), result };
@@ -177,7 +177,8 @@ pub fn outcome(running: Running<'_>) -> Outcome {
     }
     let value = json::parse(&output.stdout).map_err(|error| Failure::new(Code::Decode, error));
     let result = value.and_then(|value| NetworkResult::from_value(&value, version));
-    let result = result.map_err(|failure| failure.while_doing("cannot read the IPAM plugin's result"));
+    let result = result
+        .map_err(|failure| failure.while_doing(format!("cannot read the result of IPAM plugin {kind:?}")));
     Outcome { result, held: true }
 }
 
@@ -346,7 +347,7 @@ mod tests {
         }
         let (code, msg) = outcome("echo garbage").unwrap_err();
         assert_eq!(code, 6);
-        assert!(msg.starts_with("cannot read the IPAM plugin's result: expected value"), "{msg}");
+        assert!(msg.starts_with("cannot read the result of IPAM plugin \"ipam\": expected value"), "{msg}");
     }
 
     #[test]

@@ -89,7 +89,11 @@ pub(crate) fn addresses(settings: &Settings, endpoint: &Endpoint, leases: &Lease
         if leases.ips.iter().any(|ip| ip.address.is_ipv6()) {
             // Without probing, the link-local address is usable at once, too.
             let probes = if settings.dad { "1" } else { "0" };
-            plan.container(Sysctl::attempt(format!("net/ipv6/conf/{ifname}/accept_dad"), probes));
+            for key in
+                ["enhanced_dad", "accept_dad"].into_iter().filter(|key| settings.dad || *key == "accept_dad")
+            {
+                plan.container(Sysctl::attempt(format!("net/ipv6/conf/{ifname}/{key}"), probes));
+            }
         }
         plan.container(Link::existing(ifname).link_local(needs_link_local(settings, leases)).up(true));
     }

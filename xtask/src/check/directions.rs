@@ -83,6 +83,9 @@ const DEVELOPERS: [&str; 5] = ["weft-testkit", "weft-tests", "weft-bench", "weft
 /// The package that is all plugins in one binary, and nothing else.
 const MULTICALL: &str = "weft-multicall";
 
+/// What plugins do without, however it may come: a runtime and an argument parser are most of what a start would cost.
+const HEAVY: [&str; 2] = ["tokio", "clap"];
+
 /// Returns the tables above as docs/architecture.md has them.
 pub(crate) fn table() -> String {
     let line = |who: &str, may: &[&str]| {
@@ -103,12 +106,20 @@ fn depends_on(package: &Value, name: &str) -> bool {
     package["dependencies"].as_array().into_iter().flatten().any(|dependency| dependency["name"] == name)
 }
 
+/// Names what the plugins link that they do without.
+fn heavy() -> Result<Vec<String>> {
+    let tree = ["tree", "--offline", "--package", MULTICALL, "--edges", "normal", "--prefix", "none"];
+    let tree = output(cargo().args(tree))?;
+    let linked = |name: &&str| tree.lines().any(|line| line.split(' ').next() == Some(*name));
+    Ok(HEAVY.iter().filter(linked).map(|name| format!("{MULTICALL} links {name}")).collect())
+}
+
 /// Compares the manifests with the tables above.
 pub(crate) fn check() -> Result<()> {
     let metadata = output(cargo().args(["metadata", "--format-version", "1", "--no-deps", "--offline"]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata printed no JSON")?;
     let plugins = stage::packages()?;
-    let mut wrong = Vec::new();
+    let mut wrong = heavy()?;
     for package in metadata["packages"].as_array().context("cargo metadata names no packages")? {
         let name = package["name"].as_str().unwrap_or_default();
         if DEVELOPERS.contains(&name) {

@@ -79,6 +79,12 @@ impl Ensure<'_> {
             return Ok(());
         }
         match socket.request(tc::watch_received(index)) {
+            Err(error) if error.is_missing() || error.is_unsupported() => {
+                return Err(Cause::Lacks {
+                    feature: "queue for what arrives",
+                    option: "CONFIG_NET_SCH_INGRESS",
+                });
+            }
             Err(error) if !error.is_exists() => return Err(error.into()),
             _ => {}
         }

@@ -76,5 +76,10 @@ pub(crate) fn vlans(range: &VlanRange) -> Vlans {
 
 /// A kernel built without CONFIG_BRIDGE_VLAN_FILTERING refuses in a way that nobody would understand.
 pub(super) fn refused(error: Error) -> Cause {
-    if error.is_unsupported() { Cause::NoVlanFiltering } else { error.into() }
+    match error.is_unsupported() {
+        true => {
+            Cause::Lacks { feature: "VLAN filtering for bridges", option: "CONFIG_BRIDGE_VLAN_FILTERING" }
+        }
+        false => error.into(),
+    }
 }

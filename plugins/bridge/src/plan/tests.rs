@@ -151,6 +151,7 @@ fn every_port_flag() {
     host       spoof check veth6355b07527c only from 02:00:00:00:00:07
     --
     container  sysctl net/ipv4/conf/eth0/arp_notify = 1 if present
+    container  sysctl net/ipv6/conf/eth0/enhanced_dad = 1 if present
     container  sysctl net/ipv6/conf/eth0/accept_dad = 1 if present
     container  link eth0 up
     container  sysctl net/ipv6/conf/lo/disable_ipv6 = 0 if present
