@@ -111,7 +111,7 @@ fn heavy() -> Result<Vec<String>> {
     let tree = ["tree", "--offline", "--package", MULTICALL, "--edges", "normal", "--prefix", "none"];
     let tree = output(cargo().args(tree))?;
     let linked = |name: &&str| tree.lines().any(|line| line.split(' ').next() == Some(*name));
-    Ok(HEAVY.iter().filter(linked).map(|name| format!("{MULTICALL} links {name}")).collect())
+    Ok(HEAVY.into_iter().filter(linked).map(|name| format!("{MULTICALL} links {name}")).collect())
 }
 
 /// Compares the manifests with the tables above.
