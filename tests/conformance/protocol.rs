@@ -188,6 +188,13 @@ pub(crate) fn its_own_namespace_is_refused_before_anything_is_done(host: &Host) 
     let error = on_own_namespace(host).add(&red).expect_error(8);
     assert_eq!(error["msg"], "plugin's netns and netns from CNI_NETNS should not be the same");
     host.lab.assert_restored(&before);
+
+    // DEL would take a link of the host's.
+    host.lab.ip("link add eth0 type veth peer name other");
+    let before = host.lab.snapshot();
+    let error = on_own_namespace(host).del(&red).expect_error(8);
+    assert_eq!(error["msg"], "plugin's netns and netns from CNI_NETNS should not be the same");
+    host.lab.assert_restored(&before);
     Ok(())
 }
 
@@ -195,7 +202,9 @@ pub(crate) fn its_own_namespace_is_accepted_when_told_so(host: &Host) -> Done {
     let red = host.lab.container("red");
     for word in ["1", "true", "TRUE"] {
         on_own_namespace(host).env("CNI_NETNS_OVERRIDE", word).add(&red).expect_ok();
+        assert!(host.lab.has_link("eth0"));
         on_own_namespace(host).env("CNI_NETNS_OVERRIDE", word).del(&red).expect_ok();
+        assert!(!host.lab.has_link("eth0"));
     }
     Ok(())
 }

@@ -130,6 +130,15 @@ fn an_overlap_with_a_route() {
 }
 
 #[test]
+fn an_overlap_with_a_route_of_ipv6() {
+    let lab = Lab::new();
+    lab.uplink();
+    let line = "network create --ipv6 --subnet 10.90.0.0/24 --subnet 2001:db8:ffff::/80 pink";
+    refused(&lab, line, 4, &["2001:db8:ffff::/80", "2001:db8:ffff::/64"]);
+    lab.weft(line.replace(":ffff:", ":fffe:").split(' ')).expect_ok();
+}
+
+#[test]
 fn an_unknown_driver() {
     let lab = Lab::new();
     refused(&lab, "network create -d pigeon blue", 3, &["pigeon"]);
@@ -155,6 +164,25 @@ fn an_interface_name_that_is_none() {
     let lab = with_blue();
     lab.container("red");
     refused(&lab, "network connect --interface a-name-far-too-long blue red", 2, &["a-name-far-too-long"]);
+}
+
+#[test]
+fn an_interface_name_that_somebody_elses_link_has() {
+    let lab = with_blue();
+    let red = lab.container("red");
+    red.ip("link add eth0 type veth peer name other");
+    // Connecting raises it, and nobody lowers it again: it is the container's.
+    red.ip("link set lo up");
+    let before = red.ip("-oneline address show");
+    for line in ["network connect --interface eth0 blue red", "network connect blue red"] {
+        let output = refused(&lab, line, 4, &["eth0", "already exists", "hint: ", "--interface"]);
+        assert_eq!(red.ip("-oneline address show"), before, "{output}");
+    }
+    assert!(!lab.path("var/lib/cni/networks/blue/10.90.0.2").exists(), "the address stayed");
+    // The hint is right.
+    lab.weft(["network", "connect", "--interface", "eth1", "blue", "red"]).expect_ok();
+    assert!(red.ping("10.90.0.1"));
+    assert!(red.has_link("other"), "whose link it is stays his");
 }
 
 #[test]

@@ -358,3 +358,50 @@ fn check_looks_for_a_route_in_the_table_it_is_in() {
     let told = call.check(&red);
     assert!(told.code != 0 && told.stdout.contains("10.9.0.0/16"), "{told}");
 }
+
+/// The configuration with IPv6 alone, and whether addresses are probed for duplicates.
+fn probing(dad: bool) -> Value {
+    let mut conf = conf();
+    conf["ipam"]["ranges"] = json!([[{"subnet": "2001:db8:1::/64"}]]);
+    conf["enabledad"] = json!(dad);
+    conf
+}
+
+#[test]
+fn addresses_are_probed_for_duplicates_when_asked_for() {
+    let lab = Lab::new();
+    for (name, dad, expected) in [("red", true, ["1", "1"]), ("green", false, ["0", "0"])] {
+        let container = lab.container(name);
+        // Neither value is what the kernel would have given.
+        container.set_sysctl("ipv6/conf/default/accept_dad", if dad { "0" } else { "1" });
+        container.set_sysctl("ipv6/conf/default/enhanced_dad", "0");
+        lab.plugin("bridge").json(&probing(dad)).add(&container).expect_ok();
+        let found =
+            ["accept_dad", "enhanced_dad"].map(|key| container.sysctl(&format!("ipv6/conf/eth0/{key}")));
+        assert_eq!(found, expected, "{name}");
+        let tentative = container.ip("-6 address show dev eth0 tentative");
+        assert!(!tentative.contains("2001:db8:1::"), "{tentative}");
+    }
+}
+
+#[test]
+fn a_duplicate_is_refused_and_leaves_no_link() {
+    let lab = Lab::new();
+    let (red, green) = (lab.container("red"), lab.container("green"));
+    // Somebody on the bridge's network has what is the first container's.
+    lab.ip("link add br0 type bridge");
+    lab.ip("link set br0 up");
+    lab.ip("link add other type veth peer name eth0 netns green");
+    lab.ip("link set other master br0 up");
+    green.ip("address add 2001:db8:1::2/64 dev eth0 nodad");
+    green.ip("link set eth0 up");
+    let told = lab.plugin("bridge").json(&probing(true)).add(&red).expect_error(999);
+    let text = "link eth0 has address 2001:db8:1::2/64 in DADFAILED state";
+    assert!(told["msg"].as_str().unwrap().contains(text), "{told}");
+    assert!(!red.has_link("eth0"));
+    assert!(!lab.ip("-brief link").contains("veth"), "the host's end stayed");
+    assert!(!lab.path("var/lib/cni/networks/n1/2001:db8:1::2").exists(), "the address stayed");
+    assert!(!lab.path("run/weft/attachments/red").exists());
+    // Unasked, nobody looks.
+    lab.plugin("bridge").json(&probing(false)).add(&red).expect_ok();
+}

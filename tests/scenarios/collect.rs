@@ -75,7 +75,7 @@ fn either_spelling_of_the_list_counts() {
     }
 }
 
-/// What every plugin of the reference's is called with, at least.
+/// What every plugin is called with, at least.
 fn every_plugin() -> Vec<Value> {
     let ipam = json!({"type": "host-local", "subnet": "10.1.2.0/24"});
     let of = |kind: &str, keys: Value| {
@@ -89,7 +89,8 @@ fn every_plugin() -> Vec<Value> {
         ["bridge", "ptp", "dummy", "tap", "host-local"].map(|kind| of(kind, json!({"ipam": ipam}))).into();
     all.extend(["macvlan", "ipvlan"].map(|kind| of(kind, json!({"master": "uplink0", "ipam": ipam}))));
     all.extend(
-        ["loopback", "portmap", "firewall", "bandwidth", "tuning", "sbr"].map(|kind| of(kind, json!({}))),
+        ["loopback", "host", "none", "portmap", "firewall", "bandwidth", "tuning", "sbr"]
+            .map(|kind| of(kind, json!({}))),
     );
     all.push(of("vlan", json!({"master": "uplink0", "vlanId": 5, "ipam": ipam})));
     all.push(of("vrf", json!({"vrfname": "blue"})));

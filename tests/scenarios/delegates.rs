@@ -121,3 +121,27 @@ fn an_address_is_asked_for_with_the_link_there_and_given_back_in_the_order_of_it
         assert_eq!(lab.read(kind), format!("ADD there\nDEL {after}\n"), "{kind}");
     }
 }
+
+#[test]
+fn a_delegate_that_prints_garbage_is_named_and_nothing_stays() {
+    let lab = Lab::new();
+    let red = lab.container("red");
+    let folder = folder(&lab);
+    let script = "#!/bin/sh\ncat >/dev/null\n[ $CNI_COMMAND != ADD ] || echo this is no json\n";
+    write(&folder.join("books"), script);
+    fs::set_permissions(folder.join("books"), Permissions::from_mode(0o755)).unwrap();
+    let conf = CONF.replace(r#""type": "host-local""#, r#""type": "books""#);
+    let call = || lab.plugin_in(&folder, "bridge").conf(conf.as_str());
+    let before = lab.snapshot();
+    let told = call().add(&red).expect_error(6);
+    let msg = told["msg"].as_str().unwrap();
+    assert!(msg.starts_with(r#"cannot read the result of IPAM plugin "books": expected "#), "{told}");
+    // Neither a link nor a lease nor a record.
+    lab.assert_restored(&before);
+    assert!(!red.has_link("eth0"));
+
+    fs::remove_file(folder.join("books")).unwrap();
+    witness(&lab, &folder, "books", &red);
+    call().add(&red).expect_ok();
+    assert_eq!(red.addresses("eth0"), ["10.90.0.2/30"]);
+}

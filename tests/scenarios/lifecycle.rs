@@ -137,3 +137,38 @@ fn completion_and_version_need_nothing() {
     assert_eq!(lab.weft(["network", "create"]).code, 2, "wrong usage");
     assert_eq!(lab.weft(["network", "dance"]).code, 2);
 }
+
+#[test]
+fn the_root_can_be_given_as_a_flag_and_counts_for_plugins_too() {
+    let lab = Lab::new();
+    let red = lab.container("red");
+    let before = lab.snapshot().lines_with("file ").join("\n");
+    // $WEFT_ROOT is set as well: the flag is closer to the command.
+    let below = lab.root().with_file_name("below");
+    let root = below.to_str().unwrap();
+    let weft = |line: &str| lab.weft(["--root", root].into_iter().chain(line.split(' ')));
+    weft("network create --subnet 10.90.0.0/24 blue").expect_ok();
+    weft("network connect blue red").expect_ok();
+    assert!(red.ping("10.90.0.1"));
+    let files = [
+        "etc/weft/networks.d/blue.conflist",
+        "run/weft/attachments/red/eth0.json",
+        "var/lib/cni/networks/blue/10.90.0.2",
+    ];
+    for file in files {
+        assert!(below.join(file).is_file(), "{file} is not below the root given");
+    }
+    assert!(weft("network ls").expect_ok().contains("blue"));
+    assert!(weft("ps").expect_ok().contains("red"));
+    assert!(!lab.weft(["ps"]).expect_ok().contains("red"));
+    lab.weft(["network", "exists", "blue"]).expect_failure(3, &[]);
+    assert_eq!(lab.snapshot().lines_with("file ").join("\n"), before, "something is below the other root");
+
+    weft("network disconnect blue red").expect_ok();
+    assert!(!red.has_link("eth0"));
+    weft("network rm blue").expect_ok();
+    for file in files {
+        assert!(!below.join(file).exists(), "{file} stayed");
+    }
+    assert!(!lab.ip("-brief link").contains("veth"));
+}

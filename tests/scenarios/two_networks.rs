@@ -38,8 +38,25 @@ fn a_second_connect_gets_eth1() {
     assert!(red.ping("10.91.0.1"), "disconnect took the other network's interface");
 }
 
+fn two_networks_of_both_families(lab: &Lab) {
+    for (name, number) in [("blue", 90), ("pink", 91)] {
+        let (v4, v6) = (format!("10.{number}.0.0/24"), format!("fd00:{number}::/64"));
+        lab.weft(["network", "create", "--ipv6", "--subnet", &v4, "--subnet", &v6, name]).expect_ok();
+    }
+}
+
 fn first_gateway(red: &weft_testkit::Container) -> String {
-    let route = red.ip("-oneline route get 192.0.2.2");
+    gateway_to(red, "192.0.2.2")
+}
+
+/// The gateways of both families.
+fn first_gateways(red: &weft_testkit::Container) -> [String; 2] {
+    [first_gateway(red), gateway_to(red, "2001:db8:ffff::2")]
+}
+
+fn gateway_to(red: &weft_testkit::Container, address: &str) -> String {
+    let family = if address.contains(':') { "-6" } else { "-4" };
+    let route = red.ip(&format!("{family} -oneline route get {address}"));
     route.split_whitespace().skip_while(|word| *word != "via").nth(1).unwrap().to_string()
 }
 
@@ -63,6 +80,29 @@ fn the_default_route_goes_to_the_highest_priority() {
     lab.weft(["network", "connect", "blue", "red"]).expect_ok();
     lab.weft(["network", "connect", "--gw-priority", "10", "pink", "red"]).expect_ok();
     assert_eq!(first_gateway(&red), "10.91.0.1");
+}
+
+#[test]
+fn the_default_route_of_ipv6_stays_with_the_first_network() {
+    let lab = Lab::new();
+    let red = lab.container("red");
+    two_networks_of_both_families(&lab);
+    lab.weft(["network", "connect", "blue", "red"]).expect_ok();
+    lab.weft(["network", "connect", "pink", "red"]).expect_ok();
+    assert_eq!(first_gateways(&red), ["10.90.0.1", "fd00:90::1"]);
+    lab.weft(["network", "disconnect", "blue", "red"]).expect_ok();
+    assert_eq!(first_gateways(&red), ["10.91.0.1", "fd00:91::1"], "the other network's route takes over");
+}
+
+#[test]
+fn the_default_route_of_ipv6_goes_to_the_highest_priority() {
+    let lab = Lab::new();
+    let red = lab.container("red");
+    two_networks_of_both_families(&lab);
+    lab.weft(["network", "connect", "blue", "red"]).expect_ok();
+    lab.weft(["network", "connect", "--gw-priority", "10", "pink", "red"]).expect_ok();
+    assert_eq!(first_gateways(&red), ["10.91.0.1", "fd00:91::1"]);
+    assert!(red.ping("fd00:91::1") && red.ping("fd00:90::1"));
 }
 
 #[test]
