@@ -397,6 +397,39 @@ fn the_former_owner_of_an_address_takes_nothing_along() {
     });
 }
 
+/// In upstream's nftables a rule names the container alone, whatever the network.
+#[test]
+fn another_network_of_the_container_keeps_its_ports() {
+    let host = Host::new(Layout::Nftables);
+    let (red, result) = host.connect("red", 2);
+    let _service = red.serve_tcp(80);
+    host.portmap(&result, tcp(8080, 80), Value::Null).add(&red).expect_ok();
+    // What upstream wrote for it on a network of which the books know nothing, and on a third.
+    for (port, target) in [(8081, "10.91.0.2"), (8082, "10.92.0.2")] {
+        let rule = format!("hostports tcp dport {port} dnat to {target}:80 comment '\"red\"'");
+        host.lab.sh(&format!("nft add rule ip cni_hostport {rule}")).expect_ok();
+    }
+    let has = |target: &str| host.rules("dnat to").iter().any(|rule| rule.contains(target));
+    let conf = json!({"cniVersion": "1.1.0", "name": "green", "type": "portmap", "backend": "nftables"});
+    let previous = json!({
+        "cniVersion": "1.1.0", "interfaces": [{"name": "eth1", "sandbox": "/run/netns/red"}],
+        "ips": [{"address": "10.91.0.2/24", "interface": 0}],
+    });
+
+    host.call("portmap").json(&conf).prev_result(&previous).ifname("eth1").del(&red).expect_ok();
+    assert!(!has("10.91.0.2:80"), "{:?}", host.rules(""));
+    assert!(has("10.92.0.2:80"), "the third network's: {:?}", host.rules(""));
+    // Without the addresses everything is meant but what is on record.
+    host.call("portmap").json(&conf).ifname("eth1").netns("").del(&red).expect_ok();
+    assert!(!has("10.92.0.2:80"), "{:?}", host.rules(""));
+
+    for address in HOST.map(addr) {
+        assert_eq!(host.outside.ask_tcp(address, 8080).unwrap().by, "red");
+    }
+    assert_eq!(host.lab.ask_tcp(addr("127.0.0.1"), 8080).unwrap().by, "red");
+    host.portmap(&result, tcp(8080, 80), Value::Null).check(&red).expect_ok();
+}
+
 #[test]
 fn what_another_implementation_wrote_is_taken_back() {
     let reference = std::path::Path::new("/usr/lib/cni");

@@ -367,6 +367,39 @@ fn gc_collects_ports_of_the_references_nftables() {
     }
 }
 
+#[test]
+fn ports_of_the_references_nftables_are_checked_and_withdrawn() {
+    let Some(host) = Host::new(None) else { return };
+    let red = host.lab.container("red");
+    let result = host.call(By::Debian, "ADD", &host.bridge(), &red, None).expect_json();
+    host.lab.write("hostports.nft", HOSTPORTS);
+    host.lab.sh(&format!("nft -f {}", host.lab.path("hostports.nft").display())).expect_ok();
+    let conf = host.portmap();
+    let rules = || host.lab.sh("nft list ruleset").expect_ok().to_string();
+
+    host.call(By::Ours, "CHECK", &conf, &red, Some(&result)).expect_ok();
+    let mut more = conf.clone();
+    more["runtimeConfig"]["portMappings"] = json!([
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+        {"hostPort": 8081, "containerPort": 81, "protocol": "tcp"},
+    ]);
+    let refused = host.call(By::Ours, "CHECK", &more, &red, Some(&result));
+    assert!(refused.code != 0 && refused.stdout.contains("10.1.2.2:81"), "{refused}");
+
+    host.call(By::Ours, "DEL", &conf, &red, Some(&result)).expect_ok();
+    let left = rules();
+    for gone in ["10.1.2.2:80", "daddr 10.1.2.2 ", "[fd00:1::2]:80"] {
+        assert!(!left.contains(gone), "{gone}: {left}");
+    }
+    for stays in ["10.1.2.3:80", "10.7.7.2:80", "10.1.2.20:80"] {
+        assert!(left.contains(stays), "{stays}: {left}");
+    }
+    let refused = host.call(By::Ours, "CHECK", &conf, &red, Some(&result));
+    assert!(refused.code != 0 && refused.stdout.contains("publication tcp"), "{refused}");
+    host.call(By::Ours, "DEL", &conf, &red, None).expect_ok();
+    assert!(!rules().contains("comment \"red\""), "{}", rules());
+}
+
 /// Limits what a container sends, as the reference does it.
 #[track_caller]
 fn slow_down(lab: &Lab, container: &Container, result: &Value) {

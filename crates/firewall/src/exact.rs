@@ -37,6 +37,15 @@ pub(crate) fn parts(all: &[Publication], one: &Publication) -> Vec<Publication> 
     parts
 }
 
+/// Returns a publication's ports one by one.
+pub(crate) fn singles(one: &Publication) -> impl Iterator<Item = Publication> {
+    let ports = one.host_ports.ports().zip(one.target_ports.ports());
+    ports.filter_map(|(host, target)| {
+        let (host_ports, target_ports) = (PortRange::single(host).ok()?, PortRange::single(target).ok()?);
+        Some(Publication { host_ports, target_ports, ..one.clone() })
+    })
+}
+
 /// The container's ports to which other publications lead, too.
 fn shared(all: &[Publication], one: &Publication) -> BTreeSet<u16> {
     let same =

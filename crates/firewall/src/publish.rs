@@ -227,7 +227,7 @@ fn remove_unknown(firewall: &mut Firewall, publish: &Publish) -> Result<(), Fire
     let Publish { endpoint, claims, backend, .. } = publish;
     let socket = match backend {
         Backend::Iptables => return iptables::publish::remove(claims, endpoint),
-        Backend::UpstreamNftables => return upstream_ports::remove(claims, endpoint, None),
+        Backend::UpstreamNftables => return remove_unknown_of_nft(publish),
         Backend::Weft => firewall.inet(),
     };
     let Ok(socket) = socket else { return Ok(()) };
@@ -235,9 +235,17 @@ fn remove_unknown(firewall: &mut Firewall, publish: &Publish) -> Result<(), Fire
         iptables::publish::remove(claims, endpoint)?;
     }
     if upstream_ports::is_there(socket, endpoint) {
-        upstream_ports::remove(claims, endpoint, None)?;
+        remove_unknown_of_nft(publish)?;
     }
     Ok(())
+}
+
+/// Upstream's rules there name the container alone. What the books have of its other interfaces is not meant.
+fn remove_unknown_of_nft(publish: &Publish) -> Result<(), FirewallError> {
+    let Publish { endpoint, claims, addresses, .. } = publish;
+    let mut others = publish.books().owners();
+    others.retain(|owner| owner.endpoint.container == endpoint.container);
+    upstream_ports::remove_unknown(claims, endpoint, addresses, &others)
 }
 
 /// Removes what these say from whoever carries it, as far as it is still the attachment's.
@@ -252,9 +260,7 @@ fn take_back(
         match Backend::named(&owner.backend) {
             Backend::Weft => ours.push(owner),
             Backend::Iptables => iptables::publish::remove(&publish.claims, &owner.endpoint)?,
-            Backend::UpstreamNftables => {
-                upstream_ports::remove(&publish.claims, &owner.endpoint, Some(owner))?;
-            }
+            Backend::UpstreamNftables => upstream_ports::remove(&publish.claims, owner)?,
         }
     }
     if ours.is_empty() {
@@ -295,6 +301,9 @@ fn observe_unknown(firewall: &mut Firewall, publish: &Publish) -> Result<Vec<Str
     let Publish { endpoint, publications, .. } = publish;
     if firewall.inet().is_ok_and(|socket| iptables::publish::is_there(socket, endpoint)) {
         return iptables::publish::observe_upstream(endpoint, publications);
+    }
+    if firewall.inet().is_ok_and(|socket| upstream_ports::is_there(socket, endpoint)) {
+        return upstream_ports::observe_upstream(endpoint, publications);
     }
     Ok(vec![format!("claims of {endpoint}")])
 }

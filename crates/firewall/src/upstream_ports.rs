@@ -18,7 +18,7 @@
 //!
 //! Upstream writes the conditions of the last ADD into the hooks, where they hold for every network; here they are
 //! on the rules they were written for. Upstream takes a container's rules by its id, whatever the network;
-//! here by id and address. And what is there is not written twice.
+//! here by id and address, and what the books say is another attachment's stays. And what is there is not written twice.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -35,7 +35,7 @@ use crate::claim::Claims;
 use crate::error::all_but_refused;
 use crate::inherited::Departed;
 use crate::iptables::lock::Writer;
-use crate::{Backend, Change, FirewallError};
+use crate::{Backend, Change, FirewallError, exact};
 
 const TABLE: &str = "cni_hostport";
 const ALL: &str = "hostports_all";
@@ -89,21 +89,31 @@ pub(crate) fn restore(claims: &Path) -> Vec<FirewallError> {
     refused.into_iter().map(|((_, owner), why)| FirewallError::unrestored(&owner.endpoint, why)).collect()
 }
 
-/// Takes back everything of an attachment: by the books, or, without any, whatever has the container's id.
-pub(crate) fn remove(claims: &Path, endpoint: &Endpoint, owner: Option<&Owner>) -> Result<(), FirewallError> {
-    let _writer = Writer::alone(claims)?;
-    for family in Family::BOTH {
-        let Some(listing) = family.listing()? else { continue };
-        let known: Option<Vec<_>> = owner.map(|owner| family.of(owner).collect());
-        let is_own = |rule: &str| known.as_ref().is_none_or(|known| is_of_any(rule, known));
-        let present = listed(&listing, endpoint.container.as_str(), is_own);
-        let mut script = String::new();
-        family.delete(&mut script, &present);
-        if !script.is_empty() {
-            nft(&["-f", "-"], Some(&script))?;
-        }
-    }
-    Ok(())
+/// Takes back everything of an attachment that the books say.
+pub(crate) fn remove(claims: &Path, owner: &Owner) -> Result<(), FirewallError> {
+    let container = owner.endpoint.container.as_str();
+    take(claims, |family, listing| {
+        let known: Vec<_> = family.of(owner).collect();
+        listed(listing, container, |rule| is_of_any(rule, &known))
+    })
+}
+
+/// Takes back what has the container's id and is in no books: what leads to these addresses or, without any, all but what
+/// `others`, attachments of the same container, have by the books.
+pub(crate) fn remove_unknown(
+    claims: &Path,
+    endpoint: &Endpoint,
+    addresses: &[IpAddr],
+    others: &[Owner],
+) -> Result<(), FirewallError> {
+    take(claims, |family, listing| {
+        let known: Vec<_> = others.iter().flat_map(|owner| family.of(owner)).collect();
+        // A refusal names no address of the container's.
+        let leads_there = |rule: &str| {
+            addresses.is_empty() || is_refusal(rule) || addresses.iter().any(|addr| leads_to(rule, *addr))
+        };
+        listed(listing, endpoint.container.as_str(), |rule| leads_there(rule) && !is_of_any(rule, &known))
+    })
 }
 
 /// Takes back what containers had that have gone, each known by its id and an address: an id alone may be connected to
@@ -117,13 +127,22 @@ pub(crate) fn collect(
     {
         return Ok(());
     }
+    take(claims, |_, listing| {
+        let of_one = |one: &Departed<'_>| listed(listing, one.container, |rule| leads_to(rule, one.address));
+        departed.iter().flat_map(of_one).collect()
+    })
+}
+
+/// Deletes rules that are chosen from the listing of either family.
+fn take(
+    claims: &Path,
+    chosen: impl for<'a> Fn(Family, &'a str) -> Vec<Listed<'a>>,
+) -> Result<(), FirewallError> {
     let _writer = Writer::alone(claims)?;
     for family in Family::BOTH {
         let Some(listing) = family.listing()? else { continue };
         let mut script = String::new();
-        for Departed { container, address } in departed {
-            family.delete(&mut script, &listed(&listing, container, |rule| leads_to(rule, *address)));
-        }
+        family.delete(&mut script, &chosen(family, &listing));
         if !script.is_empty() {
             nft(&["-f", "-"], Some(&script))?;
         }
@@ -174,6 +193,28 @@ pub(crate) fn observe(owner: &Owner) -> Result<Vec<String>, FirewallError> {
     Ok(missing)
 }
 
+/// Returns which publications upstream's plugin has no rule for, where the books know nothing.
+pub(crate) fn observe_upstream(
+    endpoint: &Endpoint,
+    publications: &[Publication],
+) -> Result<Vec<String>, FirewallError> {
+    let mut missing = Vec::new();
+    for family in Family::BOTH {
+        let mut own = publications.iter().filter(|one| family.is_of(one)).peekable();
+        if own.peek().is_none() {
+            continue;
+        }
+        let listing = family.listing()?.unwrap_or_default();
+        let there = listed(&listing, endpoint.container.as_str(), |_| true);
+        for one in own.flat_map(exact::singles) {
+            if !there.iter().any(|listed| translates(listed.rule, &one)) {
+                missing.push(format!("publication {one} in table {} {TABLE}", family.name()));
+            }
+        }
+    }
+    Ok(missing)
+}
+
 /// A rule as nft(8) lists it.
 #[derive(Debug, PartialEq, Eq)]
 struct Listed<'a> {
@@ -207,11 +248,21 @@ fn is_of_any(rule: &str, publications: &[&Publication]) -> bool {
 /// Whether a publication brought this rule. It is known by the container's address, and a refusal by the host's port,
 /// which is nobody else's.
 fn is_of(rule: &str, one: &Publication) -> bool {
-    if rule.ends_with(" drop") {
+    if is_refusal(rule) {
         let host = one.host.is_unspecified() || rule.contains(&format!(" daddr {} ", one.host));
         return host && rule.contains(&format!("{} dport {} ", one.protocol, one.host_ports));
     }
     leads_to(rule, one.target)
+}
+
+fn is_refusal(rule: &str) -> bool {
+    rule.ends_with(" drop")
+}
+
+/// Whether a rule of upstream's leads a port to where it should.
+fn translates(rule: &str, one: &Publication) -> bool {
+    let host = one.host.is_unspecified() || rule.contains(&format!(" daddr {} ", one.host));
+    host && rule.ends_with(&format!("{} dport {} dnat to {}", one.protocol, one.host_ports, target(one)))
 }
 
 /// Whether a rule translates for this address of a container: what comes after `to` or, for masquerading, the last
@@ -252,10 +303,14 @@ impl Family {
         }
     }
 
+    fn is_of(self, one: &Publication) -> bool {
+        one.target.is_ipv4() == (self == Self::V4)
+    }
+
     /// Returns what is translated.
     fn of(self, owner: &Owner) -> impl Iterator<Item = &Publication> + use<'_> {
-        let own = move |one: &&Publication| one.target.is_ipv4() == (self == Self::V4);
-        owner.publications.iter().filter(own).filter(|one| owner.gateways.of(one.target).translates())
+        let own = owner.publications.iter().filter(move |one| self.is_of(one));
+        own.filter(|one| owner.gateways.of(one.target).translates())
     }
 
     fn targets(self, owner: &Owner) -> Vec<IpAddr> {

@@ -49,8 +49,8 @@ impl Driver for Portmap {
         Plan::new()
     }
 
-    fn addresses(&self, settings: &Settings, endpoint: &Endpoint, _leases: &Leases) -> Plan {
-        plan::attachment(settings, endpoint)
+    fn addresses(&self, settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Plan {
+        plan::attachment(settings, endpoint, leases)
     }
 
     fn network(&self, settings: &Settings) -> Plan {

@@ -1,8 +1,10 @@
 //! Plans: what publishing ports needs of the host.
 
+use ipnetwork::IpNetwork;
 use weft_firewall::{Conditions, Fragment, Hairpin, Localnet, Loopback, Publish};
 use weft_model::{Endpoint, IfName};
 use weft_plan::{Link, Plan};
+use weft_plugin::Leases;
 
 use crate::Settings;
 
@@ -10,9 +12,9 @@ use crate::Settings;
 ///
 /// What the network shares is not taken back: an ADD that fails must not turn it off for others. A link that is the
 /// container's own, as behind `ptp`, is shared with nobody.
-pub(crate) fn attachment(settings: &Settings, endpoint: &Endpoint) -> Plan {
+pub(crate) fn attachment(settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Plan {
     let mut plan = Plan::new();
-    if let Some(publish) = publish(settings, endpoint) {
+    if let Some(publish) = publish(settings, endpoint, leases) {
         plan.host(Fragment::Publish(Box::new(publish)));
     }
     // KERNEL: a packet from 127.0.0.1 leaves a host only by links that route loopback addresses
@@ -74,7 +76,7 @@ fn loopback(settings: &Settings, link: Option<&IfName>) -> Loopback {
 }
 
 /// Returns nothing for an attachment that nobody asked to publish anything for, and never had.
-fn publish(settings: &Settings, endpoint: &Endpoint) -> Option<Publish> {
+fn publish(settings: &Settings, endpoint: &Endpoint, leases: &Leases) -> Option<Publish> {
     let (rules, folders) = (&settings.rules, settings.folders.clone());
     if settings.is_idle {
         return None;
@@ -84,6 +86,7 @@ fn publish(settings: &Settings, endpoint: &Endpoint) -> Option<Publish> {
         choices: settings.wanted.choices.clone(),
         open: settings.wanted.open.clone(),
         occupied: settings.occupied.clone(),
+        addresses: leases.addresses().iter().map(IpNetwork::ip).collect(),
         subnets: settings.subnets.clone(),
         snat: rules.snat,
         masquerade_all: rules.masquerade_all,
@@ -149,7 +152,7 @@ mod tests {
             settings.loopback6_link.clone_from(&settings.loopback_link);
             settings.hairpin_port = (!settings.is_idle).then(|| ("veth0".parse().unwrap(), port));
         }
-        let mut plan = attachment(&settings, &endpoint);
+        let mut plan = attachment(&settings, &endpoint, &Leases::default());
         if verb == Verb::Gc {
             plan.extend(network(&settings).steps);
         }

@@ -34,6 +34,8 @@ pub struct Publish {
     pub open: Vec<Asked>,
     /// What a choice passes over.
     pub occupied: Vec<Occupied>,
+    /// The container's addresses, where what is in no books is taken back. May be empty then, too.
+    pub addresses: Vec<IpAddr>,
     /// The container's subnets: connections from there get the host's address, so that the
     /// answers come back this way.
     pub subnets: Vec<IpNetwork>,
@@ -93,6 +95,7 @@ impl Publish {
             open: Vec::new(),
             chosen: Vec::new(),
             occupied: Vec::new(),
+            addresses: Vec::new(),
             subnets: Vec::new(),
             snat: false,
             masquerade_all: false,
