@@ -28,6 +28,18 @@ fn gc_with_an_empty_list_takes_the_network() {
     assert!(!lab.ip("-brief link").contains("veth"));
 }
 
+/// Nobody else is on the link, so there is nobody to ask.
+#[test]
+fn addresses_are_not_probed_for_duplicates() {
+    let lab = Lab::new();
+    let red = lab.container("red");
+    red.set_sysctl("ipv6/conf/default/accept_dad", "1");
+    lab.plugin("ptp").json(&conf()).add(&red).expect_ok();
+    assert_eq!(red.sysctl("ipv6/conf/eth0/accept_dad"), "0");
+    let tentative = red.ip("-6 address show dev eth0 tentative");
+    assert!(!tentative.contains("2001:db8:1::"), "{tentative}");
+}
+
 #[test]
 fn a_failed_add_gives_a_stale_route_back() {
     let lab = Lab::new();

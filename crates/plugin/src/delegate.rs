@@ -351,6 +351,18 @@ mod tests {
     }
 
     #[test]
+    fn a_delegate_that_hangs_is_named_and_may_hold_a_lease() {
+        let dir = plugin("exec sleep 300");
+        let program = dir.path().join("ipam");
+        let limited = Invocation { timeout: Duration::from_millis(50), ..Invocation::new(program.clone()) };
+        let way = Way::Process(exec::start(limited).unwrap(), "ipam".into());
+        let outcome = super::outcome(Running { way, version: Version::ALL[0] });
+        assert!(outcome.held);
+        let msg = outcome.result.unwrap_err().msg;
+        assert!(msg.contains(program.to_str().unwrap()) && msg.contains("within"), "{msg}");
+    }
+
+    #[test]
     fn a_delegate_that_is_not_there_is_told_with_the_path() {
         let told = |call: &Call| run(call, Verb::Add).unwrap_err().msg;
         let mut without = call("1.0.0", &[Path::new("/a"), Path::new("/b")]);
