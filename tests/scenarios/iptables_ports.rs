@@ -434,25 +434,29 @@ fn another_network_of_the_container_keeps_its_ports() {
 fn what_another_implementation_wrote_is_taken_back() {
     let reference = std::path::Path::new("/usr/lib/cni");
     skip_unless!(reference.join("portmap").exists(), "Debian's package containernetworking-plugins");
-    let host = Host::new(Layout::IptablesNft);
-    let (red, result) = host.connect("red", 2);
-    let _service = red.serve_tcp(80);
-    let conf = json!({
-        "cniVersion": "1.0.0", "name": "blue", "type": "portmap", "snat": true,
-        "capabilities": {"portMappings": true}, "runtimeConfig": {"portMappings": tcp(8080, 80)},
+    on_each_host(&Layout::IPTABLES, |host| {
+        let (red, result) = host.connect("red", 2);
+        let _service = red.serve_tcp(80);
+        let conf = json!({
+            "cniVersion": "1.0.0", "name": "blue", "type": "portmap", "snat": true,
+            "capabilities": {"portMappings": true}, "runtimeConfig": {"portMappings": tcp(8080, 80)},
+        });
+        let mut previous = result;
+        previous["cniVersion"] = "1.0.0".into();
+        let call = host.lab.plugin_in(reference, "portmap").env("PATH", host.programs.path());
+        call.json(&conf).prev_result(&previous).add(&red).expect_ok();
+        assert_eq!(host.outside.ask_tcp(addr(HOST[0]), 8080).unwrap().by, "red");
+        assert!(!host.rules(CHAIN).is_empty());
+
+        // Nothing in the configuration speaks of iptables, and no record of ours does.
+        let ours = || host.call("portmap").json(&conf);
+        ours().prev_result(&previous).check(&red).expect_ok();
+        ours().netns("").del(&red).expect_ok();
+
+        assert!(host.outside.ask_tcp(addr(HOST[0]), 8080).is_err());
+        assert_eq!(host.rules(CHAIN), Vec::<String>::new());
+        assert_ne!(ours().prev_result(&previous).check(&red).code, 0);
     });
-    let mut previous = result;
-    previous["cniVersion"] = "1.0.0".into();
-    let call = host.lab.plugin_in(reference, "portmap").json(&conf).prev_result(&previous);
-    call.add(&red).expect_ok();
-    assert_eq!(host.outside.ask_tcp(addr(HOST[0]), 8080).unwrap().by, "red");
-    assert!(!host.rules(CHAIN).is_empty());
-
-    // Nothing in the configuration speaks of iptables, and no record of ours does.
-    host.call("portmap").json(&conf).netns("").del(&red).expect_ok();
-
-    assert!(host.outside.ask_tcp(addr(HOST[0]), 8080).is_err());
-    assert_eq!(host.rules(CHAIN), Vec::<String>::new());
 }
 
 #[test]

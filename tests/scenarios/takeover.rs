@@ -309,6 +309,79 @@ fn newest(confs: [Value; 3]) -> [Value; 3] {
     })
 }
 
+#[test]
+fn ports_of_another_interface_than_the_first_are_checked_and_withdrawn() {
+    let Some(host) = Host::new(None) else { return };
+    let red = host.lab.container("red");
+    let call = |by: By, conf: &Value| {
+        let kind = conf["type"].as_str().unwrap().to_owned();
+        let call = match by {
+            By::Ours => host.lab.plugin(&kind),
+            By::Debian => host.lab.plugin_in(Path::new(DEBIAN), &kind),
+        };
+        call.json(conf).ifname("eth1")
+    };
+    let result = call(By::Debian, &host.bridge()).add(&red).expect_json();
+    let conf = host.portmap();
+    let chains = || host.chains().into_iter().filter(|line| line.contains("CNI-DN-")).count();
+    call(By::Debian, &conf).prev_result(&result).add(&red).expect_ok();
+    assert!(chains() > 0);
+
+    call(By::Ours, &conf).prev_result(&result).check(&red).expect_ok();
+    call(By::Ours, &conf).del(&red).expect_ok();
+    assert_eq!(chains(), 0, "{:?}", host.chains());
+    assert_ne!(call(By::Ours, &conf).prev_result(&result).check(&red).code, 0);
+
+    // A first interface whose ports are ours has the same chain, and keeps it.
+    let mut first = host.bridge();
+    first["ipam"].as_object_mut().unwrap().remove("routes");
+    let first = host.lab.plugin("bridge").json(&first).add(&red).expect_json();
+    let mut asked = conf.clone();
+    asked["backend"] = "iptables".into();
+    let ours = || host.lab.plugin("portmap").json(&asked).prev_result(&first);
+    ours().add(&red).expect_ok();
+    let kept = chains();
+    assert!(kept > 0);
+    for conf in [&conf, &asked] {
+        call(By::Ours, conf).prev_result(&result).del(&red).expect_ok();
+        assert_eq!(chains(), kept);
+    }
+    ours().check(&red).expect_ok();
+}
+
+#[test]
+fn what_old_versions_masqueraded_goes() {
+    for is_gc in [false, true] {
+        let Some(host) = Host::new(None) else { return };
+        let [red, blue] = ["red", "blue"].map(|name| host.lab.container(name));
+        host.call(By::Debian, "ADD", &host.bridge(), &blue, None).expect_json();
+        // What the reference `portmap` wrote before version 0.7, beside the chain of DNAT.
+        host.lab.sh("iptables -t nat -N CNI-HOSTPORT-SNAT").expect_ok();
+        for name in ["red", "blue"] {
+            let text = format!(
+                "chain=CNI-SN-$(printf n1{name} | sha512sum | cut -c1-21)\n\
+                 iptables -t nat -N $chain\n\
+                 iptables -t nat -A $chain -p tcp -s 127.0.0.1 -d 10.1.2.9 --dport 80 -j MASQUERADE\n\
+                 iptables -t nat -A CNI-HOSTPORT-SNAT -m comment --comment 'snat name: \"n1\" id: \"{name}\"' -j $chain\n"
+            );
+            host.lab.sh(&format!("set -e\n{text}")).expect_ok();
+        }
+        let chains = || host.lab.sh("iptables-save -t nat").expect_ok().matches("CNI-SN-").count();
+        assert_eq!(chains(), 6);
+
+        if is_gc {
+            let [conf, ..] = newest(host.confs());
+            host.lab.plugin("bridge").json(&conf).gc(&[("blue", "eth0")]).expect_ok();
+        } else {
+            host.call(By::Ours, "DEL", &host.portmap(), &red, None).expect_ok();
+        }
+
+        assert_eq!(chains(), 3, "{is_gc}: blue's stays");
+        let left = host.lab.sh("iptables-save -t nat").expect_ok().to_string();
+        assert!(left.contains(r#"snat name: \"n1\" id: \"blue\""#), "{left}");
+    }
+}
+
 /// What newer versions of the reference `portmap` write (plugins/meta/portmap/portmap_nftables.go): Debian's package is older.
 const HOSTPORTS: &str = r#"
 table ip cni_hostport {

@@ -6,6 +6,7 @@
 //! ```text
 //! -A POSTROUTING -s 10.0.0.2/32 -m comment --comment "name: \"blue\" id: \"red\"" -j CNI-<24 digits>
 //! -A CNI-HOSTPORT-DNAT ... --comment "dnat name: \"blue\" id: \"red\"" ... -j CNI-DN-<21 digits>
+//! -A CNI-HOSTPORT-SNAT ... --comment "snat name: \"blue\" id: \"red\"" -j CNI-SN-<21 digits>, before version 0.7
 //! ```
 //!
 //! Nothing is started unless a question to the kernel says that there is something to find.
@@ -153,7 +154,10 @@ fn expel(firewall: &mut Firewall, claims: &Path, addresses: &[IpAddr]) -> Result
 
 /// The programs for the tables of either kind that `is_there` finds something in; of the older kind the list of the
 /// kernel's tables tells only that there may be something.
-fn tools(firewall: &mut Firewall, is_there: impl Fn(&mut Socket, weft_nft::Table) -> bool) -> Vec<Tool> {
+pub(crate) fn tools(
+    firewall: &mut Firewall,
+    is_there: impl Fn(&mut Socket, weft_nft::Table) -> bool,
+) -> Vec<Tool> {
     let mut found = Vec::new();
     for tool in Tool::BOTH {
         let family = if tool.is_v6() { Family::Ip6 } else { Family::Ip };
@@ -200,7 +204,8 @@ fn is_own(chain: &str) -> bool {
 /// upstream writes count: another's comment may have these in it.
 fn attribution(rule: &str) -> Option<(&str, &str)> {
     let comment = rule.split(r#"--comment ""#).nth(1)?;
-    let rest = comment.strip_prefix("dnat ").unwrap_or(comment).strip_prefix(r#"name: \""#)?;
+    let kind = ["dnat ", "snat "].into_iter().find_map(|kind| comment.strip_prefix(kind));
+    let rest = kind.unwrap_or(comment).strip_prefix(r#"name: \""#)?;
     let (network, rest) = rest.split_once(r#"\" id: \""#)?;
     let (container, _) = rest.split_once(r#"\""#)?;
     Some((network, container))

@@ -7,6 +7,7 @@ use weft_state::ports::{Change as Ledger, Claim, Claimed, Owner};
 
 use crate::claim::Claims;
 use crate::fragment::Publish;
+use crate::iptables::publish::Unknown;
 use crate::iptables::restore::Listing;
 use crate::weft::{self, Changes, Demand, ports};
 use crate::{Backend, Change, Firewall, FirewallError, flows, iptables, mend, upstream_ports};
@@ -225,19 +226,16 @@ fn clear_away(firewall: &mut Firewall, publish: &Publish, ledger: &mut Ledger) -
 /// one of its layouts, or where a question to the kernel finds something.
 fn remove_unknown(firewall: &mut Firewall, publish: &Publish) -> Result<(), FirewallError> {
     let Publish { endpoint, claims, backend, .. } = publish;
-    let socket = match backend {
-        Backend::Iptables => return iptables::publish::remove(claims, endpoint),
-        Backend::UpstreamNftables => return remove_unknown_of_nft(publish),
-        Backend::Weft => firewall.inet(),
-    };
-    let Ok(socket) = socket else { return Ok(()) };
-    if iptables::publish::is_there(socket, endpoint) {
-        iptables::publish::remove(claims, endpoint)?;
-    }
-    if upstream_ports::is_there(socket, endpoint) {
+    let chains = Unknown::of(endpoint, &publish.books());
+    chains.remove(firewall, claims, *backend == Backend::Iptables)?;
+    if *backend == Backend::UpstreamNftables || has_rules_of_nft(firewall, endpoint) {
         remove_unknown_of_nft(publish)?;
     }
     Ok(())
+}
+
+fn has_rules_of_nft(firewall: &mut Firewall, endpoint: &Endpoint) -> bool {
+    firewall.inet().is_ok_and(|socket| upstream_ports::is_there(socket, endpoint))
 }
 
 /// Upstream's rules there name the container alone. What the books have of its other interfaces is not meant.
@@ -299,10 +297,10 @@ pub(crate) fn observe(firewall: &mut Firewall, publish: &Publish) -> Result<Vec<
 /// What is not in the books may be published by upstream's plugin.
 fn observe_unknown(firewall: &mut Firewall, publish: &Publish) -> Result<Vec<String>, FirewallError> {
     let Publish { endpoint, publications, .. } = publish;
-    if firewall.inet().is_ok_and(|socket| iptables::publish::is_there(socket, endpoint)) {
-        return iptables::publish::observe_upstream(endpoint, publications);
+    if let Some(missing) = Unknown::of(endpoint, &publish.books()).observe(firewall, publications)? {
+        return Ok(missing);
     }
-    if firewall.inet().is_ok_and(|socket| upstream_ports::is_there(socket, endpoint)) {
+    if has_rules_of_nft(firewall, endpoint) {
         return upstream_ports::observe_upstream(endpoint, publications);
     }
     Ok(vec![format!("claims of {endpoint}")])

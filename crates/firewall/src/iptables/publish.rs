@@ -18,12 +18,11 @@
 //! the chain's name as a comment. One listing and one `iptables-restore` for each family.
 
 mod rules;
+mod unknown;
 
 use std::path::Path;
 
 use weft_model::Endpoint;
-use weft_model::port::Publication;
-use weft_nft::{self as nft, Socket};
 use weft_state::ports::Owner;
 
 use super::lock::Writer;
@@ -34,12 +33,17 @@ use crate::claim::Claims;
 use crate::{Change, FirewallError, entry};
 
 use rules::{Family, chain_name};
+pub(crate) use unknown::Unknown;
 
 const DNAT: &str = "CNI-HOSTPORT-DNAT";
+/// What upstream had before it marked packets.
+const SNAT: &str = "CNI-HOSTPORT-SNAT";
 const SETMARK: &str = "CNI-HOSTPORT-SETMARK";
 const MASQ: &str = "CNI-HOSTPORT-MASQ";
 /// What every attachment's chain starts with.
 const OWN: &str = "CNI-DN-";
+/// What its second chain started with.
+const OWN_MASQUERADING: &str = "CNI-SN-";
 /// The rules for hosts that are not on a port's list.
 pub(crate) const INPUT: &str = "WEFT-INPUT";
 /// The rules for ports of routed networks.
@@ -112,12 +116,12 @@ pub(crate) fn ensure(claims: &Path, owner: &Owner) -> Result<Change, FirewallErr
     part::write(&writer, &[&Ports { owner, keeps_localhost }])
 }
 
-/// Takes back everything of an attachment: what we wrote, or what upstream's plugin did.
+/// Takes back everything of an attachment that we wrote.
 pub(crate) fn remove(claims: &Path, endpoint: &Endpoint) -> Result<(), FirewallError> {
     let _writer = Writer::alone(claims)?;
     let keeps = keeps_localhost(claims)?;
     for tool in Tool::usable().filter(|tool| tool.is_ready()) {
-        tool.restore_all(&retirement(&tool.saved_all()?, endpoint, keeps).as_tables())?;
+        tool.restore_all(&retirement(&tool.saved_all()?, &[&chain_name(endpoint)], keeps).as_tables())?;
     }
     Ok(())
 }
@@ -157,13 +161,6 @@ pub(crate) fn unprotected(listing: &mut Listing) -> Result<Vec<String>, Firewall
     Ok(missing.map(|rule| format!("{} raw rule {rule}", Tool::V4.program())).collect())
 }
 
-/// Returns whether the kernel has an attachment's chain in nf_tables, where `iptables-nft` writes. Starts nothing.
-pub(crate) fn is_there(socket: &mut Socket, endpoint: &Endpoint) -> bool {
-    let chain = chain_name(endpoint);
-    let tables = [nft::Family::Ip, nft::Family::Ip6].map(|family| nft::Table::new(family, "nat"));
-    tables.into_iter().any(|table| socket.has_chain(table, &chain).unwrap_or_default())
-}
-
 /// Returns what is missing, a chain in place of its rules.
 pub(crate) fn observe(owner: &Owner, listing: &mut Listing) -> Result<Vec<String>, FirewallError> {
     let mut missing = Vec::new();
@@ -192,37 +189,6 @@ fn missing_of(owner: &Owner, there: &Saved, tool: Tool) -> Result<Vec<String>, F
     Ok(missing)
 }
 
-/// Returns which publications upstream's plugin has no rule for, where the books know nothing.
-pub(crate) fn observe_upstream(
-    endpoint: &Endpoint,
-    publications: &[Publication],
-) -> Result<Vec<String>, FirewallError> {
-    let chain = chain_name(endpoint);
-    let mut missing = Vec::new();
-    for tool in Tool::BOTH {
-        let mut own = publications.iter().filter(|one| one.target.is_ipv6() == tool.is_v6()).peekable();
-        if own.peek().is_none() {
-            continue;
-        }
-        let saved = tool.nft().saved(Table::Nat)?;
-        let there = saved.chain(&chain).unwrap_or_default();
-        for one in own.filter(|one| !there.iter().any(|rule| translates(rule, one))) {
-            missing.push(format!("publication {one} in chain {chain}"));
-        }
-    }
-    Ok(missing)
-}
-
-/// Whether a rule of upstream's leads a port to where it should.
-fn translates(rule: &str, one: &Publication) -> bool {
-    let Publication { protocol, host, host_ports, target, target_ports, .. } = one;
-    let to = std::net::SocketAddr::new(*target, target_ports.first());
-    rule.contains(&format!(" -p {protocol} "))
-        && rule.contains(&format!(" --dport {} ", host_ports.first()))
-        && (host.is_unspecified() || rule.contains(&format!(" -d {host}/")))
-        && rule.ends_with(&format!(" -j DNAT --to-destination {to}"))
-}
-
 /// CNI: the words are those of the reference plugin, for both families.
 fn not_found(table: Table, chain: &str, rule: Option<&String>) -> String {
     match rule {
@@ -235,7 +201,7 @@ fn not_found(table: Table, chain: &str, rule: Option<&String>) -> String {
 fn scripts(saved: &Saved, owner: &Owner, family: &Family<'_>, keeps_localhost: bool) -> Scripts {
     let chain = chain_name(&owner.endpoint);
     if family.is_empty() {
-        return retirement(saved, &owner.endpoint, keeps_localhost);
+        return retirement(saved, &[&chain], keeps_localhost);
     }
     let mut scripts = Scripts::default();
     if family.translates() {
@@ -304,14 +270,14 @@ fn commented(lines: &mut Vec<String>, there: &Rules, shared: &str, chain: &str, 
 }
 
 /// Returns the lines that take back everything of an attachment, and what is there for any attachment with the last.
-fn retirement(saved: &Saved, endpoint: &Endpoint, keeps_localhost: bool) -> Scripts {
-    let chain = chain_name(endpoint);
+fn retirement(saved: &Saved, chains: &[&str], keeps_localhost: bool) -> Scripts {
+    let (nat, filter) = (saved.table(Table::Nat), saved.table(Table::Filter));
     let mut scripts = Scripts {
-        nat: without_chain(saved.table(Table::Nat), &chain),
-        filter: without_comment(saved.table(Table::Filter), &chain),
+        nat: chains.iter().flat_map(|chain| without_chain(nat, chain)).collect(),
+        filter: chains.iter().flat_map(|chain| without_comment(filter, chain)).collect(),
         raw: Vec::new(),
     };
-    let others = saved.table(Table::Nat).chains_from(OWN).any(|name| name != chain);
+    let others = nat.chains_from(OWN).any(|name| !chains.contains(&name));
     if !others && !keeps_localhost && !scripts.nat.is_empty() {
         scripts.raw = unprotection(saved);
     }
@@ -319,7 +285,8 @@ fn retirement(saved: &Saved, endpoint: &Endpoint, keeps_localhost: bool) -> Scri
 }
 
 fn without_chain(there: &Rules, chain: &str) -> Vec<String> {
-    let mut lines: Vec<_> = leading_to(there, DNAT, chain).into_iter().map(|rule| deletion(rule)).collect();
+    let leading = [DNAT, SNAT].into_iter().flat_map(|shared| leading_to(there, shared, chain));
+    let mut lines: Vec<_> = leading.map(|rule| deletion(rule)).collect();
     if there.chain(chain).is_some() {
         lines.extend([format!("-F {chain}"), format!("-X {chain}")]);
     }

@@ -9,7 +9,7 @@ use weft_model::port::{PortRange, Protocol, Publication};
 use weft_state::ports::{Mark, Owner};
 
 use super::super::tool::Tool;
-use super::{DNAT, INPUT, MASQ, OWN, ROUTED, SETMARK};
+use super::{DNAT, INPUT, MASQ, OWN, OWN_MASQUERADING, ROUTED, SETMARK};
 use crate::exact;
 
 /// The longest name of a chain (XT_EXTENSION_MAXNAMELEN, less the final zero), as upstream uses it.
@@ -19,7 +19,7 @@ const MULTIPORT: usize = 15;
 /// The longest comment (XT_MAX_COMMENT_LEN, less the final zero).
 const LONGEST_COMMENT: usize = 255;
 /// The interface that upstream's chains are about, since their names do not know of any.
-const UPSTREAMS_INTERFACE: &str = "eth0";
+pub(super) const UPSTREAMS_INTERFACE: &str = "eth0";
 
 /// Packets from outside to this host's own addresses, or as if from them: a route to them is there once route_localnet is on.
 pub(super) const LOCALHOST_ONLY: [&str; 2] = [
@@ -36,8 +36,17 @@ pub(super) fn chain_name(endpoint: &Endpoint) -> String {
         // A name has no slash, so this is no other container's.
         text = format!("{text}/{ifname}");
     }
+    hashed(OWN, &text)
+}
+
+/// Returns the name of the chain where upstream masqueraded for a container before version 0.7.
+pub(super) fn masquerading_chain_name(endpoint: &Endpoint) -> String {
+    hashed(OWN_MASQUERADING, &format!("{}{}", endpoint.network, endpoint.container))
+}
+
+fn hashed(start: &str, text: &str) -> String {
     let digits = hex::encode(Sha512::digest(text));
-    format!("{OWN}{}", &digits[..LONGEST_CHAIN - OWN.len()])
+    format!("{start}{}", &digits[..LONGEST_CHAIN - start.len()])
 }
 
 pub(super) fn for_local(builtin: &str) -> String {

@@ -112,7 +112,7 @@ fn what_is_there_is_not_written_again() {
     let chain = chain_name(&owner.endpoint);
     assert_eq!(lines[0], format!(":{chain} - [0:0]"));
     assert_eq!(lines.iter().filter(|line| line.starts_with("-D CNI-HOSTPORT-DNAT ")).count(), 1, "{lines:?}");
-    let gone = retirement(&there, &owner.endpoint, false).nat;
+    let gone = retirement(&there, &[&chain_name(&owner.endpoint)], false).nat;
     assert_eq!(gone[1..], [format!("-F {chain}"), format!("-X {chain}")]);
 }
 
@@ -227,13 +227,13 @@ fn protection_of_localhost_goes_with_the_last_attachment() {
         format!("*raw\n{}\n*nat\n:CNI-DN-67e92b96e692a494b6b85 - [0:0]\n", rules::LOCALHOST_ONLY.join("\n"));
     let alone = Saved::parse(&raw);
     assert_eq!(
-        retirement(&alone, &endpoint("test", LONG, "eth0"), false).raw.len(),
+        retirement(&alone, &[&chain_name(&endpoint("test", LONG, "eth0"))], false).raw.len(),
         rules::LOCALHOST_ONLY.len()
     );
-    assert!(retirement(&alone, &endpoint("test", LONG, "eth0"), true).raw.is_empty());
+    assert!(retirement(&alone, &[&chain_name(&endpoint("test", LONG, "eth0"))], true).raw.is_empty());
     let others = Saved::parse(&format!("{raw}:CNI-DN-000000000000000000000 - [0:0]\n"));
-    assert!(retirement(&others, &endpoint("test", LONG, "eth0"), false).raw.is_empty());
-    assert!(retirement(&alone, &endpoint("test", "c9", "eth0"), false).raw.is_empty());
+    assert!(retirement(&others, &[&chain_name(&endpoint("test", LONG, "eth0"))], false).raw.is_empty());
+    assert!(retirement(&alone, &[&chain_name(&endpoint("test", "c9", "eth0"))], false).raw.is_empty());
 }
 
 #[test]
