@@ -378,3 +378,28 @@ fn firewalld_lets_its_sources_through() {
     assert!(error["msg"].as_str().unwrap().contains("INVALID_ZONE"), "{error}");
     host.lab.assert_restored(&before);
 }
+
+/// Upstream's plugin takes firewalld by itself where it is running, and keeps no record of that.
+#[test]
+fn sources_that_another_implementation_gave_firewalld_go() {
+    let host = Host::new(Xtables::PROGRAMS[0]);
+    let (red, result) = host.connect("br0", 0, "red", 2);
+    let Some(firewalld) = Firewalld::start(&host.lab) else { return };
+    let sources = || firewalld.command("--zone=trusted --list-sources").stdout;
+    let call = |keys: Value| host.firewall(&result, keys).env("DBUS_SYSTEM_BUS_ADDRESS", &firewalld.address);
+    for keys in [json!({}), json!({"backend": "firewalld"})] {
+        for source in ["10.90.0.2/32", "fd00:90::2/128", "10.90.0.9/32"] {
+            firewalld.command(&format!("--zone=trusted --add-source={source}"));
+        }
+        assert!(sources().contains("10.90.0.2/32") && sources().contains("fd00:90::2/128"), "{}", sources());
+
+        call(keys).del(&red).expect_ok();
+        assert_eq!(sources().trim(), "10.90.0.9/32", "another container's stays");
+    }
+
+    // What one of ours has by its record is not taken by a DEL for somebody who had the address before.
+    call(json!({})).add(&red).expect_ok();
+    call(json!({})).id("former").netns("").del(&red).expect_ok();
+    assert!(sources().contains("10.90.0.2/32"), "{}", sources());
+    call(json!({})).check(&red).expect_ok();
+}

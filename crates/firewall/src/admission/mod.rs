@@ -318,20 +318,27 @@ fn take_elsewhere(
 
 /// What we have no record of may be upstream's: its plugin keeps none. Nothing is started on a guess.
 fn remove_foreign(firewall: &mut Firewall, wanted: &Admission) -> Result<(), FirewallError> {
-    if wanted.addresses.is_empty() {
+    let Admission { addresses, carrier, claims, .. } = wanted;
+    if addresses.is_empty() {
         return Ok(());
     }
-    if wanted.carrier == Carrier::Firewalld {
-        let Some(firewalld) = Firewalld::connect()? else { return Ok(()) };
-        let mut addresses = wanted.addresses.iter();
-        return addresses.try_for_each(|addr| firewalld.remove(&wanted.zone, Member::Source(*addr)));
+    let free_of = |by: Carrier| -> Result<Vec<IpAddr>, FirewallError> {
+        let others = Books(claims).wanted(by, addresses)?;
+        Ok(addresses.iter().copied().filter(|addr| !others.contains(addr)).collect())
+    };
+    // Unless it is told, upstream's plugin takes firewalld where that is running, and iptables elsewhere: which it was then,
+    // nobody knows.
+    if matches!(carrier, Carrier::Firewalld | Carrier::Auto)
+        && let Some(firewalld) = Firewalld::connect()?
+    {
+        let _writer = Writer::alone(claims)?;
+        let free = free_of(Carrier::Firewalld)?;
+        free.iter().try_for_each(|addr| firewalld.remove(&wanted.zone, Member::Source(*addr)))?;
     }
     let upstreams = |firewall: &mut Firewall| chains::may_be_there(firewall.inet().ok());
-    if wanted.carrier == Carrier::Iptables || wanted.carrier == Carrier::Auto && upstreams(firewall) {
-        let writer = Writer::alone(&wanted.claims)?;
-        let others = Books(&wanted.claims).wanted(Carrier::Iptables, &wanted.addresses)?;
-        let free: Vec<_> = wanted.addresses.iter().copied().filter(|addr| !others.contains(addr)).collect();
-        return chains::remove(&writer, &free, &[]);
+    if *carrier == Carrier::Iptables || *carrier == Carrier::Auto && upstreams(firewall) {
+        let writer = Writer::alone(claims)?;
+        return chains::remove(&writer, &free_of(Carrier::Iptables)?, &[]);
     }
     Ok(())
 }
