@@ -3,8 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 
-use weft_testkit::{Container, Lab, Output, TcpServer, Xtables, on_each, skip_unless};
+use serde_json::json;
+use weft_testkit::{
+    Container, Lab, Output, Program, TcpServer, Xtables, on_each, skip_unless, staged_folder,
+};
 
 use crate::heals::conversation;
 
@@ -345,4 +349,60 @@ fn a_chain_that_was_emptied_is_told_and_comes_back() {
         assert_eq!(host.doctor(), "");
         assert_eq!(seen(&red, &host.outside, OUTSIDE[0]).as_deref(), Some(HOST[0]));
     });
+}
+
+/// Has `bridge` do something for a container, under strace(1), and returns which sockets it made.
+fn sockets(
+    programs: &Xtables,
+    lab: &Lab,
+    verb: &str,
+    number: usize,
+    red: &Container,
+    more: &[&str],
+) -> String {
+    let conf = json!({
+        "cniVersion": "1.0.0", "name": format!("n{number}"), "type": "bridge", "bridge": format!("br{number}"),
+        "isDefaultGateway": true, "ipMasq": true,
+        "ipam": {"type": "host-local", "subnet": format!("10.{number}.0.0/16"), "dataDir": lab.path("leases")},
+    });
+    let trace = lab.path("trace");
+    let program =
+        Program::new("strace").args(["-o".as_ref(), trace.as_os_str()]).args(["-e", "trace=socket"]);
+    let program = program.args(more).args([staged_folder().join("bridge")]).env("PATH", programs.path());
+    let program = program.env("WEFT_ROOT", lab.root()).env("CNI_PATH", staged_folder());
+    let program = program.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", red.name());
+    let program = program.env("CNI_IFNAME", "eth0").env("CNI_NETNS", red.netns());
+    program.stdin(conf.to_string()).run().expect_ok();
+    std::fs::read_to_string(trace).unwrap()
+}
+
+#[test]
+fn where_there_is_no_nf_tables_iptables_is_chosen() {
+    skip_unless!(Path::new("/usr/bin/strace").exists(), "strace");
+    let lab = Lab::new();
+    let programs = Xtables::choose(&lab, "xtables-legacy-multi");
+    skip_unless!(programs.work(), "iptables-legacy");
+    let outside = lab.uplink();
+    let _service = outside.serve_tcp(80);
+    let called_by = |container: &Container| container.call_tcp(ip(OUTSIDE[0]), 80).unwrap();
+    let chains = || programs.run("iptables", "-t nat -S").expect_ok().matches("-N CNI-").count();
+
+    let with = lab.container("with");
+    let made = sockets(&programs, &lab, "ADD", 91, &with, &[]);
+    assert_eq!((called_by(&with), chains()), (ip(HOST[0]), 0));
+
+    // Which of its sockets asks nf_tables: on a kernel without, it is refused.
+    let nth = made.lines().position(|line| line.contains("NETLINK_NETFILTER")).unwrap() + 1;
+    let without = lab.container("without");
+    let refusal = format!("inject=socket:error=EPROTONOSUPPORT:when={nth}");
+    let made = sockets(&programs, &lab, "ADD", 90, &without, &["-e", &refusal]);
+    assert!(
+        made.lines().any(|line| line.contains("NETLINK_NETFILTER") && line.contains("INJECTED")),
+        "{made}"
+    );
+    assert_eq!((called_by(&without), chains()), (ip(HOST[0]), 1));
+
+    sockets(&programs, &lab, "DEL", 90, &without, &[]);
+    assert_eq!(chains(), 0);
+    assert_eq!(called_by(&with), ip(HOST[0]));
 }
