@@ -440,9 +440,13 @@ fn a_lossy_network_is_no_obstacle() {
     net.host(1).lose(10);
     let mut members = mesh(&net, "one secret for all of them");
     until(&mut members, "hands are shaken", |members| handshaken(members, Slot::A));
-    transfer(net.host(1), net.host(2), "10.9.0.2");
-    transfer(net.host(2), net.host(1), "10.9.0.1");
-    assert!(net.host(1).dropped() > 0, "nothing was lost");
+    // One packet in a hundred, by chance: a megabyte may be carried in so few that none of them is lost.
+    let lost = (0..50).any(|_| {
+        transfer(net.host(1), net.host(2), "10.9.0.2");
+        transfer(net.host(2), net.host(1), "10.9.0.1");
+        net.host(1).dropped() > 0
+    });
+    assert!(lost, "nothing was lost");
 }
 
 #[test]

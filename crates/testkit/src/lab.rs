@@ -1,6 +1,7 @@
 //! A host of its own for one test.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -13,6 +14,7 @@ use crate::leftovers::{Identity, end, identity, inhabitants};
 use crate::{Container, Output, PluginCall, Program, Snapshot, reaches, staged, staged_folder};
 
 const MOUNTS: &str = "/proc/thread-self/ns/mnt";
+const NETNS: &str = "/proc/thread-self/ns/net";
 
 /// A host of its own: the calling thread's network and mount namespaces are private from here on.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct Lab {
     root: PathBuf,
     addresses: (String, String),
     netns: Identity,
+    // Held for its number: the kernel gives that of a namespace that is gone to the next one, which is another lab's.
+    _held: File,
     /// The mount namespace, in which containers are pinned.
     mounts: Option<Identity>,
 }
@@ -49,9 +53,10 @@ impl Lab {
             in_memory(leases, "mode=755");
         }
         let addresses = ("192.0.2".to_string(), "2001:db8:ffff".to_string());
-        let netns = identity("/proc/thread-self/ns/net").unwrap_or_else(|| panic!("/proc is not mounted"));
+        let netns = identity(NETNS).unwrap_or_else(|| panic!("/proc is not mounted"));
         let mounts = identity(MOUNTS);
-        Self { _folder: folder, root, addresses, netns, mounts }
+        let held = File::open(NETNS).unwrap_or_else(|error| panic!("{NETNS}: {error}"));
+        Self { _folder: folder, root, addresses, netns, _held: held, mounts }
     }
 
     /// Returns the lab's network namespace.

@@ -78,7 +78,9 @@ pub(crate) mod stream {
         }
         let pseudo = inner.pseudo(bytes, protocol, bytes.len() - inner.transport);
         let checksum = !fold(sum(&bytes[inner.transport..], pseudo));
-        put16(bytes, layout.checksum_at(), checksum.into());
+        // RFC 768: zero says that there is none, and one that comes out as zero is sent as its other form.
+        let none = layout.kind == Transport::Udp && checksum == 0;
+        put16(bytes, layout.checksum_at(), if none { 0xffff } else { checksum.into() });
         assert!(is_right(bytes, &layout) && layout.is_whole(bytes));
     }
 
