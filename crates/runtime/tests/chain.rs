@@ -35,10 +35,15 @@ impl Stage {
             log.display(),
             input.display(),
         );
-        let file = self.path("bin").join(kind);
-        atomic::write(&file, text.as_bytes(), Durability::Boot, 0o755).unwrap();
-        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+        self.install(kind, &text);
         self
+    }
+
+    fn install(&self, kind: &str, script: &str) -> PathBuf {
+        let file = self.path("bin").join(kind);
+        atomic::write(&file, script.as_bytes(), Durability::Boot, 0o755).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        file
     }
 
     fn runtime(&self) -> Runtime {
@@ -185,29 +190,33 @@ fn a_failed_add_is_undone_in_the_whole_chain() {
     assert!(!stage.cached().exists());
 }
 
-/// Two names of one program. Each notes that it was started, and then what it reads.
-fn of_one_program(stage: &Stage, first: &str) {
-    let started = stage.path("started");
+/// Two names of one program. Each notes that it was started, and then what it reads. The first then waits until the second was
+/// started for the same verb, and does more.
+fn of_one_program(stage: &Stage, more: &str) {
+    let (started, log) = (stage.path("started"), stage.path("log"));
     let script = format!(
-        "#!/bin/sh\nname=${{0##*/}}\necho $CNI_COMMAND $name >> {}\ninput=$(cat)\n[ -z \"$input\" ] || echo $CNI_COMMAND $name >> {}\n[ $name != first ] || {{ {first}; }}\n{ANSWER}\n",
-        started.display(),
-        stage.path("log").display()
+        "#!/bin/sh
+name=${{0##*/}}
+echo $CNI_COMMAND $name >> {started}
+input=$(cat)
+[ -z \"$input\" ] || echo $CNI_COMMAND $name >> {log}
+if [ $name = first ]; then
+    while ! grep -q \"$CNI_COMMAND second\" {started}; do sleep 0.01; done
+    {more}
+fi
+{ANSWER}
+",
+        started = started.display(),
+        log = log.display()
     );
-    let file = stage.path("bin").join("first");
-    atomic::write(&file, script.as_bytes(), Durability::Boot, 0o755).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    let file = stage.install("first", &script);
     fs::hard_link(&file, file.with_file_name("second")).unwrap();
 }
 
 #[test]
 fn a_program_of_several_names_gets_ready_while_the_one_before_works() {
     let stage = Stage::new();
-    // The first is done when the second was started, and not before.
-    let waits = format!(
-        "while ! grep -q \"$CNI_COMMAND second\" {}; do sleep 0.01; done",
-        stage.path("started").display()
-    );
-    of_one_program(&stage, &waits);
+    of_one_program(&stage, ":");
     let (runtime, list) = (stage.runtime(), list(&["first", "second"]));
     runtime.add(&list, &attachment()).unwrap();
     assert!(runtime.del(&list, &attachment()).is_empty());
@@ -217,11 +226,7 @@ fn a_program_of_several_names_gets_ready_while_the_one_before_works() {
 #[test]
 fn who_got_ready_in_vain_has_read_nothing() {
     let stage = Stage::new();
-    let fails = format!(
-        "[ $CNI_COMMAND != ADD ] || {{ while ! grep -q 'ADD second' {}; do sleep 0.01; done; echo '{{\"code\": 7, \"msg\": \"no\"}}'; exit 1; }}",
-        stage.path("started").display()
-    );
-    of_one_program(&stage, &fails);
+    of_one_program(&stage, r#"[ $CNI_COMMAND != ADD ] || { echo '{"code": 7, "msg": "no"}'; exit 1; }"#);
     let error = stage.runtime().add(&list(&["first", "second"]), &attachment()).unwrap_err();
     assert_eq!(error.to_string(), "plugin first on network n1: no");
     assert_eq!(stage.log(), ["ADD first", "DEL second", "DEL first"]);
