@@ -5,7 +5,7 @@ use weft_testkit::{Lab, skip_unless};
 
 use crate::main_plugins::{Subject, del_stories};
 
-const DUMMY: Subject = Subject { plugin: "dummy", there, prepare: |_| (), conf };
+pub(crate) const DUMMY: Subject = Subject { plugin: "dummy", there, prepare: |_| (), conf };
 
 fn there(lab: &Lab) -> Result<(), &'static str> {
     match lab.has_link_type("dummy") {

@@ -6,7 +6,7 @@ use weft_testkit::{Container, Lab, skip_unless};
 use crate::main_plugins::Subject;
 
 /// A device with a state of its own: up, with addresses, an alias and an MTU.
-const HOST_DEVICE: Subject = Subject {
+pub(crate) const HOST_DEVICE: Subject = Subject {
     plugin: "host-device",
     there: |_| Ok(()),
     prepare: |lab| {

@@ -5,7 +5,7 @@ use weft_testkit::{Lab, skip_unless};
 
 use crate::main_plugins::{Subject, del_stories};
 
-const IPVLAN: Subject = Subject { plugin: "ipvlan", there, prepare: |lab| drop(lab.wire()), conf };
+pub(crate) const IPVLAN: Subject = Subject { plugin: "ipvlan", there, prepare: |lab| drop(lab.wire()), conf };
 
 fn there(lab: &Lab) -> Result<(), &'static str> {
     match lab.has_link_type_on("up0", "ipvlan mode l2") {

@@ -6,6 +6,7 @@ mod bad_input;
 mod bandwidth_plugin;
 mod bridge_plugin;
 mod broken_plugins;
+mod check_in_a_chain;
 mod coexistence;
 mod collect;
 mod conflist;

@@ -5,7 +5,7 @@ use weft_testkit::Lab;
 
 use crate::main_plugins::{Subject, del_stories};
 
-const PTP: Subject = Subject { plugin: "ptp", there: |_| Ok(()), prepare: |_| (), conf };
+pub(crate) const PTP: Subject = Subject { plugin: "ptp", there: |_| Ok(()), prepare: |_| (), conf };
 
 fn conf() -> Value {
     json!({

@@ -5,7 +5,7 @@ use weft_testkit::Lab;
 
 use crate::main_plugins::{Subject, del_stories};
 
-const TAP: Subject = Subject { plugin: "tap", there, prepare: |_| (), conf };
+pub(crate) const TAP: Subject = Subject { plugin: "tap", there, prepare: |_| (), conf };
 
 fn there(lab: &Lab) -> Result<(), &'static str> {
     match lab.sh("ip tuntap add mode tap name probe0 && ip link delete probe0").code {

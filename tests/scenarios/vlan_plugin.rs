@@ -5,7 +5,7 @@ use weft_testkit::{Lab, skip_unless};
 
 use crate::main_plugins::{Subject, del_stories};
 
-const VLAN: Subject = Subject { plugin: "vlan", there, prepare: |lab| drop(lab.wire()), conf };
+pub(crate) const VLAN: Subject = Subject { plugin: "vlan", there, prepare: |lab| drop(lab.wire()), conf };
 
 fn there(lab: &Lab) -> Result<(), &'static str> {
     match lab.has_link_type_on("up0", "vlan id 9") {

@@ -1,12 +1,13 @@
 //! Comparing a plan with what is there.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use weft_model::IfName;
 use weft_netlink::kind;
-use weft_netlink::link::LinkInfo;
+use weft_netlink::link::{self, LinkInfo};
 use weft_netlink::route::RouteInfo;
-use weft_netlink::{address, bridge_vlan, route};
+use weft_netlink::{address, bridge_vlan, route, rule};
 
 use crate::ensure::{blackhole, no_kind, route_info, vlans_of};
 use crate::{
@@ -229,7 +230,8 @@ impl Kernel {
         let Some(link) = self.find(place, &wanted.dev, found)? else { return Ok(()) };
         let info = route_info(wanted, link.index);
         let routes = route::of_link(self.socket(place)?, info.table, link.index)?;
-        if !routes.iter().any(|one| info.is_met_by(one)) && !self.is_served(place, &info)? {
+        let there = routes.iter().any(|one| info.is_met_by(one));
+        if !there && !self.is_served(place, &info)? && !self.has_moved(place, &info, &link)? {
             // How it was made says nothing about what is missing.
             let wanted = wanted.clone().rivals(Rivals::Refuse);
             found.push(format!("{place} {wanted} does not exist"));
@@ -243,10 +245,31 @@ impl Kernel {
     /// count what is in the main table and do not look at a default route's gateway.
     fn is_served(&mut self, place: Place, wanted: &RouteInfo) -> Result<bool, Cause> {
         let routes = route::of_table(self.socket(place)?, route::MAIN)?;
-        Ok(routes.iter().any(|one| {
-            (one.dst.network(), one.dst.prefix()) == (wanted.dst.network(), wanted.dst.prefix())
-                && (wanted.dst.prefix() == 0 || one.gateway == wanted.gateway)
-        }))
+        Ok(routes.iter().any(|one| leads_alike(one, wanted)))
+    }
+
+    /// Returns whether a route of the main table is in another one that the link's packets look in: that of its VRF, or
+    /// of a rule for packets from one of its addresses. Plugins later in the chain may have moved it there.
+    fn has_moved(&mut self, place: Place, wanted: &RouteInfo, link: &LinkInfo) -> Result<bool, Cause> {
+        if wanted.table != route::MAIN {
+            return Ok(false);
+        }
+        let socket = self.socket(place)?;
+        let mut tables = BTreeSet::new();
+        if let Some(master) = link.master {
+            tables.extend(socket.link(link::get_index(master))?.and_then(|master| master.table));
+        }
+        let addresses = address::of_link(socket, link.index)?;
+        let is_own = |from: IpAddr| addresses.iter().any(|one| one.address.ip() == from);
+        let rules = rule::all(socket)?;
+        tables.extend(rules.iter().filter(|rule| rule.from.is_some_and(is_own)).map(|rule| rule.table));
+        for table in tables {
+            let routes = route::of_link(socket, table, link.index)?;
+            if routes.iter().any(|one| leads_alike(one, wanted)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn observe_blackhole(
@@ -297,6 +320,12 @@ impl Kernel {
         found.extend(difference.map(|text| format!("{place} {text}")));
         Ok(())
     }
+}
+
+/// Returns whether a route leads where another one should. A default route may be by way of any gateway.
+fn leads_alike(one: &RouteInfo, wanted: &RouteInfo) -> bool {
+    (one.dst.network(), one.dst.prefix()) == (wanted.dst.network(), wanted.dst.prefix())
+        && (wanted.dst.prefix() == 0 || one.gateway == wanted.gateway)
 }
 
 /// CNI: the words about modes are those of the reference plugins.

@@ -7,7 +7,7 @@ use weft_model::Endpoint;
 use weft_plan::{Kernel, Place, Plan};
 use weft_runtime::find::find;
 
-use super::{ContainerRequest, Driver, Keeps, Leases, inherited, result};
+use super::{ContainerRequest, Driver, Keeps, Leases, inherited, later, result};
 use crate::{Attachment, Call, Verb, delegate};
 
 /// Compares what should be there with what is.
@@ -15,7 +15,7 @@ pub(super) fn check<D: Driver>(driver: &D, attachment: &Attachment) -> Result<()
     let mut settings = driver.settings(attachment)?;
     driver.fit(&mut settings, &attachment.endpoint)?;
     let (request, _) = ContainerRequest::of(attachment)?;
-    let previous = match attachment.conf.prev_result()? {
+    let mut previous = match attachment.conf.prev_result()? {
         None if driver.is_chained() => None,
         _ => Some(attachment.conf.required_prev_result()?),
     };
@@ -39,9 +39,13 @@ pub(super) fn check<D: Driver>(driver: &D, attachment: &Attachment) -> Result<()
     if driver.keeps() == Keeps::Attachment && record.is_none() {
         inherited::adapt(&mut kernel, &mut plan, endpoint);
     }
+    previous = previous.filter(|_| !driver.is_chained());
+    if let Some(previous) = &mut previous {
+        later::concede(&mut plan, previous, attachment);
+    }
     let observed = kernel.observe(&plan).map_err(super::kernel_says)?;
     let mut differences: Vec<String> = observed.iter().map(ToString::to_string).collect();
-    if let Some(previous) = previous.filter(|_| !driver.is_chained()) {
+    if let Some(previous) = previous {
         differences.extend(interface_differences(&kernel, &plan, &previous, endpoint, path));
     }
     if differences.is_empty() { Ok(()) } else { Err(Failure::text(Code::Internal, differences.join("; "))) }

@@ -11,6 +11,7 @@ mod compose;
 mod del;
 mod gc;
 mod inherited;
+mod later;
 mod lease;
 mod leases;
 mod loopback;
