@@ -202,7 +202,7 @@ macro_rules! stories {
 stories! {
     bridge BRIDGE
     ptp PTP
-    macvlan MACVLAN
+    mac_vlan MACVLAN
     ipvlan IPVLAN
     vlan VLAN
     host_device HOST_DEVICE

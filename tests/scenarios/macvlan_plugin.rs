@@ -5,7 +5,8 @@ use weft_testkit::Lab;
 
 use crate::main_plugins::{Subject, del_stories};
 
-pub(crate) const MACVLAN: Subject = Subject { plugin: "macvlan", there, prepare: |lab| drop(lab.wire()), conf };
+pub(crate) const MACVLAN: Subject =
+    Subject { plugin: "macvlan", there, prepare: |lab| drop(lab.wire()), conf };
 
 fn there(lab: &Lab) -> Result<(), &'static str> {
     match lab.has_link_type_on("up0", "macvlan mode bridge") {

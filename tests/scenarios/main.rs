@@ -18,6 +18,7 @@ mod drop_in;
 mod drop_in_page;
 mod dummy_plugin;
 mod firewall_plugin;
+mod firewalld_sources;
 mod gateway_modes;
 mod heals;
 mod host_and_none;

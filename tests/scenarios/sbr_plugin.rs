@@ -62,6 +62,49 @@ fn packets_leave_by_the_interface_whose_address_they_have() {
     lab.assert_restored(&before.0);
 }
 
+/// The main table, without what the kernel numbers or words anew.
+fn main_table(container: &Container) -> Vec<String> {
+    let text = container.ip("route show table main") + &container.ip("-6 route show table main");
+    let mut routes: Vec<_> = text.lines().map(|line| line.trim().to_string()).collect();
+    routes.sort();
+    routes
+}
+
+#[test]
+fn del_puts_the_routes_back_and_another_add_moves_them_again() {
+    let lab = Lab::new();
+    let (red, result) = connected(&lab, "red");
+    until("both links have their addresses", || {
+        red.ip("-6 route show table local").matches("fe80:").count() >= 2
+    });
+    // Of net1, which has no default route, and of eth0, which has both families'.
+    let first = json!({
+        "cniVersion": "1.1.0", "interfaces": [{"name": "eth0", "sandbox": red.netns()}], "ips": [
+            {"address": "10.90.1.2/24", "gateway": "10.90.1.1", "interface": 0},
+            {"address": "fd00:90:1::2/64", "gateway": "fd00:90:1::1", "interface": 0},
+        ],
+    });
+    red.ip("route add 198.51.100.0/24 via 10.90.2.1 dev net1");
+    let before = (main_table(&red), rules(&red));
+    for (ifname, result) in [("net1", &result), ("eth0", &first)] {
+        let call = sbr(&lab, &json!({})).ifname(ifname).prev_result(result);
+        for _ in 0..2 {
+            call.add(&red).expect_ok();
+            call.add(&red).expect_ok();
+            call.check(&red).expect_ok();
+            assert!(
+                !main_table(&red).iter().any(|route| route.contains(ifname) && !route.starts_with("fe80"))
+            );
+            if ifname == "net1" {
+                assert_eq!(way(&red), ["net1", "net1"]);
+                assert_eq!(red.run("ping", "-n -c 1 -W 2 -I 10.90.2.2 10.90.2.1").code, 0);
+            }
+            call.del(&red).expect_ok();
+            assert_eq!((main_table(&red), rules(&red)), before, "{ifname}");
+        }
+    }
+}
+
 #[test]
 fn a_failed_add_puts_the_routes_back() {
     let lab = Lab::new();

@@ -18,10 +18,15 @@ fn tuning<'lab>(lab: &'lab Lab, keys: &Value) -> PluginCall<'lab> {
 
 /// A container that bridge has connected, and the result.
 fn connected(lab: &Lab, name: &str) -> (Container, Value) {
+    connected_to(lab, name, "net")
+}
+
+fn connected_to(lab: &Lab, name: &str, network: &str) -> (Container, Value) {
     let container = lab.container(name);
+    let subnet = if network == "net" { "10.90.0.0/24" } else { "10.90.1.0/24" };
     let conf = json!({
-        "cniVersion": "1.1.0", "name": "net", "type": "bridge", "isGateway": true,
-        "ipam": {"type": "host-local", "subnet": "10.90.0.0/24"},
+        "cniVersion": "1.1.0", "name": network, "type": "bridge", "bridge": network, "isGateway": true,
+        "ipam": {"type": "host-local", "subnet": subnet},
     });
     let result = lab.plugin("bridge").json(&conf).add(&container).expect_json();
     (container, result)
@@ -134,6 +139,53 @@ fn gc_undoes_what_nobody_lists() {
     assert_eq!((mtu(&red), mtu(&blue)), (1500, 1300));
     tuning(&lab, &keys).gc(&[]).expect_ok();
     assert_eq!(mtu(&blue), 1500);
+}
+
+/// A file does not tell the network: it goes when nobody on the host knows of the interface.
+#[test]
+fn gc_takes_what_the_reference_left_in_a_directory_of_its_own() {
+    skip_unless!(Path::new(DEBIAN).join("tuning").exists(), "Debian's package containernetworking-plugins");
+    let lab = Lab::new();
+    let add = |name: &str, network: &str| {
+        let (container, mut result) = connected_to(&lab, name, network);
+        result["cniVersion"] = "1.0.0".into();
+        let conf = json!({
+            "cniVersion": "1.0.0", "name": network, "type": "tuning", "mtu": 1300,
+            "dataDir": lab.path("tuning"), "prevResult": result,
+        });
+        lab.plugin_in(Path::new(DEBIAN), "tuning").json(&conf).add(&container).expect_ok();
+        container
+    };
+    let red = add("red", "net");
+    let _others = [add("blue", "net"), add("green", "other")];
+    // Another network's container as a runtime writes it down, and files that are something else.
+    lab.write("tuning/pink_eth0.json", r#"{"mtu": 1500}"#);
+    let told = json!({
+        "kind": "cniCacheV1", "containerId": "pink", "ifName": "eth0", "networkName": "other", "config": "",
+        "result": {},
+    });
+    lab.write("var/lib/cni/results/other-pink-eth0", told.to_string());
+    lab.write("tuning/daemon_conf.json", r#"{"mtu": 1500, "debug": true}"#);
+    lab.write("tuning/a_list.json", "[]");
+    let files = || {
+        let entries = std::fs::read_dir(lab.path("tuning")).unwrap().flatten();
+        let mut names: Vec<_> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let all = files();
+    assert!(all.len() == 6 && all.contains(&"red_eth0.json".to_string()), "{all:?}");
+    red.vanish();
+
+    let bridge = json!({
+        "cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "net",
+        "ipam": {"type": "host-local", "subnet": "10.90.0.0/24"},
+    });
+    lab.plugin("bridge").json(&bridge).gc(&[("blue", "eth0")]).expect_ok();
+    tuning(&lab, &json!({"dataDir": lab.path("tuning")})).gc(&[("blue", "eth0")]).expect_ok();
+
+    assert_eq!(files(), all.into_iter().filter(|name| name != "red_eth0.json").collect::<Vec<_>>());
+    tuning(&lab, &json!({"dataDir": lab.path("no-such")})).gc(&[]).expect_ok();
 }
 
 #[test]

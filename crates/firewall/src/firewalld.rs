@@ -17,6 +17,10 @@ use crate::FirewallError;
 const NAME: &str = "org.fedoraproject.FirewallD1";
 const PATH: &str = "/org/fedoraproject/FirewallD1";
 const ZONE: &str = "org.fedoraproject.FirewallD1.zone";
+/// What firewalld has on disk.
+const CONFIG_PATH: &str = "/org/fedoraproject/FirewallD1/config";
+const CONFIG: &str = "org.fedoraproject.FirewallD1.config";
+const CONFIG_ZONE: &str = "org.fedoraproject.FirewallD1.config.zone";
 /// The zone of upstream's plugin, whose packets firewalld accepts.
 pub const TRUSTED: &str = "trusted";
 /// Where the system's bus listens unless `DBUS_SYSTEM_BUS_ADDRESS` says otherwise.
@@ -105,9 +109,36 @@ impl Firewalld {
         reply.body().deserialize().map_err(refused)
     }
 
+    /// Takes a source out of the zone that it is in, unless an administrator has written it down as one of that zone.
+    pub(crate) fn expel(&self, source: IpAddr) -> Result<(), FirewallError> {
+        let member = Member::Source(source);
+        let reply = self.ask(PATH, ZONE, "getZoneOfSource", &member.text()).map_err(refused)?;
+        let zone: String = reply.body().deserialize().map_err(refused)?;
+        if zone.is_empty() || self.is_permanent(&zone, member).map_err(refused)? {
+            return Ok(());
+        }
+        self.remove(&zone, member)
+    }
+
+    /// Returns whether a member is one of the zone on disk as well.
+    fn is_permanent(&self, zone: &str, member: Member<'_>) -> Result<bool, Error> {
+        let path = match self.ask(CONFIG_PATH, CONFIG, "getZoneByName", &zone) {
+            // Made at run time, and written nowhere.
+            Err(error) if says(&error, &["INVALID_ZONE"]) => return Ok(false),
+            outcome => outcome?,
+        };
+        let path: zbus::OwnedObjectPath = path.body().deserialize()?;
+        let method = format!("query{}", member.kind());
+        self.ask(path.as_str(), CONFIG_ZONE, &method, &member.text())?.body().deserialize()
+    }
+
     fn call(&self, method: &str, zone: &str, member: Member<'_>) -> Result<zbus::Message, Error> {
         let arguments = (zone, member.text());
         zruntime::block_on(self.bus.call_method(Some(NAME), PATH, Some(ZONE), method, &arguments))
+    }
+
+    fn ask(&self, path: &str, interface: &str, method: &str, text: &str) -> Result<zbus::Message, Error> {
+        zruntime::block_on(self.bus.call_method(Some(NAME), path, Some(interface), method, &text))
     }
 
     async fn is_there(&self) -> Result<bool, Error> {

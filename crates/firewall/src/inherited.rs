@@ -86,7 +86,8 @@ pub(crate) fn masquerades(socket: &mut Socket, endpoint: &Endpoint) -> bool {
 }
 
 /// Takes away everything of a network that upstream's plugins made for attachments that do not survive: chains of
-/// masquerading and of published ports, rules of the nf_tables backends, and what let addresses through. What our books
+/// masquerading and of published ports, rules of the nf_tables backends, and what let addresses through, firewalld's
+/// sources as well. What our books
 /// have of such attachments in upstream's ways, and their spoof checks, go as well.
 ///
 /// `departed` are addresses of such attachments that the caller knows; others are found in the rules of iptables.
@@ -114,7 +115,8 @@ pub fn collect(
     };
     leaving.retain(|addr| !survivors.addresses.contains(addr));
     let leaving: Vec<IpAddr> = leaving.into_iter().collect();
-    chains.and(rules).and(expel(firewall, claims, &leaving))
+    let rules_of_addresses = expel(firewall, claims, &leaving);
+    chains.and(rules).and(rules_of_addresses).and(admission::expel_sources(claims, &leaving))
 }
 
 fn collect_chains(

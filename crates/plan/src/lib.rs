@@ -34,6 +34,6 @@ pub use resource::{Address, Blackhole, BridgeVlan, Conflict, Rivals, Route, Sysc
 pub use routing::{Routing, SourceRouting, Vrf};
 pub use shortcut::{NoShortcuts, Shortcut, Slow, possible as possible_shortcuts};
 pub use traffic::{Shape, Share, Traffic};
-pub use tuning::{Tuning, is_backup};
+pub use tuning::{Tuning, forget_backup, is_backup};
 pub use weft_netlink::tc::{End, Rate};
 pub use weft_netlink::{Kind, ipvlan, macvlan, tun, vlan};

@@ -14,6 +14,9 @@ use crate::{Cause, Kernel, Place};
 
 /// The first table that is given to an address.
 const FIRST_SOURCE_TABLE: u32 = 100;
+/// The protocol of a default route that the main table did not have, and which is therefore not put back there
+/// (RTPROT_STATIC).
+pub(crate) const SOURCE_DEFAULT: u8 = 4;
 /// The tables that are always in use: `default`, `main` and `local`.
 const OWN_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
 
@@ -136,14 +139,38 @@ impl Kernel {
             // A table that was asked for is somebody else's.
             if let Some(index) = index.filter(|_| source.table.is_none() && rule.table >= FIRST_SOURCE_TABLE)
             {
-                for stale in route::of_link(self.socket(place)?, rule.table, index)? {
-                    going.push(route::delete(&stale));
+                let stale = route::of_link(self.socket(place)?, rule.table, index)?;
+                self.put_back(place, &stale)?;
+                for one in &stale {
+                    going.push(route::delete(one));
                 }
             }
             for reply in self.socket(place)?.call(&mut going)?.each() {
                 reply.or_else(|error| if error.is_missing() { Ok(()) } else { Err(error) })?;
             }
         }
+        Ok(())
+    }
+
+    /// Has the main table have a link's routes again, as it had before they moved to a table of their own. What the kernel
+    /// does not take, such as that of a link that is down, goes with the link.
+    fn put_back(&mut self, place: Place, moved: &[RouteInfo]) -> Result<(), Cause> {
+        let socket = self.socket(place)?;
+        let others = route::of_table(socket, route::MAIN)?;
+        // Of an implementation that does not mark its own: whoever has a default route needs no second one.
+        let is_needed = |one: &&RouteInfo| {
+            let rival =
+                |other: &RouteInfo| other.dst.prefix() == 0 && other.dst.is_ipv4() == one.dst.is_ipv4();
+            one.dst.prefix() > 0 || one.protocol != SOURCE_DEFAULT && !others.iter().any(rival)
+        };
+        let mut back: Vec<_> = moved.iter().filter(is_needed).filter(|one| moves(one)).collect();
+        // The way to a gateway comes first.
+        back.sort_by_key(|one| one.gateway.is_some());
+        let mut batch = Batch::new();
+        for one in back {
+            batch.push(route::add(&RouteInfo { table: route::MAIN, ..*one }, false));
+        }
+        socket.call(&mut batch)?;
         Ok(())
     }
 

@@ -153,6 +153,24 @@ pub fn is_backup(path: &Path) -> bool {
     matches!(Kept::read(path), Ok(Some(kept)) if kept.change() != Change::default() || !kept.sysctl.is_empty())
 }
 
+/// Removes a file of what an interface was like before it was tuned; one that has anything else in it stays.
+///
+/// # Errors
+///
+/// When it cannot be removed.
+pub fn forget_backup(path: &Path) -> Result<(), Cause> {
+    const KEYS: [&str; 6] = ["mac", "promisc", "mtu", "allmulti", "txQLen", "sysctl"];
+    let has_no_other = |bytes: Vec<u8>| {
+        let keys: BTreeMap<String, serde::de::IgnoredAny> =
+            serde_json::from_slice(&bytes).unwrap_or_default();
+        !keys.is_empty() && keys.keys().all(|key| KEYS.contains(&key.as_str()))
+    };
+    match file::read(path).is_ok_and(has_no_other) {
+        true => forget(path),
+        false => Ok(()),
+    }
+}
+
 fn damaged(path: &Path, reason: &str) -> Cause {
     StateError::Damaged { path: path.into(), reason: reason.into() }.into()
 }

@@ -139,6 +139,11 @@ impl Cache {
         self.files(|_| true).filter_map(|file| made(&read(&file)?)).collect()
     }
 
+    /// Returns the readable attachments to all networks.
+    pub fn everybody(&self) -> Vec<Cached> {
+        self.all(|_| true)
+    }
+
     fn all(&self, named: impl Fn(&str) -> bool) -> Vec<Cached> {
         self.files(named).filter_map(|file| cached(&read(&file)?)).collect()
     }

@@ -169,16 +169,34 @@ pub(crate) fn remove(firewall: &mut Firewall, wanted: &Admission) -> Result<(), 
 
 /// Returns what is missing.
 pub(crate) fn observe(firewall: &mut Firewall, wanted: &Admission) -> Result<Vec<String>, FirewallError> {
-    let books = Books(&wanted.claims);
-    let recorded = books.read(&wanted.endpoint);
-    let carrier = match &recorded {
-        Some(record) => record.carrier,
-        // Whom we have no record of, upstream may have let through.
-        None if wanted.carrier == Carrier::Auto && chains::may_be_there(firewall.inet().ok()) => {
-            Carrier::Iptables
-        }
-        None => wanted.carrier.resolve(),
-    };
+    match (Books(&wanted.claims).read(&wanted.endpoint), wanted.carrier) {
+        (Some(recorded), _) => missing_of(firewall, wanted, recorded.carrier),
+        (None, Carrier::Auto) => missing_of_upstreams(firewall, wanted),
+        (None, carrier) => missing_of(firewall, wanted, carrier),
+    }
+}
+
+/// Whom we have no record of, upstream may have let through: where firewalld was running by that, elsewhere by iptables.
+/// Which it was then, nobody knows.
+fn missing_of_upstreams(firewall: &mut Firewall, wanted: &Admission) -> Result<Vec<String>, FirewallError> {
+    let by_iptables = chains::may_be_there(firewall.inet().ok());
+    let carrier = wanted.carrier.resolve();
+    if carrier != Carrier::Firewalld {
+        return missing_of(firewall, wanted, if by_iptables { Carrier::Iptables } else { carrier });
+    }
+    // Its policy is in iptables all the same, and its own CHECK does not look for it.
+    let missing = missing_of(firewall, &Admission { ingress: None, ..wanted.clone() }, carrier)?;
+    if !missing.is_empty() && by_iptables && missing_of(firewall, wanted, Carrier::Iptables)?.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(missing)
+}
+
+fn missing_of(
+    firewall: &mut Firewall,
+    wanted: &Admission,
+    carrier: Carrier,
+) -> Result<Vec<String>, FirewallError> {
     let record = Record::of(wanted, carrier);
     let mut missing = Vec::new();
     let entries = record.entries();
@@ -341,6 +359,18 @@ fn remove_foreign(firewall: &mut Firewall, wanted: &Admission) -> Result<(), Fir
         return chains::remove(&writer, &free_of(Carrier::Iptables)?, &[]);
     }
     Ok(())
+}
+
+/// Takes sources out of firewalld's zones, unless an attachment of ours wants them: upstream's plugin put them there for
+/// attachments that are gone.
+pub(crate) fn expel_sources(claims: &Path, addresses: &[IpAddr]) -> Result<(), FirewallError> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let Some(firewalld) = Firewalld::connect()? else { return Ok(()) };
+    let _writer = Writer::alone(claims)?;
+    let wanted = Books(claims).wanted(Carrier::Firewalld, addresses)?;
+    addresses.iter().filter(|addr| !wanted.contains(addr)).try_for_each(|addr| firewalld.expel(*addr))
 }
 
 impl Record {

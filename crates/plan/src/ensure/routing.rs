@@ -10,6 +10,7 @@ use weft_netlink::{Batch, address, rule};
 use super::Ensure;
 use crate::journal::Undo;
 use crate::kernel::Known;
+use crate::routing::SOURCE_DEFAULT;
 use crate::{Cause, Place, Routing, SourceRouting, Step, Vrf};
 
 impl Ensure<'_> {
@@ -40,12 +41,22 @@ impl Ensure<'_> {
             if source.table.is_some() {
                 continue;
             }
-            let default = gateway.map(|gateway| default_route(gateway, link.index, table));
             // The gateway of the address is the default route's, whatever the main table's was.
-            let is_other_default = |one: &&RouteInfo| one.dst.prefix() == 0 && gateway.is_some();
+            let is_other_default = |one: &&RouteInfo| {
+                one.dst.prefix() == 0 && gateway.is_some_and(|gateway| one.gateway != Some(gateway))
+            };
             let own = routes.iter().filter(|one| belongs(one, address) && !is_other_default(one));
-            let own = own.map(|one| RouteInfo { table, ..*one });
-            self.put_routes(step, &default.into_iter().chain(own).collect::<Vec<_>>())?;
+            let mut own: Vec<_> = own.map(|one| RouteInfo { table, ..*one }).collect();
+            if let Some(gateway) = gateway {
+                let there = route::of_link(self.kernel.socket(place)?, table, link.index)?;
+                let is_default = |one: &RouteInfo| one.dst.prefix() == 0 && one.gateway == Some(*gateway);
+                if !own.iter().chain(&there).any(is_default) {
+                    own.push(default_route(*gateway, link.index, table));
+                }
+            }
+            // KERNEL: a gateway is looked for in the route's own table, so the way to it comes first.
+            own.sort_by_key(|route| route.gateway.is_some());
+            self.put_routes(step, &own)?;
         }
         if source.table.is_none() {
             self.clear_main(step, source, &routes)?;
@@ -218,7 +229,7 @@ fn default_route(gateway: IpAddr, index: u32, table: u32) -> RouteInfo {
         mtu_locked: false,
         advmss: None,
         kind: RouteKind::Unicast,
-        protocol: route::BY_HAND,
+        protocol: SOURCE_DEFAULT,
         onlink: false,
     }
 }

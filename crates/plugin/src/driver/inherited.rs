@@ -146,6 +146,38 @@ impl Held {
     }
 }
 
+/// Returns the attachments, container and interface, that are written down anywhere on the host: by us, by the runtime, by
+/// `host-local` of either kind in its usual directory. Of the call's own network only those that are valid, or that we
+/// have a record of: what GC could not take apart.
+///
+/// # Errors
+///
+/// If the call has no list of valid attachments.
+pub fn known_attachments(call: &Call) -> Result<BTreeSet<(String, String)>, Failure> {
+    let valid = call.valid_attachments()?;
+    let mut known: BTreeSet<_> =
+        valid.iter().map(|id| (id.container_id.clone(), id.ifname.clone())).collect();
+    for records in [Records::new(&call.root), Records::of_plugin(&call.root, "tuning")] {
+        let names = |endpoint: &Endpoint| (endpoint.container.to_string(), endpoint.ifname.to_string());
+        known.extend(records.all().iter().map(|record| names(&record.endpoint)));
+        let damaged = records.all_damaged();
+        known.extend(damaged.iter().map(|(container, ifname)| (container.to_string(), ifname.to_string())));
+    }
+    let own = call.conf.name.as_str();
+    for made in Cache::new(call.root.cni_results_dir()).everybody() {
+        if made.network != own {
+            known.insert((made.id.container_id, made.id.ifname));
+        }
+    }
+    let networks = fs::read_dir(call.root.cni_networks_dir()).into_iter().flatten().flatten();
+    for network in networks.filter(|entry| entry.file_name() != own) {
+        let leases = fs::read_dir(network.path()).into_iter().flatten().flatten();
+        let leases = leases.filter_map(|entry| read(&entry.path()));
+        known.extend(leases.filter_map(|lease| Some((lease.container, lease.ifname?))));
+    }
+    Ok(known)
+}
+
 /// Returns what is written down of the call's network.
 fn held(call: &Call) -> Vec<Held> {
     let mut held = leased(call);

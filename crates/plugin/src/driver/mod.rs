@@ -39,6 +39,7 @@ use weft_state::ports::PortsError;
 
 pub use attach::ContainerRequest;
 pub use compose::{default_routes, host_local};
+pub use inherited::known_attachments;
 pub use leases::Leases;
 pub use loopback::loopback_addresses;
 pub use masquerade::{Masqueraded, masquerade_backend};
