@@ -122,7 +122,7 @@ impl Firewalld {
 
     /// Returns whether a member is one of the zone on disk as well.
     fn is_permanent(&self, zone: &str, member: Member<'_>) -> Result<bool, Error> {
-        let path = match self.ask(CONFIG_PATH, CONFIG, "getZoneByName", &zone) {
+        let path = match self.ask(CONFIG_PATH, CONFIG, "getZoneByName", zone) {
             // Made at run time, and written nowhere.
             Err(error) if says(&error, &["INVALID_ZONE"]) => return Ok(false),
             outcome => outcome?,
