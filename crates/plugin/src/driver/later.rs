@@ -14,7 +14,7 @@ use crate::Attachment;
 /// Who has tuned an interface.
 #[derive(Clone, Copy, PartialEq)]
 enum Tuned {
-    ByNobody,
+    No,
     /// It tells what it changed in its result, as far as the result's version has words for it.
     ByOurs,
     /// CNI: plugins/meta/tuning tells the address, and passes on what was said of the MTU before.
@@ -28,7 +28,7 @@ impl Tuned {
         match record {
             Some(_) => Self::ByOurs,
             None if Root::tuning_backup(&root.cni_tuning_dir(), endpoint).exists() => Self::ByUpstreams,
-            None => Self::ByNobody,
+            None => Self::No,
         }
     }
 }
@@ -43,7 +43,7 @@ pub(super) fn concede(plan: &mut Plan, previous: &mut NetworkResult, attachment:
     if tuned == Tuned::ByUpstreams {
         told.mtu = None;
     }
-    if tuned != Tuned::ByNobody {
+    if tuned != Tuned::No {
         let of_container = |resource: &Resource| matches!(resource, Resource::Sysctl(_));
         plan.steps.retain(|step| step.place != Place::Container || !of_container(&step.resource));
     }
@@ -68,7 +68,7 @@ fn adopt(link: &mut Link, told: &Interface, tuned: Tuned) {
     link.mac = link.mac.and_then(|_| told.mac.as_deref()?.parse().ok()).or(link.mac);
     match told.mtu.filter(|mtu| *mtu != 0) {
         Some(mtu) => link.mtu = link.mtu.and_then(|_| Mtu::try_from(i64::from(mtu)).ok()),
-        None if tuned != Tuned::ByNobody => link.mtu = None,
+        None if tuned != Tuned::No => link.mtu = None,
         None => {}
     }
 }
