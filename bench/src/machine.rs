@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use weft_testkit::staged_folder;
 
@@ -27,6 +28,27 @@ pub(crate) fn peers() -> String {
     let others = ["docker.io", "netavark"].iter().filter_map(|name| peers::version(name));
     let all = ["containernetworking-plugins", "iptables"].into_iter().map(package).chain(others);
     all.collect::<Vec<_>>().join(", ")
+}
+
+/// Waits until the kernel has cleared away the namespaces that nobody is in any more: it does so beside whatever is measured next.
+pub(crate) fn wait_for_namespaces() {
+    const PAUSE: Duration = Duration::from_secs(1);
+    const PAUSES: usize = 60;
+    // KERNEL: how many there are stands in slabinfo(5), for root alone; one that is not read or does not change is not waited for.
+    let count = || {
+        let slabs = std::fs::read_to_string("/proc/slabinfo").unwrap_or_default();
+        let line = slabs.lines().find_map(|line| line.strip_prefix("net_namespace "));
+        line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<u64>().ok())
+    };
+    let mut before = count();
+    for _ in 0..PAUSES {
+        std::thread::sleep(PAUSE);
+        let now = count();
+        if now == before {
+            return;
+        }
+        before = now;
+    }
 }
 
 /// The size of a binary of ours in KiB.

@@ -118,7 +118,7 @@ fn goals(page: &mut String, figures: &Figures, size: &Size) -> Result<()> {
         let (ours, bare) = (grown("first weft", "last weft")?, grown("first bare", "last bare")?);
         let ratio = ours.as_secs_f64() / bare.as_secs_f64();
         let what = format!("container {} over container 1", size.crowd);
-        // Two medians of thirty differ by some percent from run to run.
+        // The medians of two runs differ by some percent.
         row(page, &what, ours, "bare requests", bare, &format!("{ratio:.2} times"), "no more", ratio <= 1.1);
     }
     Ok(())

@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use crate::bare;
 use crate::host::{Ground, Host, Side};
+use crate::machine;
 use crate::process::Cost;
 
 /// How much is measured.
@@ -66,12 +67,13 @@ pub(crate) fn measure(size: &Size) -> Result<Figures> {
             runs.entry(name).or_default().push(cost);
         }
     }
-    let mut figures: Figures = runs.into_iter().map(|(name, costs)| (name, median(costs))).collect();
-    if size.crowd > 0 {
-        eprintln!("{} containers on one bridge", size.crowd);
-        figures.extend(crowd(size.crowd)?);
+    for run in 1..=if size.crowd > 0 { size.runs } else { 0 } {
+        eprintln!("{} containers on one bridge, {run} of {}", size.crowd, size.runs);
+        for (name, cost) in crowd(size.crowd)? {
+            runs.entry(name).or_default().push(cost);
+        }
     }
-    Ok(figures)
+    Ok(runs.into_iter().map(|(name, costs)| (name, median(costs))).collect())
 }
 
 /// One run: hosts are made, containers come and go on one after the other, and the medians are taken.
@@ -103,8 +105,7 @@ fn one_run(containers: usize) -> Result<Figures> {
     }
 
     for number in all.clone() {
-        samples.take("bridge ADD weft", weft.run(move |ground| ground.bridge("ADD", number))?);
-        samples.take("bridge ADD bare", bare.run(move |ground| bare::add(ground, number))?);
+        in_turns(number, &mut samples, [("bridge ADD weft", &weft), ("bridge ADD bare", &bare)])?;
     }
     samples.each("bridge ADD debian", &debian, all.clone(), |ground, number| ground.bridge("ADD", number))?;
     samples
@@ -124,9 +125,27 @@ fn connect(ground: &Ground, verb: &str, container: usize) -> Result<Cost> {
     ground.weft(&["network", verb, "blue", ground.containers[container].name()])
 }
 
-/// The first thirty ADDs and the last thirty of a crowd, by the plugin and by bare requests in turn.
+/// An ADD by the plugin and one by bare requests. Each goes first as often as the other: what somebody has done the kernel goes on
+/// with for a while, at the cost of who comes next.
+fn in_turns(container: usize, samples: &mut Samples, [weft, bare]: [(&'static str, &Host); 2]) -> Result<()> {
+    let plugin = || weft.1.run(move |ground| ground.bridge("ADD", container));
+    let requests = || bare.1.run(move |ground| bare::add(ground, container));
+    let (plugin, requests) = if container.is_multiple_of(2) {
+        let first = plugin()?;
+        (first, requests()?)
+    } else {
+        let first = requests()?;
+        (plugin()?, first)
+    };
+    samples.take(weft.0, plugin);
+    samples.take(bare.0, requests);
+    Ok(())
+}
+
+/// The first ADDs and the last of a crowd, by the plugin and by bare requests in turn.
 fn crowd(size: usize) -> Result<Figures> {
-    const EDGE: usize = 30;
+    const EDGE: usize = 60;
+    machine::wait_for_namespaces();
     let (weft, bare) = (Host::start(Side::Weft, 0)?, Host::start(Side::Weft, 0)?);
     let mut samples = Samples::default();
     for number in 0..size {
@@ -136,16 +155,15 @@ fn crowd(size: usize) -> Result<Figures> {
         };
         weft.run(grow)?;
         bare.run(grow)?;
-        let plugin = weft.run(move |ground| ground.bridge("ADD", number))?;
-        let requests = bare.run(move |ground| bare::add(ground, number))?;
         // The very first ADD of a host also makes the bridge: it is no container among others.
-        if (1..=EDGE).contains(&number) {
-            samples.take("first weft", plugin);
-            samples.take("first bare", requests);
+        let names = if (1..=EDGE).contains(&number) {
+            ["first weft", "first bare"]
         } else if number >= size - EDGE {
-            samples.take("last weft", plugin);
-            samples.take("last bare", requests);
-        }
+            ["last weft", "last bare"]
+        } else {
+            ["weft between", "bare between"]
+        };
+        in_turns(number, &mut samples, [(names[0], &weft), (names[1], &bare)])?;
     }
     Ok(samples.medians())
 }
