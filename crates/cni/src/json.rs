@@ -4,7 +4,7 @@
 //! `HostPort` where the documentation says `hostPort`. So the keys of a struct match in any case, at every depth; a
 //! null is as good as an absent key; and what is printed is indented by four and escapes `<`, `>` and `&`.
 //!
-//! Keys of maps stay as they are. An untagged or internally tagged enum, and a flattened field, are buffered by serde
+//! Of several spellings of one key the last in the text wins. Keys of maps stay as they are. An untagged or internally tagged enum, and a flattened field, are buffered by serde
 //! before we see what they want, so keys inside them must match exactly.
 
 use std::borrow::Cow;
@@ -16,6 +16,7 @@ use serde_json::Value;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
 mod fold;
+mod read;
 
 use fold::Fold;
 
@@ -63,7 +64,8 @@ impl JsonError {
     }
 }
 
-/// Reads a document. Bytes that are no UTF-8 become U+FFFD; anything after the document is an error.
+/// Reads a document. Bytes that are no UTF-8 become U+FFFD; anything after the document is an error. Of keys that differ in
+/// case alone the last one is left, except in maps.
 ///
 /// # Errors
 ///
@@ -73,7 +75,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value, JsonError> {
         Ok(text) => Cow::Borrowed(text),
         Err(_) => String::from_utf8_lossy(bytes),
     };
-    serde_json::from_str(&text).map_err(|error| JsonError::new(error.to_string()))
+    read::read(&text).map_err(|error| JsonError::new(error.to_string()))
 }
 
 /// Reads a `T` out of a value.
@@ -94,7 +96,8 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
     from_value(&parse(bytes)?)
 }
 
-/// Returns the value under `key` in any case; an exact match is preferred. A null counts as absent.
+/// Returns the value under `key` in any case; in a value that was not [`parse`]d an exact match is preferred. A null
+/// counts as absent.
 pub fn get<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
     entry(object, key).filter(|value| !value.is_null())
 }
