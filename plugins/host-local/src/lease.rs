@@ -83,7 +83,10 @@ impl From<LeaseError> for Failure {
                 Refusal::Taken { address, holder, .. } => {
                     (TAKEN, holder.as_ref().map(|key| format!("{address} is leased to {key}")))
                 }
-                Refusal::Request(_) => (Code::InvalidConfig, None),
+                // The bridge has the gateway's address, and what is reserved is kept for somebody.
+                Refusal::Request(RequestError::Gateway(_) | RequestError::Reserved(_)) => (TAKEN, None),
+                Refusal::Request(RequestError::Edge(..)) => (Code::UNFIT, None),
+                Refusal::Request(RequestError::Outside(..)) => (Code::InvalidConfig, None),
                 Refusal::State(_) => (Code::Io, None),
             },
         };

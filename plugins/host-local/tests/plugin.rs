@@ -126,7 +126,7 @@ fn requests_are_met_or_explained() {
     let wanted = "failed to allocate all requested IPs: 10.1.2.12 192.0.2.1";
     assert_eq!(ours(&two_of_one, "c").add().error(), (7, wanted.into()));
     let wanted = "failed to allocate for range 0: requested ip 10.1.2.1 is subnet's gateway";
-    assert_eq!(args("c", "IP=10.1.2.1").error(), (7, wanted.into()));
+    assert_eq!(args("c", "IP=10.1.2.1").error(), (101, wanted.into()));
     assert_eq!(data.leases(), before, "a refused ADD leaves nothing");
 }
 
@@ -139,12 +139,16 @@ fn our_keys_widen_and_narrow_what_is_given() {
     }));
     let ask = |id, ip: &str| ours(&conf, id).with("CNI_ARGS", &format!("IP={ip}")).add();
     assert_eq!(ask("a", "10.1.2.9").ips(), ["10.1.2.9/24"]);
-    for (ip, why) in [
-        ("10.1.2.5", "requested IP address 10.1.2.5 is reserved"),
-        ("10.1.2.1", "requested ip 10.1.2.1 is subnet's gateway"),
-        ("10.1.2.255", "requested IP address 10.1.2.255 is the network or broadcast address of 10.1.2.0/24"),
+    for (ip, code, why) in [
+        ("10.1.2.5", 101, "requested IP address 10.1.2.5 is reserved"),
+        ("10.1.2.1", 101, "requested ip 10.1.2.1 is subnet's gateway"),
+        (
+            "10.1.2.255",
+            102,
+            "requested IP address 10.1.2.255 is the network or broadcast address of 10.1.2.0/24",
+        ),
     ] {
-        assert_eq!(ask("b", ip).error().1, format!("failed to allocate for range 0: {why}"));
+        assert_eq!(ask("b", ip).error(), (code, format!("failed to allocate for range 0: {why}")));
     }
     let next = |id| ours(&conf, id).add();
     assert_eq!(next("b").ips(), ["10.1.2.130/24"]);
