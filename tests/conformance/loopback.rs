@@ -8,19 +8,15 @@ fn conf(version: &str) -> serde_json::Value {
     json!({"cniVersion": version, "name": "cni-loopback", "type": "loopback"})
 }
 
-fn is_up(red: &weft_testkit::Container) -> bool {
-    red.link("lo")["flags"].as_array().unwrap().contains(&json!("UP"))
-}
-
 fn round_trip(host: &Host, version: &str) -> Done {
     let red = host.lab.container("red");
-    assert!(!is_up(&red), "it is up already, so ADD proves nothing");
+    assert!(!red.is_up("lo"), "it is up already, so ADD proves nothing");
     let call = host.plugin("loopback").json(&conf(version)).ifname("lo");
     call.add(&red).expect_ok();
-    assert!(is_up(&red));
+    assert!(red.is_up("lo"));
     assert!(red.ping("127.0.0.1"));
     call.del(&red).expect_ok();
-    assert!(!is_up(&red));
+    assert!(!red.is_up("lo"));
     Ok(())
 }
 

@@ -155,8 +155,64 @@ fn an_address_outside_the_network() {
     let lab = with_blue();
     let red = lab.container("red");
     refused(&lab, "network connect --ip 10.91.0.9 blue red", 2, &["10.91.0.9"]);
-    refused(&lab, "network connect --ip 10.90.0.1 blue red", 1, &["10.90.0.1"]);
     assert!(!red.has_link("eth0"));
+}
+
+#[test]
+fn an_address_that_no_container_may_have() {
+    let lab = Lab::new();
+    let create = "network create --subnet 10.90.0.0/24 --aux-address printer=10.90.0.5 blue";
+    lab.weft(create.split(' ')).expect_ok();
+    let red = lab.container("red");
+    refused(&lab, "network connect --ip 10.90.0.1 blue red", 4, &["10.90.0.1", "gateway"]);
+    refused(&lab, "network connect --ip 10.90.0.5 blue red", 4, &["10.90.0.5", "reserved"]);
+    refused(&lab, "network connect --ip 10.90.0.255 blue red", 2, &["10.90.0.255", "broadcast"]);
+    assert!(!red.has_link("eth0"));
+}
+
+/// Whatever stands in the way, and however far connecting has come by then.
+#[test]
+fn a_refused_connect_leaves_the_containers_loopback_down() {
+    let lab = with_blue();
+    let red = lab.container("red");
+    let untouched = red.ip("-oneline address show");
+    let refused = |line: &str, code: i32, words: &[&str]| {
+        form(&lab.weft(line.split(' ')), code, words);
+        assert_eq!(red.ip("-oneline address show"), untouched, "after {line}");
+        assert!(!red.is_up("lo"), "after {line}");
+    };
+    refused("network connect --ip 10.90.0.1 blue red", 4, &["10.90.0.1"]);
+
+    let green = lab.container("green");
+    lab.weft(["network", "connect", "--ip", "10.90.0.9", "-p", "8080:80", "blue", "green"]).expect_ok();
+    refused("network connect --ip 10.90.0.9 blue red", 4, &["10.90.0.9"]);
+    refused("network connect -p 8080:80 blue red", 4, &["8080"]);
+    assert!(green.is_up("lo"), "who is connected has it up");
+
+    // All plugins were content; what fails is the last thing to be done.
+    let results = lab.path("var/lib/cni/results");
+    std::fs::remove_dir_all(&results).unwrap();
+    lab.write("var/lib/cni/results", "");
+    refused("network connect blue red", 1, &["results"]);
+    std::fs::remove_file(&results).unwrap();
+
+    lab.weft(["network", "connect", "blue", "red"]).expect_ok();
+    assert!(red.is_up("lo"));
+}
+
+/// It is up already and has what no loopback interface should have: the refusal is no reason to lower it.
+#[test]
+fn a_loopback_that_is_refused_stays_as_it_is() {
+    let lab = with_blue();
+    let red = lab.container("red");
+    red.ip("link set lo up");
+    red.ip("address add 192.0.2.9/32 dev lo");
+    let before = red.ip("-oneline address show");
+    form(&lab.weft(["network", "connect", "blue", "red"]), 1, &["lo", "192.0.2.9"]);
+    assert_eq!(red.ip("-oneline address show"), before);
+    assert!(red.is_up("lo") && !red.has_link("eth0"));
+    assert!(!lab.path("var/lib/cni/networks/blue/10.90.0.2").exists(), "the address stayed");
+    assert!(!lab.weft(["ps"]).expect_ok().contains("red"));
 }
 
 #[test]
@@ -171,8 +227,6 @@ fn an_interface_name_that_somebody_elses_link_has() {
     let lab = with_blue();
     let red = lab.container("red");
     red.ip("link add eth0 type veth peer name other");
-    // Connecting raises it, and nobody lowers it again: it is the container's.
-    red.ip("link set lo up");
     let before = red.ip("-oneline address show");
     for line in ["network connect --interface eth0 blue red", "network connect blue red"] {
         let output = refused(&lab, line, 4, &["eth0", "already exists", "hint: ", "--interface"]);

@@ -56,10 +56,6 @@ fn call<'lab>(lab: &'lab Lab, kind: &str) -> PluginCall<'lab> {
     if kind == "host" { call.netns(HOST) } else { call }
 }
 
-fn is_up(red: &Container) -> bool {
-    red.link("lo")["flags"].as_array().unwrap().contains(&json!("UP"))
-}
-
 #[test]
 fn the_host_plugin_changes_nothing_but_its_record() {
     let lab = Lab::new();
@@ -77,7 +73,7 @@ fn the_host_plugin_changes_nothing_but_its_record() {
     lab.plugin("host").json(&conf("host")).check(&red).expect_error(8);
     call(&lab, "host").del(&red).expect_ok();
     lab.assert_restored(&before);
-    assert!(!is_up(&red), "it went into the container");
+    assert!(!red.is_up("lo"), "it went into the container");
 }
 
 #[test]
@@ -134,7 +130,7 @@ fn del_restores(kind: &str) {
         let red = lab.container("red");
         let before = lab.snapshot();
         call(&lab, kind).add(&red).expect_ok();
-        assert_eq!(is_up(&red), kind != "host", "{kind} {nth}");
+        assert_eq!(red.is_up("lo"), kind != "host", "{kind} {nth}");
         assert_eq!(lab.snapshot() != before, kind != "loopback", "{kind} {nth}: the record is all there is");
 
         if let Some(lose) = lose {
@@ -151,7 +147,7 @@ fn del_restores(kind: &str) {
         if lose.is_none() {
             // Without a path, loopback knows of no namespace: it keeps no record.
             let down = kind != "loopback" || netns.is_none();
-            assert_eq!(!is_up(&red), down, "{kind} {nth}");
+            assert_eq!(!red.is_up("lo"), down, "{kind} {nth}");
             assert_eq!(red.ip_json("link show").as_array().unwrap().len(), 1, "{kind} {nth}");
         }
     }

@@ -1,16 +1,17 @@
 //! `weft network connect`.
 
 mod attach;
+mod loopback;
 mod metric;
 
 use std::net::IpAddr;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use weft_cni::Conflist;
 use weft_cni::json::get;
 use weft_model::port::PublishSpec;
 use weft_model::{ContainerId, Endpoint, IfName, Mac, NetworkName};
-use weft_runtime::{Attachment, CallError, ChainError};
+use weft_runtime::{Attachment, ChainError};
 use weft_state::attachment::Record;
 use weft_state::reservation::Names;
 
@@ -117,16 +118,20 @@ impl Manager {
             &self.store.load(network)?.ok_or_else(|| Error::NoNetwork(asked.request.network.clone()))?;
         self.store.remember(stored)?;
         let ports = self.ports_to_begin_with(asked, stored, others)?;
-        let mut connected =
-            self.connect_named(mine, &shared, &Job { asked, stored, others, ports: ports.clone() })?;
+        let loopback =
+            others.is_empty().then(|| self.loopback(&asked.container, &stored.list)).transpose()?;
+        let late = ports.is_empty();
+        let mut connected = self.connect_named(mine, &shared, &Job { asked, stored, others, ports })?;
         let live = [others, std::slice::from_ref(&connected.record)].concat();
         connected.warnings.extend(self.follow(mine, &live));
-        if ports.is_empty()
-            && let Err(error) = self.publish_more(mine, &live, &asked.request.publish)
-        {
-            return Err(self.take_back(mine, &shared, &connected.record, error));
+        let published = match late {
+            true => self.publish_more(mine, &live, &asked.request.publish).map(drop),
+            false => Ok(()),
+        };
+        match published.and_then(|()| loopback.map_or(Ok(()), |loopback| self.raise(loopback))) {
+            Ok(()) => Ok(connected),
+            Err(error) => Err(self.take_back(mine, &shared, &connected.record, error)),
         }
-        Ok(connected)
     }
 
     /// Returns the ports that the new attachment is born with: all of them, unless the container's packets may go out
@@ -225,48 +230,20 @@ impl Manager {
     ) -> Result<Record, Error> {
         let list = plan.list(&job.stored.list);
         let attachment = plan.attachment(job);
-        // The container's own loopback comes up while the network's plugins work.
-        let (added, loopback) = mine.lent(|| {
-            std::thread::scope(|scope| {
-                let loopback =
-                    job.others.is_empty().then(|| scope.spawn(|| self.loopback(&job.asked.container)));
-                let added = self.runtime.add(&list, &attachment);
-                (added, loopback.and_then(|thread| thread.join().ok()))
-            })
-        });
-        let result = added?;
+        let result = mine.lent(|| self.runtime.add(&list, &attachment))?;
         let endpoint = Endpoint {
             network: list.name.clone(),
             container: mine.container().clone(),
             ifname: plan.ifname.clone(),
         };
-        let finished = loopback
-            .unwrap_or(Ok(()))
-            .and_then(|()| self.record(&endpoint, &job.asked.container.path, &list, &plan.attach, &result));
-        finished.map_err(|error| self.undo(shared, &list, &attachment, error))
+        self.record(&endpoint, &job.asked.container.path, &list, &plan.attach, &result)
+            .map_err(|error| self.undo(shared, &list, &attachment, error))
     }
 
     /// Disconnects again after a failure, and reports the failure; what cannot be undone is in its place.
     fn undo(&self, _: &Shared, list: &Conflist, attachment: &Attachment, error: Error) -> Error {
         let problems = self.runtime.del(list, attachment);
         if problems.is_empty() { error } else { Error::Problems(problems) }
-    }
-
-    /// Brings the container's loopback interface up, if there is a plugin for it.
-    ///
-    /// DOCKER: containers have one; a namespace made by hand has it down.
-    fn loopback(&self, container: &Container) -> Result<(), Error> {
-        let list = json!({"cniVersion": "1.1.0", "name": "weft-loopback", "plugins": [{"type": "loopback"}]});
-        let list = Conflist::parse(list.to_string().as_bytes())
-            .map_err(|failure| Error::Refused { kind: "loopback".into(), failure })?;
-        let attachment =
-            Attachment::new(container.id.clone(), Some(container.path.clone()), IfName::loopback());
-        match self.runtime.add_uncached(&list, &attachment) {
-            Err(ChainError::Plugin { problem, .. }) if matches!(problem.cause, CallError::Missing(_)) => {
-                Ok(())
-            }
-            outcome => Ok(outcome.map(drop)?),
-        }
     }
 }
 

@@ -117,9 +117,13 @@ impl Caller<'_> {
     /// first: they are started when it is their turn. So is what cannot be started now.
     pub(crate) fn ahead(&self, kind: &str, verb: Verb, target: Target<'_>, before: &Ready) -> Option<Ready> {
         let program = find(kind, self.paths).ok()?;
-        let [one, other] = [program.metadata().ok()?, before.program.metadata().ok()?];
-        ((one.dev(), one.ino()) == (other.dev(), other.ino()))
-            .then(|| self.start(program, verb, target).ok())?
+        same(&program, &before.program).then(|| self.start(program, verb, target).ok())?
+    }
+
+    /// As [`ahead`](Self::ahead), for a plugin that waits while `other` works.
+    pub(crate) fn meanwhile(&self, kind: &str, verb: Verb, target: Target<'_>, other: &str) -> Option<Ready> {
+        let [program, other] = [find(kind, self.paths).ok()?, find(other, self.paths).ok()?];
+        same(&program, &other).then(|| self.start(program, verb, target).ok())?
     }
 
     fn start(&self, program: PathBuf, verb: Verb, target: Target<'_>) -> Result<Ready, CallError> {
@@ -138,6 +142,12 @@ impl Caller<'_> {
             Invocation { env, timeout: self.timeout, leader: true, held: true, ..Invocation::new(&program) };
         Ok(Ready { running: exec::start(invocation)?, program })
     }
+}
+
+/// Returns whether two files are one program.
+fn same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+    place(one).is_some_and(|one| Some(one) == place(other))
 }
 
 /// A plugin that was started and waits for its configuration. Dropping it kills it.

@@ -11,7 +11,7 @@ use weft_model::{Endpoint, NetworkName};
 use weft_state::{Root, StateError};
 
 use crate::cache::Cache;
-use crate::call::{CallError, Caller, Target, object};
+use crate::call::{CallError, Caller, Ready, Target, object};
 use crate::exec::TIMEOUT;
 use crate::request::{Attachment, Extra, kind};
 use crate::turns::Turns;
@@ -86,6 +86,10 @@ impl fmt::Display for Left<'_> {
     }
 }
 
+/// The first plugin of a network, started before it is its turn. Dropping it ends it, and it has done nothing.
+#[derive(Debug, Default)]
+pub struct Ahead(Option<Ready>);
+
 /// A CNI runtime: where plugins are, how long they may take, where results are kept.
 #[derive(Clone, Debug)]
 pub struct Runtime {
@@ -130,21 +134,7 @@ impl Runtime {
     /// Names the plugin that failed, and whatever could not be undone.
     pub fn add(&self, list: &Conflist, attachment: &Attachment) -> Result<Value, ChainError> {
         let endpoint = endpoint(list, attachment);
-        let result = self.add_uncached(list, attachment)?;
-        self.cache.put(&endpoint, &list.raw, attachment, &result).map_err(|source| {
-            let left = self.del(list, attachment);
-            ChainError::Cache { network: list.name.clone(), source, left }
-        })?;
-        Ok(result)
-    }
-
-    /// Attaches a container without keeping the result: for interfaces nobody will ask to remove.
-    ///
-    /// # Errors
-    ///
-    /// As [`Runtime::add`].
-    pub fn add_uncached(&self, list: &Conflist, attachment: &Attachment) -> Result<Value, ChainError> {
-        self.add_each(list, attachment).map_err(|problem| {
+        let result = self.add_each(list, attachment, Ahead::default()).map_err(|problem| {
             let mut left = self.del(list, attachment);
             // A plugin that cannot be run has done nothing, and one that fails at both for the same reason
             // did not get to do anything.
@@ -153,12 +143,45 @@ impl Runtime {
                 !same && !left.cause.never_ran()
             });
             ChainError::Plugin { problem: problem.into(), left }
-        })
+        })?;
+        self.cache.put(&endpoint, &list.raw, attachment, &result).map_err(|source| {
+            let left = self.del(list, attachment);
+            ChainError::Cache { network: list.name.clone(), source, left }
+        })?;
+        Ok(result)
     }
 
-    fn add_each(&self, list: &Conflist, attachment: &Attachment) -> Result<Value, Problem> {
+    /// Starts the first plugin of a network for [`Runtime::raise`] while another network is at work: if it is the same
+    /// program as the first one of that network.
+    pub fn ahead(&self, list: &Conflist, attachment: &Attachment, meanwhile: &Conflist) -> Ahead {
+        let [Some(first), Some(other)] = [list.plugins.first(), meanwhile.plugins.first()] else {
+            return Ahead::default();
+        };
+        let args = attachment.joined_args();
+        Ahead(self.caller().meanwhile(kind(first), Verb::Add, attachment.target(&args), kind(other)))
+    }
+
+    /// Attaches a container by an interface that was there before and that nobody will ask to remove: the result is not
+    /// kept, and what fails is not asked to DEL, which would lower an interface that was up. `ahead` was started for the
+    /// same network and attachment.
+    ///
+    /// # Errors
+    ///
+    /// Names the plugin that failed.
+    pub fn raise(&self, list: &Conflist, attachment: &Attachment, ahead: Ahead) -> Result<Value, ChainError> {
+        self.add_each(list, attachment, ahead)
+            .map_err(|problem| ChainError::Plugin { problem: problem.into(), left: Vec::new() })
+    }
+
+    fn add_each(
+        &self,
+        list: &Conflist,
+        attachment: &Attachment,
+        Ahead(ready): Ahead,
+    ) -> Result<Value, Problem> {
         let mut result = None;
-        let mut turns = self.turns(list, list.plugins.iter(), Verb::Add, Some(attachment));
+        let mut turns =
+            self.turns(list, list.plugins.iter(), Verb::Add, Some(attachment)).beginning_with(ready);
         let extra = Extra { attachment: Some(attachment), ..Extra::default() };
         while let Some((plugin, stdout)) = turns.next(Extra { prev_result: result.as_ref(), ..extra }) {
             let answer = stdout.and_then(|stdout| checked(&stdout, list.version));

@@ -12,5 +12,5 @@ mod request;
 mod turns;
 
 pub use call::CallError;
-pub use chain::{ChainError, Problem, Runtime};
+pub use chain::{Ahead, ChainError, Problem, Runtime};
 pub use request::{Attachment, configuration};

@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 use weft_cni::{AttachmentId, Conflist};
 use weft_model::{ContainerId, IfName};
 
+use crate::call::Target;
+
 /// One container's connection, as a runtime asks for it.
 #[derive(Clone, Debug)]
 pub struct Attachment {
@@ -40,6 +42,16 @@ impl Attachment {
     pub(crate) fn joined_args(&self) -> String {
         let pairs: Vec<String> = self.args.iter().map(|(key, value)| format!("{key}={value}")).collect();
         pairs.join(";")
+    }
+
+    /// Returns it as the environment carries it; `args` is its joined `CNI_ARGS`.
+    pub(crate) fn target<'a>(&'a self, args: &'a str) -> Target<'a> {
+        Target {
+            container: Some(&self.container),
+            netns: self.netns.as_deref(),
+            ifname: Some(&self.ifname),
+            args,
+        }
     }
 }
 

@@ -32,6 +32,11 @@ impl<'a, I: Iterator<Item = &'a Value>> Turns<'a, I> {
         Self { caller, list, plugins: plugins.peekable(), verb, attachment, args, next: None }
     }
 
+    /// The first plugin was started already.
+    pub(crate) fn beginning_with(self, ready: Option<Ready>) -> Self {
+        Self { next: ready, ..self }
+    }
+
     /// Calls the next plugin, and returns it with what it printed.
     pub(crate) fn next(&mut self, extra: Extra<'_>) -> Option<(&'a Value, Result<Vec<u8>, CallError>)> {
         let plugin = self.plugins.next()?;
@@ -53,14 +58,6 @@ impl<'a, I: Iterator<Item = &'a Value>> Turns<'a, I> {
     }
 
     fn target(&self) -> Target<'_> {
-        match self.attachment {
-            None => Target::default(),
-            Some(attachment) => Target {
-                container: Some(&attachment.container),
-                netns: attachment.netns.as_deref(),
-                ifname: Some(&attachment.ifname),
-                args: &self.args,
-            },
-        }
+        self.attachment.map(|attachment| attachment.target(&self.args)).unwrap_or_default()
     }
 }

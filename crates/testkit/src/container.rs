@@ -80,6 +80,11 @@ impl Container {
         self.ip_json(&format!("link show dev {ifname}"))[0].take()
     }
 
+    /// Says whether the container's link of this name is set up.
+    pub fn is_up(&self, ifname: &str) -> bool {
+        self.link(ifname)["flags"].as_array().is_some_and(|flags| flags.contains(&"UP".into()))
+    }
+
     /// Reads a value under `/proc/sys/net` inside the namespace.
     pub fn sysctl(&self, key: &str) -> String {
         let path = Path::new("/proc/sys/net").join(key);
