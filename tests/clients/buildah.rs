@@ -29,6 +29,7 @@ fn a_step_of_a_build_has_a_network() {
 
     assert!(output.expect_ok().contains("inet 10.88.0.2/16"), "{output}");
     assert!(host.lab.has_link("cni-podman0"), "the bridge is the network's");
+    host.assert_containers_left_nothing(&before, &["10.88.0.2"]);
     host.collect_garbage(NETWORK);
     host.assert_restored(&before);
     buildah(&["rm", &name]).expect_ok();

@@ -87,13 +87,17 @@ fn a_pod_comes_and_goes() {
     for address in ["10.95.2.2", "fd00:95:2::2"] {
         host.reaches(address, 80);
     }
-    for address in ["127.0.0.1", "10.95.2.1"] {
+    let published = ["127.0.0.1", "10.95.2.1", "::1", "fd00:95:2::1"];
+    for address in published {
         host.reaches(address, 8080);
     }
     assert_eq!(results().len(), 2, "of the pod and of its loopback: {:?}", results());
 
     pod.stop();
-    host.does_not_reach("127.0.0.1", 8080);
+    for address in published {
+        host.does_not_reach(address, 8080);
+    }
+    host.assert_containers_left_nothing(&before, &["10.95.2.2", "fd00:95:2::2"]);
     host.collect_garbage(NETWORK);
     host.assert_restored(&before);
 }
@@ -108,7 +112,9 @@ fn pods_follow_each_other() {
     for name in ["green", "blue"] {
         let pod = Pod::start(host, name);
         host.reaches(&pod.addresses()[0], 80);
-        host.reaches("127.0.0.1", 8080);
+        for address in ["127.0.0.1", "::1"] {
+            host.reaches(address, 8080);
+        }
         assert_ne!(host.lab.snapshot(), before);
         pod.stop();
         host.assert_restored(&before);

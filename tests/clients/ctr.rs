@@ -52,6 +52,7 @@ fn a_container_comes_and_goes() {
     assert!(host.lab.has_link("blue0"), "the bridge is the network's");
     assert!(!host.lab.path("var/lib/cni/networks/blue/10.95.1.2").exists());
     containerd.ctr("default", &["container", "rm", "red"]);
+    host.assert_containers_left_nothing(&before, &["10.95.1.2", "fd00:95:1::2"]);
     host.collect_garbage(NETWORK);
     host.assert_restored(&before);
 }

@@ -89,6 +89,38 @@ impl Host {
         }
     }
 
+    /// Asserts that containers which had these addresses have left nothing, before anybody collects garbage. What is there
+    /// and was not before is the network's: its bridge, and what the firewall has once for all of its containers.
+    #[track_caller]
+    pub(crate) fn assert_containers_left_nothing(&self, before: &Snapshot, addresses: &[&str]) {
+        assert_eq!(results(), Vec::<String>::new(), "libcni's results");
+        // What the kernel clears away on its own is given the time that `assert_restored` gives it.
+        for _ in 0..20 {
+            if self.of_containers(before, addresses).is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("the containers have left:\n{}", self.of_containers(before, addresses).join("\n"));
+    }
+
+    /// Returns what has changed on the host and is no network's.
+    fn of_containers(&self, before: &Snapshot, addresses: &[&str]) -> Vec<String> {
+        let difference = before.difference(&self.lab.snapshot());
+        let theirs = |line: &&str| {
+            let networks = match line.split(' ').collect::<Vec<_>>()[..] {
+                ["+", "link", _, kind, ..] => kind == "bridge",
+                ["+", "file", path, ..] => path.starts_with("run/weft/masquerade/"),
+                ["+", ..] => true,
+                _ => false,
+            };
+            let is_part = |c: char| c.is_ascii_hexdigit() || matches!(c, '.' | ':');
+            let named = line.split(|c| !is_part(c)).any(|word| addresses.contains(&word));
+            !networks || named
+        };
+        difference.lines().filter(theirs).map(String::from).collect()
+    }
+
     /// Asserts that the host is as it was, and that no runtime has a result left.
     #[track_caller]
     pub(crate) fn assert_restored(&self, before: &Snapshot) {

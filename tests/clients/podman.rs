@@ -104,14 +104,20 @@ fn a_container_on_its_own_network() {
         (&"10.95.3.2".into(), &"fd00:95:3::2".into())
     );
     assert_eq!((&blue["Gateway"], &blue["IPv6Gateway"]), (&"10.95.3.1".into(), &"fd00:95:3::1".into()));
-    for (address, port) in [("10.95.3.2", 80), ("fd00:95:3::2", 80), ("127.0.0.1", 8080), ("10.95.3.1", 8080)]
-    {
-        host.reaches(address, port);
+    for address in ["10.95.3.2", "fd00:95:3::2"] {
+        host.reaches(address, 80);
+    }
+    let published = ["127.0.0.1", "10.95.3.1", "::1", "fd00:95:3::1"];
+    for address in published {
+        host.reaches(address, 8080);
     }
     assert!(podman.inside("red", "cat /etc/hosts").contains("10.95.3.2"));
 
     podman.remove("red");
-    host.does_not_reach("127.0.0.1", 8080);
+    for address in published {
+        host.does_not_reach(address, 8080);
+    }
+    host.assert_containers_left_nothing(&before, &["10.95.3.2", "fd00:95:3::2"]);
     podman.remove_network("blue");
     host.assert_restored(&before);
 }
@@ -139,10 +145,18 @@ fn a_second_network_comes_and_goes() {
     podman.run(&["network", "disconnect", "green", "red"]).expect_ok();
     assert!(!podman.inside("red", "ip address").contains("10.95.4.2"));
     host.reaches("127.0.0.1", 8080);
+    // Now the network has what it keeps: coming and going once more makes no difference.
+    let used = podman.snapshot();
+    podman.run(&["network", "connect", "green", "red"]).expect_ok();
+    host.reaches("10.95.4.3", 80);
+    podman.run(&["network", "disconnect", "green", "red"]).expect_ok();
+    host.lab.assert_restored(&used);
+    assert_eq!(results().len(), 1, "{:?}", results());
     podman.remove_network("green");
     host.lab.assert_restored(&on_one);
 
     podman.remove("red");
+    host.assert_containers_left_nothing(&before, &["10.95.3.2", "10.95.4.2"]);
     podman.remove_network("blue");
     host.assert_restored(&before);
 }
@@ -151,18 +165,22 @@ fn a_second_network_comes_and_goes() {
 fn a_stopped_container_starts_again() {
     let Some(podman) = Podman::start() else { return };
     let host = podman.host();
+    let before = podman.snapshot();
     podman.run(&["network", "create", "--subnet", "10.95.3.0/24", "blue"]).expect_ok();
     podman.serve("red", "--network blue --publish 8080:80");
     host.reaches("127.0.0.1", 8080);
     podman.run(&["stop", "--time", "0", "red"]).expect_ok();
     host.does_not_reach("127.0.0.1", 8080);
-    assert_eq!(results(), Vec::<String>::new());
-    assert!(!host.lab.path("var/lib/cni/networks/blue/10.95.3.2").exists());
+    host.assert_containers_left_nothing(&before, &["10.95.3.2"]);
+    // From here on the network has what it keeps: a container more makes no difference once it is gone.
+    let stopped = podman.snapshot();
     podman.run(&["start", "red"]).expect_ok();
     host.reaches("127.0.0.1", 8080);
     // Addresses go round: the next one.
     assert_eq!(podman.networks("red")["blue"]["IPAddress"], "10.95.3.3");
+    assert_ne!(podman.snapshot(), stopped);
     podman.remove("red");
+    host.assert_restored(&stopped);
 }
 
 #[test]
@@ -184,6 +202,7 @@ fn the_networks_servers_are_the_containers() {
     let resolv = podman.inside("red", "cat /etc/resolv.conf");
     assert!(resolv.contains("nameserver 192.0.2.53") && resolv.contains("search weft.example"), "{resolv}");
     podman.remove("red");
+    host.assert_containers_left_nothing(&before, &["10.95.5.2"]);
     host.collect_garbage(NETWORK);
     host.assert_restored(&before);
 }
