@@ -63,6 +63,7 @@ mod ports_traffic;
 mod ptp_plugin;
 mod publish;
 mod sbr_plugin;
+mod system_calls;
 mod takeover;
 mod takeover_each;
 mod tap_plugin;
