@@ -26,3 +26,4 @@ mod tap;
 mod tuning;
 mod vlan;
 mod vrf;
+mod words;

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use weft_testkit::{Container, Lab, PluginCall};
+use weft_testkit::{Container, Lab, PluginCall, skip_unless};
 
 /// What is sent in one go, in bytes.
 const LOAD: usize = 1_000_000;
@@ -208,4 +208,50 @@ fn del_succeeds_in_every_bad_case() {
         assert_eq!(ifbs(), 0, "{name}: the link stayed");
         assert!(!lab.path("run/weft/chained/bandwidth").join(name).exists(), "{name}: the record stayed");
     }
+}
+
+/// A kernel that lacks what `tc` is asked for here names the option, and nothing stays.
+fn refused_without(feature: &str, keys: &Value, option: &str) {
+    let lab = Lab::new();
+    let (red, result, _) = connected(&lab, "red");
+    let filter = "tc qdisc add dev probe0 ingress && tc filter add dev probe0 parent ffff: u32 match u32 0 0";
+    let words = match feature {
+        "tbf" => "tc qdisc add dev probe0 root tbf rate 1mbit burst 10kb latency 10ms".into(),
+        "ifb" => "ip link add probe1 type ifb".into(),
+        "ingress" => "tc qdisc add dev probe0 ingress".into(),
+        "u32" => filter.to_string(),
+        _ => format!("{filter} action mirred egress redirect dev lo"),
+    };
+    let there = lab.sh(&format!("ip link add probe0 type veth peer name probe2 && {words}"));
+    lab.sh("ip link delete probe0; ip link delete probe1");
+    skip_unless!(there.code != 0, format!("a kernel without {option}, which this test is about"));
+    let before = lab.snapshot();
+    let refused = bandwidth(&lab, keys).prev_result(&result).add(&red).expect_error(7);
+    assert!(refused["msg"].as_str().unwrap().contains(option), "{refused}");
+    lab.assert_restored(&before);
+}
+
+#[test]
+fn a_kernel_without_buckets_is_told_apart() {
+    refused_without("tbf", &rates("ingress"), "CONFIG_NET_SCH_TBF");
+}
+
+#[test]
+fn a_kernel_without_ifb_is_told_apart() {
+    refused_without("ifb", &rates("egress"), "CONFIG_IFB");
+}
+
+#[test]
+fn a_kernel_without_ingress_is_told_apart() {
+    refused_without("ingress", &rates("egress"), "CONFIG_NET_SCH_INGRESS");
+}
+
+#[test]
+fn a_kernel_without_u32_is_told_apart() {
+    refused_without("u32", &rates("egress"), "CONFIG_NET_CLS_U32");
+}
+
+#[test]
+fn a_kernel_without_mirred_is_told_apart() {
+    refused_without("mirred", &rates("egress"), "CONFIG_NET_ACT_MIRRED");
 }

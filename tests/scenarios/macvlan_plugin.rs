@@ -1,7 +1,7 @@
 //! The `macvlan` plugin against the kernel: what it leaves, what it undoes.
 
 use serde_json::{Value, json};
-use weft_testkit::Lab;
+use weft_testkit::{Lab, skip_unless};
 
 use crate::main_plugins::{Subject, del_stories};
 
@@ -48,4 +48,18 @@ fn what_another_plugin_made_under_the_name_stays() {
     red.ip("link add eth0 type veth peer name other0");
     lab.plugin("macvlan").json(&conf()).del(&red).expect_ok();
     assert!(red.has_link("eth0"), "DEL took what is not macvlan's");
+}
+
+#[test]
+fn a_kernel_without_macvlan_is_told_apart() {
+    let lab = Lab::new();
+    lab.wire();
+    skip_unless!(there(&lab).is_err(), "a kernel without CONFIG_MACVLAN, which this test is about");
+    let red = lab.container("red");
+    let before = lab.snapshot();
+    let refused = lab.plugin("macvlan").json(&conf()).add(&red).expect_error(7);
+    let reason = "this kernel has no links of type macvlan: it was built without CONFIG_MACVLAN, or the module is missing";
+    assert!(refused["msg"].as_str().unwrap().ends_with(reason), "{refused}");
+    lab.assert_restored(&before);
+    lab.plugin("macvlan").json(&conf()).status().expect_error(50);
 }

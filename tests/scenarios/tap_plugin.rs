@@ -22,3 +22,23 @@ fn conf() -> Value {
 }
 
 del_stories!(TAP);
+
+/// Where the driver is missing there is no device file, or one that nobody serves.
+#[test]
+fn a_kernel_without_such_links_is_told_apart() {
+    let lab = Lab::new();
+    let red = lab.container("red");
+    let before = lab.snapshot();
+    lab.sh("mount -t tmpfs tmpfs /dev/net").expect_ok();
+    for prepare in ["true", "mknod /dev/net/tun c 10 254"] {
+        if lab.sh(prepare).code != 0 {
+            weft_testkit::skipped("the right to make device files");
+            continue;
+        }
+        let refused = lab.plugin("tap").json(&conf()).add(&red).expect_error(7);
+        let reason =
+            "this kernel has no links of type tun: it was built without CONFIG_TUN, or the module is missing";
+        assert!(refused["msg"].as_str().unwrap().ends_with(reason), "{refused}");
+        lab.assert_restored(&before);
+    }
+}

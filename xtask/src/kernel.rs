@@ -29,8 +29,21 @@ const FEATURES: [&str; 8] = [
 ];
 /// What they do not: what every kernel has, and what is about a kernel without.
 const ELSEWHERE: [&str; 2] = ["macvlan", "a_kernel_without"];
-/// Tests about a kernel without a module that this one has, and the module: they are run before it is loaded.
-const WITHOUT: [(&str, &str); 1] = [("a_kernel_without_a_classifier", "cls_bpf")];
+/// Tests about a kernel without modules that this one has, and the modules: they are run before those are loaded.
+const WITHOUT: [(&[&str], &[&str]); 4] = [
+    (
+        &[
+            "a_kernel_without_a_classifier",
+            "a_kernel_without_macvlan",
+            "a_kernel_without_buckets",
+            "a_kernel_without_ifb",
+        ],
+        &["cls_bpf", "macvlan", "sch_tbf", "ifb"],
+    ),
+    (&["a_kernel_without_ingress"], &["sch_ingress"]),
+    (&["a_kernel_without_u32"], &["cls_u32"]),
+    (&["a_kernel_without_mirred"], &["act_mirred"]),
+];
 /// What the first file system needs before it can read the real one.
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 /// How long all of it may take, for `timeout(1)`.
@@ -86,10 +99,12 @@ pub(crate) fn tests(filters: &[&String]) -> Result<Vec<String>> {
         binaries.iter().map(|binary| format!("{} {words}", binary.display())).collect()
     };
     let mut lines = Vec::new();
-    for (test, module) in WITHOUT.iter().filter(|_| filters.is_empty()) {
-        lines.push("mkdir -p /etc/modprobe.d".into());
-        lines.push(format!("echo 'install {module} /bin/false' > /etc/modprobe.d/without.conf"));
-        lines.extend(each(test));
+    for (tests, modules) in WITHOUT.iter().filter(|_| filters.is_empty()) {
+        lines.push("mkdir -p /etc/modprobe.d; : > /etc/modprobe.d/without.conf".into());
+        for module in *modules {
+            lines.push(format!("echo 'install {module} /bin/false' >> /etc/modprobe.d/without.conf"));
+        }
+        lines.extend(each(&tests.join(" ")));
         lines.push("rm /etc/modprobe.d/without.conf".into());
     }
     lines.extend(each(&words.join(" ")));

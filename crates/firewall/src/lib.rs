@@ -129,6 +129,19 @@ pub fn is_on_record(fragment: &Fragment) -> bool {
     }
 }
 
+/// Returns the attachments that have something of their own on record, whatever it is, each as often as it has: those that are
+/// let through, those that are masqueraded in upstream's ways, and those whose senders are checked.
+pub fn on_record(claims: &Path) -> Vec<Endpoint> {
+    let books = Claims(claims);
+    let mut all = admission::on_record(claims);
+    for way in [Way::Iptables, Way::Nftables] {
+        let masqueraded = books.masqueraded(way).unwrap_or_default();
+        all.extend(masqueraded.into_iter().map(|(endpoint, _)| endpoint));
+    }
+    all.extend(books.spoof_checks().unwrap_or_default().into_iter().map(|(_, endpoint, _)| endpoint));
+    all
+}
+
 /// A firewall in the network namespace of the thread that first uses it. It opens its socket when it
 /// needs one and keeps it, so that several fragments share it.
 #[derive(Debug, Default)]

@@ -25,12 +25,15 @@ pub const TARGETS: [(&str, Target); 5] =
     [("conf", conf), ("environment", environment), ("ipam", ipam), ("packet", packet), ("state", state)];
 
 /// The configuration and the previous result of a call, and after a NUL `CNI_ARGS`, as every driver reads them: settings,
-/// plans, nothing of the kernel. The first byte names the driver and the verb.
+/// plans, nothing of the kernel; and the list of those who are valid, for GC. The first byte names the driver and the verb.
 pub fn conf(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else { return };
     drop(Conflist::parse(bytes));
     let verb = VERBS[usize::from(choice / 32) % VERBS.len()];
     let Some(call) = call(bytes, verb, &Root::new(None)) else { return };
+    if verb == Verb::Gc {
+        drop(call.valid_attachments());
+    }
     match choice % 32 {
         0 => plan(&bridge::Bridge, &call),
         1 => plan(&dummy::Dummy, &call),
@@ -148,7 +151,8 @@ pub fn state(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else { return };
     in_folder(|root| {
         let leases = root.cni_networks_dir();
-        let file = match choice % 16 {
+        let firewall = root.masquerade_dir();
+        let file = match choice % 32 {
             0 => root.attachments_dir().join("red/eth0.json"),
             1 => root.ports_dir().join("owners/red,eth0.json"),
             2 => root.ports_dir().join("owners/red,eth0.intent"),
@@ -164,19 +168,29 @@ pub fn state(bytes: &[u8]) {
             12 => root.cni_tuning_dir().join("red_eth0.json"),
             13 => root.overlay_run_dir().join("n1.json"),
             14 => root.overlay_config_dir().join("host.toml"),
-            _ => root.overlay_config_dir().join("networks.d/n1.toml"),
+            15 => root.overlay_config_dir().join("networks.d/n1.toml"),
+            16 => firewall.join("admissions/n1/red,eth0"),
+            17 => firewall.join("spoof/veth0"),
+            18 => firewall.join("iptables").join(CHAIN).join("eth0"),
+            _ => firewall.join("nftables").join(CHAIN).join("eth0"),
         };
-        if choice % 16 == 15 {
+        if choice % 32 == 15 {
             put(&root.overlay_config_dir().join("host.toml"), HOST);
         }
         put(&file, &of_this_boot(bytes));
-        read_everything(root);
         let conf =
             br#"{"cniVersion": "1.1.0", "name": "n1", "type": "bridge", "cni.dev/valid-attachments": [],
             "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/29"}]]}}"#;
+        read_everything(root);
+        if let Some(call) = call(conf, Verb::Gc, root) {
+            drop(weft_plugin::known_attachments(&call));
+        }
         all_verbs(&host_local::PLUGIN, conf, root);
     });
 }
+
+/// The chain of container `red` on network `n1`, as the reference plugins name it.
+pub const CHAIN: &str = "CNI-e0988f3365b88e4df2b09554";
 
 /// A host of static peers, which its networks are read with.
 const HOST: &[u8] =
@@ -204,6 +218,7 @@ fn read_everything(root: &Root) {
     let cache = Cache::new(root.cni_results_dir());
     drop(cache.made());
     drop(cache.of_network("n1"));
+    drop(weft_firewall::on_record(&root.masquerade_dir()));
     weft_plan::is_backup(&root.cni_tuning_dir().join("red_eth0.json"));
     let books = Books::new(root);
     drop(books.owners());

@@ -6,10 +6,22 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use weft_harness::CHAIN;
 use weft_overlay::local::LocalNetwork;
+use weft_plugin::{Call, Verb};
 use weft_runtime::cache::Cache;
 use weft_state::ports::Books;
 use weft_state::{Records, Reservations, Root, boot};
+
+#[test]
+fn lists_of_the_valid_are_read() {
+    for (name, valid) in [("gc-list", 2), ("gc-older-list", 1)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/conf").join(name);
+        let bytes = fs::read(path).unwrap();
+        let call = Call::read(Verb::Gc, &bytes[1..]).unwrap();
+        assert_eq!(call.valid_attachments().unwrap().len(), valid, "{name}");
+    }
+}
 
 /// Returns what an input of the corpus puts into its file.
 fn content(name: &str) -> String {
@@ -48,6 +60,12 @@ fn of_each_kind_one_file_is_good() {
         put(root.cni_tuning_dir().join("red_eth0.json"), backup);
         assert!(weft_plan::is_backup(&root.cni_tuning_dir().join("red_eth0.json")), "{backup}");
     }
+    let firewall = root.masquerade_dir();
+    put(firewall.join("admissions/n1/red,eth0"), "admission");
+    put(firewall.join("spoof/veth0"), "spoof-check");
+    put(firewall.join("iptables").join(CHAIN).join("eth0"), "chain-iptables");
+    put(firewall.join("nftables").join(CHAIN).join("eth0"), "chain-nftables");
+    assert_eq!(weft_firewall::on_record(&firewall).len(), 4);
     put(root.overlay_run_dir().join("n1.json"), "overlay-network");
     assert!(LocalNetwork::load(&root, &network).unwrap().is_some());
     put(root.overlay_config_dir().join("host.toml"), "overlay-host");

@@ -57,6 +57,14 @@ impl Error {
         }
     }
 
+    /// Returns what the kernel says beside its error number, if it does.
+    pub fn message(&self) -> Option<&str> {
+        match self {
+            Self::Refused { message, .. } => message.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Returns whether the thing is there already.
     pub fn is_exists(&self) -> bool {
         self.errno() == Some(Errno::EEXIST)

@@ -68,14 +68,17 @@ impl Traffic {
 }
 
 impl Shape {
-    /// Returns what makes it so.
-    pub(crate) fn requests(&self, index: u32) -> Vec<Request> {
-        let some = |subnets: &[IpNetwork], only| tc::shape_some(index, &self.rate, subnets, only, self.end);
-        match &self.traffic {
-            Share::All => vec![tc::shape(index, &self.rate)],
-            Share::Only(subnets) => some(subnets, true),
-            Share::Except(subnets) => some(subnets, false),
-        }
+    /// Returns what makes it so, each request with the option of a kernel that understands it.
+    pub(crate) fn requests(&self, index: u32) -> Vec<(Request, &'static str)> {
+        let (subnets, only) = match &self.traffic {
+            Share::All => return vec![(tc::shape(index, &self.rate), "CONFIG_NET_SCH_TBF")],
+            Share::Only(subnets) => (subnets, true),
+            Share::Except(subnets) => (subnets, false),
+        };
+        // A queue and a class, then filters.
+        let requests = tc::shape_some(index, &self.rate, subnets, only, self.end);
+        let option = |place| if place < 2 { "CONFIG_NET_SCH_HTB" } else { "CONFIG_NET_CLS_U32" };
+        requests.into_iter().enumerate().map(|(place, request)| (request, option(place))).collect()
     }
 
     fn subnets(&self) -> &[IpNetwork] {

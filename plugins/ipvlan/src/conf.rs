@@ -43,8 +43,10 @@ impl Settings {
             let settings = call.conf.conf::<Conf>()?.settle(previous)?;
             let addressed = call.conf.ipam_type().is_some();
             if call.verb == Verb::Add && !addressed && settings.inherited.is_none() {
-                let text = "no plugin name provided: without addresses of a plugin before it, ipvlan needs an \"ipam\"";
-                return Err(Failure::text(Code::InvalidConfig, text));
+                let text = "no plugin name provided";
+                let hint =
+                    "without addresses of a plugin before it, ipvlan needs an \"ipam\" with a \"type\"";
+                return Err(Failure::text(Code::InvalidConfig, text).with_hint(Some(hint.into())));
             }
             Ok(Self { inherited: settings.inherited.filter(|_| !addressed), ..settings })
         };
@@ -133,10 +135,7 @@ mod tests {
         let table = [
             (format!(r#", "mode": "l4", {IPAM}"#), "unknown ipvlan mode: \"l4\""),
             (format!(r#", "flag": "l4", {IPAM}"#), "unknown ipvlan flag: \"l4\""),
-            (
-                String::new(),
-                "no plugin name provided: without addresses of a plugin before it, ipvlan needs an \"ipam\"",
-            ),
+            (String::new(), "no plugin name provided"),
             (format!(", {two}"), "chained master failure. PrevResult lacks a single named interface"),
         ];
         for (keys, text) in table {

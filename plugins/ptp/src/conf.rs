@@ -35,8 +35,8 @@ pub struct Settings {
 /// Why a configuration is not legal.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfError {
-    /// A link between two machines needs an address at either end.
-    #[error("no plugin name provided: ptp needs an \"ipam\" with a \"type\"")]
+    /// A link between two machines needs an address at either end. The words are those of the reference plugin.
+    #[error("no plugin name provided")]
     NoAddresses,
     /// The MTU is out of range.
     #[error("{0}")]
@@ -57,7 +57,13 @@ impl Settings {
             Err(_) if call.dismantles() => Conf::default(),
             conf => conf?,
         };
-        conf.settle(call).map_err(|error| Failure::new(Code::InvalidConfig, error))
+        conf.settle(call).map_err(|error| {
+            let hint = match error {
+                ConfError::NoAddresses => Some("give the network an \"ipam\" with a \"type\"".into()),
+                ConfError::Mtu(_) | ConfError::Backend(_) => None,
+            };
+            Failure::new(Code::InvalidConfig, error).with_hint(hint)
+        })
     }
 }
 
@@ -99,8 +105,8 @@ mod tests {
     #[test]
     fn bad_configurations_are_refused_by_name_unless_things_are_taken_apart() {
         let table = [
-            ("", "no plugin name provided: ptp needs an \"ipam\" with a \"type\""),
-            (r#", "ipam": {}"#, "no plugin name provided: ptp needs an \"ipam\" with a \"type\""),
+            ("", "no plugin name provided"),
+            (r#", "ipam": {}"#, "no plugin name provided"),
             (r#", "ipam": {"type": "x"}, "mtu": 3"#, "MTU 3 is not between 68 and 65535"),
             (
                 r#", "ipam": {"type": "x"}, "ipMasq": true, "ipMasqBackend": "pf""#,

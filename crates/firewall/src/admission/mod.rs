@@ -125,6 +125,11 @@ pub fn holders(claims: &Path, network: &NetworkName) -> Vec<Endpoint> {
     Books(claims).of_network(network)
 }
 
+/// Returns the endpoints of all networks whose records can be read.
+pub(crate) fn on_record(claims: &Path) -> Vec<Endpoint> {
+    Books(claims).all().into_iter().map(|(endpoint, _)| endpoint).collect()
+}
+
 /// Returns those of these addresses that an attachment of ours wants let through.
 pub(crate) fn wanted(
     claims: &Path,

@@ -1,6 +1,6 @@
 //! How fast links send.
 
-use weft_netlink::{Batch, link, tc};
+use weft_netlink::{Batch, Error, link, tc};
 
 use super::Ensure;
 use crate::journal::Undo;
@@ -54,19 +54,14 @@ impl Ensure<'_> {
         let socket = self.kernel.socket(step.place)?;
         let mut batch = Batch::new();
         let bare = batch.push(tc::unshape(index));
-        let tickets: Vec<_> = shape.requests(index).into_iter().map(|request| batch.push(request)).collect();
+        let asked = shape.requests(index).into_iter();
+        let tickets: Vec<_> = asked.map(|(request, option)| (batch.push(request), option)).collect();
         let replies = socket.call(&mut batch)?;
         // A link without one of its own has none to remove.
         replies.of(bare).ok();
         self.note(step, Undo::Unshape { place: step.place, dev: shape.dev.clone(), index });
-        for ticket in tickets {
-            replies.of(ticket).map_err(|error| match error.is_missing() || error.is_unsupported() {
-                true => Cause::Lacks {
-                    feature: "traffic shaping",
-                    option: "CONFIG_NET_SCH_TBF, CONFIG_NET_SCH_HTB and CONFIG_NET_CLS_U32",
-                },
-                false => error.into(),
-            })?;
+        for (ticket, option) in tickets {
+            replies.of(ticket).map_err(|error| lacking(error, "traffic shaping", option))?;
         }
         Ok(())
     }
@@ -79,25 +74,20 @@ impl Ensure<'_> {
             return Ok(());
         }
         match socket.request(tc::watch_received(index)) {
-            Err(error) if error.is_missing() || error.is_unsupported() => {
-                return Err(Cause::Lacks {
-                    feature: "queue for what arrives",
-                    option: "CONFIG_NET_SCH_INGRESS",
-                });
+            Err(error) if !error.is_exists() => {
+                return Err(lacking(error, "queue for what arrives", "CONFIG_NET_SCH_INGRESS"));
             }
-            Err(error) if !error.is_exists() => return Err(error.into()),
             _ => {}
         }
         self.note(step, Undo::IgnoreReceived { place, dev: dev.clone(), index });
-        self.kernel.socket(place)?.request(tc::redirect(index, target)).map(drop).map_err(|error| match error
-            .is_missing()
-            || error.is_unsupported()
-        {
-            true => Cause::Lacks {
-                feature: "redirection",
-                option: "CONFIG_NET_CLS_U32 and CONFIG_NET_ACT_MIRRED",
-            },
-            false => error.into(),
+        let redirected = self.kernel.socket(place)?.request(tc::redirect(index, target));
+        redirected.map(drop).map_err(|error| {
+            // KERNEL: "Failed to load TC action module" (tcf_action_load_ops, net/sched/act_api.c).
+            let option = match error.message() {
+                Some(message) if message.contains("action") => "CONFIG_NET_ACT_MIRRED",
+                _ => "CONFIG_NET_CLS_U32",
+            };
+            lacking(error, "redirection", option)
         })
     }
 
@@ -106,5 +96,13 @@ impl Ensure<'_> {
             self.kernel.look(place, name)?;
         }
         self.kernel.known(place, name).ok_or_else(|| Cause::NoLink { place, name: name.clone() })
+    }
+}
+
+/// KERNEL: it has no entry for the kind of queue, of class, of filter or of action (qdisc_create, net/sched/sch_api.c).
+fn lacking(error: Error, feature: &'static str, option: &'static str) -> Cause {
+    match error.is_missing() || error.is_unsupported() {
+        true => Cause::Lacks { feature, option },
+        false => error.into(),
     }
 }

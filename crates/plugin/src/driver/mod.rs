@@ -418,9 +418,11 @@ fn kernel_says(cause: Cause) -> Failure {
 /// A conflict between the configuration and what the administrator made is one of configuration.
 fn code_of(cause: &Cause) -> Code {
     match cause {
-        Cause::OtherKind { .. } | Cause::AddressConflict { .. } | Cause::NoKind { .. } | Cause::BadKey(_) => {
-            Code::InvalidConfig
-        }
+        Cause::OtherKind { .. }
+        | Cause::AddressConflict { .. }
+        | Cause::NoKind { .. }
+        | Cause::Lacks { .. }
+        | Cause::BadKey(_) => Code::InvalidConfig,
         Cause::NameTaken { .. }
         | Cause::Taken { .. }
         | Cause::Again { .. }
