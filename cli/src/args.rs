@@ -363,8 +363,11 @@ pub(crate) enum Overlay {
 #[derive(Debug, Args)]
 pub(crate) struct Join {
     /// Where etcd is, such as https://192.0.2.250:2379
-    #[arg(long, value_name = "URL", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "URL", value_delimiter = ',', required_unless_present = "dir")]
     pub(crate) etcd: Vec<String>,
+    /// A directory in place of etcd, for hosts that are namespaces of one machine
+    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["etcd", "ca", "cert", "key"])]
+    pub(crate) dir: Option<PathBuf>,
     /// Certificate of the authority that signed etcd's certificate
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,

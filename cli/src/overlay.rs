@@ -95,6 +95,7 @@ fn weftd() -> PathBuf {
 fn join(manager: &Manager, args: args::Join, report: &mut Report) {
     let join = protocol::Join {
         endpoints: args.etcd,
+        dir: args.dir.map(absolute),
         ca: args.ca.map(absolute),
         cert: args.cert.map(absolute),
         key: args.key.map(absolute),

@@ -14,6 +14,7 @@ use weft_overlay::{ClusterId, Event, HostId, Key, keys};
 use weft_state::boot;
 use weft_store::claims::{ClaimError, Claims, JoinRequest};
 use weft_store::etcd::{EtcdSettings, EtcdStore};
+use weft_store::file::FileStore;
 use weft_store::{Follower, SharedStore, StoreError, Update};
 
 use super::agent::Agent;
@@ -29,7 +30,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// Hears what the store says, from when it can be asked at all.
 pub(super) async fn follow(agent: Rc<Agent>, membership: Membership) {
     let store = loop {
-        match store(&membership.join) {
+        match store(&membership.join).await {
             Ok(store) => break store,
             Err(error) => agent.hear(Update::Lost(error.to_string())),
         }
@@ -198,7 +199,11 @@ impl Inner {
     }
 }
 
-pub(super) fn store(join: &Join) -> Result<SharedStore, StoreError> {
+/// Returns the store of the cluster.
+pub(super) async fn store(join: &Join) -> Result<SharedStore, StoreError> {
+    if let Some(dir) = &join.dir {
+        return Ok(Arc::new(FileStore::open(dir).await?));
+    }
     let settings = EtcdSettings {
         endpoints: join.endpoints.clone(),
         ca: join.ca.clone(),

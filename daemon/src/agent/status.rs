@@ -166,11 +166,7 @@ impl Inner {
 
     fn store_status(&self) -> StoreStatus {
         StoreStatus {
-            endpoints: self
-                .membership
-                .as_ref()
-                .map(|joined| joined.join.endpoints.clone())
-                .unwrap_or_default(),
+            endpoints: self.membership.as_ref().map(|joined| joined.join.places()).unwrap_or_default(),
             connected: self.hearing.connected,
             revision: self.snapshot.revision,
             silent: self.hearing.last.map(|last| last.elapsed().as_secs()),

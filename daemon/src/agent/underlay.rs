@@ -98,7 +98,7 @@ pub(crate) fn find(join: &Join) -> Result<Place, Refusal> {
     let usage = |why: String| Refusal::new(Kind::Usage, why).hint("ip -brief address");
     let (interface, wanted) = match (&join.underlay_interface, &join.underlay[..]) {
         (Some(interface), _) => (interface.clone(), Vec::new()),
-        (None, []) => (towards(&join.endpoints, &own)?, Vec::new()),
+        (None, []) => (towards(join, &own)?, Vec::new()),
         (None, wanted) => {
             let holder = |address: &IpAddr| own.iter().find(|own| own.address == *address);
             let missing = wanted.iter().find(|address| holder(address).is_none());
@@ -138,7 +138,7 @@ pub(crate) fn addresses_of(endpoints: &[String]) -> Vec<SocketAddr> {
 }
 
 /// Returns the interface that a packet to the store leaves by.
-fn towards(endpoints: &[String], own: &[Own]) -> Result<String, Refusal> {
+fn towards(join: &Join, own: &[Own]) -> Result<String, Refusal> {
     let leaves_by = |to: &SocketAddr| {
         let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
         // Nothing is sent: the kernel looks the route up and chooses the address.
@@ -147,8 +147,11 @@ fn towards(endpoints: &[String], own: &[Own]) -> Result<String, Refusal> {
         let local = socket.local_addr().ok()?.ip();
         own.iter().find(|own| own.address == local).map(|own| own.interface.clone())
     };
-    addresses_of(endpoints).iter().find_map(leaves_by).ok_or_else(|| {
-        let why = format!("cannot tell which interface leads to {}", endpoints.join(","));
+    addresses_of(&join.endpoints).iter().find_map(leaves_by).ok_or_else(|| {
+        let why = match join.dir {
+            Some(_) => "cannot tell which interface leads to other hosts".into(),
+            None => format!("cannot tell which interface leads to {}", join.endpoints.join(",")),
+        };
         Refusal::new(Kind::Failed, why).hint("name it with --underlay-if")
     })
 }

@@ -94,6 +94,9 @@ pub enum Request {
 pub struct Join {
     /// Where etcd is: `https://host:2379`, or `http://` on this machine only.
     pub endpoints: Vec<String>,
+    /// The directory that all hosts of the cluster have the store in, in place of etcd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<PathBuf>,
     /// Certificate of the authority that signed etcd's.
     pub ca: Option<PathBuf>,
     /// Our certificate.
@@ -112,6 +115,14 @@ pub struct Join {
     pub pools: Vec<IpNetwork>,
     /// Whether to take the underlay address from a host that is not alive.
     pub takeover: bool,
+}
+
+impl Join {
+    /// Returns where the store is.
+    pub fn places(&self) -> Vec<String> {
+        let dir = self.dir.iter().map(|dir| dir.display().to_string());
+        self.endpoints.iter().cloned().chain(dir).collect()
+    }
 }
 
 /// How to leave.
@@ -234,7 +245,7 @@ pub struct Status {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct StoreStatus {
-    /// Where it is.
+    /// Where it is: etcd's endpoints, or a directory.
     pub endpoints: Vec<String>,
     /// Whether it answers.
     pub connected: bool,

@@ -41,8 +41,8 @@ pub(crate) async fn join(agent: &Rc<Agent>, join: Join, reply: &Reply) -> Result
     }
     let place = underlay::find(&join)?;
     let brought = secret::brought(join.secret.as_deref())?;
-    let store = store(&join).map_err(|error| refused(&ClaimError::Store(error)))?;
-    reply.progress(format!("asking {}", join.endpoints.join(",")));
+    let store = store(&join).await.map_err(|error| refused(&ClaimError::Store(error)))?;
+    reply.progress(format!("asking {}", join.places().join(",")));
     let claims = Claims::new(store);
     // One of an attempt that was cut short, or of an earlier membership.
     let kept = secret::kept(&agent.root);
