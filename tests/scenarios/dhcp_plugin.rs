@@ -9,76 +9,37 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::{Value, json};
 use weft_testkit::{
-    Background, Container, Lab, Output, PluginCall, Program, peer, peer_program, skip_unless, staged, until,
+    Background, Container, DhcpServer, Lab, Output, PluginCall, Program, skip_unless, staged, until,
 };
 
 /// How the daemon is started, patient enough for a busy machine.
 const DAEMON: [&str; 4] = ["daemon", "-timeout=3s", "-resendmax=1s", "-resendtimeout=20s"];
 
 /// A host whose bridge leads to a DHCP server.
-struct Net {
-    // The server goes before its namespace.
-    server: Option<Background>,
-    daemon: Option<Background>,
-    place: Container,
-    program: PathBuf,
-    lab: Lab,
+pub(crate) struct Net {
+    pub(crate) server: DhcpServer,
+    pub(crate) daemon: Option<Background>,
+    pub(crate) lab: Lab,
 }
 
 impl Net {
     /// Starts server and daemon; nothing when there is no server on this machine.
-    fn new(further: &[&str]) -> Option<Self> {
-        let program = peer("/usr/sbin/dnsmasq")?;
+    pub(crate) fn new(further: &[&str]) -> Option<Self> {
         let lab = Lab::new();
-        // A bridge without an address of its own takes one of its ports', and the reference's CHECK minds.
-        lab.ip("link add br0 address 02:00:00:00:00:01 type bridge");
-        // What a plugin's first container does to a bridge that was there before.
-        for key in ["accept_dad", "accept_ra"] {
-            lab.set_sysctl(&format!("ipv6/conf/br0/{key}"), "0");
-        }
-        lab.ip("link set br0 up");
-        let place = lab.container("server");
-        lab.ip("link add up0 type veth peer name eth0 netns server");
-        lab.ip("link set up0 master br0 up");
-        place.ip("address add 10.70.0.1/24 dev eth0");
-        place.ip("link set eth0 up");
-        place.ip("link set lo up");
-        let mut net = Self { server: None, daemon: None, place, program, lab };
-        net.serve(further);
+        let server = DhcpServer::start(&lab, further)?;
+        let mut net = Self { server, daemon: None, lab };
         net.start(&[]);
         Some(net)
     }
 
-    fn serve(&mut self, further: &[&str]) {
-        let [leases, log] = ["served", "log"].map(|name| self.lab.path(name).display().to_string());
-        let fixed = [
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--port=0",
-            "--interface=eth0",
-            "--bind-interfaces",
-            "--dhcp-authoritative",
-            "--log-dhcp",
-            "--user=root",
-            "--pid-file=",
-            "--no-ping",
-            "--dhcp-range=10.70.0.50,10.70.0.59,255.255.255.0,3m",
-            "--dhcp-option=option:router,10.70.0.1",
-        ];
-        let files = [format!("--dhcp-leasefile={leases}"), format!("--log-facility={log}")];
-        let program = peer_program(&self.program).inside(&self.place).args(fixed).args(&files).args(further);
-        self.server = Some(program.background());
-        until("dnsmasq's start", || self.log().contains("DHCP, IP range"));
-    }
-
-    fn start(&mut self, further: &[&str]) {
+    pub(crate) fn start(&mut self, further: &[&str]) {
         let program = Program::new(staged("dhcp")).args(DAEMON).args(further);
         self.daemon = Some(program.env("WEFT_ROOT", self.lab.root()).background());
         let socket = self.socket();
         until("the daemon's start", || UnixStream::connect(&socket).is_ok());
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.lab.path("run/cni/dhcp.sock")
     }
 
@@ -92,33 +53,22 @@ impl Net {
         Program::new("/bin/sh").args(["-c", &line]).env("WEFT_ROOT", self.lab.root())
     }
 
-    fn log(&self) -> String {
-        fs::read_to_string(self.lab.path("log")).unwrap_or_default()
-    }
-
-    /// How often the server said this to this address.
-    fn said(&self, word: &str, address: &str) -> usize {
-        let line = format!("{word}(eth0) {address} ");
-        self.log().matches(&line).count()
-    }
-
-    /// The addresses that the server has given.
-    fn given(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.lab.path("served")).unwrap_or_default();
-        text.lines().filter_map(|line| line.split(' ').nth(2)).map(String::from).collect()
-    }
-
-    fn bridge(&self, ipam: &Value) -> PluginCall<'_> {
-        let mut conf = json!({"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0"});
-        conf["ipam"] = json!({"type": "dhcp"});
-        for (key, value) in ipam.as_object().into_iter().flatten() {
-            conf["ipam"][key] = value.clone();
-        }
-        self.lab.plugin("bridge").json(&conf)
+    pub(crate) fn bridge(&self, ipam: &Value) -> PluginCall<'_> {
+        self.lab.plugin("bridge").json(&network(ipam))
     }
 }
 
-fn address(result: &Value) -> String {
+/// A network on the bridge, with these settings of its addresses.
+pub(crate) fn network(ipam: &Value) -> Value {
+    let mut conf = json!({"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0"});
+    conf["ipam"] = json!({"type": "dhcp"});
+    for (key, value) in ipam.as_object().into_iter().flatten() {
+        conf["ipam"][key] = value.clone();
+    }
+    conf
+}
+
+pub(crate) fn address(result: &Value) -> String {
     result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_string()
 }
 
@@ -144,7 +94,7 @@ fn an_address_is_got_and_given_back() {
     let call = net.bridge(&json!({"priority": 50}));
     let result = call.add(&red).expect_json();
     let got = address(&result);
-    assert!(got.starts_with("10.70.0.5") && net.given() == [got.clone()], "{result}");
+    assert!(got.starts_with("10.70.0.5") && net.server.given() == [got.clone()], "{result}");
     assert_eq!(red.addresses("eth0"), [format!("{got}/24")]);
     assert_eq!(result["ips"][0]["gateway"], "10.70.0.1");
     assert_eq!(
@@ -158,15 +108,11 @@ fn an_address_is_got_and_given_back() {
     call.status().expect_ok();
     net.bridge(&json!({})).prev_result(&result).check(&red).expect_ok();
     // The client says who it is as the reference daemon does.
-    assert!(
-        fs::read_to_string(net.lab.path("served"))
-            .unwrap()
-            .contains("00:72:65:64:2f:6e:65:74:2f:65:74:68:30")
-    );
+    assert!(net.server.has_given_to("red/net/eth0"), "{}", net.server.leases());
 
     call.del(&red).expect_ok();
-    until("the release", || net.given().is_empty());
-    assert_eq!(net.said("DHCPRELEASE", &got), 1);
+    until("the release", || net.server.given().is_empty());
+    assert_eq!(net.server.said("DHCPRELEASE", &got), 1);
     call.del(&red).expect_ok();
     fs::remove_file(net.lab.path("served")).unwrap();
     fs::File::create(net.lab.path("served")).unwrap();
@@ -183,18 +129,18 @@ fn a_lease_is_renewed_also_after_a_restart() {
     let mut net = net!("--dhcp-option=option:T1,4", "--dhcp-option=option:T2,60");
     let red = net.lab.container("red");
     let got = address(&net.bridge(&json!({})).add(&red).expect_json());
-    let acks = net.said("DHCPACK", &got);
-    until("a renewal", || net.said("DHCPACK", &got) > acks);
+    let acks = net.server.said("DHCPACK", &got);
+    until("a renewal", || net.server.said("DHCPACK", &got) > acks);
     net.daemon = None;
-    let acks = net.said("DHCPACK", &got);
+    let acks = net.server.said("DHCPACK", &got);
     net.start(&[]);
-    until("a renewal after the restart", || net.said("DHCPACK", &got) > acks);
-    assert_eq!(net.said("DHCPDISCOVER", ""), 0);
+    until("a renewal after the restart", || net.server.said("DHCPACK", &got) > acks);
+    assert_eq!(net.server.said("DHCPDISCOVER", ""), 0);
     // A second ADD of somebody else does not get red's address.
     let blue = net.lab.container("blue");
     assert_ne!(address(&net.bridge(&json!({})).add(&blue).expect_json()), got);
     net.bridge(&json!({})).del(&red).expect_ok();
-    until("the release", || !net.given().contains(&got));
+    until("the release", || !net.server.given().contains(&got));
 }
 
 #[test]
@@ -211,8 +157,8 @@ fn options_are_asked_for_and_told() {
         result["dns"].is_null() && result["routes"].is_null(),
         "what was not asked for is not there: {result}"
     );
-    assert!(net.log().contains("vendor class: weft-test"));
-    assert!(fs::read_to_string(net.lab.path("served")).unwrap().contains(" webserver "));
+    assert!(net.server.log().contains("vendor class: weft-test"));
+    assert!(net.server.leases().contains(" webserver "));
     let bad = net.bridge(&json!({"request": [{"option": "nonsense"}]})).add(&net.lab.container("blue"));
     bad.expect_error(7);
     assert!(bad.stdout.contains(r#"Can not parse option \"nonsense\""#), "{bad}");
@@ -221,7 +167,7 @@ fn options_are_asked_for_and_told() {
 #[test]
 fn without_a_server_nothing_is_left() {
     let mut net = net!();
-    net.server = None;
+    net.server.stop();
     net.daemon = None;
     net.start(&["-timeout=300ms", "-resendtimeout=1s"]);
     let red = net.lab.container("red");
@@ -261,8 +207,8 @@ fn without_a_daemon_del_gives_the_address_back() {
         )
         .del(&blue)
         .expect_ok();
-    until("the release", || net.given().len() < 2);
-    assert!(net.given().contains(&got) || net.given().is_empty());
+    until("the release", || net.server.given().len() < 2);
+    assert!(net.server.given().contains(&got) || net.server.given().is_empty());
 }
 
 #[test]
@@ -271,11 +217,15 @@ fn gc_gives_back_what_nobody_lists() {
     let [red, blue] = ["red", "blue"].map(|name| net.lab.container(name));
     net.bridge(&json!({})).add(&red).expect_ok();
     net.bridge(&json!({})).add(&blue).expect_ok();
-    assert_eq!(net.given().len(), 2);
+    assert_eq!(net.server.given().len(), 2);
     let red_address = red.addresses("eth0")[0].replace("/24", "");
     net.bridge(&json!({})).gc(&[("blue", "eth0")]).expect_ok();
-    until("the release", || net.given().len() == 1);
-    assert_eq!(net.said("DHCPRELEASE", &red_address), 1, "the server is told before the interface goes");
+    until("the release", || net.server.given().len() == 1);
+    assert_eq!(
+        net.server.said("DHCPRELEASE", &red_address),
+        1,
+        "the server is told before the interface goes"
+    );
     assert!(!net.lab.path("run/weft/dhcp/red").exists() && net.lab.path("run/weft/dhcp/blue").exists());
     assert!(!red.has_link("eth0") && blue.has_link("eth0"));
 }
@@ -348,8 +298,8 @@ fn an_add_that_fails_later_gives_the_address_back() {
     let refused = net.bridge(&json!({})).add(&red);
     assert!(refused.code != 0 && refused.stdout.contains("10.71.0.0/16"), "{refused}");
     assert!(!refused.stdout.contains("left behind"), "{refused}");
-    until("the release", || net.given().is_empty());
-    assert!(net.log().contains("DHCPACK(eth0)") && net.log().contains("DHCPRELEASE(eth0)"));
+    until("the release", || net.server.given().is_empty());
+    assert!(net.server.log().contains("DHCPACK(eth0)") && net.server.log().contains("DHCPRELEASE(eth0)"));
     assert!(!red.has_link("eth0") && !net.lab.path("run/weft/dhcp/red").exists());
 }
 
@@ -369,9 +319,9 @@ fn the_service_managers_socket_is_taken_over() {
     drop(listener);
     let red = net.lab.container("red");
     let got = address(&net.bridge(&json!({})).add(&red).expect_json());
-    assert_eq!(net.given(), [got]);
+    assert_eq!(net.server.given(), [got]);
     net.bridge(&json!({})).del(&red).expect_ok();
-    until("the release", || net.given().is_empty());
+    until("the release", || net.server.given().is_empty());
 }
 
 /// The reference plugins, and the one of them that asks for addresses.
@@ -432,14 +382,14 @@ fn leases_of_the_references_daemon_are_taken_over() {
     let (red, got, result) = connect(&net, "red");
     let (green, unchecked, of_green) = connect(&net, "green");
     let (blue, alone, of_blue) = connect(&net, "blue");
-    assert_eq!(net.given().len(), 3);
+    assert_eq!(net.server.given().len(), 3);
 
     // The reference's daemon is still there, and speaks another language.
     let refused = net.bridge_in(&ours).add(&net.lab.container("late"));
     assert!(refused.code != 0 && refused.stdout.contains("is not ours"), "{refused}");
     net.bridge_in(&ours).prev_result(&of_blue).del(&blue).expect_ok();
-    until("the release", || !net.given().contains(&alone));
-    assert_eq!(net.said("DHCPRELEASE", &alone), 1);
+    until("the release", || !net.server.given().contains(&alone));
+    assert_eq!(net.server.said("DHCPRELEASE", &alone), 1);
 
     // What the runtime keeps of an attachment is enough; where it keeps nothing, it asks whether all is well. From then
     // on the lease is renewed.
@@ -449,16 +399,16 @@ fn leases_of_the_references_daemon_are_taken_over() {
     assert!(!net.lab.path("run/weft/dhcp/red").exists());
     net.bridge_in(&ours).prev_result(&result).check(&red).expect_ok();
     assert!(net.lab.path("run/weft/dhcp/red").exists());
-    let acks = net.said("DHCPACK", &got);
-    until("a renewal", || net.said("DHCPACK", &got) > acks);
+    let acks = net.server.said("DHCPACK", &got);
+    until("a renewal", || net.server.said("DHCPACK", &got) > acks);
     for (container, address, result) in [(&red, &got, &result), (&green, &unchecked, &of_green)] {
         net.bridge_in(&ours).prev_result(result).del(container).expect_ok();
-        until("the release", || !net.given().contains(address));
-        assert_eq!(net.said("DHCPRELEASE", address), 1);
+        until("the release", || !net.server.given().contains(address));
+        assert_eq!(net.server.said("DHCPRELEASE", address), 1);
         assert!(!container.has_link("eth0"));
         net.bridge_in(&ours).prev_result(result).del(container).expect_ok();
     }
-    assert!(net.given().is_empty());
+    assert!(net.server.given().is_empty());
 }
 
 #[test]
@@ -471,7 +421,7 @@ fn the_references_daemon_takes_leases_of_ours_over() {
     net.start_reference();
     let reference = net.bridge_in(Path::new(DEBIAN)).prev_result(&result);
     reference.check(&red).expect_ok();
-    assert_eq!(net.given(), [got], "the same address again");
+    assert_eq!(net.server.given(), [got], "the same address again");
     // Release 1.1.1 tells no server, after its own ADD neither: it looks for the interface outside the container.
     reference.del(&red).expect_ok();
     assert!(!red.has_link("eth0"));
