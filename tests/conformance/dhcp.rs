@@ -1,4 +1,4 @@
-//! `dhcp`: what it says when its daemon is not there. What the daemon does is in the scenarios.
+//! `dhcp`: what it says when its daemon is not there. What it does with one is a section of its own.
 
 use serde_json::{Value, json};
 

@@ -9,6 +9,7 @@ mod bridge;
 mod bridge_del;
 mod bridge_masquerade;
 mod dhcp;
+mod dhcp_leases;
 mod dummy;
 mod firewall;
 mod host_device;

@@ -40,6 +40,11 @@ impl Host {
         self.lab.plugin_in(&self.folder, kind)
     }
 
+    /// Returns the program of a plugin of the folder under test.
+    pub(crate) fn program(&self, kind: &str) -> PathBuf {
+        self.folder.join(kind)
+    }
+
     /// Returns a `host-local` section for these subnets, one address from each.
     pub(crate) fn ipam(&self, subnets: &[&str]) -> Value {
         let ranges: Vec<Value> = subnets.iter().map(|subnet| json!([{ "subnet": subnet }])).collect();
