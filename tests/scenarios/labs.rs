@@ -1,12 +1,16 @@
 //! The shell labs for people do what they say.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use weft_testkit::{Lab, Output};
 
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../netns-scripts").join(name)
+}
+
 fn script(lab: &Lab, name: &str, words: &str) -> Output {
-    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../netns-scripts").join(name);
-    lab.sh(&format!("{} {words}", path.display()))
+    lab.sh(&format!("{} {words}", path(name).display()))
 }
 
 /// Builds a lab, lets `look` see it, and takes it down again without a trace.
@@ -50,11 +54,66 @@ fn two_networks_isolated() {
         lab.sh("ip netns exec red ping -n -c 1 -W 2 10.91.0.3").expect_ok();
         let across = lab.sh("ip netns exec green ping -n -c 1 -W 1 10.91.0.3");
         assert_ne!(across.code, 0, "green reaches brown: {across}");
-        let show = script(lab, "show.sh", "");
-        for word in ["red", "blue", "pink", "10.90.0."] {
-            assert!(show.expect_ok().contains(word), "{word}: {show}");
-        }
     });
+}
+
+/// Returns what `show.sh` says, by its headings.
+fn shown(lab: &Lab) -> BTreeMap<String, String> {
+    let said = script(lab, "show.sh", "");
+    let sections = said.expect_ok().split("\n# ").skip(1).map(|section| section.split_once('\n').unwrap());
+    sections.map(|(heading, text)| (heading.to_string(), even(text))).collect()
+}
+
+/// Returns a listing without the spaces that ip(8) and we leave at the ends of lines.
+fn even(text: &str) -> String {
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n").trim_end().to_string()
+}
+
+#[test]
+fn show_says_what_there_is() {
+    const HEADINGS: [&str; 5] = ["attachments", "bridges", "firewall", "networks", "ports"];
+    let lab = Lab::new();
+    let nothing = shown(&lab);
+    assert_eq!(nothing.keys().collect::<Vec<_>>(), HEADINGS);
+    assert!(nothing["bridges"].is_empty() && nothing["ports"].is_empty() && nothing["firewall"].is_empty());
+    assert!(nothing["networks"].contains("bridge") && !nothing["networks"].contains("blue"), "{nothing:?}");
+
+    script(&lab, "two-networks-isolated.sh", "").expect_ok();
+    let all = shown(&lab);
+
+    let inside: Vec<&String> = all.keys().filter(|heading| heading.starts_with("inside ")).collect();
+    assert_eq!(inside, ["inside brown", "inside green", "inside red"]);
+    assert_eq!(all.len(), HEADINGS.len() + inside.len());
+    let said = |output: Output| even(output.expect_ok());
+    assert_eq!(all["networks"], said(lab.weft(["network", "ls"])));
+    assert_eq!(all["attachments"], said(lab.weft(["ps"])));
+    assert_eq!(all["bridges"], said(lab.sh("ip -brief link show type bridge")));
+    assert_eq!(all["bridges"].lines().count(), 2, "one for each network");
+    assert_eq!(all["ports"], said(lab.sh("bridge link")));
+    assert_eq!(all["firewall"], said(lab.sh("nft list ruleset")));
+    for word in ["blue", "pink"] {
+        assert!(all["networks"].contains(word) && all["attachments"].contains(word), "{word}: {all:?}");
+    }
+    for name in ["red", "green", "brown"] {
+        let text = &all[&format!("inside {name}")];
+        let addresses = said(lab.sh(&format!("ip -n {name} -brief address")));
+        let routes = said(lab.sh(&format!("ip -n {name} route")));
+        assert_eq!(*text, format!("{addresses}\n{routes}"), "{name}");
+        assert!(routes.contains("default via ") && addresses.contains("eth0"), "{name}");
+    }
+    script(&lab, "two-networks-isolated.sh", "--down").expect_ok();
+    assert_eq!(shown(&lab).keys().collect::<Vec<_>>(), HEADINGS);
+}
+
+#[test]
+fn show_says_when_nothing_is_built() {
+    let lab = Lab::new();
+    let elsewhere = lab.path("netns-scripts/show.sh");
+    lab.write("netns-scripts/show.sh", std::fs::read(path("show.sh")).unwrap());
+    let line = format!("PATH=/usr/sbin:/usr/bin:/sbin:/bin bash {}", elsewhere.display());
+    let said = lab.sh(&line);
+    assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{said}");
+    assert!(said.stderr.contains("cargo xtask stage"), "{said}");
 }
 
 #[test]
