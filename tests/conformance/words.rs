@@ -151,6 +151,14 @@ pub(crate) fn check_of_a_lost_route(host: &Host) -> Done {
     check_says(host, edit, |_| "container route default via 10.1.2.1 dev eth0 does not exist".into())
 }
 
+pub(crate) fn check_of_a_lost_way_to_the_neighbours(host: &Host) -> Done {
+    let edit = |red: &Container, _: &mut Value| {
+        red.ip("route add 10.1.2.1/32 dev eth0");
+        red.ip("route delete 10.1.2.0/24 dev eth0");
+    };
+    check_says(host, edit, |_| "container route 10.1.2.0/24 dev eth0 does not exist".into())
+}
+
 pub(crate) fn check_of_a_lost_interface(host: &Host) -> Done {
     let rename = |red: &Container, _: &mut Value| {
         red.ip("link set eth0 down");
@@ -187,6 +195,7 @@ crate::suite::stories! { words:
     check_of_a_result_without_the_interface
     check_of_a_lost_address
     check_of_a_lost_route
+    check_of_a_lost_way_to_the_neighbours
     check_of_a_lost_interface
     check_of_macvlan_in_another_mode
 }

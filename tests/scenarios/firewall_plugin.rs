@@ -238,6 +238,25 @@ fn an_address_that_another_has_meanwhile_stays_open() {
 }
 
 #[test]
+fn del_minds_no_namespace() {
+    for backend in ["iptables", "nftables"] {
+        let lose: [fn(&Container); 2] = [Container::vanish, Container::vanish_leaving_a_file];
+        for lose in lose {
+            let host = Host::new(Xtables::PROGRAMS[0]);
+            let (red, result) = host.connect("br0", 0, "red", 2);
+            let call = host.firewall(&result, json!({"backend": backend}));
+            call.add(&red).expect_ok();
+            let there = || host.lab.ruleset() + &host.both("-S");
+            assert!(there().contains("10.90.0.2"));
+            lose(&red);
+            call.del(&red).expect_ok();
+            assert!(!there().contains("10.90.0.2"), "{}", there());
+            call.del(&red).expect_ok();
+        }
+    }
+}
+
+#[test]
 fn ipv4_alone_needs_no_ip6tables() {
     on_each_host(|host| {
         for end in ["", "-save", "-restore"] {

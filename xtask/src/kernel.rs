@@ -29,19 +29,15 @@ const FEATURES: [&str; 8] = [
 ];
 /// What they do not: what every kernel has, and what is about a kernel without.
 const ELSEWHERE: [&str; 2] = ["macvlan", "a_kernel_without"];
-/// Tests about a kernel without modules that this one has, and the modules: they are run before those are loaded.
+/// Tests about a kernel without modules that this one has, and the modules: they are run before those are
+/// loaded, and in this order none has what a later one is without.
 const WITHOUT: [(&[&str], &[&str]); 4] = [
     (
-        &[
-            "a_kernel_without_a_classifier",
-            "a_kernel_without_macvlan",
-            "a_kernel_without_buckets",
-            "a_kernel_without_ifb",
-        ],
-        &["cls_bpf", "macvlan", "sch_tbf", "ifb"],
+        &["a_kernel_without_macvlan", "a_kernel_without_buckets", "a_kernel_without_ifb"],
+        &["macvlan", "sch_tbf", "ifb"],
     ),
     (&["a_kernel_without_ingress"], &["sch_ingress"]),
-    (&["a_kernel_without_u32"], &["cls_u32"]),
+    (&["a_kernel_without_a_classifier", "a_kernel_without_u32"], &["cls_bpf", "cls_u32"]),
     (&["a_kernel_without_mirred"], &["act_mirred"]),
 ];
 /// What the first file system needs before it can read the real one.

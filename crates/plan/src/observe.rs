@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use weft_model::IfName;
 use weft_netlink::kind;
 use weft_netlink::link::{self, LinkInfo};
@@ -222,8 +223,25 @@ impl Kernel {
         let addresses = address::of_link(self.socket(place)?, link.index)?;
         if !addresses.iter().any(|one| one.address == wanted.address) {
             found.push(format!("{place} interface {} does not have address {}", wanted.dev, wanted.address));
+            return Ok(());
         }
-        Ok(())
+        self.observe_neighbourhood(place, wanted, found)
+    }
+
+    /// CNI: of a container's address the reference plugins count the way to its subnet as well, which the kernel made.
+    fn observe_neighbourhood(
+        &mut self,
+        place: Place,
+        wanted: &Address,
+        found: &mut Vec<String>,
+    ) -> Result<(), Cause> {
+        let address = wanted.address;
+        let is_alone = address.prefix() == if address.is_ipv4() { 32 } else { 128 };
+        if place != Place::Container || !wanted.prefix_route || is_alone {
+            return Ok(());
+        }
+        let Ok(subnet) = IpNetwork::new(address.network(), address.prefix()) else { return Ok(()) };
+        self.observe_route(place, &Route::to(subnet, &wanted.dev), found)
     }
 
     fn observe_route(&mut self, place: Place, wanted: &Route, found: &mut Vec<String>) -> Result<(), Cause> {

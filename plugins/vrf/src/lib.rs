@@ -7,6 +7,7 @@ mod about;
 mod conf;
 mod plan;
 
+use serde_json::Value;
 use weft_cni::Failure;
 use weft_model::Endpoint;
 use weft_plan::Plan;
@@ -37,6 +38,15 @@ impl Driver for RoutingDomain {
 
     fn addresses(&self, _settings: &Settings, _endpoint: &Endpoint, _leases: &Leases) -> Plan {
         Plan::new()
+    }
+
+    fn remember(&self, settings: &Settings) -> Value {
+        settings.name.as_ref().map_or(Value::Null, |name| name.as_str().into())
+    }
+
+    /// A configuration that has become unreadable since does not tell which domain to leave.
+    fn recall(&self, settings: &mut Settings, memory: &Value) {
+        settings.name = settings.name.take().or_else(|| memory.as_str()?.parse().ok());
     }
 
     fn keeps(&self) -> Keeps {
