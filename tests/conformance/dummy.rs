@@ -47,6 +47,8 @@ pub(crate) fn check_sees_it_down(host: &Host) -> Done {
     Ok(())
 }
 
+crate::suite::absent! { dummy }
+
 attached_section! { alone: DUMMY
     [every]
     [check_sees_a_link_of_another_kind gc_removes_what_is_not_valid]

@@ -8,16 +8,37 @@ use crate::suite::{Done, Host};
 const KINDS: [&str; 4] = ["bridge", "loopback", "host-local", "static"];
 const CONF: &str = r#"{"cniVersion": "1.0.0", "name": "n1", "type": "bridge", "bridge": "br0"}"#;
 
-pub(crate) fn version_lists_every_version_up_to_1_0_0(host: &Host) -> Done {
-    for kind in KINDS {
+/// Asserts that plugins say that they understand every version before 1.1.0.
+fn has_every_version(host: &Host, kinds: &[&str]) -> Done {
+    for kind in kinds {
         let answer = host.plugin(kind).conf(r#"{"cniVersion": "1.0.0"}"#).version();
         let supported = answer.expect_json()["supportedVersions"].clone();
-        let expected = json!(["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"]);
-        for version in expected.as_array().unwrap() {
-            assert!(supported.as_array().unwrap().contains(version), "{kind} lacks {version}: {supported}");
+        for version in ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"] {
+            assert!(
+                supported.as_array().unwrap().contains(&version.into()),
+                "{kind} lacks {version}: {supported}"
+            );
         }
     }
     Ok(())
+}
+
+pub(crate) fn version_lists_every_version_up_to_1_0_0(host: &Host) -> Done {
+    let main = ["bridge", "ptp", "macvlan", "ipvlan", "vlan", "host-device", "loopback"];
+    has_every_version(host, &main)?;
+    has_every_version(host, &["host-local", "static", "dhcp", "tuning", "portmap", "sbr"])
+}
+
+pub(crate) fn bandwidth_understands_every_version(host: &Host) -> Done {
+    has_every_version(host, &["bandwidth"])
+}
+
+pub(crate) fn firewall_understands_every_version(host: &Host) -> Done {
+    has_every_version(host, &["firewall"])
+}
+
+pub(crate) fn vrf_understands_every_version(host: &Host) -> Done {
+    has_every_version(host, &["vrf"])
 }
 
 pub(crate) fn version_lists_1_1_0(host: &Host) -> Done {
@@ -325,6 +346,9 @@ pub(crate) fn a_missing_address_plugin_is_named(host: &Host) -> Done {
 
 crate::suite::stories! { protocol:
     version_lists_every_version_up_to_1_0_0
+    bandwidth_understands_every_version
+    firewall_understands_every_version
+    vrf_understands_every_version
     version_lists_1_1_0
     without_a_command_it_says_what_it_is
     all_missing_variables_are_named_at_once

@@ -173,7 +173,51 @@ macro_rules! stories {
 }
 pub(crate) use stories;
 
-/// Makes one test of every story of a section about a plugin that Debian's package does not have yet.
+/// Asserts that Debian's package does not have a plugin, as its file under `differences/` says with the reason.
+pub(crate) fn assert_absent(differences: &'static str, plugin: &str) {
+    let mut lines = differences.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let (Some(line), None) = (lines.next(), lines.next()) else { panic!("one line says all about {plugin}") };
+    let [name, reason] = line.split(" | ").map(str::trim).collect::<Vec<_>>()[..] else {
+        panic!("not two parts: {line}")
+    };
+    assert!(name == plugin && reason.len() > 10, "the list gives no reason for {plugin}: {line}");
+    let folder = Path::new(DEBIAN);
+    if !folder.join("bridge").exists() {
+        return skipped("Debian's package containernetworking-plugins");
+    }
+    assert!(
+        !folder.join(plugin).exists(),
+        "Debian's package has {plugin}: its stories are for both now, and its list for what differs"
+    );
+}
+
+/// Makes the test that Debian's package does not have a section's plugin, by the section's name.
+macro_rules! absent {
+    ($section:ident) => {
+        #[test]
+        fn debian_has_no_such_plugin() {
+            let differences = include_str!(concat!("differences/", stringify!($section), ".txt"));
+            crate::suite::assert_absent(differences, stringify!($section));
+        }
+    };
+}
+pub(crate) use absent;
+
+#[test]
+fn every_list_of_differences_is_a_sections() {
+    let sections = include_str!("main.rs");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance/differences");
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut count = 0;
+    for name in names {
+        let section = name.file_stem().unwrap().to_str().unwrap();
+        assert!(sections.contains(&format!("\nmod {section};\n")), "{} is nobody's", name.display());
+        count += 1;
+    }
+    assert!(count > 20, "{count} lists");
+}
+
+/// Makes one test of every story of a section about a plugin that Debian's package does not have yet: see [`absent`].
 macro_rules! own_stories {
     ($($story:ident)*) => {
         /// On our plugins.

@@ -97,6 +97,8 @@ pub(crate) fn a_missing_bridge_is_refused(host: &Host) -> Done {
     attached::refused(host, &TAP, &conf, "failed to get bridge br9: Link not found")
 }
 
+crate::suite::absent! { tap }
+
 attached_section! { alone: TAP
     [every layer_2]
     [check_sees_a_link_of_another_kind gc_removes_what_is_not_valid]

@@ -220,6 +220,7 @@ fn round_trip(host: &Host, version: &str) -> Done {
 }
 
 versions! { round_trip:
+    round_trip_0_3_0 "0.3.0"
     round_trip_0_3_1 "0.3.1"
     round_trip_0_4_0 "0.4.0"
     round_trip_1_0_0 "1.0.0"
@@ -241,6 +242,7 @@ crate::suite::stories! { vrf:
     check_sees_it_outside
     gc_takes_what_is_not_valid
     status_is_ready
+    round_trip_0_3_0
     round_trip_0_3_1
     round_trip_0_4_0
     round_trip_1_0_0
