@@ -29,6 +29,7 @@ mod network;
 mod part;
 mod publish;
 mod spoof;
+mod strangers;
 mod table;
 mod tunnels;
 mod upstream;
@@ -56,6 +57,7 @@ pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;
 pub use iptables::tool::is_chain_name;
 pub use layout::bridge::APART;
 
+pub use strangers::{Ours, Stranger};
 pub use tunnels::{Tunnels, UPLINKS};
 
 use claim::{Claims, Way};

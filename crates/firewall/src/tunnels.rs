@@ -114,6 +114,13 @@ fn wrap(source: Error) -> FirewallError {
 }
 
 impl Tunnels {
+    pub(crate) const TABLE: Table = TABLE;
+
+    /// Returns what makes all of it.
+    pub(crate) fn whole(&self) -> Transaction {
+        self.transaction(false)
+    }
+
     /// Makes it so. The rules are replaced in one transaction, or only the hosts if nothing else changed: there is no
     /// moment without rules.
     ///

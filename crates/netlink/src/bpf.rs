@@ -3,10 +3,15 @@
 //! There is one such program, [`shortcut`], and it is short; so this is an assembler and no compiler. What it writes is said in
 //! Documentation/bpf/standardization/instruction-set.rst, and judged by the kernel's verifier.
 
+mod call;
+mod gate;
 mod load;
+mod others;
 pub mod shortcut;
 
+pub use gate::Gate;
 pub use load::{LoadError, Program, load};
+pub use others::{Links, NetfilterLink, tcx_received};
 
 /// An instruction, as the kernel reads it (`struct bpf_insn`).
 pub type Instruction = [u8; 8];
@@ -71,6 +76,7 @@ struct Assembler {
 }
 
 // Classes of instructions (BPF_CLASS).
+const LD: u8 = 0x00;
 const LDX: u8 = 0x01;
 const ST: u8 = 0x02;
 const STX: u8 = 0x03;
@@ -100,6 +106,13 @@ impl Assembler {
     /// `to = *(size *)(from + offset)`.
     fn load(&mut self, size: Size, to: Reg, from: Reg, offset: i16) -> &mut Self {
         self.push(LDX | MEM | size as u8, to, from, offset, 0)
+    }
+
+    /// `to` = where the value of a map of one element lies. That takes the room of two instructions.
+    fn value_of(&mut self, to: Reg, map: u32) -> &mut Self {
+        // Which kind of address the number stands for (BPF_PSEUDO_MAP_VALUE): it is in the place of a register.
+        let kind = Reg::R2;
+        self.push(LD | Size::Double as u8, to, kind, 0, map.cast_signed()).push(0, Reg::R0, Reg::R0, 0, 0)
     }
 
     /// `*(size *)(to + offset) = from`.
@@ -177,8 +190,11 @@ impl Assembler {
 /// Functions of the kernel that a program calls (`enum bpf_func_id`, include/uapi/linux/bpf.h).
 #[derive(Clone, Copy, Debug)]
 enum Helper {
+    Now = 5,
     ChecksumDifference = 28,
     UpdateChecksum = 40,
     LookUpRoute = 69,
     RedirectToNeighbour = 152,
+    /// The time as of the last tick of the clock.
+    NowOrJustBefore = 160,
 }

@@ -27,6 +27,7 @@ pub mod tun;
 pub mod vlan;
 pub mod vxlan;
 pub mod wireguard;
+pub mod xfrm;
 
 mod announced;
 mod batch;

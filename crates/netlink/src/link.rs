@@ -131,6 +131,8 @@ pub struct LinkInfo {
     pub port: Option<PortOptions>,
     /// A VXLAN device's options.
     pub vxlan: Option<VxlanInfo>,
+    /// Whether a program decides about what it receives before anything else does (XDP).
+    pub xdp: bool,
     /// Its parameters under `net/ipv4/conf` and `net/ipv6/conf`.
     pub parameters: Parameters,
 }
@@ -373,6 +375,8 @@ mod ifla {
     pub(super) const AF_SPEC: u16 = 26;
     pub(super) const GROUP: u16 = 27;
     pub(super) const LINK_NETNSID: u16 = 37;
+    pub(super) const XDP: u16 = 43;
+    pub(super) const XDP_ATTACHED: u16 = 2;
     pub(super) const INFO_KIND: u16 = 1;
     pub(super) const INFO_DATA: u16 = 2;
     pub(super) const INFO_SLAVE_KIND: u16 = 4;
@@ -413,6 +417,10 @@ impl LinkInfo {
                 ifla::IFALIAS => link.alias = Some(string(value)),
                 ifla::AF_SPEC => link.parameters = Parameters::read(value),
                 ifla::GROUP => link.group = u32_at(value, 0)?,
+                ifla::XDP => {
+                    let attached = attributes(value).find(|(kind, _)| *kind == ifla::XDP_ATTACHED);
+                    link.xdp = attached.is_some_and(|(_, how)| how.first().is_some_and(|how| *how != 0));
+                }
                 _ => {}
             }
         }

@@ -17,6 +17,9 @@ pub struct RuleInfo {
     pub from: Option<IpAddr>,
     /// The table.
     pub table: u32,
+    /// Whether it asks for more of a packet than its addresses, protocol, mark, class and way in: for ports, a tunnel's identifier, a
+    /// label.
+    pub asks_more: bool,
 }
 
 /// Adds a rule for packets from one address.
@@ -64,15 +67,24 @@ impl RuleInfo {
     /// Reads the payload of an RTM_NEWRULE.
     fn read(payload: &[u8]) -> Option<Self> {
         const FRA_SRC: u16 = 2;
+        const FRA_TUN_ID: u16 = 12;
         const FRA_TABLE: u16 = 15;
+        const FRA_SPORT_RANGE: u16 = 23;
+        const FRA_DPORT_RANGE: u16 = 24;
+        /// The first of those that are about labels of IPv6 and parts of ports, and the last.
+        const FRA_FLOWLABEL: u16 = 26;
+        const FRA_DPORT_MASK: u16 = 29;
         let (length, table) = (*payload.get(2)?, *payload.get(4)?);
-        let mut rule = Self { from: None, table: table.into() };
+        let mut rule = Self { from: None, table: table.into(), asks_more: false };
         for (kind, value) in attributes(payload.get(12..)?) {
             match kind {
                 FRA_SRC => {
                     rule.from = ip(value).filter(|from| length == if from.is_ipv4() { 32 } else { 128 })
                 }
                 FRA_TABLE => rule.table = u32_at(value, 0)?,
+                FRA_TUN_ID | FRA_SPORT_RANGE | FRA_DPORT_RANGE | FRA_FLOWLABEL..=FRA_DPORT_MASK => {
+                    rule.asks_more = true;
+                }
                 _ => {}
             }
         }

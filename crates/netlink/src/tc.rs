@@ -272,6 +272,38 @@ fn decider(payload: &[u8], index: u32) -> Option<String> {
     attributes(options).find(|(kind, _)| *kind == tca::BPF_NAME).map(|(_, name)| string(name))
 }
 
+/// Returns the filters on what a link receives, whoever's: their kind and name, a line each.
+///
+/// # Errors
+///
+/// The kernel's refusal, or the socket's failure.
+pub fn filters_received(socket: &mut Socket, index: u32) -> Result<Vec<String>, Error> {
+    let message = message(index, INCOMING, TcHandle::UNSPEC, 0);
+    let request = Request::new(RouteNetlinkMessage::GetTrafficFilter(message), libc::NLM_F_DUMP);
+    // Those of a block that several links share are of none of them, so links are not compared.
+    let read = |payload: &[u8]| {
+        let mut words = Vec::new();
+        for (kind, value) in attributes(payload.get(20..).unwrap_or_default()) {
+            match kind {
+                tca::KIND => words.push(string(value)),
+                tca::OPTIONS => {
+                    let name = attributes(value).find(|(kind, _)| *kind == tca::BPF_NAME);
+                    words.extend(name.map(|(_, name)| string(name)));
+                }
+                _ => {}
+            }
+        }
+        Some(words.join(" "))
+    };
+    match socket.dump(&request, read) {
+        // Without the qdisc there are no filters.
+        Err(error) if error.is_missing() || error.errno() == Some(nix::errno::Errno::EINVAL) => {
+            Ok(Vec::new())
+        }
+        outcome => outcome,
+    }
+}
+
 /// Gives a link back the qdisc it was born with.
 pub fn unshape(index: u32) -> Request {
     let message = message(index, TcHandle::ROOT, TcHandle::UNSPEC, 0);

@@ -103,7 +103,7 @@ fn are_same_rules(wanted: &[&Rule], there: &[RuleInfo]) -> bool {
 }
 
 /// Returns the bytes of a rule's expressions, as they are sent.
-fn steps(rule: &Rule) -> Vec<u8> {
+pub(crate) fn steps(rule: &Rule) -> Vec<u8> {
     let Encoded { message, .. } = encode::change(&Change::AddRule(rule.clone()), 0);
     let NetfilterMessageInner::NfTables(message) = message else { return Vec::new() };
     let mut bytes = vec![0; message.buffer_len()];
@@ -112,7 +112,7 @@ fn steps(rule: &Rule) -> Vec<u8> {
 }
 
 /// Returns whether what the kernel lists has every attribute that was sent. It adds others, which it has chosen.
-fn covers(sent: &[u8], listed: &[u8]) -> bool {
+pub(crate) fn covers(sent: &[u8], listed: &[u8]) -> bool {
     if sent == listed || is_same_number(sent, listed) {
         return true;
     }

@@ -15,9 +15,14 @@ use crate::encode::Encoded;
 use crate::read::attribute;
 use crate::{Error, Socket};
 
+mod among;
+
+pub use among::{Among, forget_among, translated_among};
+
 /// Attributes of `linux/netfilter/nfnetlink_conntrack.h`.
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const STATUS: u16 = 3;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
@@ -94,7 +99,7 @@ pub fn forget(socket: &mut Socket, tuples: &[Tuple], whose: Whose) -> Result<usi
             .filter(|flow| group.iter().any(|tuple| flow.is_of(tuple, whose, &mut routes)))
             .collect();
         for part in stale.chunks(AT_ONCE) {
-            forgotten += delete(socket, part)?;
+            forgotten += delete(socket, part.iter().map(|flow| &flow.name))?;
         }
     }
     Ok(forgotten)
@@ -170,8 +175,8 @@ fn family(address: IpAddr) -> NetfilterProtoFamily {
 ///
 /// KERNEL: a request without a tuple forgets every flow there is (ctnetlink_del_conntrack), so the tuple is
 /// part of the type. The id keeps a later flow of the same tuple.
-fn delete(socket: &mut Socket, flows: &[Flow]) -> Result<usize, Error> {
-    let request = |flow: &Flow| {
+fn delete<'a>(socket: &mut Socket, flows: impl Iterator<Item = &'a Name>) -> Result<usize, Error> {
+    let request = |flow: &Name| {
         let mut attributes = vec![DefaultNla::new(TUPLE_ORIG | NLA_F_NESTED, flow.original.clone())];
         attributes.extend(flow.zone.clone().map(|zone| DefaultNla::new(ZONE, zone)));
         attributes.extend(flow.id.clone().map(|id| DefaultNla::new(ID, id)));
@@ -182,23 +187,43 @@ fn delete(socket: &mut Socket, flows: &[Flow]) -> Result<usize, Error> {
             message: ConntrackMessage::Delete(attributes).into(),
         }
     };
-    let refused = socket.tell(flows.iter().map(request).collect())?;
+    let requests: Vec<Encoded> = flows.map(request).collect();
+    let count = requests.len();
+    let refused = socket.tell(requests)?;
     match refused.iter().find(|(_, errno)| *errno != Errno::ENOENT) {
         Some((_, errno)) => Err(Error::Refused { object: "a flow".into(), errno: *errno }),
-        None => Ok(flows.len() - refused.len()),
+        None => Ok(count - refused.len()),
+    }
+}
+
+/// What the kernel tells a flow from others by.
+#[derive(Debug)]
+struct Name {
+    /// Its first direction, as the kernel wrote it.
+    original: Vec<u8>,
+    zone: Option<Vec<u8>>,
+    id: Option<Vec<u8>>,
+    /// What was called.
+    destination: IpAddr,
+}
+
+impl Name {
+    fn read(attributes: &[u8]) -> Option<Self> {
+        let original = attribute(attributes, TUPLE_ORIG)?;
+        Some(Self {
+            destination: address(attribute(original, TUPLE_IP)?, [IP_V4_DESTINATION, IP_V6_DESTINATION])?,
+            zone: attribute(attributes, ZONE).map(<[u8]>::to_vec),
+            id: attribute(attributes, ID).map(<[u8]>::to_vec),
+            original: original.to_vec(),
+        })
     }
 }
 
 /// One flow.
 #[derive(Debug)]
 struct Flow {
-    /// Its first direction, as the kernel wrote it.
-    original: Vec<u8>,
-    zone: Option<Vec<u8>>,
-    id: Option<Vec<u8>>,
+    name: Name,
     protocol: u8,
-    /// What was called.
-    destination: IpAddr,
     port: u16,
     /// Who answers.
     answered_by: IpAddr,
@@ -212,12 +237,9 @@ impl Flow {
         let reply = attribute(attributes, TUPLE_REPLY)?;
         Some(Self {
             protocol: *attribute(proto, PROTO_NUMBER)?.first()?,
-            destination: address(attribute(original, TUPLE_IP)?, [IP_V4_DESTINATION, IP_V6_DESTINATION])?,
             port: attribute(proto, PROTO_DESTINATION_PORT)?.try_into().ok().map(u16::from_be_bytes)?,
             answered_by: address(attribute(reply, TUPLE_IP)?, [IP_V4_SOURCE, IP_V6_SOURCE])?,
-            zone: attribute(attributes, ZONE).map(<[u8]>::to_vec),
-            id: attribute(attributes, ID).map(<[u8]>::to_vec),
-            original: original.to_vec(),
+            name: Name::read(attributes)?,
         })
     }
 
@@ -226,12 +248,12 @@ impl Flow {
         called
             && (self.answered_by == tuple.target) == (whose == Whose::Ours)
             && match tuple.address {
-                any if any.is_unspecified() && any.is_ipv4() == self.destination.is_ipv4() => match whose {
+                any if any.is_unspecified() && any.is_ipv4() == self.name.destination.is_ipv4() => match whose {
                     // It went to an address that was not the container's, and the container answers.
-                    Whose::Ours => self.destination != tuple.target,
-                    Whose::Others => routes.is_local(self.destination),
+                    Whose::Ours => self.name.destination != tuple.target,
+                    Whose::Others => routes.is_local(self.name.destination),
                 },
-                address => self.destination == address,
+                address => self.name.destination == address,
             }
     }
 }

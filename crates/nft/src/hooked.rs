@@ -5,7 +5,7 @@ use netlink_packet_netfilter::nftables::{
 };
 
 use crate::encode::{self, Encoded};
-use crate::read::{attribute, text};
+use crate::read::{attribute, attributes_of, text};
 use crate::{Error, Family, Hook, Policy, RuleInfo, Socket, Table, read};
 
 const CHAIN_TABLE: u16 = 1;
@@ -14,6 +14,10 @@ const CHAIN_HOOK: u16 = 4;
 const CHAIN_POLICY: u16 = 5;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
+const HOOK_DEVICE: u16 = 3;
+const HOOK_DEVICES: u16 = 4;
+const DEVICE_NAME: u16 = 1;
+const DEVICE_PREFIX: u16 = 2;
 /// NF_DROP.
 const DROP: u32 = 0;
 
@@ -32,7 +36,42 @@ pub struct Hooked {
     pub policy: Policy,
 }
 
+/// A chain that the kernel calls, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Called {
+    /// The chain.
+    pub chain: Hooked,
+    /// The hook's number in its family (enum nf_inet_hooks, enum nf_dev_hooks, linux/netfilter_bridge.h).
+    pub hook: u32,
+    /// The interfaces that it is called for, where it is for some alone; the start of a name ends with a `*`.
+    pub devices: Vec<String>,
+}
+
+impl Called {
+    /// Returns whether it is called for an interface.
+    pub fn is_for(&self, link: &str) -> bool {
+        let matches = |device: &String| match device.strip_suffix('*') {
+            Some(start) => link.starts_with(start),
+            None => link == device,
+        };
+        self.devices.is_empty() || self.devices.iter().any(matches)
+    }
+}
+
 impl Socket {
+    /// Returns all chains of a family that the kernel calls.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to answer.
+    pub fn called(&mut self, family: Family) -> Result<Vec<Called>, Error> {
+        let object = format!("the chains of family {family}");
+        self.dump(|| encode::chains_question(Table::new(family, "")), &object, |attributes| {
+            let (hook, chain) = chain(attributes, family)?;
+            Some(Called { chain, hook, devices: devices(attribute(attributes, CHAIN_HOOK)?) })
+        })
+    }
+
     /// Returns the chains of a family that the kernel calls at a hook. It is asked for all chains of the family.
     ///
     /// # Errors
@@ -73,6 +112,16 @@ impl Socket {
         };
         self.dump(question, &format!("the rules of chain {} {}", chain.table, chain.name), read::rule)
     }
+}
+
+fn devices(hook: &[u8]) -> Vec<String> {
+    let one = attribute(hook, HOOK_DEVICE).map(text);
+    let list = attribute(hook, HOOK_DEVICES).unwrap_or_default();
+    let names = attributes_of(list, DEVICE_NAME).map(text);
+    let starts = attributes_of(list, DEVICE_PREFIX).map(|start| format!("{}*", text(start)));
+    let mut all: Vec<String> = one.into_iter().chain(names).chain(starts).collect();
+    all.dedup();
+    all
 }
 
 fn chain(attributes: &[u8], family: Family) -> Option<(u32, Hooked)> {

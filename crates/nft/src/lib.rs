@@ -16,6 +16,7 @@ mod error;
 mod expire;
 pub mod expr;
 mod hooked;
+mod known;
 mod message;
 mod monitor;
 mod object;
@@ -27,7 +28,8 @@ mod userdata;
 
 pub use error::Error;
 pub use expr::Expr;
-pub use hooked::Hooked;
+pub use hooked::{Called, Hooked};
+pub use known::Known;
 pub use monitor::Monitor;
 pub use object::{Base, Chain, ChainKind, Family, Hook, Policy, Rule, RuleInfo, Table};
 pub use set::{Data, Element, FoundElement, Key, Set, Type, Values};

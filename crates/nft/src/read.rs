@@ -26,7 +26,7 @@ const ELEM_KEY_END: u16 = 10;
 const DATA_VALUE: u16 = 1;
 
 /// Returns the values of the attributes of this kind.
-fn attributes_of(bytes: &[u8], kind: u16) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn attributes_of(bytes: &[u8], kind: u16) -> impl Iterator<Item = &[u8]> {
     NlasIterator::new(bytes).map_while(Result::ok).filter(move |nla| nla.kind() == kind).map(|nla| {
         let len = usize::from(nla.length());
         &nla.into_inner()[NLA_HEADER_SIZE..len]

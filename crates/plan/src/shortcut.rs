@@ -1,7 +1,6 @@
 //! Packets from one link to another of the same network, past what the host asks others.
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use weft_model::{IfName, Mac};
 use weft_netlink::bpf::{self, Instruction, LoadError, shortcut};
@@ -57,7 +56,7 @@ pub fn possible() -> Result<(), NoShortcuts> {
     // In a namespace that is new.
     const LO: u32 = 1;
     let nowhere = shortcut::Shortcut { from: LO, station: Mac([0; 6]), to: LO };
-    let program = bpf::load(&shortcut::program(&nowhere))?;
+    let program = bpf::load(&shortcut::program(&nowhere, None))?;
     weft_netns::apart(|| {
         let mut socket = Socket::open().map_err(NoShortcuts::Socket)?;
         socket.request(tc::watch_received(LO)).map_err(NoShortcuts::Queue)?;
@@ -107,10 +106,9 @@ impl Kernel {
             return Ok(None);
         };
         let station = from.mac.unwrap_or(Mac([0; 6]));
-        let code = shortcut::program(&shortcut::Shortcut { from: from.index, station, to: to.index });
-        let mut hasher = DefaultHasher::new();
-        code.hash(&mut hasher);
-        let name = format!("weft shortcut {:016x}", hasher.finish());
+        let wanted = shortcut::Shortcut { from: from.index, station, to: to.index };
+        let code = shortcut::program(&wanted, None);
+        let name = shortcut::name(&code);
         let there = tc::deciders(self.socket(place)?, dev.index)?.contains(&name);
         Ok((!there).then_some(Decider { index: dev.index, code, name }))
     }

@@ -4,10 +4,12 @@
 //! `from` to `to` goes there at once: the routes are the host's own, and are asked for the way there and for the way back,
 //! so nothing gets by that a strict `rp_filter` would not let pass, and no packet gets into another network.
 //! Whatever is not as simple as that goes the way that it would go without: what is not for `from`'s Ethernet address,
-//! has a VLAN, options, or no lifetime left, is a fragment, or larger than the way is wide, is answered or treated by the host.
+//! has a VLAN, a mark, options, or no lifetime left, is a fragment, or larger than the way is wide, is answered or treated by the host.
 
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 // The kernel gives its routes to programs that may be had under the GPL (bpf_fib_lookup), so this one may.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use weft_model::Mac;
 
@@ -26,9 +28,28 @@ pub struct Shortcut {
     pub to: u32,
 }
 
+/// Who is asked first whether packets may be led on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guarded {
+    /// The [`Gate`](super::Gate), as it is named where the program is loaded.
+    pub gate: u32,
+    /// How its time is compared.
+    pub clock: Clock,
+}
+
+/// Which of the kernel's clocks a program reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The one that is cheap to read, and behind by up to a tick. Programs may since Linux 5.11.
+    Coarse,
+    /// The other one.
+    Exact,
+}
+
 /// Offsets in `struct __sk_buff` (include/uapi/linux/bpf.h).
 mod skb {
     pub(super) const LEN: i16 = 0;
+    pub(super) const MARK: i16 = 8;
     pub(super) const PROTOCOL: i16 = 16;
     pub(super) const VLAN_PRESENT: i16 = 20;
     pub(super) const DATA: i16 = 76;
@@ -102,12 +123,26 @@ fn be16(value: u16) -> i32 {
     value.to_be().into()
 }
 
-/// Returns the program. `R6` is the packet's description, `R7` where it begins, `R8` where what can be read ends, `R9` how long
+/// Returns what a program is told from others by: a filter of `tc` has it as its name.
+pub fn name(code: &[Instruction]) -> String {
+    let mut hasher = DefaultHasher::new();
+    code.hash(&mut hasher);
+    format!("weft shortcut {:016x}", hasher.finish())
+}
+
+/// Returns the program. Without somebody to ask it leads packets on always. `R6` is the packet's description, `R7` where it begins, `R8` where what can be read ends, `R9` how long
 /// it is as IP, or the longest of what it will be cut into.
-pub fn program(shortcut: &Shortcut) -> Vec<Instruction> {
+pub fn program(shortcut: &Shortcut, guarded: Option<Guarded>) -> Vec<Instruction> {
     let mut p = Assembler::default();
     let (slow, v6, send) = (p.label(), p.label(), p.label());
     p.combine(Op::Move, R6, R1);
+    if let Some(Guarded { gate, clock }) = guarded {
+        p.value_of(R7, gate).load(Double, R7, R7, 0);
+        p.call(if clock == Clock::Coarse { Helper::NowOrJustBefore } else { Helper::Now });
+        p.jump_if_reg(When::AtMost, R7, R0, slow);
+    }
+    // Whoever has put a mark on it may have a way of its own for it (fwmark of ip-rule(8)), and that is not asked for here.
+    p.load(Word, R0, R6, skb::MARK).jump_if(When::NotEqual, R0, 0, slow);
     p.load(Word, R0, R6, skb::VLAN_PRESENT).jump_if(When::NotEqual, R0, 0, slow);
     p.load(Word, R7, R6, skb::DATA).load(Word, R8, R6, skb::DATA_END);
     reach(&mut p, V4.header, slow);
@@ -252,11 +287,13 @@ fn age(p: &mut Assembler, family: &Family) {
 mod tests {
     use super::*;
 
+    const GUARDED: Option<Guarded> = Some(Guarded { gate: 7, clock: Clock::Coarse });
+
     /// The kernel's verifier is the judge: see the scenarios. This is what a reader of `bpftool prog dump` has beside it.
     #[test]
     fn every_jump_lands_within_the_program() {
-        let code = program(&Shortcut { from: 3, station: Mac([2, 0, 0, 0, 0, 0xff]), to: 4 });
-        assert!(code.len() < 300, "{}", code.len());
+        let code = program(&Shortcut { from: 3, station: Mac([2, 0, 0, 0, 0, 0xff]), to: 4 }, GUARDED);
+        assert!(code.len() < 310, "{}", code.len());
         let mut jumps = 0;
         for (at, [operation, _, low, high, ..]) in code.iter().enumerate() {
             let is_jump = matches!(operation & 7, 5 | 6) && !matches!(operation & 0xf0, 0x80 | 0x90);
@@ -276,6 +313,8 @@ mod tests {
             Shortcut { to: 5, ..one },
             Shortcut { station: Mac([2, 0, 0, 0, 0, 2]), ..one },
         ];
-        assert!(others.iter().all(|other| program(other) != program(&one)));
+        let gates = [None, Some(Guarded { gate: 8, clock: Clock::Coarse })];
+        assert!(gates.iter().all(|gate| program(&one, *gate) != program(&one, GUARDED)));
+        assert!(others.iter().all(|other| program(other, GUARDED) != program(&one, GUARDED)));
     }
 }

@@ -1,0 +1,110 @@
+//! Flows between the addresses of one network.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_netfilter::NetfilterProtoFamily;
+use netlink_packet_netfilter::conntrack::ConntrackMessage;
+use nix::errno::Errno;
+
+use super::{
+    AT_ONCE, IP_V4_DESTINATION, IP_V4_SOURCE, IP_V6_DESTINATION, IP_V6_SOURCE, Name, STATUS, TUPLE_IP,
+    TUPLE_ORIG, TUPLE_REPLY, address, delete, tracks_nothing,
+};
+use crate::encode::Encoded;
+use crate::read::attribute;
+use crate::{Error, Socket};
+
+/// IPS_SRC_NAT and IPS_DST_NAT (nf_conntrack_common.h).
+const TRANSLATED: u32 = 1 << 4 | 1 << 5;
+
+/// The addresses that flows are between.
+#[derive(Clone, Copy, Debug)]
+pub struct Among<'a> {
+    /// The network's subnets.
+    pub subnets: &'a [IpNetwork],
+    /// Addresses in them that are the host's own: what comes from or goes there is delivered, and led nowhere.
+    pub own: &'a [IpAddr],
+}
+
+impl Among<'_> {
+    fn has(&self, [from, to]: [IpAddr; 2]) -> bool {
+        let is_in = |address| {
+            self.subnets.iter().any(|subnet| subnet.contains(address)) && !self.own.contains(&address)
+        };
+        is_in(from) && is_in(to)
+    }
+}
+
+/// A flow: who sends to whom, and who to whom in answer.
+struct Flow {
+    name: Name,
+    ways: [[IpAddr; 2]; 2],
+    translated: bool,
+}
+
+impl Flow {
+    fn read(attributes: &[u8]) -> Option<Self> {
+        let way = |kind| {
+            let ip = attribute(attribute(attributes, kind)?, TUPLE_IP)?;
+            let from = address(ip, [IP_V4_SOURCE, IP_V6_SOURCE])?;
+            Some([from, address(ip, [IP_V4_DESTINATION, IP_V6_DESTINATION])?])
+        };
+        let status = attribute(attributes, STATUS)?.try_into().ok().map(u32::from_be_bytes)?;
+        Some(Self {
+            name: Name::read(attributes)?,
+            ways: [way(TUPLE_ORIG)?, way(TUPLE_REPLY)?],
+            translated: status & TRANSLATED != 0,
+        })
+    }
+}
+
+/// Returns a flow one of whose ways is between two addresses of a network, and whose addresses are translated: its packets
+/// have to be seen by who translates them.
+///
+/// # Errors
+///
+/// When the kernel refuses, for another reason than that it tracks no flows.
+pub fn translated_among(socket: &mut Socket, among: &Among<'_>) -> Result<Option<[IpAddr; 2]>, Error> {
+    let concerned = |flow: Flow| {
+        let is_concerned = flow.translated && flow.ways.iter().any(|way| among.has(*way));
+        is_concerned.then(|| flow.ways[0])
+    };
+    Ok(list(socket, concerned)?.into_iter().next())
+}
+
+/// Forgets the flows between two addresses of a network that nobody translates. Returns how many there were.
+///
+/// Those of them that go on are known again with their next packet, as if they had begun with it.
+///
+/// # Errors
+///
+/// When the kernel refuses, for another reason than that it tracks no flows.
+pub fn forget_among(socket: &mut Socket, among: &Among<'_>) -> Result<usize, Error> {
+    let of_network = |flow: Flow| (!flow.translated && among.has(flow.ways[0])).then_some(flow.name);
+    let found = list(socket, of_network)?;
+    let mut forgotten = 0;
+    for part in found.chunks(AT_ONCE) {
+        forgotten += delete(socket, part.iter())?;
+    }
+    Ok(forgotten)
+}
+
+fn list<T>(socket: &mut Socket, read: impl Fn(Flow) -> Option<T>) -> Result<Vec<T>, Error> {
+    if tracks_nothing() {
+        return Ok(Vec::new());
+    }
+    let question = || Encoded {
+        family: NetfilterProtoFamily::Unspec,
+        flags: NLM_F_DUMP,
+        message: ConntrackMessage::Get(Vec::new()).into(),
+    };
+    match socket.dump(question, "the list of flows", |attributes| Flow::read(attributes).and_then(&read)) {
+        // A kernel without ctnetlink, or without flows.
+        Err(error) if matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT)) => {
+            Ok(Vec::new())
+        }
+        outcome => outcome,
+    }
+}
