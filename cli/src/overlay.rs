@@ -154,6 +154,7 @@ fn text(status: &Status) -> String {
         lines.push(("network", network_line(network)));
         lines.extend(network.refused.iter().map(|why| ("", format!("not on this host: {why}"))));
         lines.extend(network.slow.iter().map(|why| ("", why.clone())));
+        lines.extend(network.shut.iter().map(|why| ("", format!("fastpath is shut: {why}"))));
     }
     lines.extend(status.bad.iter().map(|bad| ("bad record", format!("{}: {}", bad.key, bad.why))));
     lines.extend(status.alarms.iter().map(|alarm| ("alarm", alarm.clone())));
@@ -166,10 +167,12 @@ fn text(status: &Status) -> String {
 fn network_line(network: &protocol::NetworkStatus) -> String {
     let list =
         |cidrs: &[ipnetwork::IpNetwork]| cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let wire = match (network.encrypted, network.fastpath) {
-        (true, _) => "encrypted",
-        (false, true) => "plain, fastpath",
-        (false, false) => "plain",
+    let wire = match network {
+        network if network.encrypted => "encrypted",
+        network if network.gated && network.shut.is_empty() => "plain, fastpath open",
+        network if network.gated => "plain, fastpath shut",
+        network if network.fastpath => "plain, fastpath",
+        _ => "plain",
     };
     let blocks = match network.blocks.is_empty() {
         true => "no block here".into(),

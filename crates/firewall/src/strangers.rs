@@ -182,7 +182,8 @@ mod tests {
         weft_netns::isolate().unwrap();
         let mut socket = Socket::open().unwrap();
         let ours = Ours::default();
-        let tunnels = Tunnels { plain_port: 4789, secure_port: 8473, ..Tunnels::default() };
+        let tunnels =
+            Tunnels { plain_port: 4789, secure_port: 8473, mesh_links: "weftwg", ..Tunnels::default() };
         let mut told = |transaction: &mut Transaction| {
             socket.commit(transaction).unwrap();
             ours.strangers(&mut socket, Some(&tunnels)).unwrap()

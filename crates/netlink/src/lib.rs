@@ -11,6 +11,7 @@
 pub mod address;
 pub mod bpf;
 pub mod bridge_vlan;
+pub mod ebtables;
 pub mod ipvlan;
 pub mod kind;
 pub mod link;

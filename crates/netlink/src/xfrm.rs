@@ -35,7 +35,8 @@ pub fn demands() -> Result<Demands, Error> {
     };
     // Three directions, and three numbers of which we do not ask (struct xfrmu_spdinfo).
     let count = |payload: &[u8]| {
-        let (_, info) = crate::wire::attributes(payload.get(4..)?).find(|(kind, _)| *kind == XFRMA_SPD_INFO)?;
+        let (_, info) =
+            crate::wire::attributes(payload.get(4..)?).find(|(kind, _)| *kind == XFRMA_SPD_INFO)?;
         [0, 4, 8].into_iter().map(|at| u32_at(info, at)).sum::<Option<u32>>()
     };
     let counts = socket.list(&question(XFRM_MSG_GETSPDINFO, &[0; 4]), count)?;

@@ -9,6 +9,7 @@ use weft_netlink::bpf::{Gate, Links, tcx_received};
 use weft_netlink::{Socket, link, rule, tc, xfrm};
 use weft_netns::isolate;
 
+#[expect(clippy::disallowed_methods, reason = "the tests' own tools, in a namespace of their own")]
 fn sh(line: &str) {
     let said = Command::new("sh").args(["-c", line]).output().unwrap();
     assert!(said.status.success(), "{line}: {}", String::from_utf8_lossy(&said.stderr));
@@ -43,7 +44,9 @@ fn filters_on_what_a_link_receives_are_heard_of() {
     assert!(filters().iter().any(|filter| filter.contains("u32")), "{:?}", filters());
     sh("tc qdisc del dev br0 clsact");
     assert!(filters().is_empty());
-    sh("tc qdisc add dev br0 ingress_block 7 ingress && tc filter add block 7 protocol all u32 match u32 0 0 classid 1:1");
+    sh(
+        "tc qdisc add dev br0 ingress_block 7 ingress && tc filter add block 7 protocol all u32 match u32 0 0 classid 1:1",
+    );
     assert!(!filters().is_empty(), "those of a shared block are meant");
     assert_eq!(tcx_received(bridge.index).unwrap(), 0);
     assert!(!bridge.xdp);
@@ -68,7 +71,7 @@ fn a_gate_is_opened_and_shut_where_the_kernel_has_such() {
     let gate = match Gate::new() {
         Ok(gate) => gate,
         Err(error) if error.is_not_permitted() => {
-            return println!("skipped: needs the right to make maps (CAP_BPF)");
+            return eprintln!("skipped: needs the right to make maps (CAP_BPF)");
         }
         Err(error) => panic!("{error}"),
     };
@@ -79,4 +82,16 @@ fn a_gate_is_opened_and_shut_where_the_kernel_has_such() {
     let mut links = Links::default();
     let found = links.netfilter().unwrap();
     assert_eq!(links.netfilter().unwrap(), found);
+}
+
+/// What this kernel was built with decides; a kernel with neither says so without an error.
+#[test]
+fn the_old_filter_of_bridges_is_asked_for_without_being_loaded() {
+    let before = std::fs::read_to_string("/proc/modules").unwrap_or_default();
+    let found = weft_netlink::ebtables::modules().unwrap();
+    let has = |module: &str| std::path::Path::new("/sys/module").join(module).exists();
+    assert!(found.iter().all(|module| has(module) || module == "ebtables"), "{found:?}");
+    let after = std::fs::read_to_string("/proc/modules").unwrap_or_default();
+    let loaded = |list: &str| list.matches("ebtable").count();
+    assert_eq!(loaded(&before), loaded(&after));
 }

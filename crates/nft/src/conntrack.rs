@@ -248,11 +248,13 @@ impl Flow {
         called
             && (self.answered_by == tuple.target) == (whose == Whose::Ours)
             && match tuple.address {
-                any if any.is_unspecified() && any.is_ipv4() == self.name.destination.is_ipv4() => match whose {
-                    // It went to an address that was not the container's, and the container answers.
-                    Whose::Ours => self.name.destination != tuple.target,
-                    Whose::Others => routes.is_local(self.name.destination),
-                },
+                any if any.is_unspecified() && any.is_ipv4() == self.name.destination.is_ipv4() => {
+                    match whose {
+                        // It went to an address that was not the container's, and the container answers.
+                        Whose::Ours => self.name.destination != tuple.target,
+                        Whose::Others => routes.is_local(self.name.destination),
+                    }
+                }
                 address => self.name.destination == address,
             }
     }

@@ -66,10 +66,14 @@ impl Socket {
     /// When the kernel refuses to answer.
     pub fn called(&mut self, family: Family) -> Result<Vec<Called>, Error> {
         let object = format!("the chains of family {family}");
-        self.dump(|| encode::chains_question(Table::new(family, "")), &object, |attributes| {
-            let (hook, chain) = chain(attributes, family)?;
-            Some(Called { chain, hook, devices: devices(attribute(attributes, CHAIN_HOOK)?) })
-        })
+        self.dump(
+            || encode::chains_question(Table::new(family, "")),
+            &object,
+            |attributes| {
+                let (hook, chain) = chain(attributes, family)?;
+                Some(Called { chain, hook, devices: devices(attribute(attributes, CHAIN_HOOK)?) })
+            },
+        )
     }
 
     /// Returns the chains of a family that the kernel calls at a hook. It is asked for all chains of the family.

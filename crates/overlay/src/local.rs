@@ -10,7 +10,7 @@ use weft_state::atomic::Durability;
 use weft_state::{Root, StateError, boot, document};
 
 use crate::ids::{HostId, NetworkId, Vni};
-use crate::records::{Egress, Underlay};
+use crate::records::{Egress, Fastpath, Underlay};
 
 /// A network on this host: `/run/weft/overlay/<network>.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,8 +53,8 @@ pub struct LocalNetwork {
     /// How containers reach what is not the network.
     pub egress: Egress,
     /// Whether packets within it pass by the firewall.
-    #[serde(default)]
-    pub fastpath: bool,
+    #[serde(flatten)]
+    pub fastpath: Fastpath,
     /// This host's addresses outside.
     pub underlay: Underlay,
     /// Whether this host lets go of the network: somebody is about to remove it.
@@ -150,9 +150,28 @@ mod tests {
             secure: false,
             isolated: false,
             egress: Egress::Nat,
-            fastpath: false,
+            fastpath: Fastpath::Never,
             underlay: Underlay { v4: Some([192, 0, 2, 1].into()), v6: None },
             closing: false,
+        }
+    }
+
+    /// A plugin of another version reads it, or has written it.
+    #[test]
+    fn the_fast_path_is_written_as_older_versions_read_it() {
+        for (fastpath, switch, gated) in [
+            (Fastpath::Never, false, None),
+            (Fastpath::Auto, false, Some(true)),
+            (Fastpath::Always, true, None),
+        ] {
+            let network = LocalNetwork { fastpath, ..network() };
+            let mut written = serde_json::to_value(&network).unwrap();
+            assert_eq!(written["fastpath"], switch);
+            assert_eq!(written.get("gated").and_then(serde_json::Value::as_bool), gated);
+            assert_eq!(serde_json::from_value::<LocalNetwork>(written.clone()).unwrap(), network);
+            written.as_object_mut().unwrap().remove("fastpath");
+            let read: LocalNetwork = serde_json::from_value(written).unwrap();
+            assert_eq!(read.fastpath == fastpath, fastpath != Fastpath::Always);
         }
     }
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 pub use addresses::{Block, BlockState, Borrow, BorrowState};
 pub use cluster::{BlockLength, Cluster, Pool, Slots};
 pub use host::{Alive, Host, HostClaim, Left, Slot, SlotState, Underlay};
-pub use network::{Egress, Encryption, FASTPATH, Member, Network, Removal, VniClaim};
+pub use network::{AUTO, Egress, Encryption, FASTPATH, Fastpath, Member, Network, Removal, VniClaim};
 
 /// The schema of every record written here.
 pub const SCHEMA: u64 = 1;

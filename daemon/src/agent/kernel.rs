@@ -20,6 +20,7 @@ use weft_overlay::kernel::{self, Drift, PROTOCOL, Reconciler, Report, Subject, T
 use weft_state::Root;
 
 use super::agent::Agent;
+use super::gates::Keeper;
 use super::underlay;
 
 /// What others do comes in several steps: they are looked at together.
@@ -34,6 +35,8 @@ pub(crate) struct Kernel {
     /// What is listened to: the host's own namespace, and those of isolated networks.
     ears: RefCell<BTreeMap<Option<NetworkName>, Ear>>,
     turn: Mutex<()>,
+    /// Whoever keeps the gates of the fast path.
+    pub(crate) gates: RefCell<Keeper>,
 }
 
 /// Somebody who listens to a namespace.
@@ -49,14 +52,15 @@ impl Drop for Ear {
 }
 
 impl Kernel {
-    pub(crate) fn new(root: &Root) -> Rc<Self> {
-        Rc::new(Self {
+    pub(crate) fn new(root: &Root) -> std::io::Result<Rc<Self>> {
+        Ok(Rc::new(Self {
             root: root.clone(),
             reconciler: Reconciler::new(root),
             last: RefCell::default(),
             ears: RefCell::default(),
             turn: Mutex::new(()),
-        })
+            gates: RefCell::new(Keeper::new(root)?),
+        }))
     }
 
     /// Waits until nobody else works on the kernel.
@@ -70,6 +74,7 @@ impl Kernel {
         let reconciler = self.reconciler.clone();
         let wanted = desired.clone();
         let applied = spawn_blocking(move || reconciler.apply(&wanted)).await;
+        self.gates.borrow().tell(&desired);
         *self.last.borrow_mut() = desired;
         // It panicked, and has said so; the next round tries again.
         (applied.unwrap_or_default(), same)

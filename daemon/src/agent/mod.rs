@@ -17,6 +17,7 @@ mod copies;
 pub(crate) mod diag;
 mod files;
 mod follow;
+mod gates;
 mod kernel;
 mod known;
 mod lending;
@@ -72,13 +73,13 @@ async fn work(root: Root, manager: Manager) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let agent = Agent::new(root, manager);
-    let kernel = Kernel::new(&agent.root);
+    let kernel = Kernel::new(&agent.root).context("cannot keep the gates of the fast path")?;
     let listener = socket::listen(&overlay::socket(&agent.root))?;
     verbs::join::resume(&agent);
     let (sender, mut calls) = mpsc::channel(16);
     spawn_local(socket::serve(listener, sender));
     spawn_local(kernel::listen_to_firewall(agent.clone(), kernel.clone()));
-    spawn_local(tick(agent.clone()));
+    spawn_local(tick(agent.clone(), kernel.clone()));
     spawn_local(resync(agent.clone()));
     // The kernel is in step with what is on disk before anybody is told that we are there.
     round::round(&agent, &kernel).await;
@@ -97,6 +98,7 @@ async fn work(root: Root, manager: Manager) -> Result<()> {
         }
     }
     notify("STOPPING=1");
+    kernel.gates.borrow_mut().end();
     agent.save()?;
     Ok(())
 }
@@ -111,7 +113,7 @@ async fn rounds(agent: Rc<Agent>, kernel: Rc<Kernel>) {
 }
 
 /// What is due every second: the snapshot goes to disk, blocks that fill up are noticed, and what was left undone is done.
-async fn tick(agent: Rc<Agent>) {
+async fn tick(agent: Rc<Agent>, kernel: Rc<Kernel>) {
     loop {
         tokio::time::sleep(TICK).await;
         agent.save_now_and_then();
@@ -121,6 +123,7 @@ async fn tick(agent: Rc<Agent>) {
         removal::look(&agent);
         collect::look(&agent);
         underlay::look_again(&agent);
+        kernel.gates.borrow_mut().attend(&agent);
     }
 }
 

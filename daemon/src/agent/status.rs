@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use ipnetwork::IpNetwork;
 use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Bad, BlockUsage, NetworkStatus, Peer, Refusal, Status, StoreStatus};
-use weft_overlay::records::{Alive, BlockState, Encryption, Host, Network};
+use weft_overlay::kernel::GateState;
+use weft_overlay::records::{Alive, BlockState, Encryption, Fastpath, Host, Network};
 use weft_overlay::{HostId, NetworkId, Snapshot};
 
 use super::agent::Agent;
@@ -51,8 +52,15 @@ pub(crate) async fn with_the_kernels(agent: &Agent, kernel: &Kernel) -> Status {
         && let Some(desired) = agent.with(Inner::desired)
     {
         let mut slow = kernel.slow(desired).await;
+        let states = kernel.gates.borrow().states();
         for network in &mut status.networks {
-            network.slow = network.name.parse().ok().and_then(|name| slow.remove(&name));
+            let Ok(name) = network.name.parse() else { continue };
+            network.slow = slow.remove(&name);
+            network.shut = match states.get(&name) {
+                Some(GateState::Shut(reasons)) => reasons.iter().map(ToString::to_string).collect(),
+                None if network.gated => vec!["nobody has looked yet who else has a say".into()],
+                _ => Vec::new(),
+            };
         }
     }
     status
@@ -188,8 +196,10 @@ impl Inner {
             vni: network.vni.get(),
             subnets: network.subnets.clone(),
             encrypted: network.encryption == Encryption::Wireguard,
-            fastpath: network.fastpath(),
+            fastpath: network.fastpath() != Fastpath::Never,
+            gated: network.fastpath() == Fastpath::Auto,
             slow: None,
+            shut: Vec::new(),
             used: usage::within(&self.leases(network), &blocks),
             size: blocks.iter().map(|block| usage::size(*block)).fold(0, u64::saturating_add),
             refused: self.refused(network.id).cloned(),

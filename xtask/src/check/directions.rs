@@ -21,7 +21,7 @@ const LIBRARIES: [(&str, &[&str]); 18] = [
     ("weft-plan", &["weft-model", "weft-netlink", "weft-netns", "weft-nft", "weft-firewall", "weft-state"]),
     (
         "weft-overlay",
-        &["weft-model", "weft-state", "weft-firewall", "weft-netlink", "weft-netns", "weft-plan"],
+        &["weft-model", "weft-state", "weft-firewall", "weft-netlink", "weft-netns", "weft-nft", "weft-plan"],
     ),
     (
         "weft-tunnel",

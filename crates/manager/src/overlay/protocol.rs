@@ -271,10 +271,14 @@ pub struct NetworkStatus {
     pub subnets: Vec<IpNetwork>,
     /// Whether what leaves the host is encrypted.
     pub encrypted: bool,
-    /// Whether packets within it pass by the firewalls of its hosts.
+    /// Whether packets within it pass by the firewalls of its hosts, always or as long as nobody else has a say.
     pub fastpath: bool,
+    /// Whether they do as long as nobody else has a say.
+    pub gated: bool,
     /// Why they do not on this host, if they do not.
     pub slow: Option<String>,
+    /// Who has a say on this host, so that they do not.
+    pub shut: Vec<String>,
     /// This host's blocks, and addresses it borrowed.
     pub blocks: Vec<IpNetwork>,
     /// Addresses of these blocks that are in use.

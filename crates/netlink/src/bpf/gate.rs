@@ -32,8 +32,7 @@ impl Gate {
         (words[0], words[1], words[2]) =
             (pair(BPF_MAP_TYPE_ARRAY, 4), pair(8, 1), pair(BPF_F_RDONLY_PROG, 0));
         // Behind a map inside of this one and a node of memory, both none, stands its name.
-        (words[3], words[4]) =
-            (pair(0, u32::from_ne_bytes(*b"weft")), u64::from_ne_bytes(*b"_gate\0\0\0"));
+        (words[3], words[4]) = (pair(0, u32::from_ne_bytes(*b"weft")), u64::from_ne_bytes(*b"_gate\0\0\0"));
         let map = call::open(Command::CreateMap, &mut words).map_err(Error::refused)?;
         let fd = map.as_raw_fd().cast_unsigned();
         let [_, id] = halves(call::describe(fd).map_err(Error::refused)?[0]);

@@ -11,7 +11,7 @@ use weft_state::Root;
 use super::{ALIAS, LAST, PROTOCOL, uplink};
 use crate::ids::vtep_mac;
 use crate::local::LocalNetwork;
-use crate::records::Egress;
+use crate::records::{Egress, Fastpath};
 
 /// Returns what a network has on this host besides the ways to its peers.
 ///
@@ -101,7 +101,7 @@ fn fences(local: &LocalNetwork, root: &Root) -> Plan {
         })
     };
     plan.network(guard(&local.bridge)).network(guard(&local.vxlan));
-    if local.fastpath {
+    if local.fastpath != Fastpath::Never {
         // What a container answers takes the shortcut, past what would translate it back: so whoever calls a port that is
         // published here gets the gateway's address, which answers go to by the host.
         plan.network(Fragment::Hairpin(Hairpin {

@@ -2,7 +2,10 @@
 
 mod devices;
 mod error;
+mod gate;
+mod look;
 mod peers;
+mod reason;
 mod reconcile;
 mod shortcuts;
 mod stale;
@@ -11,7 +14,9 @@ mod verify;
 
 pub use devices::{devices, home, netns_path, outside};
 pub use error::KernelError;
+pub use gate::{Gates, State as GateState, Wanted as WantedGates};
 pub use peers::Subject;
+pub use reason::Reason;
 pub use reconcile::{Reconciler, Report, Trouble};
 pub use shortcuts::outgoing_shortcut;
 pub use uplink::leads_outside;

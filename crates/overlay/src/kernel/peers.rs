@@ -11,6 +11,7 @@ use weft_netlink::{Error, Request, Socket};
 
 use super::PROTOCOL;
 use crate::desired::DesiredNetwork;
+use crate::records::Fastpath;
 
 /// Entries and routes of one VXLAN device.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -100,7 +101,7 @@ impl Ways {
                     table: route::MAIN,
                     scope: 0,
                     mtu: peer.mtu.map(weft_model::Mtu::get),
-                    mtu_locked: network.local.fastpath && peer.mtu.is_some(),
+                    mtu_locked: network.local.fastpath != Fastpath::Never && peer.mtu.is_some(),
                     advmss: None,
                     kind: RouteKind::Unicast,
                     protocol: PROTOCOL,

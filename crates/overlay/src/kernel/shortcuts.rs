@@ -1,4 +1,4 @@
-//! The ways past the firewall of networks that asked for them.
+//! The ways past the firewall of networks that asked for them whoever else has a say.
 
 use weft_model::IfName;
 use weft_netlink::link;
@@ -8,17 +8,18 @@ use weft_plan::{Kernel, Place, Plan, Shortcut, Slow};
 use super::error::KernelError;
 use super::reconcile::open;
 use crate::local::LocalNetwork;
+use crate::records::Fastpath;
 
 /// Returns what has packets within the network pass by the firewall: those that a container sends to other hosts, which come by
 /// its end of a pair.
 pub fn outgoing_shortcut(local: &LocalNetwork, port: &IfName) -> Option<Shortcut> {
     let (from, to) = (local.bridge.clone(), local.vxlan.clone());
-    local.fastpath.then(|| Shortcut { dev: port.clone(), from, to })
+    (local.fastpath == Fastpath::Always).then(|| Shortcut { dev: port.clone(), from, to })
 }
 
 /// The same for all that other hosts send, and for what the containers that are there do.
 fn all(local: &LocalNetwork, home: Option<&Netns>) -> Result<Vec<Shortcut>, KernelError> {
-    if !local.fastpath {
+    if local.fastpath != Fastpath::Always {
         return Ok(Vec::new());
     }
     let (dev, to) = (local.vxlan.clone(), local.bridge.clone());

@@ -10,6 +10,8 @@ use crate::ids::{HostId, NetworkId, Vni};
 
 /// The option that says that packets within a network pass by the firewall.
 pub const FASTPATH: &str = "fastpath";
+/// What it is set to where that depends on who else has a say about them.
+pub const AUTO: &str = "auto";
 
 /// A network that exists on every host that takes part in it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,9 +57,51 @@ impl Network {
     }
 
     /// Returns whether packets within the network pass by the firewalls of its hosts. A host that cannot sends them as others.
-    pub fn fastpath(&self) -> bool {
-        matches!(self.options.get(FASTPATH).map(String::as_str), Some("" | "true"))
-            && self.encryption == Encryption::None
+    pub fn fastpath(&self) -> Fastpath {
+        match self.options.get(FASTPATH).map(String::as_str) {
+            _ if self.encryption != Encryption::None => Fastpath::Never,
+            Some("" | "true") => Fastpath::Always,
+            Some(AUTO) => Fastpath::Auto,
+            _ => Fastpath::Never,
+        }
+    }
+}
+
+/// Whether packets within a network pass by the firewalls of its hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Switches", into = "Switches")]
+pub enum Fastpath {
+    /// They do not.
+    #[default]
+    Never,
+    /// They do on a host as long as nobody else there has a say about them.
+    Auto,
+    /// They do, whoever is passed by.
+    Always,
+}
+
+/// The same as older versions read it, to whom what is decided by somebody else is none of theirs.
+#[derive(Serialize, Deserialize)]
+struct Switches {
+    #[serde(default)]
+    fastpath: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    gated: bool,
+}
+
+impl From<Switches> for Fastpath {
+    fn from(switches: Switches) -> Self {
+        match switches {
+            Switches { fastpath: true, .. } => Self::Always,
+            Switches { gated: true, .. } => Self::Auto,
+            Switches { .. } => Self::Never,
+        }
+    }
+}
+
+impl From<Fastpath> for Switches {
+    fn from(fastpath: Fastpath) -> Self {
+        Self { fastpath: fastpath == Fastpath::Always, gated: fastpath == Fastpath::Auto }
     }
 }
 

@@ -10,7 +10,7 @@ use weft_manager::overlay::protocol::{Made, NewNetwork, Refusal};
 use weft_manager::{Kind, pools};
 use weft_model::{Mtu, NetworkName};
 use weft_overlay::blocks::Taken;
-use weft_overlay::records::{BlockState, Borrow, Egress, Encryption, FASTPATH, Network, Pool};
+use weft_overlay::records::{AUTO, BlockState, Borrow, Egress, Encryption, FASTPATH, Network, Pool};
 use weft_overlay::{HostId, NetworkId, Snapshot, Vni};
 use weft_store::claims::{self, ClaimError};
 
@@ -88,8 +88,11 @@ fn described(
     subnets.sort_by_key(IpNetwork::is_ipv6);
     let isolated = flag("isolated")?;
     let encryption = if flag("encrypted")? { Encryption::Wireguard } else { Encryption::None };
-    if flag(FASTPATH)? {
-        can_lead_past(encryption)?;
+    match new.options.get(FASTPATH).map(String::as_str) {
+        None | Some("false") => {}
+        Some("" | "true") => can_lead_past(encryption)?,
+        Some(AUTO) => not_encrypted(encryption, AUTO)?,
+        Some(other) => return Err(value(FASTPATH, other, "auto, true or false")),
     }
     let egress = match (new.internal, new.options.get("egress").map(String::as_str)) {
         (true, _) | (_, Some("none")) => Egress::None,
@@ -122,13 +125,16 @@ fn described(
 
 /// Refuses the fast path where it could not be had at all, or would be of no use.
 fn can_lead_past(encryption: Encryption) -> Result<(), Refusal> {
-    if encryption != Encryption::None {
-        return Err(value(FASTPATH, "true", "false, for it is encrypted, which costs many times as much"));
-    }
+    not_encrypted(encryption, "true")?;
     weft_overlay::kernel::possible_shortcuts().map_err(|error| {
         Refusal::new(Kind::Failed, format!("option {FASTPATH}: {error}"))
             .hint("leave it out, or use a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS")
     })
+}
+
+fn not_encrypted(encryption: Encryption, given: &str) -> Result<(), Refusal> {
+    let why = "false, for it is encrypted, which costs many times as much";
+    if encryption == Encryption::None { Ok(()) } else { Err(value(FASTPATH, given, why)) }
 }
 
 fn wanted_vni(new: &NewNetwork) -> Result<Option<Vni>, Refusal> {

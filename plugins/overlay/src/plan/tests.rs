@@ -32,7 +32,7 @@ fn local() -> LocalNetwork {
         secure: false,
         isolated: false,
         egress: Egress::Nat,
-        fastpath: false,
+        fastpath: weft_overlay::records::Fastpath::Never,
         underlay: Underlay { v4: Some([192, 0, 2, 1].into()), v6: None },
         closing: false,
     }

@@ -1,0 +1,158 @@
+//! The look whether anybody but us has a say about packets within a network. What cannot be asked counts as somebody.
+
+use std::fs;
+use std::io::ErrorKind;
+
+use weft_firewall::{Ours, Stranger, Tunnels};
+use weft_netlink::bpf::{Links, NetfilterLink, tcx_received};
+use weft_netlink::link::LinkInfo;
+use weft_netlink::{Socket, ebtables, rule, tc, xfrm};
+
+use super::reason::Reason;
+
+/// Looks, and remembers what has not changed since.
+#[derive(Debug, Default)]
+pub(super) struct Looker {
+    ours: Ours,
+    links: Links,
+    /// What is the same in all namespaces.
+    everywhere: Vec<Reason>,
+}
+
+/// What was found in a namespace's ruleset, and which one that was.
+#[derive(Debug)]
+pub(super) struct Ruleset {
+    generation: u32,
+    tunnels: Option<Tunnels>,
+    strangers: Vec<Stranger>,
+}
+
+/// What a network's own links are.
+pub(super) struct Devices<'a> {
+    pub(super) bridge: &'a LinkInfo,
+    pub(super) vxlan: &'a LinkInfo,
+    pub(super) ports: &'a [LinkInfo],
+}
+
+fn unknown(error: &impl std::fmt::Display) -> Reason {
+    Reason::Unknown(error.to_string())
+}
+
+impl Looker {
+    /// Looks at what is no namespace's.
+    pub(super) fn look_everywhere(&mut self) {
+        self.everywhere.clear();
+        match self.links.netfilter() {
+            Ok(found) => {
+                self.everywhere.extend(found.into_iter().map(|link: NetfilterLink| Reason::Program(link)))
+            }
+            Err(error) => self.everywhere.push(unknown(&format!("links of programs: {error}"))),
+        }
+        match ebtables::modules() {
+            Ok(found) => self.everywhere.extend(found.into_iter().map(Reason::Ebtables)),
+            Err(error) => self.everywhere.push(unknown(&format!("ebtables: {error}"))),
+        }
+    }
+
+    /// Looks at the calling thread's namespace, at what all of its networks have in common but for what is in its ruleset.
+    pub(super) fn look_around(&self, socket: &mut Socket) -> Vec<Reason> {
+        let mut found = self.everywhere.clone();
+        for (program, file) in
+            [("iptables-legacy", "ip_tables_names"), ("ip6tables-legacy", "ip6_tables_names")]
+        {
+            match read(&format!("/proc/thread-self/net/{file}")) {
+                Ok(tables) => found.extend(
+                    tables.lines().map(|table| Reason::Iptables { program, table: table.to_owned() }),
+                ),
+                Err(reason) => found.push(reason),
+            }
+        }
+        match read("/proc/thread-self/net/ip_vs") {
+            // Three lines are its head.
+            Ok(services) if services.lines().count() <= 3 => {}
+            Ok(_) => found.push(Reason::Ipvs),
+            Err(reason) => found.push(reason),
+        }
+        match read("/proc/sys/net/netfilter/nf_conntrack_tcp_loose") {
+            Ok(loose) if loose.trim() == "0" => found.push(Reason::Strict),
+            Ok(_) => {}
+            Err(reason) => found.push(reason),
+        }
+        match xfrm::demands() {
+            Ok(demands) => {
+                found.extend((demands.policies > 0).then_some(Reason::Ipsec(demands.policies)));
+                found.extend(demands.blocks.then_some(Reason::IpsecDefault));
+            }
+            Err(error) => found.push(unknown(&format!("IPsec: {error}"))),
+        }
+        match rule::all(socket) {
+            Ok(rules) if rules.iter().any(|rule| rule.asks_more) => found.push(Reason::Routing),
+            Ok(_) => {}
+            Err(error) => found.push(unknown(&format!("rules of routing: {error}"))),
+        }
+        found
+    }
+
+    /// Looks at the calling thread's ruleset, unless it is the one that was looked at last.
+    pub(super) fn look_at_rules(
+        &self,
+        socket: &mut weft_nft::Socket,
+        tunnels: Option<&Tunnels>,
+        last: &mut Option<Ruleset>,
+    ) -> Result<(), Reason> {
+        let generation = socket.generation().map_err(|error| unknown(&error))?;
+        let same = |last: &Ruleset| last.generation == generation && last.tunnels.as_ref() == tunnels;
+        if last.as_ref().is_some_and(same) {
+            return Ok(());
+        }
+        *last = None;
+        let strangers = self.ours.strangers(socket, tunnels).map_err(|error| unknown(&error))?;
+        *last = Some(Ruleset { generation, tunnels: tunnels.cloned(), strangers });
+        Ok(())
+    }
+}
+
+impl Ruleset {
+    /// Returns who in it has a say about a network's packets.
+    pub(super) fn about(&self, devices: &Devices<'_>) -> Vec<Reason> {
+        let concerned = |stranger: &&Stranger| {
+            let ports = devices.ports.iter().map(|port| port.name.as_str());
+            stranger.concerns(
+                [&devices.bridge.name, &devices.vxlan.name].map(String::as_str).into_iter().chain(ports),
+            )
+        };
+        self.strangers.iter().filter(concerned).cloned().map(Reason::Rules).collect()
+    }
+}
+
+/// Looks at what is attached to a network's bridge, which packets are led past; what is attached to the other links sees them
+/// first.
+///
+/// KERNEL: of what a link receives XDP and TCX decide before filters of `tc` (__netif_receive_skb_core, sch_handle_ingress), and
+/// of those ours is the last.
+pub(super) fn look_at_bridge(socket: &mut Socket, bridge: &LinkInfo) -> Vec<Reason> {
+    let link = || bridge.name.clone();
+    let mut found = Vec::new();
+    found.extend(bridge.xdp.then(|| Reason::Xdp(link())));
+    match tcx_received(bridge.index) {
+        Ok(0) => {}
+        Ok(_) => found.push(Reason::Tcx(link())),
+        Err(error) => found.push(unknown(&format!("programs on {}: {error}", bridge.name))),
+    }
+    match tc::filters_received(socket, bridge.index) {
+        Ok(filters) => {
+            found.extend(filters.into_iter().take(1).map(|filter| Reason::Filter { link: link(), filter }));
+        }
+        Err(error) => found.push(unknown(&format!("filters on {}: {error}", bridge.name))),
+    }
+    found
+}
+
+/// Reads what the kernel has only where it has the feature.
+fn read(path: &str) -> Result<String, Reason> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(Reason::Unknown(format!("{path}: {error}"))),
+    }
+}
