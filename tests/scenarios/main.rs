@@ -47,6 +47,7 @@ mod overlay_egress;
 mod overlay_encrypted;
 mod overlay_fastpath;
 mod overlay_files;
+mod overlay_gate;
 mod overlay_hosts;
 mod overlay_mtu;
 mod overlay_place;

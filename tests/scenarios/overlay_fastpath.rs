@@ -15,10 +15,11 @@ const SLOW: StaticNetwork = StaticNetwork::new("blue", 5000, "10.1", "fd00:1");
 const FAST: StaticNetwork = StaticNetwork { more: "fastpath = true", ..SLOW };
 
 /// What the kernel needs to have, for those that it may lack.
-const NEEDS: &str = "a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF";
+pub(crate) const NEEDS: &str =
+    "a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF";
 
 /// Whether the kernel lets a program decide about what a link receives, as others find out.
-fn is_capable(lab: &Lab) -> bool {
+pub(crate) fn is_capable(lab: &Lab) -> bool {
     let attached = "tc qdisc add dev lo ingress && tc filter add dev lo ingress bpf bytecode '1,6 0 0 0'";
     Path::new("/proc/sys/kernel/unprivileged_bpf_disabled").exists()
         && lab.sh(&format!("unshare -n sh -c \"{attached}\"")).code == 0
@@ -263,7 +264,7 @@ fn the_agent_puts_the_fast_path_back() {
     let both = ["network", "create", "-d", "overlay", "-o", "encrypted", "-o", "fastpath", "both"];
     host.weft(both).expect_failure(2, &["option fastpath", "it is encrypted"]);
     host.weft(["network", "create", "-d", "overlay", "-o", "fastpath=maybe", "bad"])
-        .expect_failure(2, &["option fastpath", "true or false"]);
+        .expect_failure(2, &["option fastpath", "auto, true or false"]);
     cluster.network(1, &["--ipv6", "-o", "fastpath", "blue"]);
     let (red, green) = (connected(&cluster, 1, "red"), connected(&cluster, 2, "green"));
     reaches(&red, addresses(&green));

@@ -121,11 +121,13 @@ pub(crate) fn covers(sent: &[u8], listed: &[u8]) -> bool {
         all.iter().filter(|(own, _)| *own == kind).map(|(_, value)| value.to_vec()).collect()
     };
     let kinds: BTreeSet<u16> = sent.iter().map(|(kind, _)| *kind).collect();
-    !kinds.is_empty()
-        && kinds.into_iter().all(|kind| {
-            let (ours, theirs) = (of_kind(&sent, kind), of_kind(&listed, kind));
-            ours.len() == theirs.len() && ours.iter().zip(&theirs).all(|(one, other)| covers(one, other))
-        })
+    kinds.into_iter().all(|kind| {
+        let (ours, theirs) = (of_kind(&sent, kind), of_kind(&listed, kind));
+        // An expression that is told nothing (`counter`, `notrack`) is listed with what it has chosen, or with nothing.
+        let says_nothing = theirs.is_empty() && ours.iter().all(Vec::is_empty);
+        says_nothing
+            || ours.len() == theirs.len() && ours.iter().zip(&theirs).all(|(one, other)| covers(one, other))
+    })
 }
 
 /// KERNEL: a register of four words is listed by the number it had before registers had one word each (nft_dump_register).
