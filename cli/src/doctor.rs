@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use weft_manager::Manager;
 
 use crate::args::Doctor;
+use crate::overlay;
 use crate::report::Report;
 use crate::table::Form;
 
@@ -20,6 +21,9 @@ pub(crate) fn run(manager: &Manager, args: &Doctor, report: &mut Report) {
         None => manager.doctor(args.fix),
     };
     let Some(found) = report.take(found) else { return };
+    if args.drop_in.is_none() {
+        overlay::say_shut(manager);
+    }
     if found.is_empty() {
         return;
     }

@@ -212,8 +212,26 @@ fn row(peer: &Peer) -> Value {
     })
 }
 
+/// Says of which networks packets do not take the fast path that they may, and why. Nothing is out of step by that.
+pub(crate) fn say_shut(manager: &Manager) {
+    if !manager.agent().has_joined() {
+        return;
+    }
+    match manager.agent().ask::<Status>(Request::Status, &mut |_| {}) {
+        Ok(status) => {
+            for network in status.networks {
+                for why in network.shut {
+                    say(&format!("network {}: fastpath is shut: {why}", network.name));
+                }
+            }
+        }
+        Err(error) => say(&format!("fastpath=auto is shut: {error}")),
+    }
+}
+
 fn verify(manager: &Manager, format: Option<&str>, report: &mut Report) {
     let Some(found) = ask::<Vec<Difference>>(manager, Request::Verify, report) else { return };
+    say_shut(manager);
     if found.is_empty() {
         return;
     }

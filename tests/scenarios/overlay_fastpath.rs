@@ -263,6 +263,8 @@ fn the_agent_puts_the_fast_path_back() {
     let host = cluster.host(1);
     let both = ["network", "create", "-d", "overlay", "-o", "encrypted", "-o", "fastpath", "both"];
     host.weft(both).expect_failure(2, &["option fastpath", "it is encrypted"]);
+    let gated = ["network", "create", "-d", "overlay", "-o", "encrypted", "-o", "fastpath=auto", "both"];
+    host.weft(gated).expect_failure(2, &["option fastpath", "it is encrypted"]);
     host.weft(["network", "create", "-d", "overlay", "-o", "fastpath=maybe", "bad"])
         .expect_failure(2, &["option fastpath", "auto, true or false"]);
     cluster.network(1, &["--ipv6", "-o", "fastpath", "blue"]);

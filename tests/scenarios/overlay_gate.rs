@@ -234,6 +234,14 @@ fn the_gate_is_the_agents() {
     does_not_reach(&four, addresses(&net.two));
     net.cluster.start(1);
     net.becomes_shut("chain inet weft user has rules");
+    for words in [&["overlay", "peers", "--verify"][..], &["doctor"]] {
+        // What else they may have to say on a busy machine is not what this is about.
+        let told = net.host().weft(words.iter().copied());
+        assert!(told.stderr.contains("network blue: fastpath is shut: chain inet weft user"), "{told}");
+        assert!(!told.stdout.contains("fastpath") && !told.stdout.contains("has no shortcut"), "{told}");
+    }
+    let shown = net.host().weft(["overlay", "status"]);
+    assert!(shown.expect_ok().contains("plain, fastpath shut"), "{shown}");
     net.host().sh("nft flush chain inet weft user").expect_ok();
     net.becomes_fast();
     reaches(&four, addresses(&net.two));

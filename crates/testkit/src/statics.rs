@@ -43,32 +43,38 @@ impl Underlay {
     /// Writes the files of all hosts: everybody knows everybody and every network. `families` says which underlay
     /// addresses they tell each other.
     pub fn write_statics(&self, networks: &[StaticNetwork], families: &str) {
-        let files: Vec<(String, String)> = self
-            .hosts()
-            .iter()
-            .map(|host| (host.name().to_string(), host_file(host, networks, families)))
-            .collect();
-        for host in self.hosts() {
-            for (name, text) in &files {
-                host.write(&format!("etc/weft/overlay/peers.d/{name}.toml"), text);
-            }
-            host.write("etc/weft/overlay/host.toml", host_file(host, networks, families));
-            for network in networks {
-                let StaticNetwork { name, vni, more, .. } = network;
-                let subnets = quoted(&network.subnets());
-                let text = format!("name = \"{name}\"\nvni = {vni}\nsubnets = [{subnets}]\n{more}\n");
-                host.write(&format!("etc/weft/overlay/networks.d/{name}.toml"), text);
-            }
-        }
+        write_statics(self.hosts(), networks, families);
     }
 
     /// As [`Underlay::write_statics`], and creates the networks on every host.
     pub fn statics(&self, networks: &[StaticNetwork], families: &str) {
-        self.write_statics(networks, families);
-        for host in self.hosts() {
+        self.statics_of(self.hosts(), networks, families);
+    }
+
+    /// The same with some of the hosts.
+    pub fn statics_of(&self, hosts: &[Host], networks: &[StaticNetwork], families: &str) {
+        write_statics(hosts, networks, families);
+        for host in hosts {
             for network in networks {
                 host.create_static(network);
             }
+        }
+    }
+}
+
+fn write_statics(hosts: &[Host], networks: &[StaticNetwork], families: &str) {
+    let files: Vec<(String, String)> =
+        hosts.iter().map(|host| (host.name().to_string(), host_file(host, networks, families))).collect();
+    for host in hosts {
+        for (name, text) in &files {
+            host.write(&format!("etc/weft/overlay/peers.d/{name}.toml"), text);
+        }
+        host.write("etc/weft/overlay/host.toml", host_file(host, networks, families));
+        for network in networks {
+            let StaticNetwork { name, vni, more, .. } = network;
+            let subnets = quoted(&network.subnets());
+            let text = format!("name = \"{name}\"\nvni = {vni}\nsubnets = [{subnets}]\n{more}\n");
+            host.write(&format!("etc/weft/overlay/networks.d/{name}.toml"), text);
         }
     }
 }

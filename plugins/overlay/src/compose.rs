@@ -37,9 +37,9 @@ pub(crate) const OPTIONS: &[OptionAbout] = &[
     OptionAbout {
         name: FASTPATH,
         aliases: &[],
-        value: "BOOL",
-        default: "false",
-        help: "whether packets between its containers on different hosts pass by the hosts' firewalls",
+        value: "auto|BOOL",
+        default: "auto; false for encrypted networks",
+        help: "whether packets between its containers on different hosts pass by the hosts' firewalls: as long as nobody else there has a say (auto), or always (true)",
     },
     OptionAbout {
         name: "mtu",

@@ -1,5 +1,6 @@
 //! Networks of the cluster: made, removed, and given addresses to.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -119,7 +120,7 @@ fn described(
         egress,
         mtu: mtu.transpose()?,
         labels: new.labels.clone(),
-        options: new.options.clone(),
+        options: with_defaults(new, encryption),
     })
 }
 
@@ -130,6 +131,15 @@ fn can_lead_past(encryption: Encryption) -> Result<(), Refusal> {
         Refusal::new(Kind::Failed, format!("option {FASTPATH}: {error}"))
             .hint("leave it out, or use a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS")
     })
+}
+
+/// What a network has that nobody has said anything about it: the option is in its record, so that networks of before stay as they were made.
+fn with_defaults(new: &NewNetwork, encryption: Encryption) -> BTreeMap<String, String> {
+    let mut options = new.options.clone();
+    if encryption == Encryption::None {
+        options.entry(FASTPATH.into()).or_insert_with(|| AUTO.into());
+    }
+    options
 }
 
 fn not_encrypted(encryption: Encryption, given: &str) -> Result<(), Refusal> {
