@@ -163,3 +163,40 @@ pub struct Removal {
     /// The host that it is removed on.
     pub host: HostId,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record of a version that knew no `auto` has no such key, or another value.
+    #[test]
+    fn a_network_without_the_option_stays_on_the_slow_path() {
+        let network = |fastpath: Option<&str>, encryption| Network {
+            id: NetworkId::new([1; 16]),
+            name: "blue".parse().unwrap(),
+            generation: 1,
+            vni: 4096.try_into().unwrap(),
+            subnets: Vec::new(),
+            encryption,
+            isolated: false,
+            egress: Egress::Nat,
+            mtu: None,
+            labels: BTreeMap::new(),
+            options: fastpath.map(|value| (FASTPATH.into(), value.into())).into_iter().collect(),
+            created: String::new(),
+        };
+        for (given, expected) in [
+            (None, Fastpath::Never),
+            (Some("false"), Fastpath::Never),
+            (Some("of another version"), Fastpath::Never),
+            (Some(""), Fastpath::Always),
+            (Some("true"), Fastpath::Always),
+            (Some(AUTO), Fastpath::Auto),
+        ] {
+            assert_eq!(network(given, Encryption::None).fastpath(), expected, "{given:?}");
+            assert_eq!(network(given, Encryption::Wireguard).fastpath(), Fastpath::Never, "{given:?}");
+        }
+        let [none, auto] = [None, Some(AUTO)].map(|given| network(given, Encryption::None));
+        assert!(none.contradicts(&auto) && !auto.contradicts(&auto));
+    }
+}
