@@ -88,7 +88,9 @@ struct Kept {
     programs: BTreeMap<Way, Program>,
     /// The links with a filter that asks this gate.
     attached: BTreeSet<(u32, Way)>,
-    /// How many looks are left until that is compared again.
+    /// Why the kernel refuses that.
+    incapable: Option<Reason>,
+    /// How many looks are left until that is compared, or tried, again.
     compared: u8,
 }
 
@@ -325,6 +327,7 @@ impl Kept {
             fresh: false,
             programs: BTreeMap::new(),
             attached: BTreeSet::new(),
+            incapable: None,
             compared: 0,
         })
     }
@@ -339,12 +342,26 @@ impl Kept {
         self.compared = self.compared.checked_sub(1).unwrap_or(COMPARED);
         if self.compared == COMPARED {
             self.attached.clear();
+            self.incapable = None;
+        }
+        // Each attempt is a change that others hear of.
+        if let Some(why) = &self.incapable {
+            return Err(why.clone());
         }
         self.attached.retain(|link| wanted.contains(link));
         self.programs.retain(|way, _| [out, back].contains(way));
         for (link, way) in wanted {
-            if !self.attached.contains(&(link, way)) && self.attach_one(socket, link, way)? {
-                self.attached.insert((link, way));
+            if self.attached.contains(&(link, way)) {
+                continue;
+            }
+            match self.attach_one(socket, link, way) {
+                Ok(true) => drop(self.attached.insert((link, way))),
+                // It has gone.
+                Ok(false) => {}
+                Err(why) => {
+                    self.incapable = Some(why.clone());
+                    return Err(why);
+                }
             }
         }
         Ok(())
@@ -365,9 +382,9 @@ impl Kept {
             self.programs.insert(way, load(&wanted, self.gate.descriptor())?);
         }
         let Some(program) = self.programs.get(&way) else { return Ok(false) };
-        match socket.request(tc::watch_received(link)) {
-            Ok(_) => {}
-            Err(error) if error.is_exists() => {}
+        let queue_is_new = match socket.request(tc::watch_received(link)) {
+            Ok(_) => true,
+            Err(error) if error.is_exists() => false,
             Err(error) if is_gone(&error) => return Ok(false),
             Err(error) => {
                 return Err(refused(
@@ -375,14 +392,19 @@ impl Kept {
                     error,
                 ));
             }
-        }
+        };
         match socket.request(tc::decide_received(link, program, &name)) {
             Ok(_) => Ok(true),
             Err(error) if is_gone(&error) => Ok(false),
-            Err(error) => Err(refused(
-                "the kernel has no program decide about what a link receives (CONFIG_NET_CLS_BPF)",
-                error,
-            )),
+            Err(error) => {
+                if queue_is_new {
+                    drop(socket.request(tc::ignore_received(link)));
+                }
+                Err(refused(
+                    "the kernel has no program decide about what a link receives (CONFIG_NET_CLS_BPF)",
+                    error,
+                ))
+            }
         }
     }
 
