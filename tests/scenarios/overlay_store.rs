@@ -157,7 +157,7 @@ fn a_host_that_is_cut_off_from_the_store_alone_keeps_its_traffic() {
 fn an_agent_that_slept_through_a_compaction_knows_what_changed() {
     let (cluster, red, green) = pair();
     let key = format!("/weft/v1/host/{}", id_of(&cluster, 1, "h2"));
-    assert!(routes(cluster.host(1)).iter().all(|route| !route.contains("mtu 1300")));
+    assert!(routes(cluster.host(1)).iter().all(|route| !route.contains("mtu lock 1300")));
     cluster.signal(1, Signal::SIGSTOP);
     // More than sockets hold, so that the server has to put the watch off.
     let noise = "x".repeat(60_000);
@@ -177,7 +177,7 @@ fn an_agent_that_slept_through_a_compaction_knows_what_changed() {
         peers[0]["mtu"] == 1350
     });
     cluster.eventually("the kernel knows", || {
-        routes(cluster.host(1)).iter().any(|route| route.contains("mtu 1300"))
+        routes(cluster.host(1)).iter().any(|route| route.contains("mtu lock 1300"))
     });
     cluster.eventually("the noise is forgotten", || cluster.status(1)["bad"].as_array().unwrap().is_empty());
     reaches(&red, addresses(&green));
