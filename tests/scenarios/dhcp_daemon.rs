@@ -114,7 +114,8 @@ fn the_number_of_the_process_is_in_the_pidfile() {
         // A file that the one before has left is written anew.
         net.restart(&[&flag]);
         let number = net.daemon.as_ref().unwrap().id().to_string();
-        assert_eq!(fs::read_to_string(&file).unwrap(), number);
+        // It is written once the daemon has its socket: nobody else's number is written over.
+        until("the number", || fs::read_to_string(&file).is_ok_and(|written| written == number));
     }
 }
 
