@@ -53,8 +53,8 @@ impl Gated {
     }
 
     fn becomes_fast(&self) {
-        self.cluster.eventually("packets take the fast path", || self.is_fast());
-        assert_eq!(self.shut(1), Vec::<String>::new());
+        // A gate is open before anybody is told.
+        self.cluster.eventually("packets take the fast path", || self.is_fast() && self.shut(1).is_empty());
     }
 
     /// Why the gate of a host is shut.
