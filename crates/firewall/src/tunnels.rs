@@ -19,7 +19,7 @@
 //! What hides its identifier goes the way of ours, to `stranger`. All chains that end with a tunnel's packet leave it untracked.
 //!
 //! Every packet of every container comes by here, so most of them are asked little, and cheaply (docs/adr/0018): the name of
-//! an interface takes five times as long to load as its type, and the mesh's are the only ones of theirs; a port is
+//! an interface takes five times as long to load as the family, and what comes from the mesh is of IPv6; a port is
 //! a port of UDP, once everything else has gone another way; and what a known host has sent need not be read further.
 //!
 //! KERNEL: a VXLAN device takes packets from anybody and by any interface: `local` is what it sends with (vxlan_rcv and
@@ -35,7 +35,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use nix::errno::Errno;
 use weft_nft::expr::{Comparison, Conntrack, Field, Found, Header, Meta, Reg, Verdict, has_bits, is_family};
@@ -53,7 +53,7 @@ const TABLE: Table = Table::new(Family::Inet, "weft_tunnels");
 /// What the comment of every version of it starts with.
 const OURS: &str = "weft tunnels ";
 /// Its comment.
-const VERSION: &str = "weft tunnels 4";
+const VERSION: &str = "weft tunnels 5";
 /// What the names of links start with by which networks with a namespace of their own reach the outside.
 pub const UPLINKS: &str = "ovu";
 /// What the names of all of an overlay's links start with.
@@ -77,8 +77,9 @@ const LEAVING: &str = "leaving";
 /// Before connection tracking looks (NF_IP_PRI_RAW).
 const RAW: i32 = -300;
 const UDP: u8 = 17;
-/// The hardware type of the mesh's interfaces, whoever drives them: none (ARPHRD_NONE, linux/if_arp.h).
-const NO_HARDWARE: u16 = 0xfffe;
+/// The family of all addresses inside the mesh. Whoever drives it takes packets of no others out of a tunnel: the one address of the peer
+/// that sent them is such a one.
+const INSIDE_MESH: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// What else the mesh carries: ICMP of either family.
 const ICMP: [u8; 2] = [1, 58];
 /// The VNI in a VXLAN header, behind the UDP header and four bytes of flags (RFC 7348, section 5).
@@ -288,12 +289,8 @@ impl Tunnels {
 
     /// Drops what comes from the mesh, if the other steps say so, too.
     fn drop_from_mesh(&self, chain: &Chain, more: &[Expr]) -> Rule {
-        let without_hardware = [
-            Expr::Meta(Meta::InputType, Reg(0)),
-            Expr::Compare(Reg(0), Comparison::Equal, NO_HARDWARE.to_ne_bytes().to_vec()),
-        ];
         let mesh = self.is_mesh(Meta::InputName, Comparison::Equal);
-        chain.rule([&without_hardware[..], &mesh, more, &DROP].concat())
+        chain.rule([&is_family(INSIDE_MESH)[..], &mesh, more, &DROP].concat())
     }
 
     /// Drops what passes another interface than the mesh's.

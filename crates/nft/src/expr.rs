@@ -70,8 +70,6 @@ pub enum Meta {
     OutputName,
     /// The kind of the interface it leaves by, `bridge` for example, 16 bytes.
     OutputKind,
-    /// The hardware type of the interface it came in by, two bytes in the host's order (linux/if_arp.h).
-    InputType,
     /// The group of the interface it came in by, four bytes in the host's order.
     InputGroup,
     /// The group of the interface it leaves by, four bytes in the host's order.

@@ -48,7 +48,6 @@ pub(super) fn expression(expr: &Expr) -> Expressions {
                 Meta::InputName => MetaKey::Iifname,
                 Meta::OutputName => MetaKey::Oifname,
                 Meta::OutputKind => MetaKey::Oifkind,
-                Meta::InputType => MetaKey::Iftype,
                 Meta::InputGroup => MetaKey::Iifgroup,
                 Meta::OutputGroup => MetaKey::Oifgroup,
                 Meta::Family => MetaKey::Nfproto,
