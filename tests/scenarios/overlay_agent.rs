@@ -306,18 +306,26 @@ fn a_block_outside_of_its_network_is_passed_over_and_named() {
 #[test]
 fn a_host_that_is_not_heard_of_keeps_its_routes() {
     let (mut cluster, red, green) = pair();
-    cluster.kill(2);
     let alive = format!("/weft/v1/alive/{}", {
         let peers = cluster.host(1).weft(["overlay", "peers", "--format", "json"]).expect_json();
         peers[0]["id"].as_str().unwrap().to_owned()
     });
+    let ways = |cluster: &Cluster| {
+        cluster.host(1).sh("ip -4 route show proto 201; ip -6 route show proto 201").stdout
+    };
+    let before = ways(&cluster);
+    assert!(before.contains("via"), "{before}");
+    cluster.kill(2);
+    assert!(cluster.etcd.records().contains(&alive));
     assert_eq!(cluster.status(1)["suspect"], 0);
-    // As if its lease had run out.
-    cluster.etcd.ctl(["del", &alive]).expect_ok();
+    // Nobody takes its lease back: it runs out.
     cluster.eventually("h2 is suspect", || cluster.status(1)["suspect"] == 1);
+    assert!(!cluster.etcd.records().contains(&alive));
+    assert_eq!(ways(&cluster), before);
     reaches(&red, addresses(&green));
     cluster.start(2);
     cluster.eventually("h2 is alive", || cluster.status(1)["suspect"] == 0);
+    assert!(cluster.etcd.records().contains(&alive));
 }
 
 #[test]

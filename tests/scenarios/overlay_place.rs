@@ -2,7 +2,7 @@
 
 use weft_testkit::{Cluster, Container, Host, reaches};
 
-use crate::overlay_agent::addresses;
+use crate::overlay_agent::{addresses, connected, lost_nothing, pinging};
 
 /// Two hosts with a container of a plain and of an encrypted network on each.
 fn crossing() -> (Cluster, Vec<(Container, Container)>) {
@@ -83,4 +83,53 @@ fn a_host_whose_link_is_made_anew_is_found_by_it() {
     host.ip("address del 192.0.2.33/24 dev u0");
     address(host, 44);
     follows(&cluster, &pairs, "192.0.2.44", "192.0.2.33");
+}
+
+/// The same address twice, found out while both hosts run: who had it keeps it, and the other is told whose it is.
+#[test]
+fn an_address_that_another_host_has_is_not_taken_from_it() {
+    const TAKEN: &str = "192.0.2.1";
+    let cluster = Cluster::new(3);
+    cluster.network(1, &["blue"]);
+    let [red, green, third] = [1, 2, 3].map(|number| connected(&cluster, number, "c"));
+    reaches(&third, addresses(&red));
+    reaches(&third, addresses(&green));
+    let id = |number| cluster.status(number)["host"]["id"].as_str().unwrap().to_owned();
+    let ids = [1, 2].map(id);
+    // Which of two answers on the link is nothing that a cluster decides: the others have found h1 already.
+    let mac = cluster.host(1).link("u0")["address"].as_str().unwrap().to_owned();
+    for host in
+        [cluster.host(3), cluster.host(2)].map(|host| &**host).into_iter().chain([cluster.underlay.ctl()])
+    {
+        host.ip(&format!("neigh replace {TAKEN} lladdr {mac} dev u0 nud permanent"));
+    }
+    let claim = format!("/weft/v1/underlay/{TAKEN}");
+    let claimed = || cluster.etcd.ctl(["get", "--print-value-only", &claim]).expect_ok().to_owned();
+    let before = claimed();
+    assert!(before.contains(&ids[0]), "{before}");
+    let way = || cluster.host(3).sh("bridge fdb show | grep 'dst 192.0.2.'").stdout;
+    let ways = way();
+    let ping = pinging(&third, &addresses(&red)[0]);
+    // The first address of the interface is the one that others are told.
+    let host = cluster.host(2);
+    host.ip("address del 192.0.2.2/24 dev u0");
+    host.ip(&format!("address add {TAKEN}/32 dev u0"));
+    address(host, 2);
+    let parts = [TAKEN, &ids[0], &ids[1], "which is alive", "give this host an address of its own"];
+    cluster.eventually("h2 is told whose it is", || {
+        let alarms = cluster.status(2)["alarms"].to_string();
+        parts.iter().all(|part| alarms.contains(part))
+    });
+    assert_eq!(cluster.status(2)["state"], "degraded");
+    assert_eq!(claimed(), before);
+    assert_eq!(way(), ways);
+    assert!(ways.contains("dst 192.0.2.1 ") && ways.contains("dst 192.0.2.2 "), "{ways}");
+    assert_eq!([1, 3].map(|number| cluster.status(number)["state"].clone()), ["ready", "ready"]);
+    lost_nothing(ping);
+    reaches(&third, addresses(&green));
+    // It is over when the address is gone.
+    host.ip(&format!("address del {TAKEN}/32 dev u0"));
+    cluster.eventually("h2 is content", || cluster.status(2)["state"] == "ready");
+    reaches(&green, addresses(&red));
+    reaches(&green, addresses(&third));
 }

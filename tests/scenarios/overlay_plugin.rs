@@ -84,6 +84,38 @@ fn every_verb_keeps_its_promise() {
     assert_eq!(now, then);
 }
 
+/// What versions before 1.1.0 have: a result of their own version, CHECK, DEL as often as somebody likes, and neither GC nor STATUS.
+#[test]
+fn older_versions_have_their_verbs() {
+    let net = Underlay::new(2);
+    net.statics(&[BLUE], "v4");
+    let (host, far) = (net.host(1), net.host(2).connected("blue", "far"));
+    for version in ["0.4.0", "1.0.0"] {
+        let mut conf = conf();
+        conf["cniVersion"] = version.into();
+        let plugin = || host.plugin("overlay").json(&conf);
+        let red = host.container(&format!("v{}", version.replace('.', "-")));
+        let result = plugin().add(&red).expect_json();
+        assert_eq!(result["cniVersion"], version, "{result}");
+        let is_of_old = result["ips"][0]["version"] == "4";
+        assert_eq!(is_of_old, version == "0.4.0", "{result}");
+        plugin().prev_result(&result).check(&red).expect_ok();
+        reaches(&red, &far.1);
+        for call in [plugin().gc(&[]), plugin().status()] {
+            let failure = call.expect_error(1);
+            assert!(failure["msg"].as_str().unwrap().contains("config version does not allow"), "{failure}");
+        }
+        assert!(red.has_link("eth0"), "GC of a version that has none");
+        red.ip("link set eth0 down");
+        red.ip("address flush dev eth0");
+        plugin().prev_result(&result).check(&red).expect_error(999);
+        for _ in 0..2 {
+            plugin().del(&red).expect_ok();
+            assert!(!red.has_link("eth0"));
+        }
+    }
+}
+
 #[test]
 fn del_works_whatever_is_gone() {
     let net = Underlay::new(2);

@@ -152,12 +152,23 @@ fn a_host_that_is_cut_off_from_the_store_alone_keeps_its_traffic() {
     lost_nothing(ping);
 }
 
+/// How often a host has listed the whole store since some of what it had not heard was compacted away.
+fn listed_after_compaction(cluster: &Cluster, number: u8) -> u64 {
+    let page = cluster.host(number).weft(["overlay", "status", "--metrics"]);
+    let lines = page.expect_ok().lines().filter(|line| line.starts_with("weft_overlay_resync_total{"));
+    let counts = lines.filter(|line| line.contains("compacted")).filter_map(|line| line.rsplit(' ').next());
+    counts.map(|count| count.parse::<u64>().unwrap()).sum()
+}
+
 /// B6: an agent sleeps while the store changes more than it remembers, and a peer's attributes with it.
 #[test]
 fn an_agent_that_slept_through_a_compaction_knows_what_changed() {
     let (cluster, red, green) = pair();
     let key = format!("/weft/v1/host/{}", id_of(&cluster, 1, "h2"));
+    let forwarding = || cluster.host(1).sh("bridge fdb show | grep 'dst 192.0.2.'").stdout;
     assert!(routes(cluster.host(1)).iter().all(|route| !route.contains("mtu lock 1300")));
+    assert!(forwarding().contains("dst 192.0.2.2 "), "{}", forwarding());
+    assert_eq!(listed_after_compaction(&cluster, 1), 0);
     cluster.signal(1, Signal::SIGSTOP);
     // More than sockets hold, so that the server has to put the watch off.
     let noise = "x".repeat(60_000);
@@ -165,10 +176,16 @@ fn an_agent_that_slept_through_a_compaction_knows_what_changed() {
         cluster.etcd.ctl(["put", &format!("/weft/v1/noise/{number}"), &noise]).expect_ok();
     }
     cluster.etcd.ctl(["del", "--prefix", "/weft/v1/noise/"]).expect_ok();
-    let record = cluster.etcd.ctl(["get", "--print-value-only", &key]).expect_ok().trim().to_owned();
-    let smaller = record.replace("\"mtu\":1500", "\"mtu\":1350");
-    assert_ne!(record, smaller, "{record}");
-    cluster.etcd.ctl(["put", &key, &smaller]).expect_ok();
+    // Meanwhile h2 moves, to a link that takes less.
+    let moving = cluster.host(2);
+    moving.set_mtu(cluster.underlay.lab(), 1350);
+    moving.ip("address del 192.0.2.2/24 dev u0");
+    moving.ip("address add 192.0.2.22/24 dev u0");
+    moving.ip("route add default via 192.0.2.254");
+    cluster.eventually("h2 says so", || {
+        let record = cluster.etcd.ctl(["get", "--print-value-only", &key]).expect_ok().to_owned();
+        record.contains("\"192.0.2.22\"") && record.contains("\"mtu\":1350")
+    });
     let revision = cluster.etcd.revision().to_string();
     cluster.etcd.ctl(["compact", &revision]).expect_ok();
     cluster.signal(1, Signal::SIGCONT);
@@ -176,11 +193,20 @@ fn an_agent_that_slept_through_a_compaction_knows_what_changed() {
         let peers = cluster.host(1).weft(["overlay", "peers", "--format", "json"]).expect_json();
         peers[0]["mtu"] == 1350
     });
+    assert!(listed_after_compaction(&cluster, 1) >= 1, "it was never behind");
     cluster.eventually("the kernel knows", || {
+        let forwarding = forwarding();
         routes(cluster.host(1)).iter().any(|route| route.contains("mtu lock 1300"))
+            && forwarding.contains("dst 192.0.2.22 ")
+            && !forwarding.contains("dst 192.0.2.2 ")
     });
     cluster.eventually("the noise is forgotten", || cluster.status(1)["bad"].as_array().unwrap().is_empty());
     reaches(&red, addresses(&green));
+}
+
+/// What an agent has said since it was started. It is told to end.
+fn said(cluster: &mut Cluster, number: u8) -> String {
+    cluster.end(number).stderr
 }
 
 /// B7: the store is emptied. The hosts keep everything, say so, and make it what it was.
@@ -199,25 +225,37 @@ fn an_emptied_store_is_filled_again() {
     });
     lost_nothing(ping);
     assert_eq!([1, 2].map(|number| routes(cluster.host(number))), routes_before);
-    let said = monitor.end().stdout;
+    let heard = monitor.end().stdout;
     let gone = |line: &&str| line.contains("Deleted") && line.contains("proto 201");
-    assert_eq!(said.lines().filter(gone).collect::<Vec<_>>(), Vec::<&str>::new());
+    assert_eq!(heard.lines().filter(gone).collect::<Vec<_>>(), Vec::<&str>::new());
     // The positive twin: a host that says that it goes is gone.
     cluster.host(2).weft(["network", "disconnect", "blue", green.name()]).expect_ok();
     cluster.host(2).weft(["overlay", "leave", "-f"]).expect_ok();
     cluster.eventually("h1 has no way to h2", || routes(cluster.host(1)).len() < routes_before[0].len());
+    // It was no matter of course: both have raised the alarm.
+    for number in [1, 2] {
+        let said = said(&mut cluster, number);
+        assert!(said.contains("what is known from before is kept"), "{said}");
+    }
 }
 
 /// As B7, by a hand that deletes every key while everybody listens.
 #[test]
 fn keys_that_are_all_deleted_at_once_come_back() {
-    let (cluster, red, green) = pair();
+    let (mut cluster, red, green) = pair();
     let before = records(&cluster);
     let ping = pinging(&red, &addresses(&green)[0]);
     cluster.etcd.ctl(["del", "--prefix", "/weft/v1/"]).expect_ok();
     cluster.eventually("the store is what it was", || records(&cluster) == before);
     lost_nothing(ping);
     reaches(&green, addresses(&red));
+    for number in [1, 2] {
+        let said = said(&mut cluster, number);
+        assert!(
+            said.contains("weftd: the store has been emptied: what is known from before is kept"),
+            "{said}"
+        );
+    }
 }
 
 /// B8: the store is restored from a backup that knows less.
@@ -240,6 +278,11 @@ fn a_store_that_is_set_back_hears_what_it_forgot() {
     cluster.eventually("the store knows again", || records(&cluster) == before);
     pings.into_iter().for_each(lost_nothing);
     assert!(cluster.host(1).weft(["network", "ls"]).expect_ok().contains("later"));
+    // A revision of etcd is never set back, so it has said that it was.
+    for number in [1, 2] {
+        let said = said(&mut cluster, number);
+        assert!(said.contains("weftd: the store went back from revision"), "{said}");
+    }
 }
 
 /// Two hosts make a network at the same moment: of one name there is one, of one subnet too, and who comes late is told.
