@@ -137,7 +137,7 @@ impl Tunnels {
             if there && admitted(&mut socket)? == self.hosts {
                 return Ok(Change::AlreadyThere);
             }
-            match socket.commit(&self.transaction(there)) {
+            match socket.commit(&self.transaction(there, Some(VERSION))) {
                 Ok(()) => return Ok(Change::Made),
                 Err(Error::Refused { errno: Errno::EEXIST | Errno::ENOENT, .. }) if attempts < ATTEMPTS => {}
                 Err(error) => return Err(wrap(error)),
@@ -183,38 +183,40 @@ impl Tunnels {
         if comment(socket)?.is_none() || socket.element(&marks(), &self.mark()).map_err(wrap)?.is_none() {
             return Ok(false);
         }
-        for (chain, rules) in self.chains() {
-            if socket.rules(TABLE, chain).map_err(wrap)?.len() != rules.len() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let mut rules = Transaction::new();
+        self.write(&mut rules);
+        socket.has_all(&rules, |_| false).map_err(wrap)
     }
 
-    fn transaction(&self, only_hosts: bool) -> Transaction {
+    /// Adds the chains and their rules.
+    fn write(&self, transaction: &mut Transaction) {
+        let base = |hook| Base { kind: ChainKind::Filter, hook, priority: RAW, policy: Policy::Accept };
+        for name in [STRANGER, NO_DATAGRAM, PLAIN, SECURE, CARRIER, UNTRACKED, INTO_MESH] {
+            transaction.chain(&TABLE.chain(name));
+        }
+        transaction.chain(&TABLE.base_chain(ARRIVING, base(Hook::Prerouting)));
+        transaction.chain(&TABLE.base_chain(LEAVING, base(Hook::Output)));
+        if self.uplinks {
+            transaction.chain(&TABLE.base_chain(OUTSIDE, AT_POSTROUTING));
+            transaction.chain(&TABLE.base_chain(INSIDE, AT_FORWARD));
+        }
+        for rule in self.chains().into_iter().flat_map(|(_, rules)| rules) {
+            transaction.rule(rule);
+        }
+    }
+
+    fn transaction(&self, only_hosts: bool, comment: Option<&str>) -> Transaction {
         let mut transaction = Transaction::new();
         if only_hosts {
             let [v4, v6] = ANY.map(hosts);
             transaction.flush_set(&v4).flush_set(&v6);
         } else {
             // To delete a table, it has to be there.
-            transaction.table(TABLE, None).delete_table(TABLE).table(TABLE, Some(VERSION));
+            transaction.table(TABLE, None).delete_table(TABLE).table(TABLE, comment);
             let [v4, v6] = ANY.map(hosts);
             transaction.set(&v4).set(&v6).set(&marks());
             transaction.elements(&marks(), vec![Element::new(self.mark())]);
-            let base = |hook| Base { kind: ChainKind::Filter, hook, priority: RAW, policy: Policy::Accept };
-            for name in [STRANGER, NO_DATAGRAM, PLAIN, SECURE, CARRIER, UNTRACKED, INTO_MESH] {
-                transaction.chain(&TABLE.chain(name));
-            }
-            transaction.chain(&TABLE.base_chain(ARRIVING, base(Hook::Prerouting)));
-            transaction.chain(&TABLE.base_chain(LEAVING, base(Hook::Output)));
-            if self.uplinks {
-                transaction.chain(&TABLE.base_chain(OUTSIDE, AT_POSTROUTING));
-                transaction.chain(&TABLE.base_chain(INSIDE, AT_FORWARD));
-            }
-            for rule in self.chains().into_iter().flat_map(|(_, rules)| rules) {
-                transaction.rule(rule);
-            }
+            self.write(&mut transaction);
         }
         for family in ANY {
             let of_family = self.hosts.iter().filter(|host| host.is_ipv4() == family.is_ipv4());
@@ -426,4 +428,21 @@ fn known_host(chain: &Chain, family: IpAddr) -> Rule {
 fn no_icmp() -> Vec<Expr> {
     let other = |number| Expr::Compare(Reg(0), Comparison::NotEqual, vec![number]);
     std::iter::once(Expr::Meta(Meta::Transport, Reg(0))).chain(ICMP.map(other)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As kernels before 5.10 have it.
+    #[test]
+    fn a_table_without_a_comment_is_not_written_again() {
+        weft_netns::isolate().unwrap();
+        let vnis = BTreeSet::from([5000]);
+        let wanted = Tunnels { plain_port: 4789, mesh_links: "weftwg", vnis, ..Tunnels::default() };
+        Socket::open().unwrap().commit(&wanted.transaction(false, None)).unwrap();
+        assert_eq!(wanted.ensure().unwrap(), Change::AlreadyThere);
+        let other = Tunnels { plain_port: 4790, ..wanted };
+        assert_eq!(other.ensure().unwrap(), Change::Made, "other rules are");
+    }
 }
