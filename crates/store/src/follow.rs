@@ -13,8 +13,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// What a follower tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
-    /// This is everything: what is not in it may be gone, or never have been. The text says why all was listed.
-    Listed(Listing, String),
+    /// This is everything: what is not in it may be gone, or never have been; and why all was listed.
+    Listed(Listing, Reason),
     /// Changes since.
     Changes(Vec<Event>),
     /// Nothing has changed up to this revision.
@@ -25,12 +25,52 @@ pub enum Update {
     Back,
 }
 
+/// Why everything is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Nothing was known.
+    Start,
+    /// What has changed is forgotten up to this revision.
+    Compacted(i64),
+    /// The store is not what it was, in these words.
+    Reset(String),
+    /// A watch ended.
+    Ended,
+    /// Whoever follows wants to be sure.
+    Asked,
+}
+
+impl Reason {
+    /// Returns a word for it, one of a few.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Compacted(_) => "compacted",
+            Self::Reset(_) => "reset",
+            Self::Ended => "ended",
+            Self::Asked => "asked",
+        }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Compacted(revision) => write!(out, "revisions up to {revision} were compacted away"),
+            Self::Reset(why) => out.write_str(why),
+            Self::Start => out.write_str("nothing was known"),
+            Self::Ended => out.write_str("the watch ended"),
+            Self::Asked => out.write_str("it was asked for"),
+        }
+    }
+}
+
 /// Lists, watches, and lists again when a watch cannot go on.
 pub struct Follower {
     store: SharedStore,
     prefix: String,
     watch: Option<Watch>,
-    why: String,
+    why: Reason,
     /// Why nothing is heard, as it was said last.
     lost: Option<String>,
     wait: Duration,
@@ -39,14 +79,17 @@ pub struct Follower {
 impl Follower {
     /// Follows what begins with `prefix`.
     pub fn new(store: SharedStore, prefix: &str) -> Self {
-        let why = "start".into();
-        Self { store, prefix: prefix.into(), watch: None, why, lost: None, wait: BACKOFF.0 }
+        Self { store, prefix: prefix.into(), watch: None, why: Reason::Start, lost: None, wait: BACKOFF.0 }
     }
 
     /// Lists everything again with the next call, for whoever wants to be sure.
-    pub fn again(&mut self, why: &str) {
+    pub fn again(&mut self) {
+        self.begin(Reason::Asked);
+    }
+
+    fn begin(&mut self, why: Reason) {
         self.watch = None;
-        self.why = why.into();
+        self.why = why;
     }
 
     /// Waits for the next update. It never ends, and may be dropped and called again without losing one.
@@ -69,11 +112,9 @@ impl Follower {
                     self.lost = None;
                     return Update::Back;
                 }
-                Some(WatchEvent::Compacted(revision)) => {
-                    self.again(&format!("revisions up to {revision} were compacted away"));
-                }
-                Some(WatchEvent::Reset(why)) => self.again(&why),
-                None => self.again("the watch ended"),
+                Some(WatchEvent::Compacted(revision)) => self.begin(Reason::Compacted(revision)),
+                Some(WatchEvent::Reset(why)) => self.begin(Reason::Reset(why)),
+                None => self.begin(Reason::Ended),
             }
         }
     }
@@ -97,7 +138,7 @@ impl Follower {
                 self.watch = Some(watch);
                 self.wait = BACKOFF.0;
                 self.lost = None;
-                Some(Update::Listed(listing, std::mem::take(&mut self.why)))
+                Some(Update::Listed(listing, self.why.clone()))
             }
             Err(error) => {
                 let why = error.to_string();

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 pub use weft_overlay::entry::{Entry, Event, Listing};
 
 pub use error::StoreError;
-pub use follow::{Follower, Update};
+pub use follow::{Follower, Reason, Update};
 pub use txn::{Compare, Op, Outcome};
 pub use watch::{Watch, WatchEvent};
 

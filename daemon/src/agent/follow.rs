@@ -55,7 +55,7 @@ pub(super) async fn follow(agent: Rc<Agent>, membership: Membership) {
             agent.change(|inner| inner.store = None);
             agent.hear(Update::Lost(with_hint(&other)));
             tokio::time::sleep(AGAIN).await;
-            follower.again("another cluster's store was there");
+            follower.again();
             continue;
         }
         match update {

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use weft_model::NetworkName;
 use weft_overlay::{Event, HostId, Key, NetworkId, Snapshot};
 use weft_state::Root;
-use weft_store::{SharedStore, Update};
+use weft_store::{Reason, SharedStore, Update};
 
 use super::blocks::Claims;
 use super::collect::Leftovers;
@@ -33,6 +33,8 @@ pub(crate) struct Inner {
     pub(crate) store: Option<SharedStore>,
     /// How that goes.
     pub(crate) hearing: Hearing,
+    /// Whether the last round left the kernel with the rules that no device is made without.
+    pub(super) guarded: bool,
     /// Networks that are not to be had here, and why.
     pub(super) refusals: BTreeMap<(&'static str, NetworkId), String>,
     /// What else somebody should look at, by what it is about.
@@ -101,7 +103,7 @@ impl Hearing {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// Listings of the whole store, by the reason.
-    pub(crate) listings: BTreeMap<String, u64>,
+    pub(crate) listings: BTreeMap<&'static str, u64>,
     /// Rounds, and how long the last took.
     pub(crate) rounds: u64,
     /// How long the kernel took in the last round.
@@ -120,6 +122,7 @@ impl Inner {
             snapshot: Snapshot::default(),
             store: None,
             hearing: Hearing::default(),
+            guarded: false,
             refusals: BTreeMap::new(),
             troubles: BTreeMap::new(),
             made: BTreeMap::new(),
@@ -174,7 +177,10 @@ impl Inner {
         };
         let changes = match update {
             Update::Listed(listing, why) => {
-                *self.counts.listings.entry(why).or_default() += 1;
+                if why != Reason::Start {
+                    eprintln!("weftd: everything is read again from the store: {why}");
+                }
+                *self.counts.listings.entry(why.word()).or_default() += 1;
                 self.snapshot.adopt(&listing, own)
             }
             Update::Changes(events) => self.snapshot.apply(&events, own),

@@ -104,8 +104,8 @@ impl Inner {
     }
 }
 
-fn labelled(label: &str, counts: &std::collections::BTreeMap<String, u64>) -> Vec<(String, u64)> {
-    counts.iter().map(|(value, count)| (format!("{label}=\"{}\"", escaped(value)), *count)).collect()
+fn labelled<T: AsRef<str>>(label: &str, counts: &std::collections::BTreeMap<T, u64>) -> Vec<(String, u64)> {
+    counts.iter().map(|(value, count)| (format!("{label}=\"{}\"", escaped(value.as_ref())), *count)).collect()
 }
 
 /// Returns a text as it may stand between quotes.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use weft_overlay::Snapshot;
 use weft_overlay::snapshot::Alarm;
 use weft_store::{
-    Compare, Event, Follower, Op, Outcome, Read, SharedStore, StoreError, Update, Watch, WatchEvent,
+    Compare, Event, Follower, Op, Outcome, Read, Reason, SharedStore, StoreError, Update, Watch, WatchEvent,
 };
 
 use crate::server::Server;
@@ -230,7 +230,7 @@ pub(crate) async fn a_follower_that_slept_through_a_compaction_knows_every_attri
     write(&other, &[put(&key, &host(1500))]).await;
     let mut follower = Follower::new(Arc::clone(&store), "/weft/v1/");
     let Update::Listed(listing, why) = follower.next().await else { panic!("no listing") };
-    assert_eq!(why, "start");
+    assert_eq!(why, Reason::Start);
     let mut snapshot = Snapshot::from_list(&listing);
     // The watch that stands for the one that slept begins where this one stopped.
     let stopped = snapshot.revision + 1;
@@ -368,7 +368,9 @@ async fn goes_back(server: &mut Server, on: usize) {
     let after = loop {
         match follower.next().await {
             Update::Listed(listing, why) => {
-                assert!(why.contains("went back") || why.contains("another one"), "{why}");
+                let said = why.to_string();
+                assert!(said.contains("went back") || said.contains("another one"), "{said}");
+                assert_eq!(why.word(), "reset");
                 break listing;
             }
             Update::Lost(_) | Update::Back | Update::Progress(_) => {}
