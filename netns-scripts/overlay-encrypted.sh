@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Two hosts on one network between them, a tunnel of ours on each, and VXLAN inside it: what an encrypted network rides in.
-# Hosts are namespaces, each with files of its own; nothing runs but the tunnels.
+# Two hosts that have joined a cluster, with an etcd between them, and a container of each on one encrypted overlay network. Hosts
+# are namespaces, each with files and an agent of its own.
 #
 #   sudo netns-scripts/overlay-encrypted.sh          build it and leave it up
 #   sudo netns-scripts/overlay-encrypted.sh --down   take it down
@@ -9,65 +9,134 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 PATH=$here/../target/stage/bin:$PATH
 files=/run/weft-encrypted
+hosts=(1 2)
+
+on() {
+  local host=$1
+  shift
+  WEFT_ROOT=$files/h$host ip netns exec "h$host" "$@"
+}
+
+# Starts something that stays: what to call its log, and what.
+begin() {
+  local log=$files/$1.log
+  shift
+  setsid -f "$@" >"$log" 2>&1 </dev/null
+}
+
+# Waits for what comes by itself.
+await() {
+  local left=600
+  until "$@" >/dev/null 2>&1; do
+    left=$((left - 1))
+    [ "$left" -gt 0 ] || { echo "not within a minute: $*; see $files/*.log" >&2; exit 1; }
+    sleep 0.1
+  done
+}
+
+end() {
+  local pids
+  for _ in {1..100}; do
+    pids=$(ip netns pids "$1" 2>/dev/null) || return 0
+    [ -n "$pids" ] || return 0
+    # shellcheck disable=SC2086 # one word each
+    kill -9 $pids 2>/dev/null || true
+    sleep 0.05
+  done
+}
 
 down() {
-  for n in 1 2; do
-    # The tunnel ends with the device, and both of its processes are told to.
-    for pid in $(ip netns pids "h$n" 2>/dev/null); do kill "$pid" 2>/dev/null || true; done
-    ip netns delete "h$n" 2>/dev/null || true
+  for n in "${hosts[@]}"; do
+    on "$n" weft network disconnect -f blue "c$n" 2>/dev/null || true
+    ip netns delete "c$n" 2>/dev/null || true
   done
+  for name in h1 h2 ctl; do
+    end "$name"
+    ip netns delete "$name" 2>/dev/null || true
+  done
+  ip link delete ul 2>/dev/null || true
   rm -rf "$files"
 }
 
-# 32 random bytes, in base64.
-secret() { head -c 32 /dev/urandom | base64; }
+# A certificate: of whom, and what it is valid for.
+make_cert() {
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$1" -keyout "$1.key" -out "$1.csr"
+  printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth,clientAuth\n' "$2" >"$1.ext"
+  openssl x509 -req -in "$1.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -days 365 -extfile "$1.ext" -out "$1.crt"
+}
 
-command -v weftd >/dev/null || { echo "weftd is not built yet: cargo xtask stage" >&2; exit 1; }
-command -v wg >/dev/null || { echo "wg is missing: apt-get install wireguard-tools" >&2; exit 1; }
+certificates() {
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \
+    -subj /CN=weft-ca -keyout ca.key -out ca.crt
+  make_cert etcd IP:192.0.2.250
+  for n in "${hosts[@]}"; do make_cert "h$n" "DNS:h$n"; done
+}
+
+need() {
+  command -v "$1" >/dev/null || { echo "$1 is missing: $2" >&2; exit 1; }
+}
+
+need weft 'cargo xtask stage'
+need weftd 'cargo xtask stage'
+need etcd 'apt-get install etcd-server'
+need openssl 'apt-get install openssl'
 case ${1:-} in
   --down) down; exit ;;
   '') ;;
-  *) sed -n '2,6p' "$0"; exit 2 ;;
+  *) sed -n '2,7p' "$0"; exit 2 ;;
 esac
 
 umask 077
-shared=$(secret)
-for n in 1 2; do
-  ip netns add "h$n"
-  mkdir -p "$files/h$n/var/lib/weft/overlay/keys"
-  wg genkey >"$files/h$n/var/lib/weft/overlay/keys/wg-a.key"
+mkdir -p "$files/tls"
+(cd "$files/tls" && certificates 2>openssl.log)
+head -c 32 /dev/urandom | base64 >"$files/tls/secret"
+
+ip link add ul type bridge mcast_snooping 0
+ip link set ul up
+for name in h1 h2 ctl; do
+  case $name in ctl) own=192.0.2.250 ;; *) own=192.0.2.${name#h} ;; esac
+  ip netns add "$name"
+  ip -n "$name" link set lo up
+  ip link add "v-$name" type veth peer name u0 netns "$name"
+  ip link set "v-$name" master ul up
+  ip -n "$name" address add "$own/24" dev u0
+  ip -n "$name" link set u0 up
 done
-ip link add u0 netns h1 type veth peer name u0 netns h2
-for n in 1 2; do
-  ip -n "h$n" link set lo up
-  ip -n "h$n" address add "192.0.2.$n/24" dev u0
-  ip -n "h$n" link set u0 up
+
+url=https://192.0.2.250:2379
+begin etcd ip netns exec ctl etcd --data-dir "$files/etcd" \
+  --listen-client-urls "$url" --advertise-client-urls "$url" --listen-peer-urls http://127.0.0.1:2380 \
+  --cert-file "$files/tls/etcd.crt" --key-file "$files/tls/etcd.key" \
+  --client-cert-auth --trusted-ca-file "$files/tls/ca.crt"
+await ip netns exec ctl bash -c ': </dev/tcp/192.0.2.250/2379'
+for n in "${hosts[@]}"; do
+  mkdir -p "$files/h$n"
+  begin "h$n" env WEFT_ROOT="$files/h$n" ip netns exec "h$n" weftd agent
+  await test -S "$files/h$n/run/weft/overlay/agent.sock"
+  on "$n" weft overlay join --etcd "$url" --name "h$n" --secret "$files/tls/secret" \
+    --ca "$files/tls/ca.crt" --cert "$files/tls/h$n.crt" --key "$files/tls/h$n.key" >/dev/null
 done
-for n in 1 2; do
-  other=$((3 - n))
-  public=$(wg pubkey <"$files/h$other/var/lib/weft/overlay/keys/wg-a.key")
-  cat >"$files/h$n/var/lib/weft/overlay/wg-a.json" <<JSON
-{ "schema": 1,
-  "device": { "port": 51820, "mtu": 1440, "address": "fd07::$n", "prefix": "fd07::/48", "vxlan": 8473 },
-  "peers": [{ "public_key": "$public", "preshared_key": "$shared",
-              "endpoint": "192.0.2.$other:51820", "address": "fd07::$other" }] }
-JSON
-  ip netns exec "h$n" weftd --root "$files/h$n" tunnel --slot A --detach
-  ip -n "h$n" route add "fd07::$other" dev weftwga proto 202
-  ip -n "h$n" link add secure0 mtu 1370 type vxlan id 4096 local "fd07::$n" remote "fd07::$other" dstport 8473 \
-    nolearning udp6zerocsumtx udp6zerocsumrx
-  ip -n "h$n" address add "10.92.0.$n/24" dev secure0
-  ip -n "h$n" link set secure0 up
+on 1 weft network create -d overlay --subnet 10.92.0.0/16 -o encrypted blue >/dev/null
+for n in "${hosts[@]}"; do
+  await on "$n" weft network exists blue
+  ip netns add "c$n"
+  on "$n" weft network connect blue "c$n"
 done
+there=$(ip -n c2 -4 -o address show dev eth0 | sed 's/.*inet \([0-9.]*\).*/\1/')
+await ip netns exec c1 ping -c1 -W1 "$there"
 
 cat <<TEXT
-h1 and h2 are at 192.0.2.1 and 192.0.2.2, and inside the tunnel at fd07::1 and fd07::2. Look at:
+c1 is on h1, c2 on h2, at $there. Look at:
 
-  ip netns exec h1 ping -c1 10.92.0.2                 VXLAN inside WireGuard inside UDP
-  ip netns exec h1 ip -6 route                        one route a host; without it: unreachable, nothing else
-  ip netns exec h1 ip link set weftwga down           and then the ping again: nothing leaves by another way
-  ip netns exec h2 tcpdump -ni u0 udp port 51820      what somebody in between sees
-  ip netns pids h1                                    the process that holds the device, and the one that works:
-                                                      kill -9 the second and go on pinging
+  ip netns exec c1 ping -c1 $there                  VXLAN inside WireGuard inside UDP
+  tcpdump -ni ul udp port 51820                        what somebody in between sees of it
+  ip netns exec h1 ip -6 route show proto 202          one route a host, and unreachable whoever has none
+  ip netns exec h1 nft list table inet weft_tunnels    the secure port is taken from the mesh alone
+  WEFT_ROOT=$files/h1 ip netns exec h1 weft overlay diag $there
+  ip netns exec h1 ip link delete weftwga              break it: the agent of h1 makes it anew
+  pkill -9 -f '$files/h1 tunnel'          where the kernel has no WireGuard: kill who carries the
+                                                       packets, and go on pinging
+  WEFT_ROOT=$files/h1 ip netns exec h1 weft overlay rotate
+                                                       other keys, and no packet is lost
   $0 --down              take it all down
 TEXT

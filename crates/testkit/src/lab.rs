@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::leftovers::{Identity, end, identity, inhabitants};
-use crate::{Container, Output, PluginCall, Program, Snapshot, reaches, staged, staged_folder};
+use crate::{Capture, Container, Output, PluginCall, Program, Snapshot, reaches, staged, staged_folder};
 
 const MOUNTS: &str = "/proc/thread-self/ns/mnt";
 const NETNS: &str = "/proc/thread-self/ns/net";
@@ -174,6 +175,11 @@ impl Lab {
     pub fn sh(&self, line: &str) -> Output {
         let path = format!("{}:{}", staged_folder().display(), std::env::var("PATH").unwrap_or_default());
         Program::new("sh").args(["-c", line]).env("WEFT_ROOT", &self.root).env("PATH", path).run()
+    }
+
+    /// Starts to keep every frame that passes the host.
+    pub fn capture(&self) -> Capture {
+        Capture::start(Ipv4Addr::LOCALHOST.into())
     }
 
     /// Reads a value under `/proc/sys/net` of the host.
