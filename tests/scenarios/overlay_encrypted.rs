@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 
 use nix::sys::signal::Signal;
-use weft_testkit::{Cluster, does_not_reach, reaches};
+use weft_testkit::{Cluster, Host, does_not_reach, reaches, skip_unless, staged};
 
 use crate::overlay_agent::{addresses, connected};
 use crate::overlay_tunnel::{CANARY, transfer};
@@ -62,6 +62,132 @@ fn an_encrypted_network_over_ipv6_shows_nothing_on_the_wire() {
     let capture = cluster.underlay.capture();
     transfer(&one, &two, &addresses(&two)[0]);
     assert_ne!(seen(&capture.stop()), 0);
+}
+
+/// Somebody else's table has the name of the guard's.
+fn foreign(host: &Host) -> bool {
+    host.write("foreign.nft", "table inet weft_tunnels { comment \"theirs\"; }");
+    host.sh(&format!("nft -f {}", host.path("foreign.nft").display())).code == 0
+}
+
+/// Without its rules there is no device, of the mesh as little as of a network.
+#[test]
+fn no_device_is_made_without_its_guard() {
+    let mut cluster = Cluster::new(2);
+    let one = cluster.host(1);
+    skip_unless!(foreign(one), "nft that writes comments of tables");
+    cluster.host(2).weft(["network", "create", "-d", "overlay", "-o", "encrypted", "blue"]).expect_ok();
+    // The twin: where nobody has the name everything is made.
+    cluster.eventually("the mesh of h2", || cluster.host(2).has_link("weftwga"));
+    let says = |host: &Host| host.weft(["overlay", "status"]).stdout;
+    cluster.eventually("h1 says why not", || says(one).contains("weft_tunnels"));
+    let devices = || one.sh("ip -o link").expect_ok().to_owned();
+    let has_none = |listed: &str| !listed.contains("weftwg") && !listed.contains(": ov");
+    let refused = one.weft(["overlay", "apply"]);
+    refused.expect_failure(1, &["weft_tunnels"]);
+    assert!(has_none(&devices()), "{}", devices());
+    let red = one.container("red");
+    assert_ne!(one.weft(["network", "connect", "blue", red.name()]).code, 0);
+    assert!(has_none(&devices()), "{}", devices());
+    // The next agent begins with the same.
+    cluster.kill(1);
+    cluster.start(1);
+    let one = cluster.host(1);
+    one.weft(["overlay", "apply"]).expect_failure(1, &["weft_tunnels"]);
+    let listed = one.sh("ip -o link").expect_ok().to_owned();
+    assert!(has_none(&listed), "{listed}");
+    // Once the name is free it goes on by itself.
+    one.sh("nft delete table inet weft_tunnels").expect_ok();
+    cluster.eventually("the mesh of h1", || one.has_link("weftwga"));
+    let (red, green) = (connected(&cluster, 1, "pink"), connected(&cluster, 2, "green"));
+    reaches(&red, &addresses(&green));
+}
+
+/// What somebody breaks is mended by the agent that runs, and what it cannot mend is told by whoever asks.
+#[test]
+fn the_mesh_is_kept_in_step_and_what_is_not_is_told() {
+    let cluster = Cluster::new(2);
+    cluster.network(1, &["-o", "encrypted", "blue"]);
+    let (red, green) = (connected(&cluster, 1, "red"), connected(&cluster, 2, "green"));
+    let there = addresses(&green)[0].clone();
+    reaches(&red, [&there]);
+    let host = cluster.host(1);
+    let is_sound = || host.weft(["overlay", "peers", "--verify"]).code == 0;
+    cluster.eventually("all is sound", is_sound);
+    let peer =
+        host.sh("ip -6 route show dev weftwga proto 202 | cut -d' ' -f1").expect_ok().trim().to_owned();
+    let prefix =
+        host.sh("ip -6 route show type unreachable proto 202 | cut -d' ' -f2").expect_ok().to_owned();
+    let prefix = prefix.trim();
+    assert!(prefix.contains("::/"), "{prefix}");
+    for (line, sign) in [
+        (
+            format!("ip -6 route del {peer} dev weftwga"),
+            format!("ip -6 route show dev weftwga | grep {peer}"),
+        ),
+        (
+            format!("ip -6 route del unreachable {prefix} metric 4278198272"),
+            format!("ip -6 route show type unreachable | grep {prefix}"),
+        ),
+        ("ip link set weftwga down".into(), "ip link show weftwga up | grep weftwga".into()),
+        ("ip link set weftwga mtu 1300".into(), "ip link show weftwga | grep 'mtu 1440'".into()),
+        ("ip link del weftwga".into(), "ip link show weftwga".into()),
+    ] {
+        host.sh(&sign).expect_ok();
+        host.sh(&line).expect_ok();
+        cluster.eventually(&line, || host.sh(&sign).code == 0 && red.ping(&there) && is_sound());
+    }
+    // Somebody else's device has the name: that is theirs, and told.
+    host.sh("ip link del weftwga; ip link add weftwga type bridge").expect_ok();
+    cluster.eventually("it is told", || {
+        let said = host.weft(["overlay", "peers", "--verify"]);
+        said.code == 1 && said.stdout.contains("the mesh") && said.stdout.contains("weftwga")
+    });
+    host.ip("link del weftwga");
+    cluster.eventually("it is there again", || red.ping(&there) && is_sound());
+}
+
+/// After an upgrade the tunnel that runs is of the version before: another takes over, as a key is replaced.
+#[test]
+fn a_tunnel_of_another_version_is_left_for_one_of_this() {
+    let mut cluster = Cluster::new(2);
+    skip_unless!(
+        !cluster.underlay.lab().has_link_type("wireguard"),
+        "a kernel without WireGuard, where a program of ours carries packets"
+    );
+    cluster.network(1, &["-o", "encrypted", "blue"]);
+    let (red, green) = (connected(&cluster, 1, "red"), connected(&cluster, 2, "green"));
+    let there = addresses(&green)[0].clone();
+    reaches(&red, [&there]);
+    let route = |host: &Host| host.sh("ip -6 route show proto 202").expect_ok().to_owned();
+    assert!(route(cluster.host(1)).contains("dev weftwga"), "{}", route(cluster.host(1)));
+    // The same program, but for the version that it tells.
+    let mut program = std::fs::read(staged("weftd")).unwrap();
+    let (ours, older) = (b"weftd tunnel 0.", b"weftd tunnel /.");
+    let places: Vec<usize> =
+        (0..program.len() - ours.len()).filter(|at| program[*at..].starts_with(ours)).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        program[at..at + older.len()].copy_from_slice(older);
+    }
+    let host = cluster.host(1);
+    let old = host.path("weftd");
+    host.write("weftd", program);
+    host.sh(&format!("chmod 755 {}", old.display())).expect_ok();
+    cluster.kill(1);
+    let host = cluster.host(1);
+    host.sh(&format!("kill -9 $(pgrep -f '[r]oot {} tunnel')", host.root().display())).expect_ok();
+    let run = format!("{} --root {} tunnel --slot A --detach", old.display(), host.root().display());
+    cluster.eventually("it runs", || host.sh(&run).code == 0);
+    cluster.eventually("it carries packets", || red.ping(&there));
+    cluster.start(1);
+    cluster.eventually("both hosts go by the other", || {
+        [1, 2].iter().all(|number| route(cluster.host(*number)).contains("dev weftwgb"))
+    });
+    reaches(&red, [&there]);
+    cluster.host(1).weft(["overlay", "peers", "--verify"]).expect_ok();
+    let said = cluster.end(1).stderr;
+    assert!(said.contains("A: its tunnel is weftd tunnel /.") && said.contains("B takes over"), "{said}");
 }
 
 /// D3 and D4: a stranger sends VXLAN of an encrypted network to the host's own address; and somebody takes the guard away, and the mesh.

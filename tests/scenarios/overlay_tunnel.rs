@@ -555,6 +555,20 @@ fn the_kernels_wireguard_and_ours_are_one_mesh() {
     assert_eq!(peers(), "");
     until(&mut members, "the peer is there again", |_| peers() == own.to_string());
     transfer(two, one, "10.9.0.1");
+    // And so does what somebody changes about a peer; where it is, and by which secret.
+    let of_peer =
+        |what: &str| two.sh(&format!("wg show weftwga {what} | cut -f2")).expect_ok().trim().to_string();
+    for (what, change) in [
+        ("allowed-ips", "allowed-ips ''"),
+        ("endpoints", "endpoint 192.0.2.99:9"),
+        ("preshared-keys", "preshared-key /dev/null"),
+    ] {
+        let before = of_peer(what);
+        two.sh(&format!("wg set weftwga peer {own} {change}")).expect_ok();
+        assert_ne!(of_peer(what), before);
+        until(&mut members, change, |_| of_peer(what) == before);
+        transfer(two, one, "10.9.0.1");
+    }
     // What is found out without being told.
     let root = Root::new(Some(two.root().into()));
     let found = two.inside(|| Driver::open(root, staged("weftd"), None).unwrap());

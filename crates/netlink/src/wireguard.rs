@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnetwork::{IpNetwork, Ipv6Network};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_GENERIC;
 use nix::libc;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
@@ -85,6 +85,34 @@ fn nowhere(prefix: Ipv6Network) -> RouteMessage {
     message
 }
 
+/// Returns whether [`unreachable`] is in force.
+///
+/// # Errors
+///
+/// The kernel's refusal, or the socket's failure.
+pub fn is_unreachable(socket: &mut Socket, prefix: Ipv6Network) -> Result<bool, Error> {
+    const DESTINATION: u16 = 1;
+    const PRIORITY: u16 = 6;
+
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.protocol = RouteProtocol::from(PROTOCOL);
+    let request = Request::new(RouteNetlinkMessage::GetRoute(message), libc::NLM_F_DUMP);
+    let network = prefix.network().octets();
+    // struct rtmsg: the length of the destination at offset 1, the protocol at 5, the kind at 7.
+    let is_it = |payload: &[u8]| {
+        let head = payload.get(1) == Some(&prefix.prefix())
+            && payload.get(5) == Some(&PROTOCOL)
+            && payload.get(7) == Some(&libc::RTN_UNREACHABLE);
+        let body = || attributes(payload.get(12..).unwrap_or_default());
+        let metric = || body().find(|(kind, _)| *kind == PRIORITY).and_then(|(_, value)| u32_at(value, 0));
+        head && body().any(|(kind, value)| kind == DESTINATION && value == network)
+            && metric() == Some(LAST_RESORT)
+    };
+    let found = socket.dump(&request, |payload| is_it(payload).then_some(()));
+    Ok(!found?.is_empty())
+}
+
 /// A peer to set. What is absent stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetPeer {
@@ -140,6 +168,10 @@ pub struct PeerInfo {
     pub received: u64,
     /// Bytes sent to it.
     pub sent: u64,
+    /// The secret mixed into handshakes; zeros for none.
+    pub preshared_key: [u8; 32],
+    /// What is sent to it and taken from it.
+    pub allowed: Vec<IpNetwork>,
 }
 
 /// The numbers of the generic netlink family (include/uapi/linux/wireguard.h).
@@ -239,8 +271,9 @@ impl Wireguard {
             whole.public_key = whole.public_key.or(part.public_key);
             whole.port = whole.port.max(part.port);
             for peer in part.peers {
-                if whole.peers.last().is_none_or(|last| last.public_key != peer.public_key) {
-                    whole.peers.push(peer);
+                match whole.peers.last_mut().filter(|last| last.public_key == peer.public_key) {
+                    Some(last) => last.allowed.extend(peer.allowed),
+                    None => whole.peers.push(peer),
                 }
             }
         }
@@ -318,10 +351,24 @@ fn read_peer(entry: &[u8]) -> Option<PeerInfo> {
             }
             wg::PEER_RECEIVED => peer.received = number(value),
             wg::PEER_SENT => peer.sent = number(value),
+            wg::PEER_SECRET => peer.preshared_key = value.first_chunk().copied().unwrap_or_default(),
+            wg::PEER_ALLOWED => {
+                peer.allowed = attributes(value).filter_map(|(_, entry)| read_network(entry)).collect();
+            }
             _ => {}
         }
     }
     Some(PeerInfo { public_key: key?, ..peer })
+}
+
+fn read_network(entry: &[u8]) -> Option<IpNetwork> {
+    let of = |wanted| attributes(entry).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let (address, length) = (of(wg::ADDRESS)?, *of(wg::MASK)?.first()?);
+    let address = match address.len() {
+        4 => IpAddr::from(*address.first_chunk::<4>()?),
+        _ => IpAddr::from(*address.first_chunk::<16>()?),
+    };
+    IpNetwork::new(address, length).ok()
 }
 
 /// Returns an address as struct sockaddr_in or sockaddr_in6.

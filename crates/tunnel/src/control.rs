@@ -1,5 +1,6 @@
 //! How a tunnel process is asked: one line of JSON there, one back, over a socket that only root reaches.
 
+use std::borrow::Cow;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -9,6 +10,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use weft_overlay::ids::PublicKey;
 
 use crate::mesh::PeerStats;
+
+/// Which version answers.
+pub(crate) const VERSION: &str = concat!("weftd tunnel ", env!("CARGO_PKG_VERSION"));
 
 /// A longer line is none of ours.
 const LINE: u64 = 4 << 20;
@@ -40,6 +44,9 @@ pub(crate) struct Answer {
     pub(crate) error: Option<String>,
     /// Its process.
     pub(crate) pid: u32,
+    /// Its version; nothing from one that is older than versions are told.
+    #[serde(default)]
+    pub(crate) version: Cow<'static, str>,
     /// What the kernel does for it.
     #[serde(default)]
     pub(crate) offloads: Vec<String>,

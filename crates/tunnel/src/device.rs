@@ -32,6 +32,29 @@ pub(crate) fn close(socket: &mut Socket, slot: Slot, prefix: Ipv6Network) -> Res
     }
 }
 
+/// Returns whether no address of the mesh is reached but through its devices.
+pub(crate) fn is_closed(socket: &mut Socket, prefix: Ipv6Network) -> Result<bool, MeshError> {
+    wireguard::is_unreachable(socket, prefix).map_err(refused(Slot::A, "read its routes"))
+}
+
+/// Returns what the slot's link lacks, if it lacks something.
+pub(crate) fn lack(socket: &mut Socket, slot: Slot, device: &Device) -> Result<Option<String>, MeshError> {
+    let Some(link) = find(socket, slot)? else { return Ok(Some("it does not exist".into())) };
+    if !matches!(link.kind.as_deref(), Some("wireguard" | "tun")) || link.alias.as_deref() != Some(ALIAS) {
+        return Ok(Some("it is somebody else's".into()));
+    }
+    if !link.up {
+        return Ok(Some("it is down".into()));
+    }
+    if link.mtu != device.mtu {
+        return Ok(Some(format!("its mtu is {} instead of {}", link.mtu, device.mtu)));
+    }
+    let addresses = address::of_link(socket, link.index).map_err(refused(slot, "read its addresses"))?;
+    let own = host(device.address);
+    let addressed = addresses.iter().any(|address| address.address == own);
+    Ok((!addressed).then(|| format!("it has no address {}", device.address)))
+}
+
 /// Returns the slot's link, if there is one.
 pub(crate) fn find(socket: &mut Socket, slot: Slot) -> Result<Option<LinkInfo>, MeshError> {
     socket.link(link::get(&slot.device())).map_err(refused(slot, "look for it"))

@@ -1,6 +1,6 @@
 //! What the agent calls: it observes, asks [`rotation::plan`] what is to be done, and does it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,6 +13,7 @@ use weft_overlay::records::{self, SlotState, Slots};
 use weft_state::atomic::Durability;
 use weft_state::{Root, document};
 
+use crate::control;
 use crate::device::{self, refused};
 use crate::kernel::KernelMesh;
 use crate::keys::{self, ClusterSecret};
@@ -38,6 +39,22 @@ pub struct View {
     pub remotes: Vec<Remote>,
 }
 
+impl View {
+    fn device(&self, key: &records::Slot) -> Device {
+        Device {
+            port: key.port,
+            mtu: self.mtu,
+            address: self.address,
+            prefix: self.prefix,
+            vxlan: self.vxlan,
+        }
+    }
+
+    fn peers(&self, slot: Slot, key: &records::Slot, secret: &ClusterSecret) -> Vec<Peer> {
+        self.remotes.iter().filter_map(|remote| peer(slot, key, remote, secret)).collect()
+    }
+}
+
 /// What was done, and what others must know.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -61,6 +78,8 @@ pub struct Driver {
     policy: Policy,
     /// The peers each device was last told of.
     told: Slots<Option<Vec<Peer>>>,
+    /// Whether a tunnel of another version was left for one of ours: once is enough, whatever is started.
+    renewed: bool,
 }
 
 impl std::fmt::Debug for Driver {
@@ -103,7 +122,7 @@ impl Driver {
             Implementation::Userspace => Box::new(UserspaceMesh::open(root.clone(), weftd).map_err(&failed)?),
         };
         let socket = Socket::open().map_err(failed)?;
-        Ok(Self { root, socket, mesh, policy: Policy::default(), told: Slots::default() })
+        Ok(Self { root, socket, mesh, policy: Policy::default(), told: Slots::default(), renewed: false })
     }
 
     /// Changes when old keys go.
@@ -138,6 +157,8 @@ impl Driver {
             *slot.of_mut(&mut outcome.down) = raised.is_err();
             outcome.note(raised);
         }
+        let renewed = self.renew(view, &mut stored, &mut outcome);
+        outcome.note(renewed);
         let observed = self.observe(&stored)?;
         let own = Own { wireguard: stored.wireguard, retiring_for: stored.retiring_for() };
         for step in rotation::plan(&own, &view.remotes, &observed, now(), self.policy) {
@@ -146,6 +167,50 @@ impl Driver {
         }
         outcome.wireguard = stored.wireguard;
         Ok(outcome)
+    }
+
+    /// Returns what is not as [`Driver::advance`] leaves it, a line each, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel or the disk cannot be asked.
+    pub fn verify(&mut self, view: &View, secret: &ClusterSecret) -> Result<Vec<String>, MeshError> {
+        let mut drifts = Vec::new();
+        let stored = self.stored()?;
+        if !device::is_closed(&mut self.socket, view.prefix)? {
+            drifts.push(format!("route unreachable {} does not exist", view.prefix));
+        }
+        for slot in Slot::ALL {
+            let Some(key) = *slot.of(&stored.wireguard) else { continue };
+            if let Some(lack) = device::lack(&mut self.socket, slot, &view.device(&key))? {
+                drifts.push(format!("link {}: {lack}", slot.device()));
+                continue;
+            }
+            let asked = self.mesh.strays(slot, &view.peers(slot, &key, secret));
+            let asked = asked.and_then(|strays| self.mesh.stats(slot).map(|_| strays));
+            match asked {
+                Ok(strays) => drifts.extend(strays.iter().map(|what| format!("{}: {what}", slot.device()))),
+                Err(error) => drifts.push(error.to_string()),
+            }
+        }
+        if stored.wireguard == Slots::default() {
+            drifts.push(format!("link {}: this host has no key yet", Slot::A.device()));
+        }
+        let observed = self.observe(&stored)?;
+        let own = Own { wireguard: stored.wireguard, retiring_for: stored.retiring_for() };
+        for step in rotation::plan(&own, &view.remotes, &observed, now(), self.policy) {
+            match step {
+                // One that leads elsewhere is on its way from one key to the next.
+                Step::Route(to, slot) if !observed.routes.contains_key(&to) => {
+                    drifts.push(format!("route {to} dev {} does not exist", slot.device()));
+                }
+                Step::Unroute(to, slot) => {
+                    drifts.push(format!("route {to} dev {} should not be there", slot.device()));
+                }
+                _ => {}
+            }
+        }
+        Ok(drifts)
     }
 
     /// Makes a second key, which the others move to by and by. The next [`Driver::advance`] does the rest.
@@ -267,20 +332,20 @@ impl Driver {
         outcome: &mut Outcome,
     ) -> Result<(), MeshError> {
         let Some(key) = *slot.of(&stored.wireguard) else { return Ok(()) };
-        let device = Device {
-            port: key.port,
-            mtu: view.mtu,
-            address: view.address,
-            prefix: view.prefix,
-            vxlan: view.vxlan,
-        };
-        if self.mesh.ensure_device(slot, &device)? {
+        if self.mesh.ensure_device(slot, &view.device(&key))? {
             // What a new device, or a new process, was told is not known.
             *slot.of_mut(&mut self.told) = None;
             outcome.say(format!("{slot}: the device is up on port {}", key.port));
         }
-        let wanted: Vec<Peer> =
-            view.remotes.iter().filter_map(|remote| peer(slot, &key, remote, secret)).collect();
+        let wanted = view.peers(slot, &key, secret);
+        // Somebody else has been at it: it is told all again.
+        if let Some(told) = slot.of(&self.told)
+            && let strays = self.mesh.strays(slot, told)?
+            && !strays.is_empty()
+        {
+            *slot.of_mut(&mut self.told) = None;
+            strays.into_iter().for_each(|what| outcome.say(format!("{slot}: mended: {what}")));
+        }
         let diff = match slot.of(&self.told) {
             Some(told) => PeerDiff::between(told, &wanted),
             None => {
@@ -306,6 +371,26 @@ impl Driver {
         Ok(())
     }
 
+    /// Leaves a tunnel of another version, as it is after an upgrade, for one that is started now: as a key is replaced.
+    fn renew(&mut self, view: &View, stored: &mut Stored, outcome: &mut Outcome) -> Result<(), MeshError> {
+        let Some(slot) = rotation::newest(&stored.wireguard) else { return Ok(()) };
+        let old = self.mesh.version(slot).filter(|version| *version != control::VERSION);
+        let (Some(old), false) = (old, self.renewed) else { return Ok(()) };
+        let old = if old.is_empty() { "an older one".to_owned() } else { old.to_owned() };
+        if slot.other().of(&stored.wireguard).is_some() {
+            // The next time: a key is being replaced already.
+            return Ok(());
+        }
+        self.create(slot.other(), view, stored)?;
+        self.renewed = true;
+        outcome.say(format!(
+            "{slot}: its tunnel is {old}: {} takes over, as {}",
+            slot.other(),
+            control::VERSION
+        ));
+        Ok(())
+    }
+
     fn observe(&mut self, stored: &Stored) -> Result<Observed, MeshError> {
         let mut observed = Observed { routes: device::routes(&mut self.socket)?, ..Observed::default() };
         for slot in Slot::ALL {
@@ -313,15 +398,9 @@ impl Driver {
                 continue;
             }
             // A device that does not answer has shaken no hands.
-            let stats = self.mesh.stats(slot);
-            let told = slot.of_mut(&mut self.told);
-            // Somebody else has been at it: it is told all again.
-            if let (Ok(stats), Some(known)) = (&stats, &told)
-                && !are_all(stats, known)
-            {
-                *told = None;
-            }
-            let ages = stats
+            let ages = self
+                .mesh
+                .stats(slot)
                 .unwrap_or_default()
                 .into_iter()
                 .filter_map(|peer| Some((peer.public_key, peer.handshake?)));
@@ -427,12 +506,6 @@ fn peer(slot: Slot, own: &records::Slot, remote: &Remote, secret: &ClusterSecret
         endpoint: SocketAddr::new(remote.underlay, theirs.port),
         address: remote.address,
     })
-}
-
-/// Returns whether a device has the peers that it was told of, and no others.
-fn are_all(present: &[PeerStats], told: &[Peer]) -> bool {
-    let present: BTreeSet<PublicKey> = present.iter().map(|peer| peer.public_key).collect();
-    present == told.iter().map(|peer| peer.public_key).collect()
 }
 
 fn now() -> u64 {

@@ -1,13 +1,17 @@
 //! The kernel's WireGuard.
 
-use weft_netlink::wireguard::{self, SetPeer, Wireguard};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use weft_netlink::wireguard::{self, PeerInfo, SetPeer, Wireguard};
 use weft_netlink::{Error, Socket};
 use weft_overlay::ids::PublicKey;
 use weft_state::Root;
 
 use crate::device::{self, refused};
 use crate::keys;
-use crate::mesh::{Device, Implementation, Mesh, MeshError, PeerDiff, PeerStats};
+use crate::mesh::{Device, Implementation, Mesh, MeshError, Peer, PeerDiff, PeerStats};
+use crate::rotation;
 use crate::slot::Slot;
 
 /// A mesh of the kernel's devices, in the network namespace it was opened in.
@@ -16,6 +20,8 @@ pub struct KernelMesh {
     root: Root,
     socket: Socket,
     wireguard: Option<Wireguard>,
+    /// Where each peer was when it was looked at last, and how much had been heard of it by then.
+    heard: BTreeMap<(Slot, PublicKey), (Option<SocketAddr>, u64)>,
 }
 
 impl KernelMesh {
@@ -25,7 +31,7 @@ impl KernelMesh {
     ///
     /// When there is no netlink socket to be had.
     pub fn open(root: Root) -> Result<Self, Error> {
-        Ok(Self { root, socket: Socket::open()?, wireguard: None })
+        Ok(Self { root, socket: Socket::open()?, wireguard: None, heard: BTreeMap::new() })
     }
 
     /// Says whether the kernel has WireGuard, by asking for a device: a module is loaded by that, and by nothing less.
@@ -41,6 +47,26 @@ impl KernelMesh {
             Err(error) if error.is_unsupported() => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Returns what a peer has that it was not told.
+    ///
+    /// KERNEL: an endpoint follows whoever sends packets with the peer's keys (wg_socket_set_peer_endpoint,
+    /// drivers/net/wireguard/socket.c), so one that is another is wrong only if nothing was heard of the peer since it was
+    /// right, or if there is no session by which it could be heard.
+    fn stray(&mut self, slot: Slot, peer: &Peer, found: &PeerInfo) -> Option<&'static str> {
+        let now = (found.endpoint, found.received);
+        let before = self.heard.get(&(slot, peer.public_key)).copied();
+        let moved = before.is_some_and(|before| before.0 != now.0 && before.1 == now.1);
+        let silent = found.handshake.is_none_or(|age| age >= rotation::SESSION);
+        if found.endpoint != Some(peer.endpoint) && (moved || silent) {
+            return Some("another endpoint");
+        }
+        self.heard.insert((slot, peer.public_key), now);
+        if found.allowed != [device::host(peer.address)] {
+            return Some("other allowed IPs");
+        }
+        (found.preshared_key != *peer.preshared_key.bytes()).then_some("another preshared key")
     }
 
     fn wireguard(&mut self, slot: Slot) -> Result<&mut Wireguard, MeshError> {
@@ -85,6 +111,29 @@ impl Mesh for KernelMesh {
 
     fn peers(&mut self, slot: Slot) -> Result<Vec<PublicKey>, MeshError> {
         Ok(self.stats(slot)?.into_iter().map(|peer| peer.public_key).collect())
+    }
+
+    fn strays(&mut self, slot: Slot, told: &[Peer]) -> Result<Vec<String>, MeshError> {
+        let device = self.wireguard(slot)?.device(&slot.device()).map_err(refused(slot, "read its peers"))?;
+        let present: BTreeMap<PublicKey, PeerInfo> =
+            device.peers.into_iter().map(|peer| (PublicKey(peer.public_key), peer)).collect();
+        let mut lines = Vec::new();
+        for peer in told {
+            let key = peer.public_key;
+            match present.get(&key) {
+                None => lines.push(format!("peer {key} does not exist")),
+                Some(found) => {
+                    lines.extend(self.stray(slot, peer, found).map(|what| format!("peer {key} has {what}")));
+                }
+            }
+        }
+        let surplus = present.keys().filter(|key| told.iter().all(|peer| peer.public_key != **key));
+        lines.extend(surplus.map(|key| format!("peer {key} should not be there")));
+        Ok(lines)
+    }
+
+    fn version(&self, _slot: Slot) -> Option<&str> {
+        None
     }
 
     fn set_peers(&mut self, slot: Slot, diff: &PeerDiff) -> Result<(), MeshError> {

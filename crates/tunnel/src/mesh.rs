@@ -57,6 +57,13 @@ pub struct PeerDiff {
 }
 
 impl PeerDiff {
+    /// Returns what is to change, a line each.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let other = self.set.iter().map(|peer| format!("peer {} is missing, or another", peer.public_key));
+        let more = self.remove.iter().map(|key| format!("peer {key} should not be there"));
+        other.chain(more).collect()
+    }
+
     /// Returns what makes the peers that are into those that are wanted.
     pub fn between(present: &[Peer], wanted: &[Peer]) -> Self {
         let by_key = |peers| -> BTreeMap<PublicKey, &Peer> { index(peers) };
@@ -208,6 +215,16 @@ pub trait Mesh: Send {
     ///
     /// When the device cannot be asked.
     fn peers(&mut self, slot: Slot) -> Result<Vec<PublicKey>, MeshError>;
+
+    /// Returns what of a device's peers is not as it was told, a line each. Where a peer is that has moved is no such thing.
+    ///
+    /// # Errors
+    ///
+    /// When the device cannot be asked.
+    fn strays(&mut self, slot: Slot, told: &[Peer]) -> Result<Vec<String>, MeshError>;
+
+    /// Returns the version of who works on a device, where that is a program that may be older than we are, and has said so.
+    fn version(&self, slot: Slot) -> Option<&str>;
 
     /// Changes the peers of a device. Sessions of those that stay are not touched.
     ///

@@ -365,7 +365,8 @@ impl Worker<'_> {
     }
 
     fn reply(&self, request: &Request) -> Answer {
-        let mut answer = Answer { pid: std::process::id(), ..Answer::default() };
+        let mut answer =
+            Answer { pid: std::process::id(), version: control::VERSION.into(), ..Answer::default() };
         match request {
             Request::Stats => {
                 answer.peers = self.engine.stats();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use weft_netlink::{Error, Socket};
 use weft_overlay::ids::PublicKey;
+use weft_overlay::records::Slots;
 use weft_runtime::exec::{self, Invocation};
 use weft_state::{Root, StateError};
 
@@ -14,7 +15,7 @@ use crate::config::Config;
 use crate::control::{self, Answer, Request};
 use crate::device;
 use crate::keys;
-use crate::mesh::{Device, Implementation, Mesh, MeshError, PeerDiff, PeerStats};
+use crate::mesh::{Device, Implementation, Mesh, MeshError, Peer, PeerDiff, PeerStats};
 use crate::slot::Slot;
 
 /// How long a tunnel may take to begin.
@@ -30,6 +31,8 @@ pub struct UserspaceMesh {
     root: Root,
     weftd: PathBuf,
     socket: Socket,
+    /// Which versions answered last.
+    versions: Slots<Option<String>>,
 }
 
 impl UserspaceMesh {
@@ -39,7 +42,7 @@ impl UserspaceMesh {
     ///
     /// When there is no netlink socket to be had.
     pub fn open(root: Root, weftd: PathBuf) -> Result<Self, Error> {
-        Ok(Self { root, weftd, socket: Socket::open()? })
+        Ok(Self { root, weftd, socket: Socket::open()?, versions: Slots::default() })
     }
 
     fn ask(&self, slot: Slot, request: &Request) -> Result<Answer, MeshError> {
@@ -118,8 +121,12 @@ impl Mesh for UserspaceMesh {
             config.device = device.clone();
             config.store(&self.root, slot)?;
         }
+        *slot.of_mut(&mut self.versions) = None;
         match self.ask(slot, &if known { Request::Stats } else { Request::Reload }) {
-            Ok(_) => Ok(device::raise(&mut self.socket, slot, device)? || !known),
+            Ok(answer) => {
+                *slot.of_mut(&mut self.versions) = Some(answer.version.into_owned());
+                Ok(device::raise(&mut self.socket, slot, device)? || !known)
+            }
             Err(MeshError::NoAnswer { .. }) => self.start(slot).map(|()| true),
             Err(error) => Err(error),
         }
@@ -128,6 +135,16 @@ impl Mesh for UserspaceMesh {
     fn peers(&mut self, slot: Slot) -> Result<Vec<PublicKey>, MeshError> {
         let config = Config::load(&self.root, slot)?;
         Ok(config.into_iter().flat_map(|config| config.peers).map(|peer| peer.public_key).collect())
+    }
+
+    fn strays(&mut self, slot: Slot, told: &[Peer]) -> Result<Vec<String>, MeshError> {
+        // The process takes over whatever the file says.
+        let present = Config::load(&self.root, slot)?.map(|config| config.peers).unwrap_or_default();
+        Ok(PeerDiff::between(&present, told).lines())
+    }
+
+    fn version(&self, slot: Slot) -> Option<&str> {
+        slot.of(&self.versions).as_deref()
     }
 
     fn set_peers(&mut self, slot: Slot, diff: &PeerDiff) -> Result<(), MeshError> {

@@ -31,6 +31,7 @@ pub(crate) struct Agent {
     dirty: Notify,
     urgent: Notify,
     untold: Notify,
+    strayed: Notify,
     rounds: watch::Sender<u64>,
 }
 
@@ -46,6 +47,7 @@ impl Agent {
             dirty: Notify::new(),
             urgent: Notify::new(),
             untold: Notify::new(),
+            strayed: Notify::new(),
             rounds: watch::Sender::new(0),
         })
     }
@@ -68,6 +70,16 @@ impl Agent {
     /// Waits until something may be out of step.
     pub(crate) async fn touched(&self) {
         self.dirty.notified().await;
+    }
+
+    /// Says that the mesh may be out of step.
+    pub(crate) fn touch_mesh(&self) {
+        self.strayed.notify_one();
+    }
+
+    /// Waits until the mesh may be out of step.
+    pub(crate) async fn mesh_touched(&self) {
+        self.strayed.notified().await;
     }
 
     /// Has what this host says of itself be said at once.

@@ -18,6 +18,7 @@ use weft_netlink::{Interest, Socket, Watch, link};
 use weft_overlay::desired::{Desired, DesiredNetwork};
 use weft_overlay::kernel::{self, Drift, PROTOCOL, Reconciler, Report, Subject, Trouble};
 use weft_state::Root;
+use weft_tunnel::Slot;
 
 use super::agent::Agent;
 use super::gates::Keeper;
@@ -157,6 +158,7 @@ impl Kernel {
     /// Looks whether something is out of step, and leads to a round if it is.
     async fn look(&self, agent: &Agent) {
         tokio::time::sleep(SETTLED).await;
+        agent.touch_mesh();
         let turn = self.turn().await;
         let desired = self.last();
         let found = self.verify(desired).await;
@@ -182,6 +184,9 @@ fn interest(networks: &[&DesiredNetwork], underlay: Option<&str>) -> Result<Inte
         let tunnel = index(&network.local.vxlan)?;
         interest.links.extend(tunnel);
         interest.neighbours.extend(tunnel);
+    }
+    for slot in Slot::ALL {
+        interest.links.extend(index(&slot.device())?);
     }
     if let Some(underlay) = underlay.and_then(|name| name.parse().ok()) {
         interest.links.extend(index(&underlay)?);

@@ -9,7 +9,7 @@ use ipnetwork::Ipv6Network;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 use weft_manager::Kind;
-use weft_manager::overlay::protocol::{Peer, Refusal, Tunnel};
+use weft_manager::overlay::protocol::{Difference, Peer, Refusal, Tunnel};
 use weft_overlay::ids::PublicKey;
 use weft_overlay::records::{Encryption, Host, Slots};
 use weft_overlay::{NetworkId, Snapshot};
@@ -23,6 +23,8 @@ use super::known::Inner;
 
 /// How often a tunnel that died is looked for, and a rotation goes on.
 const BEAT: Duration = Duration::from_secs(1);
+/// How soon after a look there is another, whatever is heard: what we do ourselves is heard, too.
+const SOON: Duration = Duration::from_millis(100);
 
 /// The mesh, opened when it is needed for the first time. It is worked on in threads that may wait.
 #[derive(Clone, Default)]
@@ -111,7 +113,8 @@ fn said(refusal: &Refusal) -> String {
 pub(crate) async fn keep(agent: Rc<Agent>) {
     loop {
         advance(&agent).await;
-        tokio::time::sleep(BEAT).await;
+        tokio::time::sleep(SOON).await;
+        drop(tokio::time::timeout(BEAT - SOON, agent.mesh_touched()).await);
     }
 }
 
@@ -137,10 +140,15 @@ pub(crate) async fn advance(agent: &Rc<Agent>) {
         missing.map(|why| encrypted.iter().map(|id| (*id, why.clone())).collect::<BTreeMap<_, _>>());
     agent.refuse("secret", without.unwrap_or_default());
     let (Some(view), Ok(Some(secret))) = (agent.with(Inner::view), secret) else { return };
-    if encrypted.is_empty() || !is_usable {
+    // No device without its guard; why there is none is said of the kernel.
+    if encrypted.is_empty() || !is_usable || !agent.with(|inner| inner.guarded) {
         return;
     }
     let outcome = agent.mesh.work(&agent.root, move |driver| driver.advance(&view, &secret)).await;
+    if outcome.as_ref().is_ok_and(|outcome| outcome.changed) {
+        // A device that was made is listened to from the next round on.
+        agent.touch();
+    }
     let why = match outcome {
         Ok(outcome) => {
             let failure = outcome.failure.as_ref().map(refused);
@@ -149,6 +157,22 @@ pub(crate) async fn advance(agent: &Rc<Agent>) {
         Err(refusal) => Some(refusal),
     };
     agent.trouble("the mesh", why.map(|why| format!("the mesh of encrypted networks: {}", said(&why))));
+}
+
+/// Returns what of the mesh is not as it should be, if anything needs it.
+pub(crate) async fn verify(agent: &Rc<Agent>) -> Vec<Difference> {
+    let difference = |why: String| Difference { what: "the mesh".into(), why };
+    if agent.with(Inner::encrypted).is_empty() {
+        return Vec::new();
+    }
+    // Without a secret its networks are refused, which says why.
+    let (Some(view), Ok(Some(secret))) = (agent.with(Inner::view), ClusterSecret::load(&agent.root)) else {
+        return Vec::new();
+    };
+    match agent.mesh.work(&agent.root, move |driver| driver.verify(&view, &secret)).await {
+        Ok(drifts) => drifts.into_iter().map(difference).collect(),
+        Err(refusal) => vec![difference(said(&refusal))],
+    }
 }
 
 /// Tells others which keys this host has.

@@ -27,6 +27,7 @@ pub(crate) async fn round(agent: &Rc<Agent>, kernel: &Rc<Kernel>) {
         agent.change(|inner| {
             inner.counts.rounds += 1;
             inner.counts.applied = start.elapsed();
+            inner.guarded = report.guarded;
         });
         note(agent, desired, &report, same);
         let underlay = agent.with(Inner::underlay);
@@ -114,7 +115,8 @@ pub(crate) async fn verify(agent: &Rc<Agent>, kernel: &Rc<Kernel>) -> Result<Vec
         what: drift.network.map_or_else(|| "this host".into(), |name| format!("network {name}")),
         why: drift.what,
     };
-    Ok(found?.into_iter().map(difference).collect())
+    let found = found?.into_iter().map(difference);
+    Ok(found.chain(mesh::verify(agent).await).collect())
 }
 
 impl Inner {

@@ -34,6 +34,8 @@ pub struct Report {
     pub removed: usize,
     /// What each was, a line each.
     pub steps: Vec<String>,
+    /// Whether the rules are there that no device is made without.
+    pub guarded: bool,
     /// What could not be done; everything else was.
     pub troubles: Vec<Trouble>,
 }
@@ -96,12 +98,13 @@ impl Reconciler {
     fn work(&self, desired: &Desired) -> Report {
         let mut report = Report::default();
         let turn = self.turn();
-        if !desired.is_empty()
-            && let Err(error) = self.guard(desired)
-        {
-            // No device without its guard.
-            report.troubles.push(Trouble { network: None, error });
-            return report;
+        if !desired.is_empty() {
+            if let Err(error) = self.guard(desired) {
+                // No device without its guard.
+                report.troubles.push(Trouble { network: None, error });
+                return report;
+            }
+            report.guarded = desired.tunnels.is_some();
         }
         for network in &desired.networks {
             if let Err(error) = self.network(network, desired.partial, &mut report) {
