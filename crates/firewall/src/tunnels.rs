@@ -119,7 +119,7 @@ impl Tunnels {
 
     /// Returns what makes all of it.
     pub(crate) fn whole(&self) -> Transaction {
-        self.transaction(false)
+        self.transaction(false, Some(VERSION))
     }
 
     /// Makes it so. The rules are replaced in one transaction, or only the hosts if nothing else changed: there is no
