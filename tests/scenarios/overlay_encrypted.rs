@@ -100,7 +100,7 @@ fn no_device_is_made_without_its_guard() {
     one.sh("nft delete table inet weft_tunnels").expect_ok();
     cluster.eventually("the mesh of h1", || one.has_link("weftwga"));
     let (red, green) = (connected(&cluster, 1, "pink"), connected(&cluster, 2, "green"));
-    reaches(&red, &addresses(&green));
+    reaches(&red, addresses(&green));
 }
 
 /// What somebody breaks is mended by the agent that runs, and what it cannot mend is told by whoever asks.
