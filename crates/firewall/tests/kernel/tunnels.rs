@@ -7,7 +7,7 @@ use std::time::Duration;
 use weft_firewall::{Change, Tunnels};
 use weft_testkit::{Fragment, send_fragment, udp_datagram};
 
-use crate::lab::{has, ruleset, run, sh};
+use crate::lab::{ruleset, run, sh};
 
 fn tunnels() -> Tunnels {
     Tunnels {
