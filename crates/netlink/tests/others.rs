@@ -74,7 +74,7 @@ fn a_gate_is_opened_and_shut_or_not_permitted() {
         Err(error) => return assert!(error.is_not_permitted(), "{error}"),
     };
     assert_ne!(Gate::new().unwrap().id(), gate.id());
-    gate.open_for(Duration::from_secs(3)).unwrap();
+    gate.open_until(Gate::now().unwrap() + Duration::from_secs(3)).unwrap();
     gate.shut().unwrap();
     // Whatever others have attached on this machine, each is told once.
     let mut links = Links::default();

@@ -12,8 +12,9 @@ use crate::Error;
 
 /// The kernel's group of announcements about tables, chains, rules and sets (linux/netfilter/nfnetlink.h).
 const NFNLGRP_NFTABLES: u32 = 7;
-/// The message types NFT_MSG_NEWSETELEM and NFT_MSG_NEWGEN, of the subsystem NFNL_SUBSYS_NFTABLES.
+/// The message types NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM and NFT_MSG_NEWGEN, of the subsystem NFNL_SUBSYS_NFTABLES.
 const NEW_ELEMENT: u16 = 10 << 8 | 12;
+const GONE_ELEMENT: u16 = 10 << 8 | 14;
 const NEW_GENERATION: u16 = 10 << 8 | 15;
 /// Netlink's header.
 const HEADER: usize = 16;
@@ -57,11 +58,25 @@ impl Monitor {
     ///
     /// [`Error::Socket`] when the socket fails.
     pub fn changed(&mut self) -> Result<bool, Error> {
+        self.read(is_change)
+    }
+
+    /// Reads them as [`Monitor::changed`] does, and returns whether one of them tells of a change of anything but the elements of
+    /// sets: of which tables, chains, rules and sets there are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Socket`] when the socket fails.
+    pub fn rules_changed(&mut self) -> Result<bool, Error> {
+        self.read(|kind| is_change(kind) && kind != GONE_ELEMENT)
+    }
+
+    fn read(&mut self, is_change: impl Fn(u16) -> bool) -> Result<bool, Error> {
         let mut changed = false;
         loop {
             self.announcement.clear();
             match self.socket.recv(&mut self.announcement, MsgFlags::MSG_DONTWAIT.bits()) {
-                Ok(_) => changed |= kinds(&self.announcement).any(is_change),
+                Ok(_) => changed |= kinds(&self.announcement).any(&is_change),
                 Err(cause) => match Errno::from_raw(cause.raw_os_error().unwrap_or_default()) {
                     Errno::EAGAIN => return Ok(changed),
                     Errno::ENOBUFS => changed = true,

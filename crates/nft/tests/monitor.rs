@@ -12,11 +12,17 @@ use weft_nft::{Element, Family, Key, Monitor, Set, Socket, Table, Transaction, T
 
 const TABLE: Table = Table::new(Family::Inet, "weft_test");
 
+/// Waits until something is announced.
+#[track_caller]
+fn announced(monitor: &Monitor) {
+    let ready = poll(&mut [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)], PollTimeout::from(5000u16));
+    assert_eq!(ready, Ok(1), "nothing was announced");
+}
+
 /// Waits until something is announced and returns whether it is a change.
 #[track_caller]
 fn next(monitor: &mut Monitor) -> bool {
-    let ready = poll(&mut [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)], PollTimeout::from(5000u16));
-    assert_eq!(ready, Ok(1), "nothing was announced");
+    announced(monitor);
     monitor.changed().unwrap()
 }
 
@@ -76,6 +82,22 @@ fn elements_that_come_are_no_change_and_elements_that_go_are_one() {
     assert!(!next(&mut monitor));
     run("nft delete element inet weft_test numbers { 0.0.0.7 }");
     assert!(next(&mut monitor));
+}
+
+#[test]
+fn elements_that_go_are_no_change_of_the_rules() {
+    isolate().unwrap();
+    let mut socket = Socket::open().unwrap();
+    socket.commit(Transaction::new().table(TABLE, None).set(&numbers())).unwrap();
+    socket.commit(Transaction::new().elements(&numbers(), (1..100).map(number).collect())).unwrap();
+    let mut monitor = Monitor::open().unwrap();
+
+    run("nft delete element inet weft_test numbers { 0.0.0.7 }");
+    announced(&monitor);
+    assert!(!monitor.rules_changed().unwrap());
+    run("nft add chain inet weft_test other");
+    announced(&monitor);
+    assert!(monitor.rules_changed().unwrap());
 }
 
 #[test]

@@ -23,8 +23,13 @@ use super::agent::Agent;
 
 /// How often everything is looked at. A gate stays open for three times as long.
 const PERIOD: Duration = Duration::from_secs(1);
+/// For how long what a look has found is believed, and whoever keeps the gates is waited for.
+const BELIEVED: Duration = Duration::from_secs(3);
 /// What changes a ruleset does it in several steps: it is looked at again when that is over.
 const SETTLED: Duration = Duration::from_millis(100);
+
+/// How often it is asked whether a thread has ended.
+const BREATH: Duration = Duration::from_millis(5);
 
 /// Whoever keeps the gates, and what they are told and tell.
 pub(crate) struct Keeper {
@@ -35,7 +40,8 @@ pub(crate) struct Keeper {
 
 struct Shared {
     wanted: Mutex<WantedGates>,
-    states: Mutex<BTreeMap<NetworkName, GateState>>,
+    /// What the last look has found, and when.
+    states: Mutex<Option<(Instant, BTreeMap<NetworkName, GateState>)>>,
     over: Mutex<bool>,
     /// Something to read wakes whoever keeps the gates.
     woken: UnixDatagram,
@@ -81,12 +87,21 @@ impl Keeper {
         }
     }
 
-    /// Returns how the gates are.
+    /// Returns how the gates are. One that nobody has looked at for so long has shut.
     pub(crate) fn states(&self) -> BTreeMap<NetworkName, GateState> {
-        lock(&self.shared.states).clone()
+        let Some((at, mut states)) = lock(&self.shared.states).clone() else { return BTreeMap::new() };
+        let age = at.elapsed();
+        if age > BELIEVED {
+            let why = Reason::Unknown(format!("nobody has looked for {} s", age.as_secs()));
+            for state in states.values_mut().filter(|state| **state == GateState::Open) {
+                *state = GateState::Shut(vec![why.clone()]);
+            }
+        }
+        states
     }
 
-    /// Starts it again if it has ended, and says so.
+    /// Starts it again if it has ended, and says so. A panic ends no thread but the whole agent where it aborts, as it does in what is
+    /// released: then systemd starts the agent again.
     pub(crate) fn attend(&mut self, agent: &Rc<Agent>) {
         if self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return agent.trouble("gates", None);
@@ -96,13 +111,14 @@ impl Keeper {
         agent.trouble("gates", Some(outcome.err().unwrap_or_else(|| ended.into())));
     }
 
-    /// Shuts all gates, for good.
+    /// Shuts all gates, for good. Whoever does not get to it in time is not waited for: no gate stays open for longer.
     pub(crate) fn end(&mut self) {
         *lock(&self.shared.over) = true;
         self.shared.wake();
-        if let Some(thread) = self.thread.take() {
-            // One that has panicked has said so, and its gates are too old soon.
-            drop(thread.join());
+        let Some(thread) = self.thread.take() else { return };
+        let latest = Instant::now() + BELIEVED;
+        while !thread.is_finished() && Instant::now() < latest {
+            thread::sleep(BREATH);
         }
     }
 }
@@ -125,26 +141,31 @@ impl Shared {
                 return gates.shut();
             }
             let wanted = lock(&self.wanted).clone();
+            let at = Instant::now();
             gates.look(&wanted);
-            lock(&self.states).clone_from(gates.states());
-            self.wait(&mut gates);
+            *lock(&self.states) = Some((at, gates.states().clone()));
+            self.wait(&mut gates, wanted.is_empty());
         }
     }
 
-    /// Waits until it is time to look again. What is heard meanwhile shuts gates.
-    fn wait(&self, gates: &mut Gates) {
+    /// Waits until it is time to look again, or somebody has something else to say where there is nothing to keep. What is heard
+    /// meanwhile shuts gates; where none was open it can wait.
+    fn wait(&self, gates: &mut Gates, nothing: bool) {
         let next = Instant::now() + PERIOD;
         loop {
             let left = next.saturating_duration_since(Instant::now());
-            let limit = if gates.monitors().next().is_none() { PollTimeout::NONE } else { timeout(left) };
+            let limit = if nothing { PollTimeout::NONE } else { timeout(left) };
             let (woken, heard) = self.ready(gates, limit);
             if heard && gates.hear() {
-                for state in lock(&self.states).values_mut().filter(|state| **state == GateState::Open) {
+                let mut states = lock(&self.states);
+                let all = states.iter_mut().flat_map(|(_, states)| states.values_mut());
+                for state in all.filter(|state| **state == GateState::Open) {
                     *state = GateState::Shut(vec![Reason::Changed]);
                 }
+                drop(states);
                 return thread::sleep(SETTLED);
             }
-            if woken || left.is_zero() {
+            if woken || (left.is_zero() && !nothing) {
                 return;
             }
         }

@@ -49,14 +49,21 @@ impl Gate {
         self.map.as_raw_fd().cast_unsigned()
     }
 
-    /// Opens it from now on for so long.
+    /// Returns what the clock says by which a gate shuts.
     ///
     /// # Errors
     ///
     /// The kernel's refusal.
-    pub fn open_for(&self, lease: Duration) -> Result<(), Error> {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(Error::refused)?;
-        let until = Duration::from(now).saturating_add(lease);
+    pub fn now() -> Result<Duration, Error> {
+        clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).map_err(Error::refused)
+    }
+
+    /// Opens it until its clock says so. A moment that is over leaves it shut.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn open_until(&self, until: Duration) -> Result<(), Error> {
         self.write(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX))
     }
 

@@ -60,29 +60,36 @@ impl Flow {
     }
 }
 
-/// Returns a flow one of whose ways is between two addresses of a network, and whose addresses are translated: its packets
-/// have to be seen by who translates them.
+/// Returns for each network a flow one of whose ways is between two addresses of it, and whose addresses are translated: its
+/// packets have to be seen by who translates them. The flows are listed once.
 ///
 /// # Errors
 ///
 /// When the kernel refuses, for another reason than that it tracks no flows.
-pub fn translated_among(socket: &mut Socket, among: &Among<'_>) -> Result<Option<[IpAddr; 2]>, Error> {
+pub fn translated_among(
+    socket: &mut Socket,
+    networks: &[Among<'_>],
+) -> Result<Vec<Option<[IpAddr; 2]>>, Error> {
+    let concerns = |ways: &[[IpAddr; 2]; 2], among: &Among<'_>| ways.iter().any(|way| among.has(*way));
     let concerned = |flow: Flow| {
-        let is_concerned = flow.translated && flow.ways.iter().any(|way| among.has(*way));
-        is_concerned.then(|| flow.ways[0])
+        let is_concerned = flow.translated && networks.iter().any(|among| concerns(&flow.ways, among));
+        is_concerned.then_some(flow.ways)
     };
-    Ok(list(socket, concerned)?.into_iter().next())
+    let found = list(socket, concerned)?;
+    let first = |among| found.iter().find(|ways| concerns(ways, among)).map(|ways| ways[0]);
+    Ok(networks.iter().map(first).collect())
 }
 
-/// Forgets the flows between two addresses of a network that nobody translates. Returns how many there were.
+/// Forgets the flows between two addresses of one of these networks that nobody translates. Returns how many there were.
 ///
 /// Those of them that go on are known again with their next packet, as if they had begun with it.
 ///
 /// # Errors
 ///
 /// When the kernel refuses, for another reason than that it tracks no flows.
-pub fn forget_among(socket: &mut Socket, among: &Among<'_>) -> Result<usize, Error> {
-    let of_network = |flow: Flow| (!flow.translated && among.has(flow.ways[0])).then_some(flow.name);
+pub fn forget_among(socket: &mut Socket, networks: &[Among<'_>]) -> Result<usize, Error> {
+    let is_within = |flow: &Flow| networks.iter().any(|among| among.has(flow.ways[0]));
+    let of_network = |flow: Flow| (!flow.translated && is_within(&flow)).then_some(flow.name);
     let found = list(socket, of_network)?;
     let mut forgotten = 0;
     for part in found.chunks(AT_ONCE) {

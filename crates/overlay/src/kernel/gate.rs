@@ -3,22 +3,22 @@
 //! A gate belongs to whoever keeps it, and shuts by itself when that process is gone: nothing of it is on disk. So programs that ask
 //! another gate, of a keeper that was there before, are replaced.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weft_firewall::Tunnels;
-use weft_model::{IfName, Mac, NetworkName};
-use weft_netlink::bpf::shortcut::{self, Clock, Guarded, Shortcut};
-use weft_netlink::bpf::{self, Gate, Program};
+use weft_model::{IfName, NetworkName};
+use weft_netlink::Socket;
+use weft_netlink::bpf::Gate;
 use weft_netlink::link::{self, LinkInfo};
-use weft_netlink::{Socket, tc};
 use weft_netns::Netns;
+use weft_nft::Monitor;
 use weft_nft::conntrack::{Among, forget_among, translated_among};
-use weft_nft::{Error, Monitor};
 use weft_state::Root;
 
 use super::devices::home;
+use super::kept::Kept;
 use super::look::{Devices, Looker, Ruleset, look_at_bridge};
 use super::reason::Reason;
 use crate::desired::Desired;
@@ -26,10 +26,8 @@ use crate::ids::NetworkId;
 use crate::local::LocalNetwork;
 use crate::records::Fastpath;
 
-/// For how long a gate opens. It is put off about every second.
+/// For how long a gate opens, counted from the beginning of the look that opens it. It is put off about every second.
 const LEASE: Duration = Duration::from_secs(3);
-/// How often what is attached is compared although no link has come or gone.
-const COMPARED: u8 = 10;
 
 /// How the gate of a network is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +52,11 @@ impl Wanted {
         let networks = all.filter(|local| local.fastpath == Fastpath::Auto).cloned().collect();
         Self { networks, tunnels: desired.tunnels.clone() }
     }
+
+    /// Returns whether there is no gate to keep.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty()
+    }
 }
 
 /// Keeps the gates of a host's networks.
@@ -62,7 +65,7 @@ pub struct Gates {
     root: Root,
     looker: Looker,
     /// By namespace: the host's own, or that of an isolated network.
-    places: BTreeMap<Option<NetworkName>, Place>,
+    places: BTreeMap<Option<NetworkId>, Place>,
     states: BTreeMap<NetworkName, State>,
 }
 
@@ -75,31 +78,6 @@ struct Place {
     rules: weft_nft::Socket,
     ruleset: Option<Ruleset>,
     gates: BTreeMap<NetworkId, Kept>,
-}
-
-/// The gate of one network.
-#[derive(Debug)]
-struct Kept {
-    local: LocalNetwork,
-    gate: Gate,
-    open: bool,
-    /// Whether what somebody else may have left in connection tracking is forgotten.
-    fresh: bool,
-    programs: BTreeMap<Way, Program>,
-    /// The links with a filter that asks this gate.
-    attached: BTreeSet<(u32, Way)>,
-    /// Why the kernel refuses that.
-    incapable: Option<Reason>,
-    /// How many looks are left until that is compared, or tried, again.
-    compared: u8,
-}
-
-/// What tells one program of a network's from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Way {
-    from: u32,
-    station: [u8; 6],
-    to: u32,
 }
 
 impl Gates {
@@ -117,40 +95,61 @@ impl Gates {
     /// a second or two keeps them open.
     pub fn look(&mut self, wanted: &Wanted) {
         self.states.clear();
-        let mut by_place: BTreeMap<Option<NetworkName>, Vec<&LocalNetwork>> = BTreeMap::new();
+        let mut by_place: BTreeMap<Option<NetworkId>, Vec<&LocalNetwork>> = BTreeMap::new();
         for local in &wanted.networks {
-            by_place.entry(local.isolated.then(|| local.name.clone())).or_default().push(local);
+            by_place.entry(local.isolated.then_some(local.id)).or_default().push(local);
         }
-        // Whose network is gone has no links that would ask.
-        self.places.retain(|place, _| by_place.contains_key(place));
+        // Whose network is gone has no links that would ask. A namespace that was made anew is another one.
+        self.places.retain(|id, place| by_place.contains_key(id) && place.is_there());
         if by_place.is_empty() {
             return;
         }
+        // What is found holds for the moment before it is looked for, whoever is held up after that.
+        let until = Gate::now().map(|now| now.saturating_add(LEASE)).map_err(|error| unknown(&error));
         self.looker.look_everywhere();
-        for (name, locals) in by_place {
-            let outcome = self.at(&name, &locals, wanted.tunnels.as_ref());
-            match outcome {
-                Ok(states) => self.states.extend(states),
-                Err(why) => {
-                    // Its gates go with it, and what asks them finds them shut when their time is over.
-                    if let Some(mut place) = self.places.remove(&name) {
-                        place.shut();
-                    }
-                    let shut = |local: &&LocalNetwork| (local.name.clone(), State::Shut(vec![why.clone()]));
-                    self.states.extend(locals.iter().map(shut));
+        // What has to be shut is shut everywhere before anything is done that takes longer where there are many connections.
+        for (id, locals) in &by_place {
+            let outcome =
+                until.clone().and_then(|until| self.at(*id, locals, wanted.tunnels.as_ref(), until));
+            self.note(*id, locals, outcome);
+        }
+        for (id, locals) in &by_place {
+            let Some(place) = self.places.get_mut(id) else { continue };
+            let outcome = until.clone().and_then(|until| place.inside(|place| place.open_more(until))?);
+            self.note(*id, locals, outcome);
+        }
+    }
+
+    /// Keeps what was found about the networks of a namespace, or why nothing was.
+    fn note(
+        &mut self,
+        id: Option<NetworkId>,
+        locals: &[&LocalNetwork],
+        outcome: Result<Vec<(NetworkName, State)>, Reason>,
+    ) {
+        match outcome {
+            Ok(states) => self.states.extend(states),
+            Err(why) => {
+                // Its gates go with it, and what asks them finds them shut when their time is over.
+                if let Some(mut place) = self.places.remove(&id) {
+                    place.shut();
+                    place.forget_in_there();
                 }
+                let shut = |local: &&LocalNetwork| (local.name.clone(), State::Shut(vec![why.clone()]));
+                self.states.extend(locals.iter().map(shut));
             }
         }
     }
 
     fn at(
         &mut self,
-        name: &Option<NetworkName>,
+        id: Option<NetworkId>,
         locals: &[&LocalNetwork],
         tunnels: Option<&Tunnels>,
+        until: Duration,
     ) -> Result<Vec<(NetworkName, State)>, Reason> {
-        if !self.places.contains_key(name) {
-            let place = match name {
+        if !self.places.contains_key(&id) {
+            let place = match id {
                 None => Place::open(None)?,
                 Some(_) => {
                     let found = locals.first().map(|local| home(local, &self.root, false)).transpose();
@@ -158,13 +157,13 @@ impl Gates {
                     Place::open(Some(home))?
                 }
             };
-            self.places.insert(name.clone(), place);
+            self.places.insert(id, place);
         }
         let looker = &self.looker;
-        let Some(place) = self.places.get_mut(name) else { return Err(Reason::Devices) };
+        let Some(place) = self.places.get_mut(&id) else { return Err(Reason::Devices) };
         // What guards the host's tunnels is in its own namespace.
-        let tunnels = tunnels.filter(|_| name.is_none());
-        place.inside(|place| place.look(looker, locals, tunnels))?
+        let tunnels = tunnels.filter(|_| id.is_none());
+        place.inside(|place| place.look(looker, locals, tunnels, until))?
     }
 
     /// Returns how the gates were found by the last look.
@@ -177,26 +176,37 @@ impl Gates {
         self.places.values().map(|place| &place.monitor)
     }
 
-    /// Shuts the gates where the ruleset has changed since the last look. Returns whether it has anywhere.
+    /// Shuts the gates where the rules have changed since the last look. Returns whether one of them was open, so that it
+    /// is worth it to look again soon.
     pub fn hear(&mut self) -> bool {
         let mut heard = false;
         for place in self.places.values_mut() {
-            // One that cannot be heard any more is given up by the next look.
-            if place.monitor.changed().unwrap_or(true) {
-                heard = true;
-                place.shut();
+            match place.monitor.rules_changed() {
+                Ok(false) => {}
+                Ok(true) => heard |= place.shut(),
+                // One that cannot be heard any more is given up by the next look.
+                Err(_) => {
+                    place.shut();
+                    heard = true;
+                }
             }
+        }
+        if heard {
+            self.places.values_mut().for_each(Place::forget_in_there);
         }
         heard
     }
 
     /// Shuts all gates.
     pub fn shut(&mut self) {
-        self.places.values_mut().for_each(Place::shut);
+        for place in self.places.values_mut() {
+            place.shut();
+        }
+        self.places.values_mut().for_each(Place::forget_in_there);
     }
 }
 
-fn unknown(error: &impl std::fmt::Display) -> Reason {
+pub(super) fn unknown(error: &impl std::fmt::Display) -> Reason {
     Reason::Unknown(error.to_string())
 }
 
@@ -222,17 +232,26 @@ impl Place {
         outcome.map_err(|error| unknown(&error))
     }
 
+    /// Returns whether its namespace is still the one that its networks have.
+    fn is_there(&self) -> bool {
+        self.home.as_ref().is_none_or(|home| home.is_at(home.path()))
+    }
+
+    /// Shuts the gates that something speaks against, and puts off the end of those that are open. Returns how they are; of those
+    /// that may be opened nothing yet.
     fn look(
         &mut self,
         looker: &Looker,
         locals: &[&LocalNetwork],
         tunnels: Option<&Tunnels>,
+        until: Duration,
     ) -> Result<Vec<(NetworkName, State)>, Reason> {
         // What changes from here on is heard below, or later.
-        self.monitor.changed().map_err(|error| unknown(&error))?;
+        self.monitor.rules_changed().map_err(|error| unknown(&error))?;
         let mut around = looker.look_around(&mut self.socket);
         if let Err(why) = looker.look_at_rules(&mut self.rules, tunnels, &mut self.ruleset) {
             around.push(why);
+            self.ruleset = None;
         }
         self.gates.retain(|id, _| locals.iter().any(|local| local.id == *id));
         let mut found = Vec::new();
@@ -243,15 +262,99 @@ impl Place {
             };
             found.push((*local, reasons));
         }
-        let changed = self.monitor.changed().map_err(|error| unknown(&error))?;
+        let changed = self.monitor.rules_changed().map_err(|error| unknown(&error))?;
         let mut states = Vec::new();
         for (local, mut reasons) in found {
             if changed && reasons.is_empty() {
                 reasons.push(Reason::Changed);
             }
-            states.push((local.name.clone(), self.settle(local, reasons)));
+            let state = match self.gates.get_mut(&local.id) {
+                Some(kept) => kept.settle(reasons, until),
+                None => Some(State::Shut(reasons)),
+            };
+            states.extend(state.map(|state| (local.name.clone(), state)));
         }
         Ok(states)
+    }
+
+    /// Opens the gates that nothing was found to speak against, unless a connection is translated, and has connection tracking begin
+    /// anew where one has been opened or shut. Returns how those gates are.
+    fn open_more(&mut self, until: Duration) -> Result<Vec<(NetworkName, State)>, Reason> {
+        let translated = self.translated();
+        // To list connections may have taken a while.
+        let changed = self.monitor.rules_changed().map_err(|error| unknown(&error))?;
+        let mut states = Vec::new();
+        for kept in self.gates.values_mut().filter(|kept| kept.may_open || (changed && kept.open)) {
+            let why = translated.get(&kept.local.id).cloned().or_else(|| changed.then_some(Reason::Changed));
+            let outcome = why.map_or_else(|| kept.open(until), Err);
+            if outcome.is_err() {
+                kept.shut();
+            }
+            let state = outcome.map_or_else(|why| State::Shut(vec![why]), |()| State::Open);
+            states.push((kept.local.name.clone(), state));
+        }
+        self.forget();
+        Ok(states)
+    }
+
+    /// Returns the gates that may be opened but for a connection that somebody has to see all packets of.
+    fn translated(&mut self) -> BTreeMap<NetworkId, Reason> {
+        let now = Instant::now();
+        let may_open = self.gates.values_mut().filter(|kept| kept.may_open);
+        let (waiting, mut due): (Vec<_>, Vec<_>) = may_open.partition(|kept| kept.waits(now));
+        let mut reasons: BTreeMap<NetworkId, Reason> = BTreeMap::new();
+        let known = |kept: &&mut Kept| Some((kept.local.id, kept.translated.as_ref()?.why.clone()));
+        reasons.extend(waiting.iter().filter_map(known));
+        if due.is_empty() {
+            return reasons;
+        }
+        match among(&due, |networks| translated_among(&mut self.rules, networks)) {
+            Ok(found) => {
+                for (kept, found) in due.iter_mut().zip(found) {
+                    kept.found(found, now);
+                }
+                reasons.extend(due.iter().filter_map(known));
+            }
+            Err(error) => {
+                let why = unknown(&format!("connections: {error}"));
+                reasons.extend(due.iter().map(|kept| (kept.local.id, why.clone())));
+                self.ask_anew();
+            }
+        }
+        reasons
+    }
+
+    /// Has connection tracking begin anew with what goes on within networks whose gates have been opened or shut: the packets went or
+    /// go unseen, whoever has seen them begin.
+    fn forget(&mut self) {
+        let mut stale: Vec<&mut Kept> = self.gates.values_mut().filter(|kept| !kept.fresh).collect();
+        if stale.is_empty() {
+            return;
+        }
+        let outcome = among(&stale, |networks| forget_among(&mut self.rules, networks));
+        // Else it is tried again with the next look.
+        stale.iter_mut().for_each(|kept| kept.fresh = outcome.is_ok());
+        if outcome.is_err() {
+            self.ask_anew();
+        }
+    }
+
+    /// What a list that was broken off has left is no answer to what is asked next.
+    fn ask_anew(&mut self) {
+        if let Ok(rules) = weft_nft::Socket::open() {
+            self.rules = rules;
+        }
+    }
+
+    /// Does the same from wherever.
+    fn forget_in_there(&mut self) {
+        // Then they are forgotten with the next look, or by the next keeper.
+        drop(self.inside(Self::forget));
+    }
+
+    /// Shuts its gates. Returns whether one of them was open.
+    fn shut(&mut self) -> bool {
+        self.gates.values_mut().fold(false, |open, kept| kept.shut() | open)
     }
 
     /// Sees to it that a network's links ask its gate, and looks at what is its own.
@@ -275,195 +378,13 @@ impl Place {
         reasons.extend(self.ruleset.iter().flat_map(|ruleset| ruleset.about(&devices)));
         Ok(reasons)
     }
-
-    /// Opens or shuts a gate, by what speaks against it.
-    fn settle(&mut self, local: &LocalNetwork, mut reasons: Vec<Reason>) -> State {
-        let Some(kept) = self.gates.get_mut(&local.id) else { return State::Shut(reasons) };
-        if reasons.is_empty()
-            && !kept.open
-            && let Some(why) = kept.translated(&mut self.rules)
-        {
-            reasons.push(why);
-        }
-        if reasons.is_empty()
-            && let Err(error) = kept.gate.open_for(LEASE)
-        {
-            reasons.push(unknown(&error));
-        }
-        if !reasons.is_empty() {
-            kept.shut(&mut self.rules);
-            return State::Shut(reasons);
-        }
-        if !kept.open {
-            kept.open = true;
-            // Their packets go unseen from now on, whoever has seen them begin.
-            kept.forget(&mut self.rules);
-        }
-        State::Open
-    }
-
-    fn shut(&mut self) {
-        let gates = self.gates.values().any(|kept| kept.open);
-        // Before anything else that takes time.
-        self.gates.values().for_each(|kept| drop(kept.gate.shut()));
-        if gates {
-            let outcome = self.inside(|place| {
-                let Self { gates, rules, .. } = place;
-                gates.values_mut().for_each(|kept| kept.shut(rules));
-            });
-            // Then they are forgotten when the gate opens the next time, or by the next keeper.
-            drop(outcome);
-        }
-    }
 }
 
-impl Kept {
-    fn new(local: &LocalNetwork) -> Result<Self, Reason> {
-        let gate = Gate::new().map_err(|error| Reason::Incapable(error.to_string()))?;
-        Ok(Self {
-            local: local.clone(),
-            gate,
-            open: false,
-            fresh: false,
-            programs: BTreeMap::new(),
-            attached: BTreeSet::new(),
-            incapable: None,
-            compared: 0,
-        })
-    }
-
-    /// Has all links of the network ask this gate.
-    fn attach(&mut self, socket: &mut Socket, devices: &Devices<'_>) -> Result<(), Reason> {
-        let (bridge, vxlan) = (devices.bridge, devices.vxlan);
-        let out = Way { from: bridge.index, station: station(bridge), to: vxlan.index };
-        let back = Way { from: vxlan.index, station: station(vxlan), to: bridge.index };
-        let ports = devices.ports.iter().map(|port| (port.index, out));
-        let wanted: BTreeSet<(u32, Way)> = ports.chain([(vxlan.index, back)]).collect();
-        self.compared = self.compared.checked_sub(1).unwrap_or(COMPARED);
-        if self.compared == COMPARED {
-            self.attached.clear();
-            self.incapable = None;
-        }
-        // Each attempt is a change that others hear of.
-        if let Some(why) = &self.incapable {
-            return Err(why.clone());
-        }
-        self.attached.retain(|link| wanted.contains(link));
-        self.programs.retain(|way, _| [out, back].contains(way));
-        for (link, way) in wanted {
-            if self.attached.contains(&(link, way)) {
-                continue;
-            }
-            match self.attach_one(socket, link, way) {
-                Ok(true) => drop(self.attached.insert((link, way))),
-                // It has gone.
-                Ok(false) => {}
-                Err(why) => {
-                    self.incapable = Some(why.clone());
-                    return Err(why);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns whether it is there now: a link may have gone.
-    fn attach_one(&mut self, socket: &mut Socket, link: u32, way: Way) -> Result<bool, Reason> {
-        let refused = |what: &str, error: weft_netlink::Error| Reason::Incapable(format!("{what}: {error}"));
-        let wanted = Shortcut { from: way.from, station: Mac(way.station), to: way.to };
-        // Its descriptor is another one for each process; its id is told from all others'.
-        let known = Guarded { gate: self.gate.id(), clock: Clock::Coarse };
-        let name = shortcut::name(&shortcut::program(&wanted, Some(known)));
-        let there = tc::deciders(socket, link).map_err(|error| unknown(&error))?;
-        if there.contains(&name) {
-            return Ok(true);
-        }
-        if !self.programs.contains_key(&way) {
-            self.programs.insert(way, load(&wanted, self.gate.descriptor())?);
-        }
-        let Some(program) = self.programs.get(&way) else { return Ok(false) };
-        let queue_is_new = match socket.request(tc::watch_received(link)) {
-            Ok(_) => true,
-            Err(error) if error.is_exists() => false,
-            Err(error) if is_gone(&error) => return Ok(false),
-            Err(error) => {
-                return Err(refused(
-                    "the kernel has no queue for what a link receives (CONFIG_NET_SCH_INGRESS)",
-                    error,
-                ));
-            }
-        };
-        match socket.request(tc::decide_received(link, program, &name)) {
-            Ok(_) => Ok(true),
-            Err(error) if is_gone(&error) => Ok(false),
-            Err(error) => {
-                if queue_is_new {
-                    drop(socket.request(tc::ignore_received(link)));
-                }
-                Err(refused(
-                    "the kernel has no program decide about what a link receives (CONFIG_NET_CLS_BPF)",
-                    error,
-                ))
-            }
-        }
-    }
-
-    fn among(local: &LocalNetwork) -> Vec<IpAddr> {
-        local.blocks.iter().map(|block| block.gateway).collect()
-    }
-
-    /// Returns a connection that somebody has to see all packets of.
-    fn translated(&self, rules: &mut weft_nft::Socket) -> Option<Reason> {
-        let own = Self::among(&self.local);
-        match translated_among(rules, &Among { subnets: &self.local.subnets, own: &own }) {
-            Ok(found) => found.map(Reason::Translated),
-            Err(error) => Some(unknown(&format!("connections: {error}"))),
-        }
-    }
-
-    /// Has connection tracking begin anew with what goes on within the network.
-    fn forget(&mut self, rules: &mut weft_nft::Socket) {
-        let own = Self::among(&self.local);
-        let outcome: Result<usize, Error> =
-            forget_among(rules, &Among { subnets: &self.local.subnets, own: &own });
-        // It is tried again with the next look.
-        self.fresh = outcome.is_ok();
-    }
-
-    fn shut(&mut self, rules: &mut weft_nft::Socket) {
-        // What cannot be written is too old soon.
-        drop(self.gate.shut());
-        if self.open || !self.fresh {
-            self.open = false;
-            self.forget(rules);
-        }
-    }
-}
-
-/// A link that was there a moment ago.
-fn is_gone(error: &weft_netlink::Error) -> bool {
-    error.errno().is_some_and(|errno| errno == nix::errno::Errno::ENODEV)
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        // What cannot be written is too old soon.
-        drop(self.gate.shut());
-    }
-}
-
-fn station(link: &LinkInfo) -> [u8; 6] {
-    link.mac.unwrap_or(Mac([0; 6])).0
-}
-
-fn load(wanted: &Shortcut, gate: u32) -> Result<Program, Reason> {
-    let mut refused = None;
-    for clock in [Clock::Coarse, Clock::Exact] {
-        let code = shortcut::program(wanted, Some(Guarded { gate, clock }));
-        match bpf::load(&code) {
-            Ok(program) => return Ok(program),
-            Err(error) => refused = refused.or(Some(error)),
-        }
-    }
-    Err(Reason::Incapable(refused.map(|error| error.to_string()).unwrap_or_default()))
+/// Asks about the connections within several networks at once.
+fn among<T>(gates: &[&mut Kept], ask: impl FnOnce(&[Among<'_>]) -> T) -> T {
+    let own =
+        |kept: &&mut Kept| -> Vec<IpAddr> { kept.local.blocks.iter().map(|block| block.gateway).collect() };
+    let own: Vec<Vec<IpAddr>> = gates.iter().map(own).collect();
+    let networks = gates.iter().zip(&own).map(|(kept, own)| Among { subnets: &kept.local.subnets, own });
+    ask(&networks.collect::<Vec<_>>())
 }

@@ -3,6 +3,7 @@
 mod devices;
 mod error;
 mod gate;
+mod kept;
 mod look;
 mod peers;
 mod reason;
