@@ -128,15 +128,16 @@ impl Ours {
 }
 
 /// Whether packets within a network come by: those that are routed by IP's filters, by those of frames on the way from a port to
-/// the host, and by what looks at an interface's packets first.
+/// the host, and by what looks at what an interface receives or sends.
 fn is_passed(called: &Called) -> bool {
     match called.chain.family {
         // Neither delivered to the host nor sent by it.
         Family::Inet | Family::Ip | Family::Ip6 => !matches!(called.hook, 1 | 3),
         // NF_BR_PRE_ROUTING, NF_BR_LOCAL_IN. What the host sends to a port it sends there by any way.
         Family::Bridge => matches!(called.hook, 0 | 1),
-        // NF_NETDEV_INGRESS. By the other hook everything leaves.
-        Family::Netdev => called.hook == 0,
+        // KERNEL: what is led on from where it was received skips the first egress hook (nf_skip_egress in
+        // __netif_receive_skb_core), so neither hook sees what the slow path shows it.
+        Family::Netdev => true,
     }
 }
 
