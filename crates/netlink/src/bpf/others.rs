@@ -26,14 +26,22 @@ impl Links {
     ///
     /// # Errors
     ///
-    /// The kernel's refusal. A kernel without such links has none.
+    /// The kernel's refusal, such as `EAGAIN` for a link that is being attached. A kernel without such links has none.
     pub fn netfilter(&mut self) -> Result<Vec<NetfilterLink>, Error> {
         let mut seen = BTreeMap::new();
         let mut last = 0;
         while let Some(id) = next(last).map_err(Error::refused)? {
-            let known = self.0.get(&id).copied();
-            seen.insert(id, known.map_or_else(|| netfilter(id), Ok).map_err(Error::refused)?);
             last = id;
+            let link = match self.0.get(&id) {
+                Some(known) => *known,
+                None => match netfilter(id) {
+                    Ok(link) => link,
+                    // It has gone.
+                    Err(Errno::ENOENT) => continue,
+                    Err(errno) => return Err(Error::refused(errno)),
+                },
+            };
+            seen.insert(id, link);
         }
         self.0 = seen;
         Ok(self.0.values().flatten().copied().collect())
@@ -55,12 +63,8 @@ fn netfilter(id: u32) -> Result<Option<NetfilterLink>, Errno> {
     const BPF_LINK_TYPE_NETFILTER: u32 = 10;
     let mut words: Words = [0; 16];
     words[0] = pair(id, 0);
-    let link = match call::open(Command::OpenLink, &mut words) {
-        Ok(link) => link,
-        // It has gone.
-        Err(Errno::ENOENT | Errno::EAGAIN) => return Ok(None),
-        Err(errno) => return Err(errno),
-    };
+    // KERNEL: this is EAGAIN as long as the link is being attached (bpf_link_by_id).
+    let link = call::open(Command::OpenLink, &mut words)?;
     let answer = call::describe(link.as_raw_fd().cast_unsigned())?;
     let [kind, id] = halves(answer[0]);
     Ok((kind == BPF_LINK_TYPE_NETFILTER).then(|| NetfilterLink { id, program: halves(answer[1])[0] }))
