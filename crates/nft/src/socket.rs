@@ -274,13 +274,16 @@ impl Socket {
         self.push(&mut out, Encoded { family, flags: 0, message: question.into() }, 0);
         self.send(&out)?;
         let strange = || Error::Answer(object.into());
-        if !self.receive()? {
-            return Err(strange());
-        }
-        let (header, body) = Messages(&self.answer).next().flatten().ok_or_else(strange)?;
-        if header.sequence != self.sequence {
-            return Err(strange());
-        }
+        let (header, body) = loop {
+            if !self.receive()? {
+                return Err(strange());
+            }
+            let (header, _) = Messages(&self.answer).next().flatten().ok_or_else(strange)?;
+            // What an exchange before this one has left, when it failed.
+            if header.sequence == self.sequence {
+                break Messages(&self.answer).next().flatten().ok_or_else(strange)?;
+            }
+        };
         if header.kind != NLMSG_ERROR {
             return pick(body).map(Some).ok_or_else(strange);
         }
@@ -305,6 +308,10 @@ impl Socket {
         while self.receive()? {
             for message in Messages(&self.answer) {
                 let (header, body) = message.ok_or_else(|| Error::Answer(object.into()))?;
+                // What an exchange before this one has left, when it failed.
+                if header.sequence != self.sequence {
+                    continue;
+                }
                 torn |= header.flags & NLM_F_DUMP_INTR != 0;
                 match header.kind {
                     NLMSG_DONE => return Ok((!torn).then_some(found)),
@@ -404,4 +411,35 @@ fn begin(generation: Option<u32>) -> ControlMessage {
 
 fn errno(cause: &io::Error) -> Errno {
     Errno::from_raw(cause.raw_os_error().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Expr, Family};
+
+    const TABLE: Table = Table::new(Family::Inet, "t");
+
+    #[test]
+    fn what_a_broken_off_exchange_has_left_is_passed_over() {
+        weft_netns::isolate().unwrap();
+        let mut socket = Socket::open().unwrap();
+        let chain = TABLE.chain("c");
+        let mut all = Transaction::new();
+        socket.commit(all.table(TABLE, None).chain(&chain).rule(chain.rule([Expr::Counter]))).unwrap();
+        // One is answered that there is none, the other by a list of nothing.
+        let none = || NfTablesMessage::GetRule(encode::rules_message(TABLE, "none", Some(1))).into();
+        let nothing = || NfTablesMessage::GetRule(encode::rules_message(TABLE, "none", None)).into();
+        let leave = |socket: &mut Socket, flags, message| {
+            let mut out = Vec::new();
+            socket.push(&mut out, Encoded { family: TABLE.family.into(), flags, message }, 0);
+            socket.send(&out).unwrap();
+        };
+        for (flags, message) in [(0, &none as &dyn Fn() -> NetfilterMessageInner), (NLM_F_DUMP, &nothing)] {
+            leave(&mut socket, flags, message());
+            assert_eq!(socket.rules(TABLE, "c").unwrap().len(), 1);
+            leave(&mut socket, flags, message());
+            assert_eq!(socket.table(TABLE).unwrap(), Some(None));
+        }
+    }
 }
