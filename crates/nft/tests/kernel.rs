@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use weft_netns::isolate;
 use weft_nft::expr::{self, Comparison, Conntrack, Field, Found, Meta, Reg, Verdict, is_family, is_within};
 use weft_nft::{
-    Base, ChainKind, Data, Element, Error, Expr, Family, Hook, Key, Policy, Set, Socket, Table, Transaction,
-    Type, Values, is_usable,
+    Base, ChainKind, Data, Element, Error, Expr, Family, Hook, Key, Known, Policy, Set, Socket, Table,
+    Transaction, Type, Values, is_usable,
 };
 
 const TABLE: Table = Table::new(Family::Inet, "weft_test");
@@ -439,4 +439,24 @@ fn chains_at_a_hook_are_found_with_their_policy() {
     assert_eq!(policy(&mut socket, "passing"), Some(Policy::Drop));
     assert_eq!(policy(&mut socket, "plain"), None);
     assert_eq!(policy(&mut socket, "missing"), None);
+}
+
+#[test]
+fn a_rule_the_other_way_round_is_not_known() {
+    isolate().unwrap();
+    let mut socket = Socket::open().unwrap();
+    let (set, chain) = (numbers(), TABLE.chain("c"));
+    let rule = |found| {
+        let source = Expr::Payload(Field::IP4_SOURCE, Reg(0));
+        chain.rule([source, Expr::Lookup(set.name.clone(), Reg(0), found), Expr::Verdict(Verdict::Accept)])
+    };
+    let mut known = Known::default();
+    known.add(Transaction::new().chain(&chain).rule(rule(Found::Match)));
+    for (found, is_known) in [(Found::Match, true), (Found::NoMatch, false)] {
+        let mut all = Transaction::new();
+        socket.commit(all.table(TABLE, None).set(&set).chain(&chain).rule(rule(found))).unwrap();
+        let rules = socket.rules(TABLE, "c").unwrap();
+        assert_eq!(known.has_rule(TABLE.family, TABLE.name, "c", &rules[0]), is_known, "{rules:?}");
+        socket.commit(Transaction::new().delete_table(TABLE)).unwrap();
+    }
 }

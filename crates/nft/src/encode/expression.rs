@@ -119,7 +119,8 @@ fn bitwise(reg: Reg, mask: &[u8], flip: &[u8]) -> Expressions {
 fn lookup(set: &str, reg: Reg, found: Found) -> Expressions {
     let mut attributes = vec![Lookup::Set(set.into()), Lookup::SourceRegister(register(reg))];
     match found {
-        Found::Match => {}
+        // Else an inverted lookup of somebody else's would have all that ours has.
+        Found::Match => attributes.push(Lookup::Flags(0)),
         Found::NoMatch => attributes.push(Lookup::Flags(LOOKUP_INVERTED)),
         Found::Verdict => attributes.push(Lookup::DestinationRegister(Register::Verdict)),
         Found::Load(to) => attributes.push(Lookup::DestinationRegister(register(to))),
