@@ -1,6 +1,7 @@
 //! The old filter of frames that pass a bridge.
 
 use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -21,16 +22,25 @@ pub fn modules() -> Result<Vec<String>, Error> {
     let is_loaded = |module: &str| std::path::Path::new("/sys/module").join(module).exists();
     let tables = TABLES.iter().map(|table| format!("ebtable_{table}"));
     let mut found: Vec<String> = tables.filter(|module| is_loaded(module)).collect();
-    if found.is_empty() && !is_loaded("ebtables") && is_built_in()? {
+    if found.is_empty() && !is_loaded("ebtables") && is_built_in_once()? {
         found.push("ebtables".into());
     }
     Ok(found)
 }
 
+/// Where it is built in, asking may start `modprobe`; and that does not change.
+fn is_built_in_once() -> Result<bool, Error> {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(*known);
+    }
+    is_built_in().map(|is_built_in| *KNOWN.get_or_init(|| is_built_in))
+}
+
 /// Asks for a table that there is not: a kernel without any of it has never heard of the question.
 fn is_built_in() -> Result<bool, Error> {
     /// EBT_SO_GET_INFO (include/uapi/linux/netfilter_bridge/ebtables.h).
-    const GET_INFO: libc::c_int = 130;
+    const GET_INFO: libc::c_int = 128;
     let errno = |action| move |errno| Error::Socket { action, errno };
     let socket = socket(
         AddressFamily::Inet,
