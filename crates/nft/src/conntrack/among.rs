@@ -65,7 +65,7 @@ impl Flow {
 ///
 /// # Errors
 ///
-/// When the kernel refuses, for another reason than that it tracks no flows.
+/// When the kernel refuses, which may track flows and not list them (`CONFIG_NF_CT_NETLINK`).
 pub fn translated_among(
     socket: &mut Socket,
     networks: &[Among<'_>],
@@ -90,7 +90,13 @@ pub fn translated_among(
 pub fn forget_among(socket: &mut Socket, networks: &[Among<'_>]) -> Result<usize, Error> {
     let is_within = |flow: &Flow| networks.iter().any(|among| among.has(flow.ways[0]));
     let of_network = |flow: Flow| (!flow.translated && is_within(&flow)).then_some(flow.name);
-    let found = list(socket, of_network)?;
+    let found = match list(socket, of_network) {
+        // A kernel without ctnetlink, or without flows.
+        Err(error) if matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT)) => {
+            return Ok(0);
+        }
+        outcome => outcome?,
+    };
     let mut forgotten = 0;
     for part in found.chunks(AT_ONCE) {
         forgotten += delete(socket, part.iter())?;
@@ -107,11 +113,5 @@ fn list<T>(socket: &mut Socket, read: impl Fn(Flow) -> Option<T>) -> Result<Vec<
         flags: NLM_F_DUMP,
         message: ConntrackMessage::Get(Vec::new()).into(),
     };
-    match socket.dump(question, "the list of flows", |attributes| Flow::read(attributes).and_then(&read)) {
-        // A kernel without ctnetlink, or without flows.
-        Err(error) if matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT)) => {
-            Ok(Vec::new())
-        }
-        outcome => outcome,
-    }
+    socket.dump(question, "the list of flows", |attributes| Flow::read(attributes).and_then(&read))
 }
