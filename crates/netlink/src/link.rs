@@ -86,6 +86,15 @@ pub struct PortOptions {
     pub isolated: bool,
 }
 
+/// What a bridge lets pass of what one of its ports receives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortState {
+    /// The state's number (`BR_STATE_FORWARDING`, linux/if_bridge.h; 3 is forwarding).
+    pub state: u8,
+    /// Whether only stations pass that the bridge has been told of.
+    pub locked: bool,
+}
+
 /// A link as the kernel describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkInfo {
@@ -129,6 +138,8 @@ pub struct LinkInfo {
     pub bridge: Option<BridgeInfo>,
     /// A bridge port's options.
     pub port: Option<PortOptions>,
+    /// What passes a bridge port.
+    pub port_state: Option<PortState>,
     /// A VXLAN device's options.
     pub vxlan: Option<VxlanInfo>,
     /// Whether a program decides about what it receives before anything else does (XDP).
@@ -384,8 +395,10 @@ mod ifla {
     pub(super) const VRF_TABLE: u16 = 1;
     pub(super) const BR_VLAN_FILTERING: u16 = 7;
     pub(super) const BR_VLAN_DEFAULT_PVID: u16 = 39;
+    pub(super) const BRPORT_STATE: u16 = 1;
     pub(super) const BRPORT_MODE: u16 = 4;
     pub(super) const BRPORT_ISOLATED: u16 = 33;
+    pub(super) const BRPORT_LOCKED: u16 = 39;
 }
 
 /// The operational state of a link that passes frames.
@@ -452,6 +465,7 @@ impl LinkInfo {
         }
         if port_kind.as_deref() == Some("bridge") {
             self.port = port_data.map(read_port);
+            self.port_state = port_data.map(read_port_state);
         }
     }
 
@@ -487,4 +501,16 @@ fn read_port(data: &[u8]) -> PortOptions {
         attributes(data).any(|(kind, value)| kind == wanted && value.first().is_some_and(|on| *on != 0))
     };
     PortOptions { hairpin: on(ifla::BRPORT_MODE), isolated: on(ifla::BRPORT_ISOLATED) }
+}
+
+fn read_port_state(data: &[u8]) -> PortState {
+    attributes(data).fold(PortState::default(), |mut port, (kind, value)| {
+        let value = value.first().copied().unwrap_or_default();
+        match kind {
+            ifla::BRPORT_STATE => port.state = value,
+            ifla::BRPORT_LOCKED => port.locked = value != 0,
+            _ => {}
+        }
+        port
+    })
 }

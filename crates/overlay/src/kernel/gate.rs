@@ -374,7 +374,7 @@ impl Place {
         kept.local = local.clone();
         let devices = Devices { bridge: &bridge, vxlan: &vxlan, ports: &ports };
         kept.attach(&mut self.socket, &devices)?;
-        let mut reasons = look_at_bridge(&mut self.socket, &bridge);
+        let mut reasons = look_at_bridge(&mut self.socket, &devices);
         reasons.extend(self.ruleset.iter().flat_map(|ruleset| ruleset.about(&devices)));
         Ok(reasons)
     }

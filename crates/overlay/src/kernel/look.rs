@@ -48,6 +48,14 @@ impl Looker {
             }
             Err(error) => self.everywhere.push(unknown(&format!("links of programs: {error}"))),
         }
+        match has_shifted_clock() {
+            Ok(false) => {}
+            Ok(true) => self.everywhere.push(Reason::Incapable(
+                "the agent is in a time namespace with another clock than the kernel's programs: /proc/self/timens_offsets"
+                    .into(),
+            )),
+            Err(why) => self.everywhere.push(why),
+        }
         match ebtables::modules() {
             Ok(found) => self.everywhere.extend(found.into_iter().map(Reason::Ebtables)),
             Err(error) => self.everywhere.push(unknown(&format!("ebtables: {error}"))),
@@ -57,6 +65,12 @@ impl Looker {
     /// Looks at the calling thread's namespace, at what all of its networks have in common but for what is in its ruleset.
     pub(super) fn look_around(&self, socket: &mut Socket) -> Vec<Reason> {
         let mut found = self.everywhere.clone();
+        // What is not there is no feature of the kernel's only where the others are shown.
+        for shown in ["/proc/thread-self/net/dev", "/proc/sys/net/ipv4/ip_forward"] {
+            if let Err(error) = fs::read_to_string(shown) {
+                found.push(unknown(&format!("{shown}: {error}")));
+            }
+        }
         for (program, file) in
             [("iptables-legacy", "ip_tables_names"), ("ip6tables-legacy", "ip6_tables_names")]
         {
@@ -106,7 +120,16 @@ impl Looker {
             return Ok(());
         }
         *last = None;
-        let strangers = self.ours.strangers(socket, tunnels).map_err(|error| unknown(&error))?;
+        let strangers = match self.ours.strangers(socket, tunnels) {
+            Ok(strangers) => strangers,
+            Err(error) => {
+                // A list that was broken off may go on for whoever asks next.
+                if let Ok(another) = weft_nft::Socket::open() {
+                    *socket = another;
+                }
+                return Err(unknown(&error));
+            }
+        };
         *last = Some(Ruleset { generation, tunnels: tunnels.cloned(), strangers });
         Ok(())
     }
@@ -130,9 +153,10 @@ impl Ruleset {
 ///
 /// KERNEL: of what a link receives XDP and TCX decide before filters of `tc` (__netif_receive_skb_core, sch_handle_ingress), and
 /// of those ours is the last.
-pub(super) fn look_at_bridge(socket: &mut Socket, bridge: &LinkInfo) -> Vec<Reason> {
+pub(super) fn look_at_bridge(socket: &mut Socket, devices: &Devices<'_>) -> Vec<Reason> {
+    let Devices { bridge, ports, .. } = *devices;
     let link = || bridge.name.clone();
-    let mut found = Vec::new();
+    let mut found = settings(bridge, ports);
     found.extend(bridge.xdp.then(|| Reason::Xdp(link())));
     match tcx_received(bridge.index) {
         Ok(0) => {}
@@ -148,11 +172,68 @@ pub(super) fn look_at_bridge(socket: &mut Socket, bridge: &LinkInfo) -> Vec<Reas
     found
 }
 
+/// What a bridge is told that keeps packets from it which have reached its port.
+///
+/// A port without carrier is disabled, and receives nothing.
+fn settings(bridge: &LinkInfo, ports: &[LinkInfo]) -> Vec<Reason> {
+    const BR_STATE_FORWARDING: u8 = 3;
+    let setting = |link: &LinkInfo, setting| Reason::Setting { link: link.name.clone(), setting };
+    let mut found = Vec::new();
+    if bridge.bridge.is_some_and(|bridge| bridge.vlan_filtering) {
+        found.push(setting(bridge, "tells VLANs apart (vlan_filtering)"));
+    }
+    for port in ports {
+        let Some(state) = port.port_state else { continue };
+        if port.operational && state.state != BR_STATE_FORWARDING {
+            found.push(setting(port, "is a port that is not forwarding"));
+        }
+        if state.locked {
+            found.push(setting(port, "is a port that is locked"));
+        }
+    }
+    found
+}
+
 /// Reads what the kernel has only where it has the feature.
 fn read(path: &str) -> Result<String, Reason> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(text),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(Reason::Unknown(format!("{path}: {error}"))),
+    }
+}
+
+/// Returns whether this process is told another time than programs of the kernel, which ask the gate (time_namespaces(7)).
+fn has_shifted_clock() -> Result<bool, Reason> {
+    Ok(is_shifted(&read("/proc/self/timens_offsets")?))
+}
+
+/// A line has a clock's name, or its number before Linux 5.7, with seconds and nanoseconds.
+fn is_shifted(offsets: &str) -> bool {
+    offsets.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        matches!(words.next(), Some("monotonic" | "1")) && words.any(|word| word != "0")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_time_namespace_with_a_clock_of_its_own_is_told() {
+        assert!(!has_shifted_clock().unwrap());
+        for (shift, is_told) in [("--monotonic=77", true), ("--monotonic=0", false), ("--boottime=77", false)]
+        {
+            #[expect(clippy::disallowed_methods, reason = "a namespace of its own for a moment")]
+            let shown = Command::new("unshare")
+                .args(["--time", shift, "--fork", "cat", "/proc/self/timens_offsets"])
+                .output()
+                .unwrap();
+            assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+            assert_eq!(is_shifted(&String::from_utf8(shown.stdout).unwrap()), is_told, "{shift}");
+        }
     }
 }

@@ -37,6 +37,13 @@ pub enum Reason {
         /// The filter's kind and name.
         filter: String,
     },
+    /// The bridge, or one of its ports, does not pass on all it receives.
+    Setting {
+        /// The bridge or the port.
+        link: String,
+        /// What it does, as the end of a sentence that begins with its name.
+        setting: &'static str,
+    },
     /// A program on what the bridge receives, without `tc` (TCX).
     Tcx(String),
     /// A program on what the bridge receives, before anything else (XDP).
@@ -80,6 +87,7 @@ impl fmt::Display for Reason {
                 out,
                 "a filter ({filter}) decides about what {link} receives: tc filter show dev {link} ingress"
             ),
+            Self::Setting { link, setting } => write!(out, "{link} {setting}: ip -d link show dev {link}"),
             Self::Tcx(link) => {
                 write!(out, "a program decides about what {link} receives (TCX): bpftool net show dev {link}")
             }
