@@ -4,7 +4,11 @@ mod attach;
 mod keeping;
 
 use std::net::{IpAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use weft_netlink::bpf::Links;
 use weft_testkit::{Cluster, Container, Conversation, Host, does_not_reach, reaches, skip_unless};
 
 use crate::overlay_agent::{addresses, connected};
@@ -32,7 +36,12 @@ impl Gated {
 
     /// The bridge of the network on both hosts.
     fn bridge(&self) -> String {
-        let shown = self.host().ip_json("link show type bridge");
+        self.device("type bridge")
+    }
+
+    /// The one device of this kind on the first host.
+    fn device(&self, kind: &str) -> String {
+        let shown = self.host().ip_json(&format!("link show {kind}"));
         shown[0]["ifname"].as_str().unwrap().to_owned()
     }
 
@@ -88,7 +97,8 @@ fn index_of(host: &Host, link: &str) -> u32 {
 fn whoever_has_a_say_shuts_the_gate() {
     let net = Gated::new();
     skip_unless!(is_capable(net.cluster.underlay.lab()), NEEDS);
-    let bridge = net.bridge();
+    let [bridge, vxlan] = ["bridge", "vxlan"].map(|kind| net.device(&format!("type {kind}")));
+    let port = net.device(&format!("master {bridge}"));
     net.becomes_fast();
     // What somebody does, what undoes it, what is said of it, and whether it drops the packets.
     let table = [
@@ -115,6 +125,18 @@ fn whoever_has_a_say_shuts_the_gate() {
             "nft delete table netdev t",
             "chain netdev t c",
             false,
+        ),
+        (
+            "nft 'add table netdev t; add chain netdev t c { type filter hook egress device VXLAN priority 0; }; add rule netdev t c drop'",
+            "nft delete table netdev t",
+            "chain netdev t c",
+            true,
+        ),
+        (
+            "nft 'add table netdev t; add chain netdev t c { type filter hook egress device BRIDGE priority 0; }; add rule netdev t c drop'",
+            "nft delete table netdev t",
+            "chain netdev t c",
+            true,
         ),
         ("nft add rule inet weft user drop", "nft flush chain inet weft user", "chain inet weft user", true),
         (
@@ -148,6 +170,18 @@ fn whoever_has_a_say_shuts_the_gate() {
             "tc filter show dev BRIDGE ingress",
             false,
         ),
+        (
+            "bridge link set dev PORT state 0",
+            "bridge link set dev PORT state 3",
+            "PORT is a port that is not forwarding",
+            true,
+        ),
+        (
+            "bridge link set dev PORT locked on",
+            "bridge link set dev PORT locked off",
+            "PORT is a port that is locked",
+            false,
+        ),
         ("ip rule add dport 7 blackhole", "ip rule del dport 7 blackhole", "a rule asks for ports", false),
         (
             "sysctl -qw net.netfilter.nf_conntrack_tcp_loose=0",
@@ -157,7 +191,9 @@ fn whoever_has_a_say_shuts_the_gate() {
         ),
     ];
     for (done, undone, why, drops) in table {
-        let [done, undone, why] = [done, undone, why].map(|text| text.replace("BRIDGE", &bridge));
+        let own =
+            |text: &str| text.replace("BRIDGE", &bridge).replace("VXLAN", &vxlan).replace("PORT", &port);
+        let [done, undone, why] = [done, undone, why].map(own);
         net.host().sh(&done).expect_ok();
         net.becomes_shut(&why);
         let v4 = |of: &Container| addresses(of).into_iter().filter(|to| to.contains('.')).collect::<Vec<_>>();
@@ -182,6 +218,15 @@ fn whoever_has_a_say_shuts_the_gate() {
     ] {
         net.host().sh(quiet).expect_ok();
         net.becomes_fast();
+    }
+
+    let filtering = |on| format!("ip link set {bridge} type bridge vlan_filtering {on}");
+    if net.host().sh(&filtering(1)).code == 0 {
+        net.becomes_shut(&format!("{bridge} tells VLANs apart"));
+        net.host().sh(&filtering(0)).expect_ok();
+        net.becomes_fast();
+    } else {
+        weft_testkit::skipped("a kernel with VLANs on bridges, for that part");
     }
 
     // The old iptables keeps its tables as long as the namespace lives.
@@ -218,6 +263,39 @@ fn programs_of_others_shut_the_gate() {
         drop(attached);
         net.becomes_fast();
     }
+}
+
+/// The kernel lists a link before it lets anybody open it.
+#[test]
+fn a_program_that_is_being_attached_is_not_missed() {
+    let cluster = Cluster::new(1);
+    let host = cluster.host(1);
+    if attach(host, FORWARDED).is_none() {
+        return weft_testkit::skipped("a kernel that attaches programs to netfilter");
+    }
+    let (links, is_over) = (Mutex::new(Links::default()), AtomicBool::new(false));
+    let is_told = |id: u32| loop {
+        if let Ok(found) = links.lock().unwrap().netfilter() {
+            return found.iter().any(|link| link.id == id);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                drop(links.lock().unwrap().netfilter());
+            }
+        });
+        let missed = (0..30).filter(|_| {
+            let attached = attach(host, FORWARDED).unwrap();
+            let shown =
+                std::fs::read_to_string(format!("/proc/self/fdinfo/{}", attached.as_raw_fd())).unwrap();
+            let id = shown.lines().find_map(|line| line.strip_prefix("link_id:")).unwrap();
+            !is_told(id.trim().parse().unwrap())
+        });
+        let missed = missed.count();
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(missed, 0);
+    });
 }
 
 #[test]
