@@ -439,7 +439,8 @@ mod tests {
     fn a_table_without_a_comment_is_not_written_again() {
         weft_netns::isolate().unwrap();
         let vnis = BTreeSet::from([5000]);
-        let wanted = Tunnels { plain_port: 4789, mesh_links: "weftwg", vnis, ..Tunnels::default() };
+        let wanted =
+            Tunnels { plain_port: 4789, mesh_links: "weftwg", vnis, uplinks: true, ..Tunnels::default() };
         Socket::open().unwrap().commit(&wanted.transaction(false, None)).unwrap();
         assert_eq!(wanted.ensure().unwrap(), Change::AlreadyThere);
         let other = Tunnels { plain_port: 4790, ..wanted };
