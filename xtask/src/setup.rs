@@ -21,6 +21,7 @@ const NEEDS: [(&str, &str); 16] = [
     ("protoc", "protobuf-compiler"),
     ("/usr/include/google/protobuf/empty.proto", "libprotobuf-dev"),
     ("strace", "strace"),
+    ("ethtool", "ethtool"),
     ("shellcheck", "shellcheck"),
     ("wg", "wireguard-tools"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
