@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{have, is_root, output, program};
 
 /// What must be there, and the Debian package that brings it.
-const NEEDS: [(&str, &str); 16] = [
+const NEEDS: [(&str, &str); 17] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
