@@ -56,6 +56,29 @@ fn hosts_meet_in_a_directory() {
     });
 }
 
+/// As when its file system is mounted later than the agent starts.
+#[test]
+fn a_directory_that_is_away_is_waited_for() {
+    let mut cluster = Cluster::unjoined(1);
+    cluster.etcd.stop();
+    cluster.start(1);
+    join(&cluster, 1, &[]).expect_ok();
+    cluster.network(1, &["blue"]);
+    cluster.kill(1);
+    let (dir, away) = (dir(&cluster), cluster.underlay.lab().path("away"));
+    std::fs::rename(&dir, &away).unwrap();
+    std::fs::create_dir(&dir).unwrap();
+    cluster.start(1);
+    cluster.eventually("the store is missed", || {
+        cluster.status(1)["store"]["error"].as_str().is_some_and(|why| why.contains("there is no store.json"))
+    });
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0, "another one is made in its place");
+    assert_eq!(cluster.host(1).weft(["network", "exists", "blue"]).code, 0, "what was known stays");
+    std::fs::remove_dir(&dir).unwrap();
+    std::fs::rename(&away, &dir).unwrap();
+    cluster.eventually("it is back", || cluster.status(1)["state"] == "ready");
+}
+
 #[test]
 fn a_host_alone_has_overlays_in_a_directory() {
     let mut cluster = Cluster::unjoined(1);

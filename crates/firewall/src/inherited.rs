@@ -87,8 +87,7 @@ pub(crate) fn masquerades(socket: &mut Socket, endpoint: &Endpoint) -> bool {
 
 /// Takes away everything of a network that upstream's plugins made for attachments that do not survive: chains of
 /// masquerading and of published ports, rules of the nf_tables backends, and what let addresses through, firewalld's
-/// sources as well. What our books
-/// have of such attachments in upstream's ways, and their spoof checks, go as well.
+/// sources as well. What our books have of such attachments in upstream's ways, and their spoof checks, go as well.
 ///
 /// `departed` are addresses of such attachments that the caller knows; others are found in the rules of iptables.
 ///

@@ -132,6 +132,7 @@ impl Kernel {
         if addresses.is_empty() && index.is_some() {
             addresses = self.addresses(place, &source.dev)?.iter().map(IpNetwork::ip).collect();
         }
+        let mut moved = Vec::new();
         for rule in rule::all(self.socket(place)?)? {
             let Some(from) = rule.from.filter(|from| addresses.contains(from)) else { continue };
             let mut going = Batch::new();
@@ -140,16 +141,16 @@ impl Kernel {
             if let Some(index) = index.filter(|_| source.table.is_none() && rule.table >= FIRST_SOURCE_TABLE)
             {
                 let stale = route::of_link(self.socket(place)?, rule.table, index)?;
-                self.put_back(place, &stale)?;
                 for one in &stale {
                     going.push(route::delete(one));
                 }
+                moved.extend(stale);
             }
             for reply in self.socket(place)?.call(&mut going)?.each() {
                 reply.or_else(|error| if error.is_missing() { Ok(()) } else { Err(error) })?;
             }
         }
-        Ok(())
+        if moved.is_empty() { Ok(()) } else { self.put_back(place, &moved) }
     }
 
     /// Has the main table have a link's routes again, as it had before they moved to a table of their own. What the kernel

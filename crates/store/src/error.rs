@@ -62,7 +62,6 @@ impl StoreError {
     pub const fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Refused { hint, .. } => Some(hint),
-            Self::State(_) => Some("give a directory on this host's own disk: --dir"),
             _ => None,
         }
     }

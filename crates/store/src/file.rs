@@ -37,10 +37,15 @@ impl FileStore {
     ///
     /// Names what cannot be made or read.
     pub async fn open(dir: &Path) -> Result<Self, StoreError> {
-        let disk = Arc::new(Disk::new(dir.into()));
+        let disk = Arc::new(Disk::new(dir.into(), true));
         let store = Self { disk };
         store.blocking(|disk| disk.alone().map(drop)).await?;
         Ok(store)
+    }
+
+    /// The store in a directory that has had one: as long as it is missing, nobody answers.
+    pub fn existing(dir: &Path) -> Self {
+        Self { disk: Arc::new(Disk::new(dir.into(), false)) }
     }
 
     /// Returns where the store is.

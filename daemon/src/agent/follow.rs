@@ -30,7 +30,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// Hears what the store says, from when it can be asked at all.
 pub(super) async fn follow(agent: Rc<Agent>, membership: Membership) {
     let store = loop {
-        match store(&membership.join).await {
+        match store(&membership.join, false).await {
             Ok(store) => break store,
             Err(error) => agent.hear(Update::Lost(error.to_string())),
         }
@@ -199,10 +199,12 @@ impl Inner {
     }
 }
 
-/// Returns the store of the cluster.
-pub(super) async fn store(join: &Join) -> Result<SharedStore, StoreError> {
-    if let Some(dir) = &join.dir {
-        return Ok(Arc::new(FileStore::open(dir).await?));
+/// Returns the store of the cluster. A directory that is `new` is made; one that a host has met others in is waited for.
+pub(super) async fn store(join: &Join, new: bool) -> Result<SharedStore, StoreError> {
+    match &join.dir {
+        Some(dir) if new => return Ok(Arc::new(FileStore::open(dir).await?)),
+        Some(dir) => return Ok(Arc::new(FileStore::existing(dir))),
+        None => {}
     }
     let settings = EtcdSettings {
         endpoints: join.endpoints.clone(),

@@ -375,7 +375,9 @@ pub(crate) fn expel_sources(claims: &Path, addresses: &[IpAddr]) -> Result<(), F
     let Some(firewalld) = Firewalld::connect()? else { return Ok(()) };
     let _writer = Writer::alone(claims)?;
     let wanted = Books(claims).wanted(Carrier::Firewalld, addresses)?;
-    addresses.iter().filter(|addr| !wanted.contains(addr)).try_for_each(|addr| firewalld.expel(*addr))
+    let going = addresses.iter().filter(|addr| !wanted.contains(addr));
+    // What one is refused the others are taken for all the same.
+    going.map(|addr| firewalld.expel(*addr)).fold(Ok(()), Result::and)
 }
 
 impl Record {

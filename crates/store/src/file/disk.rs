@@ -22,6 +22,8 @@ const REMEMBERED: i64 = 1000;
 #[derive(Debug)]
 pub(super) struct Disk {
     dir: PathBuf,
+    /// Whether there may be none yet, and it is made then.
+    founding: bool,
 }
 
 /// `store.json`.
@@ -82,8 +84,8 @@ pub(super) struct Locked<'disk> {
 }
 
 impl Disk {
-    pub(super) const fn new(dir: PathBuf) -> Self {
-        Self { dir }
+    pub(super) const fn new(dir: PathBuf, founding: bool) -> Self {
+        Self { dir, founding }
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -92,6 +94,7 @@ impl Disk {
 
     /// Waits until nobody else looks or changes anything; finishes what a killed process began, and ends what has run out.
     pub(super) fn alone(&self) -> Result<Locked<'_>, StoreError> {
+        self.must_be_there()?;
         let lock = FileLock::exclusive(&checked(self.dir.join("lock"))?)?;
         let header = match read(&self.dir.join("store.json"))? {
             Some(header) => header,
@@ -105,6 +108,7 @@ impl Disk {
 
     /// As [`Disk::alone`] when there is something to finish or to end, and else beside others who only look.
     pub(super) fn fresh(&self) -> Result<Locked<'_>, StoreError> {
+        self.must_be_there()?;
         let lock = FileLock::shared(&checked(self.dir.join("lock"))?)?;
         if let Some(header) = read(&self.dir.join("store.json"))? {
             let locked = Locked { disk: self, header, _lock: lock };
@@ -113,6 +117,15 @@ impl Disk {
             }
         }
         self.alone()
+    }
+
+    /// Refuses to make another store where one was: its file system may not be mounted.
+    fn must_be_there(&self) -> Result<(), StoreError> {
+        if self.founding || self.header()?.is_some() {
+            return Ok(());
+        }
+        let store = format!("the store in {}", self.dir.display());
+        Err(StoreError::Unreachable { store, reason: "there is no store.json".into() })
     }
 
     fn create(&self) -> Result<Header, StoreError> {

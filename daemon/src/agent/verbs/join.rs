@@ -41,7 +41,10 @@ pub(crate) async fn join(agent: &Rc<Agent>, join: Join, reply: &Reply) -> Result
     }
     let place = underlay::find(&join)?;
     let brought = secret::brought(join.secret.as_deref())?;
-    let store = store(&join).await.map_err(|error| refused(&ClaimError::Store(error)))?;
+    let store = store(&join, true).await.map_err(|error| match join.dir {
+        Some(_) => Refusal::new(Kind::Failed, error).hint("give a directory on this host's own disk: --dir"),
+        None => refused(&ClaimError::Store(error)),
+    })?;
     reply.progress(format!("asking {}", join.places().join(",")));
     let claims = Claims::new(store);
     // One of an attempt that was cut short, or of an earlier membership.
