@@ -138,7 +138,8 @@ fn the_mesh_is_kept_in_step_and_what_is_not_is_told() {
         cluster.eventually(&line, || host.sh(&sign).code == 0 && red.ping(&there) && is_sound());
     }
     // Somebody else's device has the name: that is theirs, and told.
-    host.sh("ip link del weftwga; ip link add weftwga type bridge").expect_ok();
+    let taken = "ip link del weftwga; ip link add weftwga type bridge";
+    cluster.eventually("the name is free for a moment", || host.sh(taken).code == 0);
     cluster.eventually("it is told", || {
         let said = host.weft(["overlay", "peers", "--verify"]);
         said.code == 1 && said.stdout.contains("the mesh") && said.stdout.contains("weftwga")
