@@ -4,11 +4,7 @@ mod attach;
 mod keeping;
 
 use std::net::{IpAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use weft_netlink::bpf::Links;
 use weft_testkit::{Cluster, Container, Conversation, Host, does_not_reach, reaches, skip_unless};
 
 use crate::overlay_agent::{addresses, connected};
@@ -263,39 +259,6 @@ fn programs_of_others_shut_the_gate() {
         drop(attached);
         net.becomes_fast();
     }
-}
-
-/// The kernel lists a link before it lets anybody open it.
-#[test]
-fn a_program_that_is_being_attached_is_not_missed() {
-    let cluster = Cluster::new(1);
-    let host = cluster.host(1);
-    if attach(host, FORWARDED).is_none() {
-        return weft_testkit::skipped("a kernel that attaches programs to netfilter");
-    }
-    let (links, is_over) = (Mutex::new(Links::default()), AtomicBool::new(false));
-    let is_told = |id: u32| loop {
-        if let Ok(found) = links.lock().unwrap().netfilter() {
-            return found.iter().any(|link| link.id == id);
-        }
-    };
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
-                drop(links.lock().unwrap().netfilter());
-            }
-        });
-        let missed = (0..30).filter(|_| {
-            let attached = attach(host, FORWARDED).unwrap();
-            let shown =
-                std::fs::read_to_string(format!("/proc/self/fdinfo/{}", attached.as_raw_fd())).unwrap();
-            let id = shown.lines().find_map(|line| line.strip_prefix("link_id:")).unwrap();
-            !is_told(id.trim().parse().unwrap())
-        });
-        let missed = missed.count();
-        is_over.store(true, Ordering::Relaxed);
-        assert_eq!(missed, 0);
-    });
 }
 
 #[test]
