@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use weft_testkit::{Authority, Etcd, Underlay};
+use weft_testkit::{Authority, Etcd, Underlay, peer, peer_program};
 
 #[test]
 fn an_etcd_keeps_its_data_and_asks_for_certificates() {
@@ -18,7 +18,8 @@ fn an_etcd_keeps_its_data_and_asks_for_certificates() {
     assert_eq!(etcd.records(), "/weft/v1/x\ny\n");
     assert_eq!(etcd.revision(), revision);
     let url = etcd.url();
-    let plain = weft_testkit::Program::new("etcdctl").inside(underlay.ctl()).env("ETCDCTL_API", "3");
+    let etcdctl = peer_program(&peer("/usr/bin/etcdctl").unwrap());
+    let plain = etcdctl.inside(underlay.ctl()).env("ETCDCTL_API", "3");
     let ca = authority.file();
     let without = plain.args(["--cacert".as_ref(), ca.as_os_str()]);
     let refused = without.args(["--endpoints", &url, "--command-timeout=2s", "get", "/"]).run();
