@@ -15,6 +15,7 @@ pub mod ebtables;
 pub mod ipvlan;
 pub mod kind;
 pub mod link;
+mod listing;
 pub mod macvlan;
 pub mod merging;
 pub mod neighbour;

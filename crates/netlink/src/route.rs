@@ -278,7 +278,7 @@ pub fn default_link() -> Result<Option<u32>, Error> {
         // KERNEL: a dump goes from the shortest prefix of the lowest address up, and from the lowest
         // metric up (fn_trie_dump_leaf, net/ipv4/fib_trie.c), so the first default route is the best
         // one, and for IPv4 it is in the first piece however long the table.
-        let found = Socket::open()?.find(request, |payload| {
+        let found = Socket::open()?.find(&request, |payload| {
             RouteInfo::read(payload).into_iter().find(|route| {
                 route.table == MAIN && route.dst.prefix() == 0 && route.kind == RouteKind::Unicast
             })

@@ -13,6 +13,7 @@ use weft_model::IfName;
 use crate::Error;
 use crate::batch::{Batch, Replies, Reply, Request};
 use crate::link::{LinkInfo, get};
+use crate::listing::Listing;
 use crate::wire::{Message, messages};
 
 /// What one receive can hold. KERNEL: a dump comes in pieces of at most 32 KiB (netlink_dump, net/netlink/af_netlink.c).
@@ -183,28 +184,29 @@ impl Socket {
     /// The rest stays in the socket, which therefore goes.
     pub(crate) fn find<T>(
         mut self,
-        request: Request,
+        request: &Request,
         read: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Option<T>, Error> {
-        let mut batch = Batch::new();
-        batch.push(request);
-        let first = self.sequence;
-        self.send(batch.numbered(0..1, first))?;
-        let (mut open, mut found) = (true, None);
-        while open && found.is_none() {
-            self.receive(|message| {
-                match i32::from(message.kind) {
-                    libc::NLMSG_DONE | libc::NLMSG_ERROR => {
-                        open = false;
-                        return message.verdict();
-                    }
-                    _ if found.is_none() => found = read(message.payload),
-                    _ => {}
-                }
-                Ok(())
-            })?;
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut batch = Batch::new();
+            batch.push(request.clone());
+            let first = self.sequence;
+            self.send(batch.numbered(0..1, first))?;
+            let (mut listing, mut found) = (Listing::new(first), None);
+            while listing.is_open() && found.is_none() {
+                self.receive(|message| {
+                    listing.add(message, &mut |payload| found = found.take().or_else(|| read(payload)));
+                    Ok(())
+                })?;
+            }
+            if found.is_some() {
+                return Ok(found);
+            }
+            if listing.whole()? {
+                return Ok(None);
+            }
         }
-        Ok(found)
+        Err(Error::refused(Errno::EINTR))
     }
 
     /// Dumps once; returns whether nothing changed meanwhile.
@@ -216,46 +218,38 @@ impl Socket {
         self.read_dump(first, visit)
     }
 
-    /// Sends a dump request that is no message of rtnetlink, as bytes that are given their sequence number here, and
-    /// returns what `read` makes of the answers. What changes meanwhile may be missing.
+    /// Sends a request that is no message of rtnetlink, as bytes that are given their sequence number here, and returns what
+    /// `read` makes of the answers.
     pub(crate) fn list<T>(
         &mut self,
         request: &[u8],
         read: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
-        let mut found = Vec::new();
-        let first = self.sequence;
-        let mut numbered = request.to_vec();
-        // What is left over from a request that ended early has another number (struct nlmsghdr, nlmsg_seq).
-        if let Some(sequence) = numbered.get_mut(8..12) {
-            sequence.copy_from_slice(&first.to_ne_bytes());
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut found = Vec::new();
+            let first = self.sequence;
+            let mut numbered = request.to_vec();
+            // What is left over from a request that ended early has another number (struct nlmsghdr, nlmsg_seq).
+            if let Some(sequence) = numbered.get_mut(8..12) {
+                sequence.copy_from_slice(&first.to_ne_bytes());
+            }
+            self.send(&numbered)?;
+            if self.read_dump(first, &mut |payload| found.extend(read(payload)))? {
+                return Ok(found);
+            }
         }
-        self.send(&numbered)?;
-        self.read_dump(first, &mut |payload| found.extend(read(payload)))?;
-        Ok(found)
+        Err(Error::refused(Errno::EINTR))
     }
 
     fn read_dump(&mut self, first: u32, visit: &mut dyn FnMut(&[u8])) -> Result<bool, Error> {
-        const NLM_F_DUMP_INTR: u16 = 0x10;
-
-        let (mut open, mut consistent, mut verdict) = (true, true, Ok(()));
-        while open {
+        let mut listing = Listing::new(first);
+        while listing.is_open() {
             self.receive(|message| {
-                if message.sequence != first {
-                    return Ok(());
-                }
-                consistent &= message.flags & NLM_F_DUMP_INTR == 0;
-                match i32::from(message.kind) {
-                    libc::NLMSG_DONE | libc::NLMSG_ERROR => {
-                        open = false;
-                        verdict = message.verdict();
-                    }
-                    _ => visit(message.payload),
-                }
+                listing.add(message, visit);
                 Ok(())
             })?;
         }
-        verdict.map(|()| consistent)
+        listing.whole()
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {

@@ -66,14 +66,9 @@ impl Socket {
     /// When the kernel refuses to answer.
     pub fn called(&mut self, family: Family) -> Result<Vec<Called>, Error> {
         let object = format!("the chains of family {family}");
-        self.dump(
-            || encode::chains_question(Table::new(family, "")),
-            &object,
-            |attributes| {
-                let (hook, chain) = chain(attributes, family)?;
-                Some(Called { chain, hook, devices: devices(attribute(attributes, CHAIN_HOOK)?) })
-            },
-        )
+        let question = || encode::chains_question(Table::new(family, ""));
+        let found = self.dump(question, &object, |attributes| called(attributes, family))?;
+        read::all(found, || object)
     }
 
     /// Returns the chains of a family that the kernel calls at a hook. It is asked for all chains of the family.
@@ -114,8 +109,16 @@ impl Socket {
             let message = NfTablesMessage::GetRule(RuleMessage { attributes: names }).into();
             Encoded { family: chain.family.into(), flags: 0, message }
         };
-        self.dump(question, &format!("the rules of chain {} {}", chain.table, chain.name), read::rule)
+        let object = format!("the rules of chain {} {}", chain.table, chain.name);
+        let found = self.dump(question, &object, |attributes| Some(read::rule(attributes)))?;
+        read::all(found, || object)
     }
+}
+
+/// Reads a chain that the kernel calls. Nothing is one that it does not call, and `None` within one that cannot be read.
+fn called(attributes: &[u8], family: Family) -> Option<Option<Called>> {
+    let hooked = attribute(attributes, CHAIN_HOOK)?;
+    Some(chain(attributes, family).map(|(hook, chain)| Called { chain, hook, devices: devices(hooked) }))
 }
 
 fn devices(hook: &[u8]) -> Vec<String> {
@@ -151,5 +154,36 @@ fn number_of(hook: Hook) -> u32 {
         Hook::Output => 3,
         Hook::Postrouting => 4,
         Hook::Ingress => 5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::NLA_HEADER_SIZE;
+
+    use super::*;
+
+    fn attribute_of(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(NLA_HEADER_SIZE + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[test]
+    fn a_chain_that_cannot_be_read_is_not_passed_over() {
+        let names = [attribute_of(CHAIN_TABLE, b"t\0"), attribute_of(CHAIN_NAME, b"c\0")].concat();
+        let read = |hook: Option<&[u8]>| {
+            let hook = hook.map(|hook| attribute_of(CHAIN_HOOK, hook)).unwrap_or_default();
+            let one = called(&[names.clone(), hook].concat(), Family::Inet);
+            read::all(one.into_iter().collect(), || "the chains".into())
+        };
+        assert_eq!(read(None).unwrap(), [], "the kernel does not call it");
+        let hook = [attribute_of(HOOK_NUMBER, &[0, 0, 0, 2]), attribute_of(HOOK_PRIORITY, &[0; 4])].concat();
+        assert_eq!(read(Some(&hook)).unwrap()[0].hook, 2);
+        for hook in [&hook[..8], &hook[8..], &hook[1..], &[]] {
+            assert!(read(Some(hook)).is_err(), "{hook:?}");
+        }
     }
 }

@@ -17,6 +17,7 @@ mod expire;
 pub mod expr;
 mod hooked;
 mod known;
+mod list;
 mod message;
 mod monitor;
 mod object;

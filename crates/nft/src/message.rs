@@ -8,9 +8,9 @@ pub(crate) const NLMSG_DONE: u16 = 3;
 /// Netlink's header and netfilter's.
 const HEADERS: usize = 16 + 4;
 
-/// Returns the error number of an error message, 0 for an acknowledgement.
+/// Returns the error number of an error message or of the end of a list, 0 for an acknowledgement.
 pub(crate) fn error_code(body: &[u8]) -> i32 {
-    // An error message has no netfilter header: the four bytes before the attributes are the code.
+    // Neither has a netfilter header: the four bytes before the attributes are the code. An end may have none.
     body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code).saturating_neg())
 }
 
@@ -34,7 +34,7 @@ impl<'a> Iterator for Messages<'a> {
         let bytes = std::mem::take(&mut self.0);
         let Ok(message) = NetlinkBuffer::new_checked(bytes) else { return Some(None) };
         let (kind, len) = (message.message_type(), message.length() as usize);
-        let start = if kind == NLMSG_ERROR { HEADERS - 4 } else { HEADERS };
+        let start = if matches!(kind, NLMSG_ERROR | NLMSG_DONE) { HEADERS - 4 } else { HEADERS };
         let header = Header { kind, flags: message.flags(), sequence: message.sequence_number() };
         self.0 = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
         Some(bytes.get(start.min(len)..len).map(|body| (header, body)))

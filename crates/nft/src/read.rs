@@ -6,7 +6,7 @@ use std::time::Duration;
 use netlink_packet_core::{NLA_HEADER_SIZE, NlasIterator};
 
 use crate::userdata;
-use crate::{FoundElement, RuleInfo};
+use crate::{Error, FoundElement, RuleInfo};
 
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
@@ -24,6 +24,11 @@ const ELEM_EXPIRATION: u16 = 5;
 const ELEM_USERDATA: u16 = 6;
 const ELEM_KEY_END: u16 = 10;
 const DATA_VALUE: u16 = 1;
+
+/// Returns what was read of a list, unless something of it could not be: what is passed over must not be taken for what is not there.
+pub(crate) fn all<T>(found: Vec<Option<T>>, object: impl FnOnce() -> String) -> Result<Vec<T>, Error> {
+    found.into_iter().collect::<Option<Vec<T>>>().ok_or_else(|| Error::Answer(object()))
+}
 
 /// Returns the values of the attributes of this kind.
 pub(crate) fn attributes_of(bytes: &[u8], kind: u16) -> impl Iterator<Item = &[u8]> {

@@ -2,9 +2,7 @@
 
 use std::io;
 
-use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage,
-};
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_netfilter::nftables::{ChainAttribute, ChainMessage, GenMessage, NfTablesMessage};
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{
@@ -16,7 +14,8 @@ use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 
 use crate::encode::{self, Encoded};
 use crate::error::Error;
-use crate::message::{Messages, NLMSG_DONE, NLMSG_ERROR, error_code};
+use crate::list::{End, Listing};
+use crate::message::{Messages, NLMSG_ERROR, error_code};
 use crate::{FoundElement, Key, RuleInfo, Set, Table, Transaction, read};
 
 /// The subsystem a batch is for, in its header's res_id (NFNL_SUBSYS_NFTABLES).
@@ -214,8 +213,8 @@ impl Socket {
             attempts += 1;
             let question =
                 Encoded { family: table.family.into(), flags: NLM_F_DUMP, message: message.clone().into() };
-            match self.list(question, &format!("chain {chain}"), read::rule)? {
-                Some(rules) => return Ok(rules),
+            match self.list(question, &format!("chain {chain}"), |attributes| Some(read::rule(attributes)))? {
+                Some(rules) => return read::all(rules, || format!("the rules of chain {table} {chain}")),
                 None if attempts < ATTEMPTS => {}
                 None => return Err(Error::Answer(format!("the rules of chain {table} {chain}"))),
             }
@@ -303,24 +302,14 @@ impl Socket {
         let mut out = Vec::with_capacity(256);
         self.push(&mut out, question, 0);
         self.send(&out)?;
-        let mut found = Vec::new();
-        let mut torn = false;
+        let mut listing = Listing::new(self.sequence);
         while self.receive()? {
-            for message in Messages(&self.answer) {
-                let (header, body) = message.ok_or_else(|| Error::Answer(object.into()))?;
-                // What an exchange before this one has left, when it failed.
-                if header.sequence != self.sequence {
-                    continue;
-                }
-                torn |= header.flags & NLM_F_DUMP_INTR != 0;
-                match header.kind {
-                    NLMSG_DONE => return Ok((!torn).then_some(found)),
-                    NLMSG_ERROR => match Errno::from_raw(error_code(body)) {
-                        Errno::ENOENT => return Ok(Some(Vec::new())),
-                        errno => return Err(Error::Refused { object: object.into(), errno }),
-                    },
-                    _ => found.extend(read(body)),
-                }
+            match listing.add(&self.answer, &read) {
+                None => {}
+                Some(End::Whole(found)) => return Ok(Some(found)),
+                Some(End::Torn) => return Ok(None),
+                Some(End::Refused(errno)) => return Err(Error::Refused { object: object.into(), errno }),
+                Some(End::Strange) => break,
             }
         }
         Err(Error::Answer(object.into()))
@@ -387,9 +376,15 @@ impl Socket {
 
     /// Reads one answer; returns false if none is waiting.
     fn receive(&mut self) -> Result<bool, Error> {
+        let flags = (MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC).bits();
         loop {
             self.answer.clear();
-            match self.socket.recv(&mut self.answer, MsgFlags::MSG_DONTWAIT.bits()) {
+            match self.socket.recv_from(&mut self.answer, flags) {
+                // Anybody may send to a netlink socket; only port 0 is the kernel.
+                Ok((_, sender)) if sender.port_number() != 0 => {}
+                Ok((length, _)) if length > self.answer.len() => {
+                    return Err(Error::Answer("a question, longer than the kernel promises".into()));
+                }
                 Ok(_) => return Ok(true),
                 Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}

@@ -13,7 +13,7 @@ use super::{
     TUPLE_ORIG, TUPLE_REPLY, address, delete, tracks_nothing,
 };
 use crate::encode::Encoded;
-use crate::read::attribute;
+use crate::read::{all, attribute};
 use crate::{Error, Socket};
 
 /// IPS_SRC_NAT and IPS_DST_NAT (nf_conntrack_common.h).
@@ -113,5 +113,7 @@ fn list<T>(socket: &mut Socket, read: impl Fn(Flow) -> Option<T>) -> Result<Vec<
         flags: NLM_F_DUMP,
         message: ConntrackMessage::Get(Vec::new()).into(),
     };
-    socket.dump(question, "the list of flows", |attributes| Flow::read(attributes).and_then(&read))
+    // One that cannot be read may be any.
+    let read = |attributes: &[u8]| Flow::read(attributes).map_or(Some(None), |flow| read(flow).map(Some));
+    all(socket.dump(question, "the list of flows", read)?, || "the list of flows".into())
 }
