@@ -4,6 +4,8 @@
 //! several hosts can take turns in one program.
 
 use std::collections::BTreeMap;
+
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -24,17 +26,31 @@ fn reference() -> PathBuf {
     staged_folder().with_file_name("reference")
 }
 
-/// Copies Debian's plugins as `cargo xtask stage` places ours, in one piece each: how a file was written decides in what pieces the
-/// page cache has it, and so what a start costs that maps it.
-pub(crate) fn copy_reference() -> Result<()> {
-    let folder = reference();
-    std::fs::create_dir_all(&folder)?;
-    for entry in Path::new(DEBIAN).read_dir().with_context(|| format!("cannot list {DEBIAN}"))? {
-        let entry = entry?;
-        let (from, to) = (entry.path(), folder.join(entry.file_name()));
-        std::fs::remove_file(&to).ok();
-        write(&to, std::fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?)?;
-        std::fs::set_permissions(&to, entry.metadata()?.permissions())?;
+/// Writes both sides' programs anew, at the same moment and in one piece each: how a file was written, and whether the kernel has taken it
+/// out of the page cache since and read it back in small pieces, decides what a start costs that maps it.
+pub(crate) fn place_programs() -> Result<()> {
+    std::fs::create_dir_all(reference())?;
+    place(Path::new(DEBIAN), &reference())?;
+    place(&staged_folder(), &staged_folder())
+}
+
+/// Writes a folder's files anew into another, or into itself; the names of one file are those of one file again.
+fn place(from: &Path, to: &Path) -> Result<()> {
+    let mut first: BTreeMap<u64, PathBuf> = BTreeMap::new();
+    let listed = from.read_dir().with_context(|| format!("cannot list {}", from.display()))?;
+    // All of them first: what is renamed into a folder while it is listed may be listed again.
+    for entry in listed.collect::<Result<Vec<_>, _>>()? {
+        let (old, meta) = (entry.path(), entry.metadata()?);
+        let (name, fresh) = (to.join(entry.file_name()), to.join(".fresh"));
+        std::fs::remove_file(&fresh).ok();
+        if let Some(same) = first.get(&meta.ino()) {
+            std::fs::hard_link(same, &fresh)?;
+        } else {
+            write(&fresh, std::fs::read(&old).with_context(|| format!("cannot read {}", old.display()))?)?;
+            std::fs::set_permissions(&fresh, meta.permissions())?;
+            first.insert(meta.ino(), name.clone());
+        }
+        std::fs::rename(&fresh, &name).with_context(|| format!("cannot place {}", name.display()))?;
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    host::copy_reference()?;
+    host::place_programs()?;
     let quick = match words.as_slice() {
         [] => false,
         [word] if word == "--quick" => true,
@@ -80,6 +80,7 @@ fn run() -> Result<()> {
         page.push_str(&format!("\n## {title}\n{section}"));
         keep(&page)
     };
+    host::place_programs()?;
     append("Every plugin", every::measure(size.containers, &[]))?;
     append("Overlays", overlay::measure())?;
     if !quick {
