@@ -13,6 +13,9 @@ use crate::{Authority, Background, Etcd, Host, Output, Underlay};
 /// Much longer than anything takes that an agent does by itself, on an emulated machine, too.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Much longer than agents wait for anything.
+const MINUTES: Duration = Duration::from_secs(480);
+
 /// How often a host tries again to join when the store does not answer.
 const AGAIN: u32 = 5;
 
@@ -208,10 +211,25 @@ impl Cluster {
     /// When that takes much longer than anything does.
     #[track_caller]
     pub fn eventually(&self, what: &str, there: impl Fn() -> bool) {
-        let start = Instant::now();
-        while !there() {
-            assert!(start.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        within(DEADLINE, what, there);
+    }
+
+    /// Waits until something is so that agents wait minutes for: the end of an old key, of a lease.
+    ///
+    /// # Panics
+    ///
+    /// When that takes much longer than they do.
+    #[track_caller]
+    pub fn in_the_end(&self, what: &str, there: impl Fn() -> bool) {
+        within(MINUTES, what, there);
+    }
+}
+
+#[track_caller]
+fn within(limit: Duration, what: &str, there: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !there() {
+        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
