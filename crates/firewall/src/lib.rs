@@ -57,7 +57,7 @@ pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;
 pub use iptables::tool::is_chain_name;
 pub use layout::bridge::APART;
 
-pub use strangers::{Ours, Stranger};
+pub use strangers::{Ours, Stranger, read_answers};
 pub use tunnels::{Tunnels, UPLINKS};
 
 use claim::{Claims, Way};

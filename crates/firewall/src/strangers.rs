@@ -3,6 +3,8 @@
 //! Whoever leads packets past netfilter has to know. What we write ourselves for any network says nothing about packets within
 //! one, so everything in our tables that we could have written is passed over, and everything else counts.
 
+use std::sync::OnceLock;
+
 use weft_nft::{Called, Error, Family, Known, Policy, Socket, Table, Transaction};
 
 use crate::entry::Family as OfAddresses;
@@ -49,6 +51,20 @@ impl std::fmt::Display for Stranger {
             ),
         }
     }
+}
+
+/// Reads a datagram of netfilter as everything here reads it, whatever its bytes are, and compares the rules in it with some of ours.
+pub fn read_answers(datagram: &[u8]) {
+    static SOME: OnceLock<Known> = OnceLock::new();
+    let some = || {
+        let mut all = Transaction::new();
+        masquerade::create(&mut all);
+        Part::Forward.create(&mut all);
+        let mut known = Known::default();
+        known.add(&all);
+        known
+    };
+    weft_nft::answers::read(datagram, SOME.get_or_init(some));
 }
 
 /// What we may have written, to tell others' rules from it.

@@ -21,8 +21,14 @@ use weft_state::{Records, Reservations, Root, boot};
 pub type Target = fn(&[u8]);
 
 /// The targets, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 5] =
-    [("conf", conf), ("environment", environment), ("ipam", ipam), ("packet", packet), ("state", state)];
+pub const TARGETS: [(&str, Target); 6] = [
+    ("conf", conf),
+    ("environment", environment),
+    ("ipam", ipam),
+    ("kernel", kernel),
+    ("packet", packet),
+    ("state", state),
+];
 
 /// The configuration and the previous result of a call, and after a NUL `CNI_ARGS`, as every driver reads them: settings,
 /// plans, nothing of the kernel; and the list of those who are valid, for GC. The first byte names the driver and the verb.
@@ -138,6 +144,16 @@ fn all_verbs(plugin: &dyn Plugin, bytes: &[u8], root: &Root) {
 fn elsewhere(call: &Call) -> bool {
     let has = |key| call.conf.ipam.as_ref().is_some_and(|ipam| weft_cni::json::get(ipam, key).is_some());
     has("dataDir") || has("resolvConf") || has("daemonSocketPath")
+}
+
+/// A datagram of netlink, as everything reads it that asks the kernel about what others have made: rules, filters, links, connections.
+/// The first byte says whether it is netfilter's.
+pub fn kernel(bytes: &[u8]) {
+    match bytes.split_first() {
+        Some((b'n', datagram)) => weft_firewall::read_answers(datagram),
+        Some((_, datagram)) => weft_netlink::answers::read(datagram),
+        None => {}
+    }
 }
 
 /// A packet as it comes off the wire while somebody waits for an answer to his question for an address.

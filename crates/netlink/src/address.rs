@@ -99,7 +99,7 @@ pub fn holder(socket: &mut Socket, address: IpAddr) -> Result<Option<u32>, Error
 }
 
 impl AddressInfo {
-    fn read(payload: &[u8]) -> Option<Self> {
+    pub(crate) fn read(payload: &[u8]) -> Option<Self> {
         const IFA_ADDRESS: u16 = 1;
         const IFA_LOCAL: u16 = 2;
         const RT_SCOPE_UNIVERSE: u8 = 0;

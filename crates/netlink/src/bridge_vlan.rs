@@ -76,7 +76,7 @@ pub fn of_link(socket: &mut Socket, index: u32) -> Result<Vec<Vlans>, Error> {
     Ok(socket.dump(&request, |payload| read(payload, index))?.into_iter().flatten().collect())
 }
 
-fn read(payload: &[u8], index: u32) -> Option<Vec<Vlans>> {
+pub(crate) fn read(payload: &[u8], index: u32) -> Option<Vec<Vlans>> {
     const IFLA_AF_SPEC: u16 = 26;
     const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
     const PVID: u16 = 1 << 1;

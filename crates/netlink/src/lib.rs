@@ -9,6 +9,7 @@
 //! that a newer kernel writes differently.
 
 pub mod address;
+pub mod answers;
 pub mod bpf;
 pub mod bridge_vlan;
 pub mod ebtables;

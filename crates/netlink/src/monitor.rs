@@ -49,7 +49,7 @@ impl AsFd for Monitor {
     }
 }
 
-fn event(message: Message<'_>) -> Option<LinkEvent> {
+pub(crate) fn event(message: Message<'_>) -> Option<LinkEvent> {
     // KERNEL: the same group carries what bridges say about their ports, as AF_BRIDGE; a port that
     // leaves its bridge is an RTM_DELLINK there and lives on (br_ifinfo_notify, net/bridge/br_netlink.c).
     if message.payload.first() != Some(&0) {

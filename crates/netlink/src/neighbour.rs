@@ -130,7 +130,7 @@ fn dumped(
 }
 
 /// Reads the payload of an RTM_NEWNEIGH: `struct ndmsg`, then attributes.
-fn read(payload: &[u8]) -> Option<Neighbour> {
+pub(crate) fn read(payload: &[u8]) -> Option<Neighbour> {
     const NDA_DST: u16 = 1;
     const NDA_LLADDR: u16 = 2;
     const NDA_PROTOCOL: u16 = 12;

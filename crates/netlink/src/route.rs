@@ -329,7 +329,7 @@ pub fn get(socket: &mut Socket, address: IpAddr) -> Result<Option<Path>, Error> 
 }
 
 impl Path {
-    fn read(payload: &[u8]) -> Option<Self> {
+    pub(crate) fn read(payload: &[u8]) -> Option<Self> {
         let kind = *payload.get(7)?;
         let index = attributes(payload.get(12..)?).find(|(kind, _)| *kind == rta::OIF);
         let index = index.and_then(|(_, value)| u32_at(value, 0)).unwrap_or_default();
@@ -365,7 +365,7 @@ mod rta {
 impl RouteInfo {
     /// Reads the payload of an RTM_NEWROUTE: one route, or one for each hop of a multipath route;
     /// none for what is neither a unicast route nor a black hole.
-    fn read(payload: &[u8]) -> Vec<Self> {
+    pub(crate) fn read(payload: &[u8]) -> Vec<Self> {
         Self::read_hops(payload).unwrap_or_default()
     }
 

@@ -65,7 +65,7 @@ pub fn all(socket: &mut Socket) -> Result<Vec<RuleInfo>, Error> {
 
 impl RuleInfo {
     /// Reads the payload of an RTM_NEWRULE.
-    fn read(payload: &[u8]) -> Option<Self> {
+    pub(crate) fn read(payload: &[u8]) -> Option<Self> {
         const FRA_SRC: u16 = 2;
         const FRA_TUN_ID: u16 = 12;
         const FRA_TABLE: u16 = 15;

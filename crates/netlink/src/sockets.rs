@@ -104,7 +104,7 @@ fn question(family: i32, protocol: Protocol, ports: PortRange) -> Vec<u8> {
 
 impl Listener {
     /// Reads a `struct inet_diag_msg`.
-    fn read(payload: &[u8]) -> Option<Self> {
+    pub(crate) fn read(payload: &[u8]) -> Option<Self> {
         let port = payload.get(4..)?.first_chunk().copied().map(u16::from_be_bytes)?;
         let source = payload.get(8..24)?;
         let inode = u32_at(payload, 68)?;

@@ -1,5 +1,6 @@
 //! `tc`: how fast a link sends, and what it receives being led elsewhere.
 
+use std::hint::black_box;
 use std::os::fd::{AsFd, AsRawFd};
 
 use ipnetwork::IpNetwork;
@@ -281,27 +282,35 @@ pub fn filters_received(socket: &mut Socket, index: u32) -> Result<Vec<String>, 
     let message = message(index, INCOMING, TcHandle::UNSPEC, 0);
     let request = Request::new(RouteNetlinkMessage::GetTrafficFilter(message), libc::NLM_F_DUMP);
     // Those of a block that several links share are of none of them, so links are not compared.
-    let read = |payload: &[u8]| {
-        let mut words = Vec::new();
-        for (kind, value) in attributes(payload.get(20..).unwrap_or_default()) {
-            match kind {
-                tca::KIND => words.push(string(value)),
-                tca::OPTIONS => {
-                    let name = attributes(value).find(|(kind, _)| *kind == tca::BPF_NAME);
-                    words.extend(name.map(|(_, name)| string(name)));
-                }
-                _ => {}
-            }
-        }
-        Some(words.join(" "))
-    };
-    match socket.dump(&request, read) {
+    match socket.dump(&request, |payload| Some(filter(payload))) {
         // Without the qdisc there are no filters.
         Err(error) if error.is_missing() || error.errno() == Some(nix::errno::Errno::EINVAL) => {
             Ok(Vec::new())
         }
         outcome => outcome,
     }
+}
+
+/// Reads a filter's kind and name.
+fn filter(payload: &[u8]) -> String {
+    let mut words = Vec::new();
+    for (kind, value) in attributes(payload.get(20..).unwrap_or_default()) {
+        match kind {
+            tca::KIND => words.push(string(value)),
+            tca::OPTIONS => {
+                let name = attributes(value).find(|(kind, _)| *kind == tca::BPF_NAME);
+                words.extend(name.map(|(_, name)| string(name)));
+            }
+            _ => {}
+        }
+    }
+    words.join(" ")
+}
+
+/// Reads all that anybody reads of a filter, a queue or a class.
+pub(crate) fn read_all(payload: &[u8], index: u32) {
+    black_box((decider(payload, index), filter(payload), redirection(payload, index)));
+    black_box(Queue::read(payload, index));
 }
 
 /// Gives a link back the qdisc it was born with.

@@ -320,7 +320,7 @@ fn write_peer(entry: &mut Attributes, peer: &SetPeer) {
     });
 }
 
-fn read_device(payload: &[u8]) -> WireguardInfo {
+pub(crate) fn read_device(payload: &[u8]) -> WireguardInfo {
     let mut device = WireguardInfo::default();
     for (kind, value) in attributes(payload.get(4..).unwrap_or_default()) {
         match kind {

@@ -33,16 +33,8 @@ pub fn demands() -> Result<Demands, Error> {
         Err(Error::Socket { errno: Errno::EPROTONOSUPPORT, .. }) => return Ok(Demands::default()),
         Err(error) => return Err(error),
     };
-    // Three directions, and three numbers of which we do not ask (struct xfrmu_spdinfo).
-    let count = |payload: &[u8]| {
-        let (_, info) =
-            crate::wire::attributes(payload.get(4..)?).find(|(kind, _)| *kind == XFRMA_SPD_INFO)?;
-        [0, 4, 8].into_iter().map(|at| u32_at(info, at)).sum::<Option<u32>>()
-    };
     let counts = socket.list(&question(XFRM_MSG_GETSPDINFO, &[0; 4]), count)?;
     let policies = *counts.first().ok_or(Error::Malformed("nothing is said of IPsec's policies"))?;
-    // In, forwarded, out (struct xfrm_userpolicy_default).
-    let blocks = |payload: &[u8]| Some(payload.get(..3)?.contains(&BLOCK));
     let blocks = match socket.list(&question(XFRM_MSG_GETDEFAULT, &[0; 4]), blocks) {
         Ok(found) => *found.first().ok_or(Error::Malformed("nothing is said of IPsec's default policy"))?,
         // Before Linux 5.15 everything passes that no policy is about.
@@ -50,6 +42,17 @@ pub fn demands() -> Result<Demands, Error> {
         Err(error) => return Err(error),
     };
     Ok(Demands { policies, blocks })
+}
+
+/// Reads how many policies there are in three directions, before three numbers of which we do not ask (struct xfrmu_spdinfo).
+pub(crate) fn count(payload: &[u8]) -> Option<u32> {
+    let (_, info) = crate::wire::attributes(payload.get(4..)?).find(|(kind, _)| *kind == XFRMA_SPD_INFO)?;
+    [0, 4, 8].into_iter().try_fold(0_u32, |sum, at| Some(sum.saturating_add(u32_at(info, at)?)))
+}
+
+/// Reads whether what no policy is about is dropped: in, forwarded, out (struct xfrm_userpolicy_default).
+pub(crate) fn blocks(payload: &[u8]) -> Option<bool> {
+    Some(payload.get(..3)?.contains(&BLOCK))
 }
 
 /// A netlink message that asks to be acknowledged, by which its answer is known to be complete.
@@ -62,4 +65,23 @@ fn question(kind: u16, payload: &[u8]) -> Vec<u8> {
     bytes.extend([0; 8]);
     bytes.extend(payload);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_policies_than_can_be_counted_are_not_none() {
+        let numbers = |numbers: [u32; 3]| {
+            let mut payload = vec![0; 4];
+            payload.extend(28_u16.to_ne_bytes());
+            payload.extend(XFRMA_SPD_INFO.to_ne_bytes());
+            payload.extend(numbers.into_iter().chain([0; 3]).flat_map(u32::to_ne_bytes));
+            count(&payload)
+        };
+        assert_eq!(numbers([1, 2, 3]), Some(6));
+        assert_eq!(numbers([u32::MAX, 1, 0]), Some(u32::MAX));
+        assert_eq!(count(&[0; 8]), None);
+    }
 }

@@ -196,6 +196,12 @@ fn delete<'a>(socket: &mut Socket, flows: impl Iterator<Item = &'a Name>) -> Res
     }
 }
 
+/// Reads all that anybody reads of a flow.
+pub(crate) fn read_all(attributes: &[u8]) {
+    drop(Flow::read(attributes));
+    among::read_all(attributes);
+}
+
 /// What the kernel tells a flow from others by.
 #[derive(Debug)]
 struct Name {

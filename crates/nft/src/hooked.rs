@@ -116,7 +116,7 @@ impl Socket {
 }
 
 /// Reads a chain that the kernel calls. Nothing is one that it does not call, and `None` within one that cannot be read.
-fn called(attributes: &[u8], family: Family) -> Option<Option<Called>> {
+pub(crate) fn called(attributes: &[u8], family: Family) -> Option<Option<Called>> {
     let hooked = attribute(attributes, CHAIN_HOOK)?;
     Some(chain(attributes, family).map(|(hook, chain)| Called { chain, hook, devices: devices(hooked) }))
 }

@@ -60,6 +60,11 @@ impl Known {
         self.chains.keys().filter(of_table).map(|(_, _, chain)| chain.as_str())
     }
 
+    /// Returns whether a rule is one of any chain's.
+    pub(crate) fn has_anywhere(&self, rule: &RuleInfo) -> bool {
+        self.chains.values().flat_map(|chain| &chain.rules).any(|(_, steps)| covers(steps, &rule.steps))
+    }
+
     /// Returns whether a rule of a chain is one of these.
     pub fn has_rule(&self, family: Family, table: &str, chain: &str, rule: &RuleInfo) -> bool {
         let same = |(comment, steps): &(Option<String>, Vec<u8>)| {

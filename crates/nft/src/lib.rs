@@ -9,6 +9,7 @@
 //! The messages are those of `netlink-packet-netfilter`; what that crate has no type for is encoded
 //! in [`expr`] and checked against `linux/netfilter/nf_tables.h` by listing it with `nft`.
 
+pub mod answers;
 mod compare;
 pub mod conntrack;
 mod encode;

@@ -100,6 +100,11 @@ impl AsRawFd for Monitor {
     }
 }
 
+/// Returns whether a datagram of announcements tells of a change.
+pub(crate) fn tells_of_a_change(datagram: &[u8]) -> bool {
+    kinds(datagram).any(is_change)
+}
+
 /// The number of a generation says that a transaction is complete; what it was stands in the messages before.
 fn is_change(kind: u16) -> bool {
     kind != NEW_ELEMENT && kind != NEW_GENERATION
@@ -124,7 +129,7 @@ fn kinds(mut bytes: &[u8]) -> impl Iterator<Item = u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::{NEW_ELEMENT, NEW_GENERATION, is_change, kinds};
+    use super::{NEW_ELEMENT, NEW_GENERATION, tells_of_a_change};
 
     /// NFT_MSG_DELTABLE.
     const DELETED_TABLE: u16 = 10 << 8 | 2;
@@ -139,7 +144,7 @@ mod tests {
 
     #[test]
     fn only_what_can_break_something_is_a_change() {
-        let told = |messages: &[Vec<u8>]| kinds(&messages.concat()).any(is_change);
+        let told = |messages: &[Vec<u8>]| tells_of_a_change(&messages.concat());
         assert!(!told(&[]));
         assert!(!told(&[message(NEW_ELEMENT, 37), message(NEW_ELEMENT, 4), message(NEW_GENERATION, 20)]));
         assert!(told(&[message(NEW_ELEMENT, 37), message(DELETED_TABLE, 8), message(NEW_GENERATION, 20)]));

@@ -60,6 +60,10 @@ impl Flow {
     }
 }
 
+pub(super) fn read_all(attributes: &[u8]) {
+    drop(Flow::read(attributes));
+}
+
 /// Returns for each network a flow one of whose ways is between two addresses of it, and whose addresses are translated: its
 /// packets have to be seen by who translates them. The flows are listed once.
 ///
