@@ -117,6 +117,49 @@ fn gc_takes_the_sources_of_who_is_gone() {
     assert_eq!(sources(&firewalld, "trusted"), ["10.90.0.4/32", "10.90.0.77/32"]);
 }
 
+/// A lease shows that an address was the network's; whoever has the same one now keeps it, whether or not it is written down.
+#[test]
+fn gc_spares_the_address_that_another_network_has() {
+    let Some(host) = Host::new() else { return };
+    let Some(firewalld) = Firewalld::start(&host.lab) else { return };
+    for name in ["red", "cached", "leased", "inside", "routed"] {
+        let (container, result) = host.connect(name);
+        host.theirs(&firewalld, &json!({})).prev_result(&result).add(&container).expect_ok();
+        container.vanish();
+    }
+    let before = sources(&firewalld, "trusted");
+    assert_eq!(before.len(), 10, "{before:?}");
+    // A runtime's cache, and a directory of host-local's that only a network's configuration names.
+    let told = json!({
+        "kind": "cniCacheV1", "containerId": "c2", "ifName": "eth0", "networkName": "n2", "config": "",
+        "result": {"cniVersion": "1.0.0", "ips": [{"address": "10.90.0.3/24"}, {"address": "fd00:90::3/64"}]},
+    });
+    host.lab.write("var/lib/cni/results/n2-c2-eth0", told.to_string());
+    let list = json!({"cniVersion": "1.0.0", "name": "n3", "plugins": [
+        {"type": "bridge", "ipam": {"type": "host-local", "dataDir": host.lab.path("others")}},
+    ]});
+    host.lab.write("etc/cni/net.d/10-n3.conflist", list.to_string());
+    host.lab.write("others/n3/10.90.0.4", "c3\r\neth0");
+    host.lab.write("others/n3/fd00:90::4", "c3\r\neth0");
+    // Of these nobody has written anything down.
+    let inside = host.lab.container("c4");
+    host.lab.ip(&format!("link add far0 type veth peer name eth0 netns {}", inside.netns().display()));
+    inside.ip("address add 10.90.0.5/24 dev eth0");
+    inside.ip("address add fd00:90::5/64 dev eth0 nodad");
+    let routed = host.lab.container("c5");
+    host.lab.ip(&format!("link add far1 type veth peer name eth0 netns {}", routed.netns().display()));
+    host.lab.ip("link set far1 up");
+    routed.ip("link set eth0 up");
+    host.lab.ip("route add 10.90.0.6/32 dev far1");
+    host.lab.ip("route add fd00:90::6/128 dev far1");
+
+    let gc = host.bridge().env("DBUS_SYSTEM_BUS_ADDRESS", &firewalld.address);
+    gc.gc(&[]).expect_ok();
+    let gone = |source: &&String| !["10.90.0.2/32", "fd00:90::2/128"].contains(&source.as_str());
+    let rest: Vec<_> = before.iter().filter(gone).cloned().collect();
+    assert_eq!(sources(&firewalld, "trusted"), rest);
+}
+
 #[test]
 fn check_looks_where_upstreams_plugin_put_it() {
     let Some(host) = Host::new() else { return };

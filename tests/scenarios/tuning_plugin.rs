@@ -141,7 +141,8 @@ fn gc_undoes_what_nobody_lists() {
     assert_eq!(mtu(&blue), 1500);
 }
 
-/// A file does not tell the network: it goes when nobody on the host knows of the interface.
+/// A file does not tell the network: it goes when a lease says that the interface was this network's, and nobody else has one
+/// of that name.
 #[test]
 fn gc_takes_what_the_reference_left_in_a_directory_of_its_own() {
     skip_unless!(Path::new(DEBIAN).join("tuning").exists(), "Debian's package containernetworking-plugins");
@@ -158,15 +159,24 @@ fn gc_takes_what_the_reference_left_in_a_directory_of_its_own() {
     };
     let red = add("red", "net");
     let _others = [add("blue", "net"), add("green", "other")];
-    // Another network's container as a runtime writes it down, and files that are something else.
-    lab.write("tuning/pink_eth0.json", r#"{"mtu": 1500}"#);
+    // Left a network's interface for another's of the same name: here the runtime has it, there host-local.
+    for name in ["pink", "grey"] {
+        add(name, "net").vanish();
+    }
     let told = json!({
         "kind": "cniCacheV1", "containerId": "pink", "ifName": "eth0", "networkName": "other", "config": "",
         "result": {},
     });
     lab.write("var/lib/cni/results/other-pink-eth0", told.to_string());
+    lab.write("var/lib/cni/networks/third/10.90.3.2", "grey\r\neth0");
+    // Another network's container of which nobody has written anything down, and files that are something else.
+    lab.write("tuning/unknown_eth0.json", r#"{"mtu": 1500}"#);
     lab.write("tuning/daemon_conf.json", r#"{"mtu": 1500, "debug": true}"#);
     lab.write("tuning/a_list.json", "[]");
+    let list = json!({"cniVersion": "1.1.0", "name": "net", "plugins": [
+        {"type": "bridge"}, {"type": "tuning", "dataDir": lab.path("tuning")},
+    ]});
+    lab.write("etc/cni/net.d/10-net.conflist", list.to_string());
     let files = || {
         let entries = std::fs::read_dir(lab.path("tuning")).unwrap().flatten();
         let mut names: Vec<_> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
@@ -174,7 +184,7 @@ fn gc_takes_what_the_reference_left_in_a_directory_of_its_own() {
         names
     };
     let all = files();
-    assert!(all.len() == 6 && all.contains(&"red_eth0.json".to_string()), "{all:?}");
+    assert!(all.len() == 8 && all.contains(&"red_eth0.json".to_string()), "{all:?}");
     red.vanish();
 
     let bridge = json!({

@@ -89,7 +89,9 @@ pub(crate) fn masquerades(socket: &mut Socket, endpoint: &Endpoint) -> bool {
 /// masquerading and of published ports, rules of the nf_tables backends, and what let addresses through, firewalld's
 /// sources as well. What our books have of such attachments in upstream's ways, and their spoof checks, go as well.
 ///
-/// `departed` are addresses of such attachments that the caller knows; others are found in the rules of iptables.
+/// `departed` are addresses of such attachments that the caller knows; others are found in the rules of iptables. `taken`
+/// is asked for the addresses that other networks have, if there is anything to take away that tells an address alone;
+/// without an answer all of that stays.
 ///
 /// # Errors
 ///
@@ -101,6 +103,7 @@ pub fn collect(
     network: &NetworkName,
     survivors: &Survivors<'_>,
     departed: &[Departed<'_>],
+    taken: impl FnOnce() -> Option<BTreeSet<IpAddr>>,
 ) -> Result<(), FirewallError> {
     let mut departed = departed.to_vec();
     departed.retain(|one| !survivors.addresses.contains(&one.address));
@@ -113,7 +116,11 @@ pub fn collect(
         Err(error) => crate::without_nftables(error),
     };
     leaving.retain(|addr| !survivors.addresses.contains(addr));
-    let leaving: Vec<IpAddr> = leaving.into_iter().collect();
+    if leaving.is_empty() {
+        return chains.and(rules);
+    }
+    let Some(taken) = taken() else { return chains.and(rules) };
+    let leaving: Vec<IpAddr> = leaving.difference(&taken).copied().collect();
     let rules_of_addresses = expel(firewall, claims, &leaving);
     chains.and(rules).and(rules_of_addresses).and(admission::expel_sources(claims, &leaving))
 }

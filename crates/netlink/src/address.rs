@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
+use nix::errno::Errno;
 use nix::libc;
 use rtnetlink::AddressMessageBuilder;
 
@@ -96,6 +97,25 @@ pub fn holder(socket: &mut Socket, address: IpAddr) -> Result<Option<u32>, Error
     let request = Request::new(RouteNetlinkMessage::GetAddress(AddressMessage::default()), libc::NLM_F_DUMP);
     let addresses = socket.dump(&request, AddressInfo::read)?;
     Ok(addresses.into_iter().find(|found| found.address.ip() == address).map(|found| found.index))
+}
+
+/// Returns the addresses in another namespace, by the id that the socket's has for it; none when it has gone.
+///
+/// KERNEL: before Linux 4.20, or without strict checking, the id is ignored and these are the socket's own namespace's.
+///
+/// # Errors
+///
+/// The kernel's refusal, or the socket's failure.
+pub fn elsewhere(socket: &mut Socket, netns: i32) -> Result<Vec<AddressInfo>, Error> {
+    let mut message = AddressMessage::default();
+    message.attributes.push(AddressAttribute::TargetNetNsId(netns));
+    let request = Request::new(RouteNetlinkMessage::GetAddress(message), libc::NLM_F_DUMP);
+    match socket.dump(&request, AddressInfo::read) {
+        // KERNEL: rtnl_get_net_ns_capable has this for an id that is nobody's any more (net/core/rtnetlink.c).
+        Err(Error::Refused { errno: Errno::EINVAL, .. }) => Ok(Vec::new()),
+        Err(error) if error.is_missing() => Ok(Vec::new()),
+        outcome => outcome,
+    }
 }
 
 impl AddressInfo {

@@ -15,6 +15,7 @@ mod journal;
 mod kernel;
 mod link;
 mod observe;
+mod pairs;
 mod plan;
 mod remove;
 mod resource;

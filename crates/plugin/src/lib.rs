@@ -17,8 +17,8 @@ pub use about::{About, DriverAbout, OptionAbout};
 pub use call::{Attachment, Call};
 pub use driver::{
     ContainerRequest, Driven, Driver, Keeps, Leases, Masqueraded, Master, Options, bad_option,
-    default_routes, examine_firewall, host_local, known_attachments, loopback_addresses, masquerade_backend,
-    on_parent, release_ports, restore_firewall,
+    default_routes, examine_firewall, host_local, loopback_addresses, masquerade_backend, on_parent,
+    release_ports, restore_firewall,
 };
 pub use linked::{Head, Linked};
 pub use plugin::{Plugin, main};

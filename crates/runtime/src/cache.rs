@@ -197,7 +197,7 @@ fn made(entry: &Value) -> Option<Made> {
 }
 
 /// Returns the plugins of a list, or the one that stands alone.
-fn plugins(config: Value) -> Vec<Value> {
+pub(crate) fn plugins(config: Value) -> Vec<Value> {
     let Some(plugins) = get(&config, "plugins").and_then(Value::as_array) else { return vec![config] };
     let with_head = |plugin: &Value| {
         let mut plugin = plugin.as_object()?.clone();

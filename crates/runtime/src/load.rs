@@ -65,6 +65,28 @@ pub fn conflist(path: &Path) -> Result<Conflist, LoadError> {
     Ok(list)
 }
 
+/// Returns the plugins of the networks that a directory has, as far as they can be read, each with its network's name.
+pub fn plugins_in(dir: &Path) -> Vec<Value> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.path()).filter(|path| {
+        path.extension().is_some_and(|ext| ["conflist", "conf", "json"].iter().any(|one| ext == *one))
+    });
+    files.flat_map(|path| plugins_of(&path)).collect()
+}
+
+fn plugins_of(path: &Path) -> Vec<Value> {
+    if let Ok(list) = conflist(path) {
+        let named = |mut plugin: Value| {
+            plugin["name"] = list.name.as_str().into();
+            plugin
+        };
+        return list.plugins.into_iter().filter(Value::is_object).map(named).collect();
+    }
+    // One plugin that stands alone, or a list that we would not take: what can be told of it is told.
+    let config = weft_state::file::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    config.map(crate::cache::plugins).unwrap_or_default()
+}
+
 fn drop_ins(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let mut files: Vec<PathBuf> = entries

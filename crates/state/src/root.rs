@@ -134,6 +134,11 @@ impl Root {
         self.0.join("etc/cni/tuning/allowlist.conf")
     }
 
+    /// Returns the directory where runtimes look for networks.
+    pub fn cni_conf_dir(&self) -> PathBuf {
+        self.0.join("etc/cni/net.d")
+    }
+
     /// Returns libcni's result cache.
     pub fn cni_results_dir(&self) -> PathBuf {
         self.0.join("var/lib/cni/results")

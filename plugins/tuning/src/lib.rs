@@ -4,7 +4,6 @@
 
 mod about;
 mod conf;
-mod leftover;
 mod plan;
 mod sysctl;
 
@@ -59,10 +58,6 @@ impl Driver for Tuned {
 
     fn keeps(&self) -> Keeps {
         Keeps::Own
-    }
-
-    fn give_up(&self, call: &Call) -> Result<(), Failure> {
-        leftover::collect(call, &Settings::of(call)?.data_dir)
     }
 
     fn is_chained(&self) -> bool {

@@ -158,7 +158,7 @@ fn what_no_attachment_of_a_network_has_is_collected() {
     let survivors = Survivors { attachments: vec![("red", "eth0")], addresses: Vec::new() };
     let network = "n1".parse().unwrap();
 
-    collect(&mut Firewall::new(), &claims(), &network, &survivors, &[]).unwrap();
+    collect(&mut Firewall::new(), &claims(), &network, &survivors, &[], || None).unwrap();
 
     assert!(!is_on_record(&gone) && !observe(&gone).unwrap().is_empty());
     for kept in [&red, &other] {

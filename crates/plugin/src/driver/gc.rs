@@ -46,7 +46,11 @@ pub(super) fn gc<D: Driver>(driver: &D, call: &Call) -> Result<(), Failure> {
     }
     stale.problems.extend(driver.give_up(call).err());
     let Stale { connected, mut problems, .. } = stale;
-    problems.extend(inherited::sweep(call, valid));
+    let bridge = |endpoint: &Endpoint| {
+        let settings = driver.settings(call).ok()?;
+        driver.links(&settings, endpoint).bridge_joined().cloned()
+    };
+    problems.extend(inherited::sweep(call, valid, bridge));
     // The IPAM plugin sees the list alone. It must not give away the address of what is still connected.
     if connected.is_empty() && !needs_link {
         problems.extend(collect_addresses(call));

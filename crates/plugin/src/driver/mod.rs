@@ -9,7 +9,9 @@ mod attach;
 mod check;
 mod compose;
 mod del;
+mod elsewhere;
 mod gc;
+mod held;
 mod inherited;
 mod later;
 mod lease;
@@ -39,7 +41,6 @@ use weft_state::ports::PortsError;
 
 pub use attach::ContainerRequest;
 pub use compose::{default_routes, host_local};
-pub use inherited::known_attachments;
 pub use leases::Leases;
 pub use loopback::loopback_addresses;
 pub use masquerade::{Masqueraded, masquerade_backend};
