@@ -188,6 +188,10 @@ pub fn state(bytes: &[u8]) {
             16 => firewall.join("admissions/n1/red,eth0"),
             17 => firewall.join("spoof/veth0"),
             18 => firewall.join("iptables").join(CHAIN).join("eth0"),
+            20 => root.cni_conf_dir().join("10-n1.conflist"),
+            21 => root.cni_conf_dir().join("10-n1.conf"),
+            22 => root.cni_results_dir().join("n2-red-eth0"),
+            23 => leases.join("n2/10.1.2.3"),
             _ => firewall.join("nftables").join(CHAIN).join("eth0"),
         };
         if choice % 32 == 15 {
@@ -199,7 +203,7 @@ pub fn state(bytes: &[u8]) {
             "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/29"}]]}}"#;
         read_everything(root);
         if let Some(call) = call(conf, Verb::Gc, root) {
-            drop(weft_plugin::known_attachments(&call));
+            drop(weft_plugin::attachments_elsewhere(&call));
         }
         all_verbs(&host_local::PLUGIN, conf, root);
     });

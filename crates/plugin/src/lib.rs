@@ -16,9 +16,9 @@ mod plugin;
 pub use about::{About, DriverAbout, OptionAbout};
 pub use call::{Attachment, Call};
 pub use driver::{
-    ContainerRequest, Driven, Driver, Keeps, Leases, Masqueraded, Master, Options, bad_option,
-    default_routes, examine_firewall, host_local, loopback_addresses, masquerade_backend, on_parent,
-    release_ports, restore_firewall,
+    ContainerRequest, Driven, Driver, Keeps, Leases, Masqueraded, Master, Options, attachments_elsewhere,
+    bad_option, default_routes, examine_firewall, host_local, loopback_addresses, masquerade_backend,
+    on_parent, release_ports, restore_firewall,
 };
 pub use linked::{Head, Linked};
 pub use plugin::{Plugin, main};

@@ -51,6 +51,12 @@ impl Configured {
     }
 }
 
+/// Returns the attachments, container and interface, that other networks than the call's have, as far as that is written down
+/// anywhere on the host.
+pub fn attachments_elsewhere(call: &Call) -> BTreeSet<(String, String)> {
+    Elsewhere::read(call, &Configured::read(call)).attachments
+}
+
 /// The attachments of other networks.
 #[derive(Default)]
 pub(super) struct Elsewhere {

@@ -41,6 +41,7 @@ use weft_state::ports::PortsError;
 
 pub use attach::ContainerRequest;
 pub use compose::{default_routes, host_local};
+pub use elsewhere::attachments_elsewhere;
 pub use leases::Leases;
 pub use loopback::loopback_addresses;
 pub use masquerade::{Masqueraded, masquerade_backend};
