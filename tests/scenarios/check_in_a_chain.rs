@@ -155,8 +155,8 @@ fn before_sbr(subject: &Subject) {
     assert!(!connected.red.ip("route show table main").contains("eth0"), "sbr moved nothing");
     connected.check(&result).expect_ok();
 
-    let table = connected.red.ip("rule show from 10.1.2.2");
-    let table = table.split_whitespace().last().unwrap();
+    let rule = connected.red.ip("rule show from 10.1.2.2");
+    let table = rule.split("lookup ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
     connected.red.ip(&format!("route delete 198.51.100.0/24 table {table}"));
     connected.check_misses(&result, "198.51.100.0/24");
 }

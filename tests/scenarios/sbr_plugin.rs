@@ -105,6 +105,42 @@ fn del_puts_the_routes_back_and_another_add_moves_them_again() {
     }
 }
 
+/// Whoever signed it, and whoever has another default route of another metric.
+#[test]
+fn del_puts_back_a_default_route_as_it_was() {
+    let lab = Lab::new();
+    let (red, result) = connected(&lab, "red");
+    until("both links have their addresses", || {
+        red.ip("-6 route show table local").matches("fe80:").count() >= 2
+    });
+    for keys in ["proto static metric 77", "metric 77", "proto static metric 4096", "proto dhcp metric 4096"]
+    {
+        red.ip(&format!("route add default via 10.90.2.1 dev net1 {keys}"));
+        red.ip(&format!("-6 route add default via fd00:90:2::1 dev net1 {keys}"));
+        let before = (main_table(&red), rules(&red));
+        assert_eq!(before.0.iter().filter(|route| route.starts_with("default")).count(), 4, "{before:?}");
+        let call = sbr(&lab, &json!({})).prev_result(&result);
+        for _ in 0..2 {
+            call.add(&red).expect_ok();
+            let there = main_table(&red);
+            assert_eq!(there.iter().filter(|route| route.starts_with("default")).count(), 2, "{there:?}");
+            call.del(&red).expect_ok();
+            assert_eq!((main_table(&red), rules(&red)), before, "{keys}");
+        }
+        red.ip("route del default dev net1");
+        red.ip("-6 route del default dev net1");
+    }
+    // A default route that the main table did not have does not come to it.
+    red.ip("route del default");
+    red.ip("-6 route del default");
+    let before = main_table(&red);
+    let call = sbr(&lab, &json!({})).prev_result(&result);
+    call.add(&red).expect_ok();
+    assert_eq!(way(&red), ["net1", "net1"]);
+    call.del(&red).expect_ok();
+    assert_eq!(main_table(&red), before);
+}
+
 #[test]
 fn a_failed_add_puts_the_routes_back() {
     let lab = Lab::new();

@@ -448,8 +448,8 @@ impl RouteInfo {
         same(self) == same(other) && !self.is_met_by(other)
     }
 
-    /// The metric as the kernel keeps it.
-    fn priority(&self) -> u32 {
+    /// Returns the metric as the kernel keeps it.
+    pub fn priority(&self) -> u32 {
         match (self.metric.unwrap_or(0), self.dst) {
             // KERNEL: IPv6 has no metric 0 (ip6_route_info_create, net/ipv6/route.c).
             (0, IpNetwork::V6(_)) => IPV6_METRIC,

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use nix::libc;
 
@@ -17,14 +18,18 @@ pub struct RuleInfo {
     pub from: Option<IpAddr>,
     /// The table.
     pub table: u32,
+    /// Who made it, as with routes; 0 where nobody says, or the kernel is older than Linux 4.17.
+    pub protocol: u8,
     /// Whether it asks for more of a packet than its addresses, protocol, mark, class and way in: for ports, a tunnel's identifier, a
     /// label.
     pub asks_more: bool,
 }
 
-/// Adds a rule for packets from one address.
-pub fn add(from: IpAddr, table: u32) -> Request {
-    Request::new(RouteNetlinkMessage::NewRule(message(from, table)), libc::NLM_F_CREATE | libc::NLM_F_EXCL)
+/// Adds a rule for packets from one address, signed with a protocol number.
+pub fn add(from: IpAddr, table: u32, protocol: u8) -> Request {
+    let mut message = message(from, table);
+    message.attributes.push(RuleAttribute::Protocol(RouteProtocol::from(protocol)));
+    Request::new(RouteNetlinkMessage::NewRule(message), libc::NLM_F_CREATE | libc::NLM_F_EXCL)
 }
 
 /// Removes a rule for packets from one address.
@@ -69,19 +74,21 @@ impl RuleInfo {
         const FRA_SRC: u16 = 2;
         const FRA_TUN_ID: u16 = 12;
         const FRA_TABLE: u16 = 15;
+        const FRA_PROTOCOL: u16 = 21;
         const FRA_SPORT_RANGE: u16 = 23;
         const FRA_DPORT_RANGE: u16 = 24;
         /// The first of those that are about labels of IPv6 and parts of ports, and the last.
         const FRA_FLOWLABEL: u16 = 26;
         const FRA_DPORT_MASK: u16 = 29;
         let (length, table) = (*payload.get(2)?, *payload.get(4)?);
-        let mut rule = Self { from: None, table: table.into(), asks_more: false };
+        let mut rule = Self { from: None, table: table.into(), protocol: 0, asks_more: false };
         for (kind, value) in attributes(payload.get(12..)?) {
             match kind {
                 FRA_SRC => {
                     rule.from = ip(value).filter(|from| length == if from.is_ipv4() { 32 } else { 128 })
                 }
                 FRA_TABLE => rule.table = u32_at(value, 0)?,
+                FRA_PROTOCOL => rule.protocol = value.first().copied().unwrap_or_default(),
                 FRA_TUN_ID | FRA_SPORT_RANGE | FRA_DPORT_RANGE | FRA_FLOWLABEL..=FRA_DPORT_MASK => {
                     rule.asks_more = true;
                 }

@@ -14,9 +14,9 @@ use crate::{Cause, Kernel, Place};
 
 /// The first table that is given to an address.
 const FIRST_SOURCE_TABLE: u32 = 100;
-/// The protocol of a default route that the main table did not have, and which is therefore not put back there
-/// (RTPROT_STATIC).
-pub(crate) const SOURCE_DEFAULT: u8 = 4;
+/// What rules are signed with that lead to a table of an address, and a default route there that the main table did not have,
+/// which is therefore not put back. Nobody else has the number (`/etc/iproute2/rt_protos`).
+pub(crate) const BY_SOURCE: u8 = 203;
 /// The tables that are always in use: `default`, `main` and `local`.
 const OWN_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
 
@@ -78,6 +78,26 @@ pub(crate) fn moves(route: &RouteInfo) -> bool {
     match route.dst {
         IpNetwork::V4(_) => true,
         IpNetwork::V6(dst) => !dst.network().is_unicast_link_local() && !dst.network().is_multicast(),
+    }
+}
+
+/// A route in a table of an address.
+struct Moved {
+    route: RouteInfo,
+    /// Who made the rule that leads to the table.
+    by: u8,
+}
+
+impl Moved {
+    /// Returns whether the main table lacks the route that it had.
+    fn is_needed(&self, others: &[RouteInfo]) -> bool {
+        let (one, ours) = (&self.route, self.by == BY_SOURCE);
+        let is_rival = |other: &RouteInfo| {
+            // Of an implementation that does not mark what it adds: whoever has a default route needs no second one.
+            let beside = ours && other.priority() != one.priority();
+            other.dst.prefix() == 0 && other.dst.is_ipv4() == one.dst.is_ipv4() && !beside
+        };
+        one.dst.prefix() > 0 || one.protocol != BY_SOURCE && !others.iter().any(is_rival)
     }
 }
 
@@ -144,7 +164,7 @@ impl Kernel {
                 for one in &stale {
                     going.push(route::delete(one));
                 }
-                moved.extend(stale);
+                moved.extend(stale.into_iter().map(|one| Moved { route: one, by: rule.protocol }));
             }
             for reply in self.socket(place)?.call(&mut going)?.each() {
                 reply.or_else(|error| if error.is_missing() { Ok(()) } else { Err(error) })?;
@@ -155,16 +175,11 @@ impl Kernel {
 
     /// Has the main table have a link's routes again, as it had before they moved to a table of their own. What the kernel
     /// does not take, such as that of a link that is down, goes with the link.
-    fn put_back(&mut self, place: Place, moved: &[RouteInfo]) -> Result<(), Cause> {
+    fn put_back(&mut self, place: Place, moved: &[Moved]) -> Result<(), Cause> {
         let socket = self.socket(place)?;
         let others = route::of_table(socket, route::MAIN)?;
-        // Of an implementation that does not mark its own: whoever has a default route needs no second one.
-        let is_needed = |one: &&RouteInfo| {
-            let rival =
-                |other: &RouteInfo| other.dst.prefix() == 0 && other.dst.is_ipv4() == one.dst.is_ipv4();
-            one.dst.prefix() > 0 || one.protocol != SOURCE_DEFAULT && !others.iter().any(rival)
-        };
-        let mut back: Vec<_> = moved.iter().filter(is_needed).filter(|one| moves(one)).collect();
+        let back = moved.iter().filter(|one| one.is_needed(&others)).map(|one| &one.route);
+        let mut back: Vec<_> = back.filter(|one| moves(one)).collect();
         // The way to a gateway comes first.
         back.sort_by_key(|one| one.gateway.is_some());
         let mut batch = Batch::new();

@@ -10,7 +10,7 @@ use weft_netlink::{Batch, address, rule};
 use super::Ensure;
 use crate::journal::Undo;
 use crate::kernel::Known;
-use crate::routing::SOURCE_DEFAULT;
+use crate::routing::BY_SOURCE;
 use crate::{Cause, Place, Routing, SourceRouting, Step, Vrf};
 
 impl Ensure<'_> {
@@ -65,7 +65,7 @@ impl Ensure<'_> {
     }
 
     fn add_rule(&mut self, step: &Step, from: IpAddr, table: u32) -> Result<(), Cause> {
-        match self.kernel.socket(step.place)?.request(rule::add(from, table)) {
+        match self.kernel.socket(step.place)?.request(rule::add(from, table, BY_SOURCE)) {
             Err(error) if error.is_exists() => Ok(()),
             Err(error) => Err(error.into()),
             Ok(_) => {
@@ -229,7 +229,7 @@ fn default_route(gateway: IpAddr, index: u32, table: u32) -> RouteInfo {
         mtu_locked: false,
         advmss: None,
         kind: RouteKind::Unicast,
-        protocol: SOURCE_DEFAULT,
+        protocol: BY_SOURCE,
         onlink: false,
     }
 }
