@@ -4,8 +4,9 @@
 //! `HostPort` where the documentation says `hostPort`. So the keys of a struct match in any case, at every depth; a
 //! null is as good as an absent key; and what is printed is indented by four and escapes `<`, `>` and `&`.
 //!
-//! Of several spellings of one key the last in the text wins. Keys of maps stay as they are. An untagged or internally tagged enum, and a flattened field, are buffered by serde
-//! before we see what they want, so keys inside them must match exactly.
+//! Of several spellings of one key of a structure the last in the text wins; in what is a map, or may be one, all stay. An
+//! untagged or internally tagged enum, and a flattened field, are buffered by serde before we see what they want, so keys
+//! inside them must match exactly.
 
 use std::borrow::Cow;
 use std::io;
@@ -65,7 +66,7 @@ impl JsonError {
 }
 
 /// Reads a document. Bytes that are no UTF-8 become U+FFFD; anything after the document is an error. Of keys that differ in
-/// case alone the last one is left, except in maps.
+/// case alone the last one is left where they name the fields of a structure; what may be a map stays as it is.
 ///
 /// # Errors
 ///

@@ -105,6 +105,19 @@ fn add_runs_in_order_and_hands_results_on() {
     assert_eq!(stage.stdin("second", "ADD")["prevResult"], result);
 }
 
+/// What a list has for a plugin that is not ours gets there, also where keys differ in case alone.
+#[test]
+fn a_plugins_own_maps_reach_it_whole() {
+    let stage = Stage::new();
+    stage.plugin("mesh", ANSWER);
+    let own = json!({"App": "a", "app": "b", "APP": {"Tier": 1, "tier": 2}});
+    let plugins = json!([{"type": "mesh", "selectors": own, "policies": [{"match": own}]}]);
+    let list = conflist(&json!({"cniVersion": "1.1.0", "name": "n1", "plugins": plugins}));
+    stage.runtime().add(&list, &attachment()).unwrap();
+    let told = stage.stdin("mesh", "ADD");
+    assert_eq!((&told["selectors"], &told["policies"][0]["match"]), (&own, &own));
+}
+
 #[test]
 fn del_runs_in_reverse_with_the_cached_result_and_forgets_it() {
     let stage = Stage::new();

@@ -6,14 +6,42 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Number, Value};
 
-/// The keys of our configurations whose objects are maps: what is in them is named by the user, so that the case of a
-/// letter matters. The keys of all others are ours.
-const MAPS: [&str; 5] = ["aux", "labels", "options", "podman_labels", "sysctl"];
+/// The keys whose objects, or lists of objects, are structures of the specification or of the reference plugins, and of ours.
+///
+/// What is under any other key is a map, or is somebody else's: the case of a letter may matter there, so that every entry
+/// stays. A plugin that is not ours may keep labels or selectors in its configuration, at any depth.
+const STRUCTURES: [&str; 25] = [
+    "addresses",
+    "args",
+    "bandwidth",
+    "cni",
+    "cni.dev/attachments",
+    "cni.dev/valid-attachments",
+    "dns",
+    "interfaces",
+    "ip4",
+    "ip6",
+    "ipRanges",
+    "ipam",
+    "ips",
+    "plugins",
+    "portMappings",
+    "prevResult",
+    "provide",
+    "ranges",
+    "request",
+    "result",
+    "routes",
+    "runtimeConfig",
+    "subnets",
+    "vlanTrunk",
+    "weft",
+];
 
-/// Reads a value in whose objects every key is there in one spelling.
+/// Reads a value in whose structures every key is there in one spelling.
 pub(super) fn read(text: &str) -> serde_json::Result<Value> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Reader { is_map: false }.deserialize(&mut deserializer)?;
+    let value = Reader { is_structure: true }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
 }
@@ -21,8 +49,8 @@ pub(super) fn read(text: &str) -> serde_json::Result<Value> {
 /// Reads one value.
 #[derive(Clone, Copy)]
 struct Reader {
-    /// Whether it is a map if it is an object.
-    is_map: bool,
+    /// Whether it is a structure if it is an object, or is made of structures if it is a list.
+    is_structure: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for Reader {
@@ -70,7 +98,7 @@ impl<'de> Visitor<'de> for Reader {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(value) = elements.next_element_seed(Self { is_map: false })? {
+        while let Some(value) = elements.next_element_seed(self)? {
             values.push(value);
         }
         Ok(Value::Array(values))
@@ -79,10 +107,11 @@ impl<'de> Visitor<'de> for Reader {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut read = Vec::new();
         while let Some(key) = entries.next_key::<String>()? {
-            let is_map = !self.is_map && MAPS.iter().any(|map| map.eq_ignore_ascii_case(&key));
-            read.push((key, entries.next_value_seed(Self { is_map })?));
+            let is_structure =
+                self.is_structure && STRUCTURES.iter().any(|one| one.eq_ignore_ascii_case(&key));
+            read.push((key, entries.next_value_seed(Self { is_structure })?));
         }
-        if !self.is_map {
+        if self.is_structure {
             one_spelling_each(&mut read);
         }
         Ok(Value::Object(read.into_iter().collect()))

@@ -96,9 +96,12 @@ fn in_a_text_the_last_spelling_wins() {
         assert_eq!(get(&value, "mtu"), mtu.map(Value::from).as_ref(), "{text}");
         assert_eq!(get(&value, "mTu"), mtu.map(Value::from).as_ref(), "{text}");
     }
-    let deep = r#"{"PORTS": [{"HostPort": 1, "HOSTPORT": 2}], "Next": 0, "ports": [{"hostport": 4, "HostPort": 3}]}"#;
-    let ports = from_slice::<Conf>(deep.as_bytes()).unwrap().ports;
-    assert_eq!(ports, [Port { host_port: 3, ..Port::default() }]);
+    let deep = br#"{"RUNTIMECONFIG": {"PortMappings": [{"HostPort": 1}]}, "Next": 0, "runtimeConfig":
+        {"PORTMAPPINGS": [{"HostPort": 1, "HOSTPORT": 2}], "portMappings": [{"hostport": 4, "HostPort": 3}]}}"#;
+    assert_eq!(
+        parse(deep).unwrap(),
+        json!({"Next": 0, "runtimeConfig": {"portMappings": [{"HostPort": 3}]}})
+    );
 }
 
 /// `net/ipv4/conf/eth0` and `net/ipv4/conf/ETH0` are two.
@@ -108,8 +111,16 @@ fn in_a_map_the_case_matters() {
     let value = parse(text).unwrap();
     assert_eq!(value["Sysctl"], json!({"net/X": "4", "net/x": "2", "NET/X": "3"}));
     assert_eq!(value["a"]["Aux"], json!({"B": 1, "b": 2}));
-    let inside = parse(br#"{"options": {"labels": {"a": 1, "A": 2}}}"#).unwrap();
-    assert_eq!(inside["options"]["labels"], json!({"A": 2}), "what is in a map is no map");
+}
+
+/// Of what is under a key that is neither the specification's nor ours nobody knows whether it is a map.
+#[test]
+fn what_is_somebody_elses_stays_as_it_is() {
+    let text = br#"{"plugins": [{"type": "theirs", "TYPE": "mesh", "policies": [{"match": {"App": "a", "app": "b"},
+        "ipam": {"Pool": 1, "pool": 2}}], "ipam": {"type": "x", "Type": "y", "pools": {"Red": 1, "red": 2}}}]}"#;
+    let expected = json!({"plugins": [{"TYPE": "mesh", "policies": [{"match": {"App": "a", "app": "b"},
+        "ipam": {"Pool": 1, "pool": 2}}], "ipam": {"Type": "y", "pools": {"Red": 1, "red": 2}}}]});
+    assert_eq!(parse(text).unwrap(), expected);
 }
 
 #[test]
