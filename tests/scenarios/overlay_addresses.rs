@@ -9,7 +9,7 @@ use weft_testkit::{Cluster, Container, Host, reaches};
 use crate::overlay_agent::{addresses, connected, pair};
 
 /// The IPv4 blocks of a host of network blue.
-fn blocks(cluster: &Cluster, number: u8) -> Vec<String> {
+pub(crate) fn blocks(cluster: &Cluster, number: u8) -> Vec<String> {
     let status = cluster.status(number);
     let blocks = status["networks"][0]["blocks"].as_array().unwrap().clone();
     let v4 = blocks
@@ -20,7 +20,7 @@ fn blocks(cluster: &Cluster, number: u8) -> Vec<String> {
 }
 
 /// Returns an address of a block of 64.
-fn nth(block: &str, nth: u32) -> Ipv4Addr {
+pub(crate) fn nth(block: &str, nth: u32) -> Ipv4Addr {
     let first: Ipv4Addr = block.split('/').next().unwrap().parse().unwrap();
     Ipv4Addr::from_bits(first.to_bits() + nth)
 }
@@ -31,7 +31,7 @@ fn in_block(block: &str, address: &str) -> bool {
 }
 
 /// Leases of containers that are not there.
-fn fill(host: &Host, block: &str, which: Range<u32>) {
+pub(crate) fn fill(host: &Host, block: &str, which: Range<u32>) {
     for number in which {
         let lease = format!("var/lib/cni/networks/blue/{}", nth(block, number));
         if !host.path(&lease).exists() {

@@ -119,7 +119,7 @@ fn a_lifetime_that_ends_on_the_fast_path_is_answered() {
 #[test]
 fn a_packet_too_large_for_the_fast_path_is_answered() {
     skip_unless!(is_capable(&Lab::new()), NEEDS);
-    each_way_has_its_limit(FAST);
+    each_way_has_its_limit(FAST, "v4", 50);
 }
 
 #[test]

@@ -58,52 +58,6 @@ fn keys(cluster: &Cluster) -> Vec<String> {
     keys.map(str::to_owned).collect()
 }
 
-/// A4: nobody asks the store for a container, however many come at once.
-#[test]
-fn a_crowd_of_containers_asks_the_store_nothing() {
-    let (cluster, red, _green) = pair();
-    let crowd: Vec<_> = [1, 2]
-        .into_iter()
-        .flat_map(|number| (0..50).map(move |nth| (number, format!("c{nth}"))))
-        .map(|(number, name)| (number, cluster.host(number).container(&name)))
-        .collect();
-    cluster.eventually("there is nothing left to say", || {
-        let revision = cluster.etcd.revision();
-        std::thread::sleep(std::time::Duration::from_secs(1));
-        cluster.etcd.revision() == revision
-    });
-    // Nobody who could ask runs: neither the agents nor the store.
-    let stopped: Vec<Pid> = [cluster.agent_id(1), cluster.agent_id(2), cluster.etcd.id()]
-        .map(|id| Pid::from_raw(id.cast_signed()))
-        .into();
-    stopped.iter().for_each(|id| kill(*id, Signal::SIGSTOP).unwrap());
-    let outputs: Vec<_> = std::thread::scope(|scope| {
-        let running: Vec<_> = crowd
-            .chunks(10)
-            .map(|some| {
-                let cluster = &cluster;
-                scope.spawn(move || {
-                    let add = |(number, container): &(u8, weft_testkit::Container)| {
-                        cluster.host(*number).weft(["network", "connect", "blue", container.name()])
-                    };
-                    some.iter().map(add).collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        running.into_iter().flat_map(|one| one.join().unwrap()).collect()
-    });
-    for output in &outputs {
-        output.expect_ok();
-    }
-    let different: std::collections::BTreeSet<String> =
-        crowd.iter().flat_map(|(_, container)| addresses(container)).collect();
-    assert_eq!(different.len(), 2 * crowd.len());
-    let (_, last) = crowd.last().unwrap();
-    reaches(&red, addresses(last));
-    stopped.iter().for_each(|id| kill(*id, Signal::SIGCONT).unwrap());
-    cluster.eventually("all is well", || cluster.status(1)["state"] == "ready");
-}
-
 /// Somebody else has the mesh's port: it is named, and the mesh comes when it is free.
 #[test]
 fn a_port_of_the_mesh_that_somebody_has_is_named() {

@@ -94,7 +94,7 @@ impl Manager {
         let mine = self.locks.container(&container.id)?;
         let asked = Asked { request, container, identity, network, name };
         let mut outcome = self.connect_mine(&mine, &asked);
-        if outcome.as_ref().is_err_and(|error| self.got_a_block(&asked.network, error)) {
+        if outcome.as_mut().is_err_and(|error| self.got_a_block(&asked.network, error)) {
             outcome = self.connect_mine(&mine, &asked);
         }
         if let Err(error) = &outcome {

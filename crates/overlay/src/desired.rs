@@ -37,6 +37,11 @@ pub const fn overhead(secure: bool, underlay_v4: bool) -> u32 {
     }
 }
 
+/// Returns the least MTU of an underlay that any network could be had on.
+pub const fn least_underlay(underlay_v4: bool) -> u32 {
+    LEAST[0] + overhead(false, underlay_v4)
+}
+
 /// What this host should have.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
@@ -259,7 +264,11 @@ impl<'a> Known<'a> {
         }
         let mtu_of = |host: &Host| mtu(network, host, overhead(secure, outside(host)));
         let too_small = network.mtu.is_some_and(|asked| asked.get() < least(network));
-        let mend = if too_small { "give another -o mtu" } else { "raise the underlay's MTU" };
+        let mend = if too_small {
+            "give another -o mtu"
+        } else {
+            "raise the underlay's MTU: ip link set LINK mtu N"
+        };
         let mtu = mtu_of(own).map_err(|why| refuse(why, mend))?;
         let mut peers: Vec<Peer> = Vec::new();
         for host in members.iter().filter(|host| host.id != own.id) {

@@ -45,6 +45,8 @@ pub enum StoreError {
         what: String,
         /// What is wrong with it.
         reason: String,
+        /// What to give instead.
+        hint: &'static str,
     },
 
     /// A file of the store cannot be used.
@@ -61,7 +63,7 @@ impl StoreError {
     /// Returns what to do next, if it is known.
     pub const fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Refused { hint, .. } => Some(hint),
+            Self::Refused { hint, .. } | Self::Setting { hint, .. } => Some(hint),
             _ => None,
         }
     }

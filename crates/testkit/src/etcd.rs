@@ -197,6 +197,21 @@ impl Etcd {
     ///
     /// When etcd does not say.
     pub fn keep_alives(&self) -> u64 {
+        self.count("etcd_debugging_lease_renewed_total")
+    }
+
+    /// Returns how many requests there have been: calls of whatever kind, and what was written and read by them.
+    ///
+    /// # Panics
+    ///
+    /// When etcd does not say.
+    pub fn requests(&self) -> [u64; 3] {
+        ["grpc_server_started_total", "etcd_debugging_mvcc_put_total", "etcd_debugging_mvcc_range_total"]
+            .map(|name| self.count(name))
+    }
+
+    /// Returns the sum of what etcd has counted under a name, whatever its labels.
+    fn count(&self, name: &str) -> u64 {
         let page = self.netns.inside(|| {
             let mut stream = TcpStream::connect(METRICS)?;
             stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
@@ -204,12 +219,15 @@ impl Etcd {
             stream.read_to_string(&mut page).map(|_| page)
         });
         let page = page.unwrap_or_else(|error| panic!("{METRICS}: {error}"));
-        let count =
-            |line: &str| line.strip_prefix("etcd_debugging_lease_renewed_total ")?.trim().parse::<f64>().ok();
+        let count = |line: &str| {
+            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{']))?;
+            rest.rsplit(' ').next()?.trim().parse::<f64>().ok()
+        };
+        let counts: Vec<f64> = page.lines().filter_map(count).collect();
+        assert!(!counts.is_empty(), "no {name}: {page}");
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it counts")]
-        page.lines()
-            .find_map(count)
-            .map_or_else(|| panic!("no count of leases: {page}"), |count| count as u64)
+        let sum = counts.into_iter().sum::<f64>() as u64;
+        sum
     }
 
     /// Returns the store's revision.

@@ -112,9 +112,10 @@ async fn claim_one(agent: Rc<Agent>, network: Network, v4: bool) {
             inner.claims.rest = Some(Instant::now() + AGAIN);
         }
     });
-    let why = outcome
-        .err()
-        .map(|refusal| format!("no {} block of network {}: {refusal}", family(v4), network.name));
+    let why = outcome.err().map(|refusal| {
+        let hint = refusal.hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default();
+        format!("no {} block of network {}: {refusal}{hint}", family(v4), network.name)
+    });
     let failed = why.is_some();
     agent.trouble(&about(network.id, v4), why);
     if failed {
@@ -180,6 +181,18 @@ impl Inner {
         }
         let short = [true, false].into_iter().any(|v4| self.is_short(network, v4));
         (!short).then_some(Ok(()))
+    }
+
+    /// Returns whether a network is to be had on this host, or why not; nothing as long as that is open.
+    pub(crate) fn is_to_be_had(&mut self, network: &Network) -> Option<Result<(), String>> {
+        if let Some(why) = self.refused(network.id) {
+            return Some(Err(why.clone()));
+        }
+        let gone = self.is_going(network.id) || self.snapshot.network(network.id).is_none();
+        if gone || self.made.contains_key(&network.id) {
+            return Some(Ok(()));
+        }
+        self.has_room(network).filter(Result::is_err)
     }
 
     /// Returns borrowed addresses that nobody has had for a while and that no file here has any more, and whether there are others

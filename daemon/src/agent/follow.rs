@@ -32,7 +32,7 @@ pub(super) async fn follow(agent: Rc<Agent>, membership: Membership) {
     let store = loop {
         match store(&membership.join, false).await {
             Ok(store) => break store,
-            Err(error) => agent.hear(Update::Lost(error.to_string())),
+            Err(error) => agent.hear(Update::Lost(with_hint(&ClaimError::Store(error)))),
         }
         // Certificates may be on their way.
         tokio::time::sleep(AGAIN).await;

@@ -21,7 +21,7 @@ use weft_manager::overlay::protocol::{Answer, LONGEST_QUESTION, Question, Refusa
 /// How long a question may take to arrive, and an answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often somebody who waits is told that we are still there.
-const STILL_THERE: Duration = Duration::from_secs(10);
+const STILL_THERE: Duration = Duration::from_secs(2);
 /// How many may ask at a time.
 const MOST: usize = 64;
 

@@ -10,6 +10,7 @@ use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Join, Refusal};
 use weft_model::IfName;
 use weft_netlink::{Socket, link};
+use weft_overlay::desired::least_underlay;
 use weft_overlay::records::Underlay;
 
 use super::agent::Agent;
@@ -119,6 +120,21 @@ pub(crate) fn find(join: &Join) -> Result<Place, Refusal> {
         Some(_) => Ok(Place { interface, underlay, mtu }),
         None => Err(usage(format!("interface {interface} has no address that other hosts could reach"))),
     }
+}
+
+/// Refuses a place that no network could be had at.
+///
+/// # Errors
+///
+/// When nothing of a network's packets fits into the link's.
+pub(crate) fn carries_networks(place: &Place) -> Result<(), Refusal> {
+    let least = least_underlay(place.underlay.v4.is_some());
+    if place.mtu >= least {
+        return Ok(());
+    }
+    let Place { interface, mtu, .. } = place;
+    let why = format!("interface {interface} has an MTU of {mtu}, and networks need at least {least} of it");
+    Err(Refusal::new(Kind::Failed, why).hint(format!("ip link set {interface} mtu 1500")))
 }
 
 /// Returns the MTU of an interface of this network namespace; `None` if there is no such interface.

@@ -12,9 +12,10 @@ use sha2::{Digest, Sha256};
 use weft_cni::json::get;
 use weft_cni::{Code, ComposedSubnet, Dns, Failure};
 use weft_model::{NetworkId, NetworkName};
-use weft_runtime::ChainError;
+use weft_runtime::{CallError, ChainError};
 use weft_state::document::SCHEMA;
 
+use super::AgentError;
 use super::protocol::{BlockUsage, Made, NewNetwork, Request};
 use crate::create::{Create, Families, is_apart, new_name};
 use crate::network::{About, Ipam, Network};
@@ -250,18 +251,25 @@ impl Manager {
         self.agent().ask::<Value>(request, &mut |_| ()).map(drop)
     }
 
-    /// Gets another block when an ADD failed because the host's are full; returns whether it is worth a second try.
-    pub(crate) fn got_a_block(&self, name: &NetworkName, error: &Error) -> bool {
+    /// Gets another block when an ADD failed because the host's are full; returns whether it is worth a second try. If not, the
+    /// error has the agent's reason as well.
+    pub(crate) fn got_a_block(&self, name: &NetworkName, error: &mut Error) -> bool {
         let Error::Chain(ChainError::Plugin { problem, .. }) = error else { return false };
-        let full = problem.cause.failure().is_some_and(|failure| failure.code == Code::TryAgainLater);
+        let CallError::Refused(failure) = &mut problem.cause else { return false };
         let shared =
             || self.store.load(name).ok().flatten().is_some_and(|stored| stored.network.about.clustered);
-        // The plugin's own error tells why no address is to be had; the agent's is in its log.
-        full && shared()
-            && self
-                .agent()
-                .ask::<Value>(Request::NeedBlock { network: name.to_string() }, &mut |_| ())
-                .is_ok()
+        if failure.code != Code::TryAgainLater || !shared() {
+            return false;
+        }
+        let outcome =
+            self.agent().ask::<Value>(Request::NeedBlock { network: name.to_string() }, &mut |_| ());
+        if let Err(Error::Agent(error)) = &outcome
+            && let AgentError::Refused(refusal) = &**error
+        {
+            let hint = refusal.hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default();
+            failure.details = Some(format!("{}{hint}", refusal.why));
+        }
+        outcome.is_ok()
     }
 
     /// Returns a network's blocks on all hosts, as the agent knows them; nothing when it does not answer.

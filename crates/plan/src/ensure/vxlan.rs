@@ -25,7 +25,7 @@ impl Ensure<'_> {
         for _ in 0..ATTEMPTS {
             let result = match self.kernel.look(step.place, &link.name)? {
                 None => self.create_vxlan(step, link, options),
-                Some(found) if options.is_met_by(&found) => self.adopt_vxlan(step, link, &found),
+                Some(found) if options.is_met_by(&found) => self.adopt_vxlan(step, link, options, &found),
                 Some(found) if options.is_owner_of(&found) => {
                     self.kernel.forget(step.place, &link.name);
                     self.kernel.socket(step.place)?.request(link::delete_index(found.index))?;
@@ -101,7 +101,13 @@ impl Ensure<'_> {
         }
     }
 
-    fn adopt_vxlan(&mut self, step: &Step, link: &Link, found: &LinkInfo) -> Result<(), Cause> {
+    fn adopt_vxlan(
+        &mut self,
+        step: &Step,
+        link: &Link,
+        options: &VxlanOptions,
+        found: &LinkInfo,
+    ) -> Result<(), Cause> {
         let change = Change {
             up: (link.up && !found.up).then_some(true),
             mtu: link.mtu.map(weft_model::Mtu::get).filter(|mtu| *mtu != found.mtu),
@@ -111,7 +117,8 @@ impl Ensure<'_> {
         if change == Change::default() {
             return Ok(());
         }
-        self.kernel.socket(step.place)?.request(link::change(found.index, &change))?;
+        let changed = self.kernel.socket(step.place)?.request(link::change(found.index, &change));
+        changed.map_err(|error| self.diagnosed(error, step, link, options))?;
         self.kernel.look(step.place, &link.name)?;
         let change = inverse(found, &change);
         let undo =

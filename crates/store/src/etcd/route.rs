@@ -37,6 +37,7 @@ fn look(text: &str) -> Result<(), StoreError> {
                 reason: format!(
                     "the way there leads through {device}, a device of the overlay that etcd is needed for: give an address outside"
                 ),
+                hint: "ip route get ADDRESS tells which link leads to an address",
             });
         }
     }

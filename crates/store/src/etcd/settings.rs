@@ -35,6 +35,11 @@ pub struct EtcdSettings {
     pub watchdog: Option<u64>,
 }
 
+/// How etcd is named and trusted, whole.
+const WHOLE: &str = "weft overlay join --etcd https://ADDRESS:2379 --ca FILE --cert FILE --key FILE";
+/// How to see what a file is.
+const LOOK: &str = "ls -l FILE; head -1 FILE tells what is in it, and docs/overlay.md how it is made";
+
 /// Where the port begins and the scheme ends.
 struct Endpoint<'a> {
     tls: bool,
@@ -73,19 +78,22 @@ impl EtcdSettings {
     /// Names the setting and what is wrong with it.
     pub fn check(&self) -> Result<(), StoreError> {
         if self.endpoints.is_empty() {
-            return Err(wrong("endpoints", "there is none: https://ADDRESS:2379 is expected"));
+            return Err(wrong("endpoints", "there is none: https://ADDRESS:2379 is expected", WHOLE));
         }
         let mut tls = Vec::new();
         for text in &self.endpoints {
             let endpoint = endpoint(text)?;
             if !endpoint.tls && !is_own(endpoint.host) {
-                let why = "without TLS only on this host: give https:// with --ca, --cert and --key";
-                return Err(wrong(text, why));
+                return Err(wrong(text, "without TLS only on this host", WHOLE));
+            }
+            if !endpoint.tls && [&self.ca, &self.cert, &self.key].iter().any(|file| file.is_some()) {
+                let why = "http:// is without TLS, and --ca, --cert and --key are for it";
+                return Err(wrong(text, why, WHOLE));
             }
             tls.push(endpoint.tls);
         }
         if tls.iter().any(|tls| *tls != tls_of(&self.endpoints)) {
-            return Err(wrong("endpoints", "some are https:// and some http://"));
+            return Err(wrong("endpoints", "some are https:// and some http://", WHOLE));
         }
         self.options().map(drop)
     }
@@ -113,7 +121,11 @@ impl EtcdSettings {
         if !tls_of(&self.endpoints) {
             return Ok(None);
         }
-        let ca = self.ca.as_deref().ok_or_else(|| wrong("ca", "https:// needs the file of the authority"))?;
+        let missing = || {
+            let why = "https:// needs the certificate of who signs the servers' certificates";
+            wrong("--ca", why, WHOLE)
+        };
+        let ca = self.ca.as_deref().ok_or_else(missing)?;
         let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(pem(ca, "CERTIFICATE")?));
         match (&self.cert, &self.key) {
             (Some(cert), Some(key)) => {
@@ -121,7 +133,7 @@ impl EtcdSettings {
                 tls = tls.identity(Identity::from_pem(cert, key));
             }
             (None, None) => {}
-            _ => return Err(wrong("cert and key", "either both or none")),
+            _ => return Err(wrong("--cert and --key", "either both or none", WHOLE)),
         }
         Ok(Some(tls))
     }
@@ -132,7 +144,7 @@ fn tls_of(endpoints: &[String]) -> bool {
 }
 
 fn endpoint(text: &str) -> Result<Endpoint<'_>, StoreError> {
-    let bad = || wrong(text, "https://ADDRESS:PORT is expected");
+    let bad = || wrong(text, "https://ADDRESS:PORT is expected", WHOLE);
     let (tls, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
         (Some(rest), _) => (true, rest),
         (_, Some(rest)) => (false, rest),
@@ -156,17 +168,17 @@ fn is_own(host: &str) -> bool {
 /// Reads a file in PEM that has to have such a part.
 fn pem(path: &Path, part: &str) -> Result<Vec<u8>, StoreError> {
     let what = path.display().to_string();
-    let bytes = weft_state::file::read(path).map_err(|error| wrong(&what, &error.to_string()))?;
+    let bytes = weft_state::file::read(path).map_err(|error| wrong(&what, &error.to_string(), LOOK))?;
     let marker = format!("{part}-----");
     if String::from_utf8_lossy(&bytes).contains(&marker) {
         Ok(bytes)
     } else {
-        Err(wrong(&what, &format!("there is no {part} in it; PEM is expected")))
+        Err(wrong(&what, &format!("there is no {part} in it; PEM is expected"), LOOK))
     }
 }
 
-fn wrong(what: &str, reason: &str) -> StoreError {
-    StoreError::Setting { what: what.into(), reason: reason.into() }
+fn wrong(what: &str, reason: &str, hint: &'static str) -> StoreError {
+    StoreError::Setting { what: what.into(), reason: reason.into(), hint }
 }
 
 #[cfg(test)]
@@ -186,11 +198,14 @@ mod tests {
             ("https://192.0.2.1", "https://ADDRESS:PORT is expected"),
             ("https://:2379", "https://ADDRESS:PORT is expected"),
             ("https://192.0.2.1:99999", "https://ADDRESS:PORT is expected"),
-            ("https://192.0.2.1:2379", "ca: https:// needs the file of the authority"),
+            ("https://192.0.2.1:2379", "--ca: https:// needs the certificate of who signs"),
         ] {
             let error = plain(bad).unwrap_err();
             assert!(error.contains(words), "{bad}: {error}");
         }
+        let trusting =
+            EtcdSettings { ca: Some("ca".into()), ..EtcdSettings::plain(["http://127.0.0.1:2379"]) };
+        assert!(trusting.check().unwrap_err().to_string().contains("http:// is without TLS"));
         assert!(EtcdSettings::plain([""; 0]).check().is_err());
     }
 

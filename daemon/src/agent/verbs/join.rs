@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use tokio::task::spawn_local;
 use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Join, Refusal, Status};
-use weft_overlay::records::{Cluster, Pool};
+use weft_overlay::records::{Cluster, Network, Pool};
 use weft_overlay::{ClusterId, Snapshot};
 use weft_state::{StateError, document};
 use weft_store::claims::{ClaimError, Claims, Joined};
@@ -40,6 +40,7 @@ pub(crate) async fn join(agent: &Rc<Agent>, join: Join, reply: &Reply) -> Result
         return Err(Refusal::new(Kind::Conflict, why).hint("weft overlay leave -f"));
     }
     let place = underlay::find(&join)?;
+    underlay::carries_networks(&place)?;
     let brought = secret::brought(join.secret.as_deref())?;
     let store = store(&join, true).await.map_err(|error| match join.dir {
         Some(_) => Refusal::new(Kind::Failed, error).hint("give a directory on this host's own disk: --dir"),
@@ -98,7 +99,27 @@ pub(crate) async fn join(agent: &Rc<Agent>, join: Join, reply: &Reply) -> Result
     reply.progress(told);
     let known = || agent.with(|inner| inner.snapshot.host(host).map(drop));
     agent.wait_for("the cluster as the store has it", LIMIT, known).await?;
+    take_part(agent, reply).await;
     Ok(status::status(agent))
+}
+
+/// Waits until this host has the cluster's networks, and tells which it cannot have. It is a member without them, too.
+async fn take_part(agent: &Rc<Agent>, reply: &Reply) {
+    let networks: Vec<Network> = agent.with(|inner| inner.snapshot.networks().cloned().collect());
+    if networks.is_empty() {
+        return;
+    }
+    reply.progress("waiting until the cluster's networks are to be had here");
+    let outcomes = || -> Option<Vec<_>> {
+        agent.change(|inner| networks.iter().map(|network| inner.is_to_be_had(network)).collect())
+    };
+    // What takes longer is told by `weft overlay status`.
+    let Ok(outcomes) = agent.wait_for("networks of the cluster", LIMIT, outcomes).await else { return };
+    for (network, outcome) in networks.iter().zip(outcomes) {
+        if let Err(why) = outcome {
+            reply.progress(format!("network {} is not to be had on this host: {why}", network.name));
+        }
+    }
 }
 
 /// Takes a place among the hosts, as the same host if that was tried before and cut short.

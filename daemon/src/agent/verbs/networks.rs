@@ -325,12 +325,13 @@ pub(crate) async fn need_block(agent: &Rc<Agent>, name: &str) -> Result<Value, R
     });
     if let Some(why) = silent {
         let why = format!("no block of network {name}: {why}");
-        return Err(Refusal::new(Kind::Failed, why).hint("weft overlay status"));
+        let hint = "this host gets another block when the store answers: weft overlay status";
+        return Err(Refusal::new(Kind::Failed, why).hint(hint));
     }
     blocks::hurry(agent, network.id);
     let room = || {
         let room = agent.change(|inner| inner.has_room(&network))?;
-        let why = |why| Refusal::new(Kind::Failed, why).hint(format!("weft network inspect {name}"));
+        let why = |why| Refusal::new(Kind::Failed, why);
         room.map_err(why).map(|()| agent.with(|inner| knows_all(inner, &network)).then_some(())).transpose()
     };
     agent.wait_for(&format!("another block of network {name}"), LIMIT, room).await?.map(|()| Value::Null)
