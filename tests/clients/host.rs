@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use weft_testkit::{Lab, Snapshot, Surroundings, skipped, staged_folder};
+use weft_testkit::{Lab, Snapshot, Surroundings, skipped, staged_folder, until_none};
 
 use crate::image;
 
@@ -94,14 +94,8 @@ impl Host {
     #[track_caller]
     pub(crate) fn assert_containers_left_nothing(&self, before: &Snapshot, addresses: &[&str]) {
         assert_eq!(results(), Vec::<String>::new(), "libcni's results");
-        // What the kernel clears away on its own is given the time that `assert_restored` gives it.
-        for _ in 0..20 {
-            if self.of_containers(before, addresses).is_empty() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        panic!("the containers have left:\n{}", self.of_containers(before, addresses).join("\n"));
+        // Some of it the kernel clears away on its own.
+        until_none("the containers have left", || self.of_containers(before, addresses));
     }
 
     /// Returns what has changed on the host and is no network's.

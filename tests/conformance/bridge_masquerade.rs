@@ -1,6 +1,12 @@
 //! `bridge`: masquerading and the check against spoofed senders, as traffic.
 
+use std::cell::OnceCell;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::{Value, json};
+use weft_testkit::until;
 
 use crate::bridge::gateway;
 use crate::suite::{Done, Host};
@@ -85,11 +91,70 @@ pub(crate) fn an_unknown_backend_is_refused(host: &Host) -> Done {
     )
 }
 
-pub(crate) fn multicast_is_not_masqueraded(host: &Host) -> Done {
+pub(crate) fn multicast_is_not_masqueraded_by_nftables(host: &Host) -> Done {
+    groups_see_the_container(host, Some("nftables"));
+    Ok(())
+}
+
+/// What is sent to a group has the container's address outside, what is sent to a single station the host's. A group's packets
+/// are passed on by a routing daemon, which hosts have not: here the host sends them by the container's address.
+fn groups_see_the_container(host: &Host, backend: Option<&str>) {
+    let outside = host.lab.uplink();
     let red = host.lab.container("red");
-    host.plugin("bridge").json(&masquerading(host, None)).add(&red).expect_ok();
-    let rules = host.lab.ruleset();
-    assert!(rules.contains("224.0.0.0/4"), "{rules}");
+    host.plugin("bridge").json(&masquerading(host, backend)).add(&red).expect_ok();
+    for key in ["ipv4/ip_nonlocal_bind", "ipv6/ip_nonlocal_bind"] {
+        host.lab.set_sysctl(key, "1");
+    }
+    outside.ip("route add 10.1.2.0/24 via 192.0.2.1");
+    outside.ip("-6 route add 2001:db8:1::/64 via 2001:db8:ffff::1");
+    let bound = |address: &str| {
+        let socket = outside.inside(|| UdpSocket::bind(address)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        socket
+    };
+    let (single, group) = (bound("[::]:9000"), bound("239.1.1.1:9001"));
+    let own = outside.link("eth0")["ifindex"].as_u64().unwrap();
+    single.join_multicast_v6(&"ff02::1:9".parse().unwrap(), own.try_into().unwrap()).unwrap();
+    group.join_multicast_v4(&"239.1.1.1".parse().unwrap(), &"192.0.2.2".parse().unwrap()).unwrap();
+    let far = host.lab.ip_json("link show dev uplink0")[0]["ifindex"].as_u64().unwrap();
+    let far = format!("[ff02::1:9%{far}]:9000");
+    for (number, (from, to, hears, seen_as)) in [
+        ("10.1.2.2:0", "192.0.2.2:9000", &single, "::ffff:192.0.2.1"),
+        ("10.1.2.2:0", "239.1.1.1:9001", &group, "10.1.2.2"),
+        ("[2001:db8:1::2]:0", "[2001:db8:ffff::2]:9000", &single, "2001:db8:ffff::1"),
+        ("[2001:db8:1::2]:0", far.as_str(), &single, "2001:db8:1::2"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let number = [number.try_into().unwrap()];
+        let sender = UdpSocket::bind(from).unwrap();
+        // KERNEL: an IPv4 socket may be bound to an address of nobody's and still not send, nor to a group unless it knows the
+        // link (ip_route_output_key_hash_rcu, net/ipv4/route.c).
+        setsockopt(&sender, sockopt::BindToDevice, &"uplink0".into()).unwrap();
+        if sender.local_addr().unwrap().is_ipv4() {
+            setsockopt(&sender, sockopt::IpTransparent, &true).unwrap();
+        }
+        let seen = OnceCell::new();
+        // A link that has just come up loses packets.
+        until(&format!("a packet from {from} to {to}"), || {
+            let sent = sender.send_to(&number, to);
+            assert!(sent.is_ok(), "from {from} to {to}: {sent:?}");
+            let mut said = [0xff];
+            let heard = hears.recv_from(&mut said);
+            heard.is_ok_and(|(_, by)| said == number && seen.set(by.ip().to_string()).is_ok())
+        });
+        assert_eq!(seen.get().map(String::as_str), Some(seen_as), "from {from} to {to}");
+    }
+}
+
+pub(crate) fn multicast_is_not_masqueraded(host: &Host) -> Done {
+    groups_see_the_container(host, None);
+    Ok(())
+}
+
+pub(crate) fn multicast_is_not_masqueraded_by_iptables(host: &Host) -> Done {
+    groups_see_the_container(host, Some("iptables"));
     Ok(())
 }
 
@@ -129,6 +194,8 @@ crate::suite::stories! { bridge_masquerade:
     the_iptables_chain_is_the_upstream_name
     an_unknown_backend_is_refused
     multicast_is_not_masqueraded
+    multicast_is_not_masqueraded_by_iptables
+    multicast_is_not_masqueraded_by_nftables
     a_spoofed_sender_is_dropped
     the_spoof_check_goes_with_a_vanished_namespace
 }

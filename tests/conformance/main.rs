@@ -15,6 +15,7 @@ mod firewall;
 mod host_device;
 mod host_local;
 mod ipvlan;
+mod keep;
 mod loopback;
 mod macvlan;
 mod portmap;

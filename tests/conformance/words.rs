@@ -13,11 +13,17 @@ fn bridge(host: &Host) -> Value {
     })
 }
 
+/// The code of whatever has none of the specification's.
+const OTHERWISE: u64 = 999;
+/// Ours say that it is the configuration that lacks something.
+const CONFIGURATION: [u64; 2] = [7, OTHERWISE];
+
 #[track_caller]
-fn says(refused: &weft_testkit::Output, words: &str) {
+fn says(refused: &weft_testkit::Output, codes: &[u64], words: &str) {
     assert_ne!(refused.code, 0, "{refused}");
     let error: Value = serde_json::from_str(&refused.stdout).unwrap();
     assert_eq!(error["msg"], words);
+    assert!(error["code"].as_u64().is_some_and(|code| codes.contains(&code)), "{refused}");
 }
 
 /// The same where the reference plugin says before it what it was about to do.
@@ -36,7 +42,7 @@ fn check_says(host: &Host, change: fn(&Container, &mut Value), words: impl Fn(&C
     host.plugin("bridge").json(&conf).prev_result(&result).check(&red).expect_ok();
     change(&red, &mut result);
     let refused = host.plugin("bridge").json(&conf).prev_result(&result).check(&red);
-    says(&refused, &words(&red));
+    says(&refused, &[OTHERWISE], &words(&red));
     Ok(())
 }
 
@@ -74,7 +80,7 @@ pub(crate) fn add_beside_another_gateway(host: &Host) -> Done {
 pub(crate) fn add_of_ptp_without_an_address_plugin(host: &Host) -> Done {
     let red = host.lab.container("red");
     let conf = json!({"cniVersion": "1.0.0", "name": "n1", "type": "ptp"});
-    says(&host.plugin("ptp").json(&conf).add(&red), "no plugin name provided");
+    says(&host.plugin("ptp").json(&conf).add(&red), &CONFIGURATION, "no plugin name provided");
     Ok(())
 }
 
@@ -85,7 +91,7 @@ pub(crate) fn add_of_ipvlan_without_an_address_plugin(host: &Host) -> Done {
         return Err(Lack("CONFIG_IPVLAN"));
     }
     let conf = json!({"cniVersion": "1.0.0", "name": "n1", "type": "ipvlan", "master": "up0"});
-    says(&host.plugin("ipvlan").json(&conf).add(&red), "no plugin name provided");
+    says(&host.plugin("ipvlan").json(&conf).add(&red), &CONFIGURATION, "no plugin name provided");
     Ok(())
 }
 
@@ -93,7 +99,7 @@ pub(crate) fn check_without_a_result(host: &Host) -> Done {
     let red = host.lab.container("red");
     let conf = bridge(host);
     host.plugin("bridge").json(&conf).add(&red).expect_ok();
-    says(&host.plugin("bridge").json(&conf).check(&red), "Required prevResult missing");
+    says(&host.plugin("bridge").json(&conf).check(&red), &CONFIGURATION, "Required prevResult missing");
     Ok(())
 }
 
@@ -102,7 +108,7 @@ pub(crate) fn check_of_an_old_version(host: &Host) -> Done {
     let mut conf = bridge(host);
     conf["cniVersion"] = "0.3.1".into();
     let refused = host.plugin("bridge").json(&conf).check(&red);
-    says(&refused, "config version does not allow CHECK");
+    says(&refused, &[1], "config version does not allow CHECK");
     Ok(())
 }
 
@@ -178,7 +184,7 @@ pub(crate) fn check_of_macvlan_in_another_mode(host: &Host) -> Done {
     };
     let result = host.plugin("macvlan").json(&conf("bridge")).add(&red).expect_json();
     let refused = host.plugin("macvlan").json(&conf("private")).prev_result(&result).check(&red);
-    says(&refused, "container macvlan mode bridge does not match expected value: private");
+    says(&refused, &[OTHERWISE], "container macvlan mode bridge does not match expected value: private");
     Ok(())
 }
 

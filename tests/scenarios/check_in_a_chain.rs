@@ -52,6 +52,16 @@ impl<'a> Connected<'a> {
         Some(connected)
     }
 
+    /// The same, as a runtime that speaks another version calls: the attachment is as it is.
+    fn called_in(mut self, version: &'static str) -> Self {
+        self.version = version;
+        self.result["cniVersion"] = version.into();
+        for interface in self.result["interfaces"].as_array_mut().unwrap() {
+            interface.as_object_mut().unwrap().remove("mtu");
+        }
+        self
+    }
+
     fn main(&self) -> PluginCall<'_> {
         let mut conf = (self.subject.conf)();
         conf["cniVersion"] = self.version.into();
@@ -103,23 +113,25 @@ impl<'a> Connected<'a> {
 }
 
 fn before_tuning(subject: &Subject) {
-    for version in ["1.1.0", "1.0.0"] {
-        let Some(connected) = Connected::new(subject, version) else { return };
-        let result = connected.followed_by("tuning", &connected.keys());
-        assert_eq!(connected.red.link("eth0")["mtu"], 1300);
-        connected.check(&result).expect_ok();
+    let Some(connected) = Connected::new(subject, "1.1.0") else { return };
+    let red = &connected.red;
+    let result = connected.followed_by("tuning", &connected.keys());
+    assert_eq!(red.link("eth0")["mtu"], 1300);
+    connected.check(&result).expect_ok();
+    // What the result says counts, and nothing else.
+    red.ip("link set eth0 mtu 1290");
+    connected.check_misses(&result, "MTU 1290, not 1300");
+    red.ip("link set eth0 mtu 1300");
+    connected.check(&result).expect_ok();
 
-        if version == "1.1.0" {
-            // What the result says counts, and nothing else. Before this version it says nothing of the MTU.
-            connected.red.ip("link set eth0 mtu 1290");
-            connected.check_misses(&result, "MTU 1290, not 1300");
-            connected.red.ip("link set eth0 mtu 1300");
-            connected.check(&result).expect_ok();
-        }
-        if subject.plugin != "ipvlan" {
-            connected.red.ip("link set eth0 address c2:11:22:33:44:03");
-            connected.check_misses(&result, "c2:11:22:33:44:03");
-        }
+    // Before this version a result says nothing of the MTU.
+    let older = connected.called_in("1.0.0");
+    let result = older.followed_by("tuning", &older.keys());
+    assert!(result["interfaces"].as_array().unwrap().iter().all(|one| one.get("mtu").is_none()), "{result}");
+    older.check(&result).expect_ok();
+    if subject.plugin != "ipvlan" {
+        older.red.ip("link set eth0 address c2:11:22:33:44:03");
+        older.check_misses(&result, "c2:11:22:33:44:03");
     }
 }
 
@@ -172,7 +184,8 @@ fn before_a_vrf(subject: &Subject) {
     connected.check_misses(&result, "198.51.100.0/24");
 }
 
-/// The stories for one plugin, in a module that has its name: Debian's kernel is for those that need it.
+/// The stories for one plugin, in a module that has its name. Debian's kernel, which may be emulated, is for those that need
+/// it: it takes tests by parts of their names (xtask/src/kernel.rs), and of macvlan only the one of a VRF.
 macro_rules! stories {
     ($($plugin:ident $subject:ident)+) => {$(
         mod $plugin {
@@ -202,7 +215,7 @@ macro_rules! stories {
 stories! {
     bridge BRIDGE
     ptp PTP
-    mac_vlan MACVLAN
+    macv MACVLAN
     ipvlan IPVLAN
     vlan VLAN
     host_device HOST_DEVICE

@@ -186,21 +186,23 @@ fn answers_are_sent_to_everybody_when_asked_for() {
 fn a_client_asks_as_long_and_as_often_as_it_is_told() {
     let mut net = net!();
     let listener = Listener::new(&mut net);
-    // One attempt is one question, said again as long as its answer is waited for.
+    // Who has no time for a second attempt has one question.
     net.restart(&IMPATIENT);
     let said = listener.heard_from(&net.bridge(&json!({})), &net.lab.container("red"));
-    assert!(said.len() > 1 && said.iter().all(|again| again.transaction() == said[0].transaction()));
+    assert!(said.iter().all(|again| again.transaction() == said[0].transaction()));
 
     // The pauses between attempts do not grow beyond what was said: the usual ones soon last a minute, in which nothing is
-    // heard. And the server that comes at last is found.
+    // heard. In an attempt the question is said again, as long as its answer is waited for. And the server that comes at last
+    // is found.
     net.restart(&["-timeout=300ms", "-resendmax=100ms", "-resendtimeout=1h"]);
     let green = net.lab.container("green");
     let (lab, server) = (&net.lab, &mut net.server);
     let result = thread::scope(|scope| {
         let asking = scope.spawn(|| lab.plugin("bridge").json(&network(&json!({}))).add(&green));
         let mut attempts = BTreeSet::new();
-        while attempts.len() < 10 {
-            attempts.insert(listener.hear().transaction());
+        let mut again = false;
+        while attempts.len() < 10 || !again {
+            again |= !attempts.insert(listener.hear().transaction());
         }
         drop(listener);
         server.serve(&[]);

@@ -1,9 +1,9 @@
 //! What a call asks of the kernel: counted under strace(1), never timed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use weft_testkit::{Container, Lab, Program, skip_unless, staged_folder};
+use weft_testkit::{Container, Lab, Program, peer, skipped, staged_folder};
 
 /// One line of a trace: who called what, with which arguments.
 struct Traced {
@@ -11,14 +11,25 @@ struct Traced {
     text: String,
 }
 
+/// Returns where strace is, if it is there and may trace; says what is lacking otherwise.
+fn strace() -> Option<PathBuf> {
+    let strace = peer("/usr/bin/strace")?;
+    let tried = Program::new(&strace).args(["-f", "-o", "/dev/null", "true"]).run();
+    if tried.code != 0 {
+        skipped(format_args!("strace that may trace (ptrace): {tried}"));
+        return None;
+    }
+    Some(strace)
+}
+
 /// What a plugin's call and the processes it left did, in order.
 struct Trace(Vec<Traced>);
 
 impl Trace {
     /// Has `bridge` do something for a container.
-    fn of(lab: &Lab, verb: &str, red: &Container, conf: &Value) -> Self {
+    fn of(strace: &Path, lab: &Lab, verb: &str, red: &Container, conf: &Value) -> Self {
         let file = lab.path("trace");
-        let bridge = Program::new("strace")
+        let bridge = Program::new(strace)
             .args(["-f", "-s", "512", "-o", file.to_str().unwrap()])
             .args([staged_folder().join("bridge")])
             .stdin(conf.to_string())
@@ -105,13 +116,13 @@ fn conf() -> Value {
 
 #[test]
 fn an_add_changes_the_kernel_in_two_sends() {
-    skip_unless!(Path::new("/usr/bin/strace").exists(), "strace");
+    let Some(strace) = strace() else { return };
     let lab = Lab::new();
     let [red, green] = ["red", "green"].map(|name| lab.container(name));
     // The first one makes the bridge.
     lab.plugin("bridge").json(&conf()).add(&red).expect_ok();
 
-    let trace = Trace::of(&lab, "ADD", &green, &conf());
+    let trace = Trace::of(&strace, &lab, "ADD", &green, &conf());
 
     let changes = trace.changes();
     let kinds: Vec<&[u16]> = changes.iter().map(|(_, requests)| requests.as_slice()).collect();
@@ -136,14 +147,14 @@ fn an_add_changes_the_kernel_in_two_sends() {
 
 #[test]
 fn a_del_returns_when_the_kernel_announces_the_links_removal() {
-    skip_unless!(Path::new("/usr/bin/strace").exists(), "strace");
+    let Some(strace) = strace() else { return };
     let lab = Lab::new();
     let [red, green] = ["red", "green"].map(|name| lab.container(name));
     for container in [&red, &green] {
         lab.plugin("bridge").json(&conf()).add(container).expect_ok();
     }
 
-    let trace = Trace::of(&lab, "DEL", &green, &conf());
+    let trace = Trace::of(&strace, &lab, "DEL", &green, &conf());
 
     let plugin = trace.plugin();
     let [(deleted, requests)] = &trace.changes()[..] else { panic!("not one change of the kernel") };
@@ -168,14 +179,14 @@ fn a_del_returns_when_the_kernel_announces_the_links_removal() {
 
 #[test]
 fn with_sync_delete_a_del_waits_itself() {
-    skip_unless!(Path::new("/usr/bin/strace").exists(), "strace");
+    let Some(strace) = strace() else { return };
     let lab = Lab::new();
     let red = lab.container("red");
     let mut conf = conf();
     conf["syncDelete"] = true.into();
     lab.plugin("bridge").json(&conf).add(&red).expect_ok();
 
-    let trace = Trace::of(&lab, "DEL", &red, &conf);
+    let trace = Trace::of(&strace, &lab, "DEL", &red, &conf);
 
     for call in ["clone", "clone3", "fork", "vfork"] {
         assert_eq!(trace.calls(call).count(), 0, "{call}: somebody else waits");

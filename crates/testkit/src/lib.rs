@@ -53,7 +53,7 @@ pub use etcd::{Authority, Certificate, Etcd};
 pub use fragments::{Fragment, send_fragment, udp_datagram};
 pub use lab::Lab;
 pub use packets::{Ear, Heard};
-pub use peer::{peer, peer_program, unpacked, until};
+pub use peer::{peer, peer_program, unpacked, until, until_none};
 pub use plugin::PluginCall;
 pub use program::{Background, Output, Program, staged, staged_folder};
 pub use reach::{does_not_reach, falls_silent, reaches, stops_reaching};

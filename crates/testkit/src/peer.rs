@@ -32,6 +32,24 @@ pub fn peer_program(path: &Path) -> Program {
         .env("PYTHONPATH", format!("{top}/usr/lib/python3/dist-packages"))
 }
 
+/// Waits until nothing is left of what another program, or the kernel, clears away in its own time.
+///
+/// # Panics
+///
+/// When that takes more than a minute, with what is left.
+#[track_caller]
+pub fn until_none(what: &str, left: impl Fn() -> Vec<String>) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    loop {
+        let left = left();
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < limit, "{what} after more than a minute:\n{}", left.join("\n"));
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Waits for what another program does in its own time.
 ///
 /// # Panics
