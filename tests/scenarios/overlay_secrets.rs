@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
 use weft_overlay::ids::PublicKey;
 use weft_testkit::{Cluster, Host, does_not_reach, reaches};
 use weft_tunnel::{ClusterSecret, SecretKey};
@@ -137,9 +138,30 @@ fn a_host_without_the_secret_has_all_networks_but_encrypted_ones() {
     let (red, to_red) = cluster.host(1).connected("blue", "red");
     let (green, to_green) = host.connected("blue", "green");
     cluster.eventually("blue is whole", || red.ping(&to_green[0]) && green.ping(&to_red[0]));
+    // A container that would reach nobody is refused, and nothing of it stays.
     let (hidden, to_hidden) = cluster.host(1).connected("dark", "hidden");
     let late = host.container("late");
+    let pairs = || host.sh("ip -o link show type veth").expect_ok().lines().count();
+    let before = pairs();
+    let refused = host.weft(["network", "connect", "dark", late.name()]);
+    let parts = [
+        "network dark cannot be on this host: it is encrypted, and this host has no cluster secret",
+        "hint: weft overlay leave, and join with --secret",
+    ];
+    assert_ne!(refused.code, 0, "{refused}");
+    assert!(parts.iter().all(|part| refused.stderr.contains(part)), "{refused}");
+    assert!(!late.has_link("eth0"));
+    assert_eq!(pairs(), before);
+    let traces = host.sh("grep -rls h2-late $WEFT_ROOT/var/lib $WEFT_ROOT/run");
+    assert_eq!(traces.stdout, "");
+    // One that came before the secret was lost lets nothing out, and can go.
+    let lost = host.path(&format!("{KEYS}/cluster.secret"));
+    cluster.signal(2, Signal::SIGSTOP);
+    fs::create_dir_all(host.path(KEYS)).unwrap();
+    fs::copy(cluster.host(1).path(&format!("{KEYS}/cluster.secret")), &lost).unwrap();
     host.weft(["network", "connect", "dark", late.name()]).expect_ok();
+    fs::remove_file(&lost).unwrap();
+    cluster.signal(2, Signal::SIGCONT);
     let capture = cluster.underlay.capture();
     let socket = late.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     for _ in 0..20 {

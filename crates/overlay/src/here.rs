@@ -90,6 +90,17 @@ pub fn has_joined(root: &Root) -> bool {
     membership(root).map_or(true, |membership| membership.is_some())
 }
 
+/// Returns where a host keeps the cluster's secret, without which it has no part in encrypted networks.
+pub fn secret_file(root: &Root) -> PathBuf {
+    root.overlay_dir().join("keys/cluster.secret")
+}
+
+/// Returns whether this host has the cluster's secret.
+pub fn has_secret(root: &Root) -> bool {
+    // What cannot be looked at is there.
+    secret_file(root).try_exists().unwrap_or(true)
+}
+
 fn membership(root: &Root) -> Result<Option<Membership>, StateError> {
     document::read(&root.overlay_dir().join("membership.json"))
 }

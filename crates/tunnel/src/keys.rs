@@ -208,7 +208,7 @@ impl fmt::Debug for ClusterSecret {
 impl ClusterSecret {
     /// Returns where a host keeps it.
     pub fn file(root: &Root) -> PathBuf {
-        keys_dir(root).join(CLUSTER_SECRET)
+        weft_overlay::here::secret_file(root)
     }
 
     /// Reads it from where the host keeps it, or returns nothing if it has none.

@@ -26,7 +26,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// Code 11 when this host has no such network (yet), 7 when it cannot have it. Nothing that is only taken apart is
+    /// Code 11 when this host has no such network (yet), 7 when it cannot have it, as without the secret of an encrypted one. Nothing that is only taken apart is
     /// refused.
     pub fn of(call: &Call) -> Result<Self, Failure> {
         let local = local(call)?;
@@ -37,7 +37,8 @@ impl Settings {
         };
         let settings = Self { network: call.conf.name.clone(), local, root: call.root.clone(), mac };
         match call.verb {
-            Verb::Add | Verb::Check => settings.required().map(drop)?,
+            Verb::Add => settings.sealed()?,
+            Verb::Check => settings.required().map(drop)?,
             _ => {}
         }
         Ok(settings)
@@ -56,6 +57,20 @@ impl Settings {
                 .with_hint(Some("weft network ls tells whether it still exists".into())));
         }
         Ok(local)
+    }
+
+    /// Refuses a container that would reach nobody: without the secret there is no mesh on this host.
+    fn sealed(&self) -> Result<(), Failure> {
+        let local = self.required()?;
+        if !local.secure || here::has_secret(&self.root) {
+            return Ok(());
+        }
+        Err(cannot_be(&Refused {
+            network: local.name.clone(),
+            id: local.id,
+            why: "it is encrypted, and this host has no cluster secret".into(),
+            hint: "weft overlay leave, and join with --secret".into(),
+        }))
     }
 
     pub(crate) fn unknown(&self) -> Failure {
