@@ -16,7 +16,7 @@ use crate::overlay_tunnel::CANARY;
 /// Between two datagrams.
 const PACE: Duration = Duration::from_millis(4);
 /// So many may be on their way: more would be lost in queues when whoever reads them does not get a processor.
-const WINDOW: u64 = 64;
+pub(crate) const WINDOW: u64 = 64;
 /// For how long those on their way are waited for. What is lost never comes.
 const HELD: Duration = Duration::from_millis(100);
 /// How long a socket waits before it is asked whether to go on.
@@ -43,11 +43,12 @@ struct Shared {
     ended: AtomicBool,
 }
 
-/// How many datagrams were sent, and how many of them arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How many datagrams were sent, how many of them arrived, and between which two that arrived others did not.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Counted {
     pub(crate) sent: u64,
     pub(crate) arrived: u64,
+    pub(crate) gaps: Vec<(u64, u64)>,
 }
 
 impl Flow {
@@ -69,26 +70,39 @@ impl Flow {
         }
     }
 
-    /// Returns how it stands.
-    pub(crate) fn so_far(&self) -> Counted {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Counted { arrived: of(&self.shared.arrived), sent: of(&self.shared.sent) }
+    /// Returns how many were sent so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
+    }
+
+    fn arrived(&self) -> u64 {
+        self.shared.arrived.load(Ordering::Relaxed)
     }
 
     /// Waits until so many more were sent.
     #[track_caller]
     pub(crate) fn goes_on(&self, more: u64) {
-        let until = self.so_far().sent + more;
-        weft_testkit::until("the load goes on", || self.so_far().sent >= until);
+        let enough = self.sent() + more;
+        weft_testkit::until("the load goes on", || self.sent() >= enough);
+    }
+
+    /// Waits until so many more arrived.
+    #[track_caller]
+    pub(crate) fn gets_through(&self, more: u64) {
+        let enough = self.arrived() + more;
+        weft_testkit::until("it arrives", || self.arrived() >= enough);
     }
 
     /// Ends it and returns what came of it.
     pub(crate) fn count(self) -> Counted {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let arrived = self.receiver.join().unwrap().len() as u64;
+        let numbers = self.receiver.join().unwrap();
         self.shared.ended.store(true, Ordering::Relaxed);
         self.sender.join().unwrap();
-        Counted { sent: self.shared.sent.load(Ordering::Relaxed), arrived }
+        let sent = self.shared.sent.load(Ordering::Relaxed);
+        let all: Vec<u64> = numbers.iter().copied().chain([sent]).collect();
+        let gaps = all.windows(2).map(|pair| (pair[0], pair[1])).filter(|(one, next)| next - one > 1);
+        Counted { sent, arrived: numbers.len() as u64, gaps: gaps.collect() }
     }
 }
 

@@ -282,7 +282,7 @@ fn a_lost_key_is_replaced_and_a_broken_slot_keeps_no_other_from_being_told() {
 }
 
 /// Returns the processes of a host's tunnels.
-fn tunnels(host: &Host) -> String {
+pub(crate) fn tunnels(host: &Host) -> String {
     // Without the bracket the shell would find itself.
     let found = host.sh(&format!("pgrep -f '[r]oot {} tunnel'", host.root().display()));
     found.stdout.replace('\n', " ")
