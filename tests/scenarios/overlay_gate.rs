@@ -1,6 +1,7 @@
 //! Networks whose packets pass by the firewall as long as nobody else on the host has a say about them.
 
 mod attach;
+mod homes;
 mod keeping;
 
 use std::net::{IpAddr, TcpListener, TcpStream};

@@ -42,6 +42,20 @@ pub struct Netns {
     inode: u64,
 }
 
+/// Which namespace something was. It keeps none: another one may have the same identity when this one is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    /// Returns whether `path` names that namespace. What cannot be looked at is not.
+    pub fn is_at(&self, path: &Path) -> bool {
+        path.metadata().is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode))
+    }
+}
+
 impl Netns {
     /// Opens the namespace that `path` names: a mount such as `/run/netns/red`, or `/proc/1234/ns/net`.
     ///
@@ -77,7 +91,12 @@ impl Netns {
 
     /// Returns whether this is the namespace that `path` names. What cannot be looked at is not.
     pub fn is_at(&self, path: &Path) -> bool {
-        path.metadata().is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode))
+        self.identity().is_at(path)
+    }
+
+    /// Returns which namespace it is, for whoever does not want to keep it.
+    pub fn identity(&self) -> Identity {
+        Identity { device: self.device, inode: self.inode }
     }
 
     /// Opens the host's namespace: the one we were started in.

@@ -124,10 +124,11 @@ impl LocalNetwork {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn network() -> LocalNetwork {
+    /// A network of a cluster's.
+    pub(crate) fn network() -> LocalNetwork {
         LocalNetwork {
             schema: LocalNetwork::SCHEMA,
             boot: boot::id().unwrap(),

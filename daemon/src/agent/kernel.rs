@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use weft_manager::Kind;
 use weft_manager::overlay::protocol::Refusal;
 use weft_model::{IfName, NetworkName};
 use weft_netlink::{Interest, Socket, Watch, link};
+use weft_netns::Identity;
 use weft_overlay::desired::{Desired, DesiredNetwork};
 use weft_overlay::kernel::{self, Drift, PROTOCOL, Reconciler, Report, Subject, Trouble};
 use weft_state::Root;
@@ -44,6 +46,15 @@ pub(crate) struct Kernel {
 struct Ear {
     interest: watch::Sender<Interest>,
     task: JoinHandle<()>,
+    /// Where the namespace was pinned, unless it is the host's own. Listening keeps a namespace, pinned or not.
+    home: Option<(PathBuf, Identity)>,
+}
+
+impl Ear {
+    /// Returns whether it listens to the namespace that its networks have.
+    fn is_right(&self) -> bool {
+        !self.task.is_finished() && self.home.as_ref().is_none_or(|(path, home)| home.is_at(path))
+    }
 }
 
 impl Drop for Ear {
@@ -116,12 +127,25 @@ impl Kernel {
             let place = network.local.isolated.then(|| network.local.name.clone());
             wanted.entry(place).or_default().push(network);
         }
-        self.ears.borrow_mut().retain(|place, ear| wanted.contains_key(place) && !ear.task.is_finished());
+        self.ears.borrow_mut().retain(|place, ear| wanted.contains_key(place) && ear.is_right());
         for (place, networks) in wanted {
             let outcome = self.listen_at(agent, place.as_ref(), &networks, underlay);
             let what = place.as_ref().map_or_else(|| "the host".into(), |name| format!("network {name}"));
             let why = outcome.err().map(|error| format!("what others do to {what} is not heard: {error:#}"));
             agent.trouble(&format!("listening {what}"), why);
+        }
+    }
+
+    /// Lets go of namespaces that are their networks' no more, whoever has unpinned them, and has others made.
+    ///
+    /// KERNEL: a namespace lives as long as somebody listens to it, and its VXLAN devices keep their identifiers from those that take
+    /// their place.
+    pub(crate) fn look_for_homes(&self, agent: &Agent) {
+        let mut ears = self.ears.borrow_mut();
+        let before = ears.len();
+        ears.retain(|_, ear| ear.is_right());
+        if ears.len() != before {
+            agent.touch();
         }
     }
 
@@ -133,7 +157,11 @@ impl Kernel {
         underlay: Option<&str>,
     ) -> Result<()> {
         let home = match networks.first().filter(|_| place.is_some()) {
-            Some(network) => kernel::home(&network.local, &self.root, false)?,
+            // What could not be made is listened to when it is.
+            Some(network) => match kernel::home(&network.local, &self.root, false)? {
+                None => return Ok(()),
+                home => home,
+            },
             None => None,
         };
         let opened = || -> Result<(Watch, Interest)> {
@@ -151,7 +179,8 @@ impl Kernel {
         let (sender, receiver) = watch::channel(interest);
         let watch = readable(watch)?;
         let task = spawn_local(listen(agent.clone(), self.clone(), watch, receiver, place.is_none()));
-        ears.insert(place.cloned(), Ear { interest: sender, task });
+        let home = home.map(|home| (home.path().to_owned(), home.identity()));
+        ears.insert(place.cloned(), Ear { interest: sender, task, home });
         Ok(())
     }
 

@@ -123,6 +123,7 @@ async fn tick(agent: Rc<Agent>, kernel: Rc<Kernel>) {
         removal::look(&agent);
         collect::look(&agent);
         underlay::look_again(&agent);
+        kernel.look_for_homes(&agent);
         kernel.gates.borrow_mut().attend(&agent);
     }
 }

@@ -1,10 +1,7 @@
 //! The devices of a network on this host, as a plan.
 
-use std::path::PathBuf;
-
 use weft_firewall::{Backend, Fragment, Guard, Hairpin, Isolation};
-use weft_model::{GatewayMode, Gateways, IfName, NetworkName};
-use weft_netns::{Netns, NetnsError};
+use weft_model::{GatewayMode, Gateways, IfName};
 use weft_plan::{Address, Blackhole, Conflict, Link, Plan, Sysctl, VxlanOptions};
 use weft_state::Root;
 
@@ -117,41 +114,4 @@ fn fences(local: &LocalNetwork, root: &Root) -> Plan {
 /// Returns whether packets from the network to anything else get the host's address.
 pub fn outside(local: &LocalNetwork) -> bool {
     !local.isolated && local.egress == Egress::Nat
-}
-
-/// Returns where the namespace of an isolated network is pinned.
-pub fn netns_path(root: &Root, name: &NetworkName) -> PathBuf {
-    root.overlay_run_dir().join("netns").join(name.as_str())
-}
-
-/// Returns the namespace that a network has in the host's place: none unless it is isolated. With `make` it is made if
-/// it is not there.
-///
-/// # Errors
-///
-/// When the kernel refuses.
-pub fn home(local: &LocalNetwork, root: &Root, make: bool) -> Result<Option<Netns>, NetnsError> {
-    if !local.isolated {
-        return Ok(None);
-    }
-    let path = netns_path(root, &local.name);
-    match Netns::open(&path) {
-        Ok(netns) => Ok(Some(netns)),
-        // Anything else says nothing about the namespace, and the one that is there is full of containers.
-        Err(error) if !matches!(error, NetnsError::Missing { .. } | NetnsError::NotANamespace { .. }) => {
-            Err(error)
-        }
-        Err(_) if !make => Ok(None),
-        Err(_) => {
-            // A plain file is what a reboot has left of a pin.
-            match weft_netns::unpin(&path) {
-                Ok(()) | Err(NetnsError::Missing { .. }) => {}
-                Err(error) => return Err(error),
-            }
-            if let Some(folder) = path.parent() {
-                weft_netns::pin_folder(folder)?;
-            }
-            weft_netns::pin(&path).map(Some)
-        }
-    }
 }

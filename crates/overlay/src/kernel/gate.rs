@@ -17,7 +17,7 @@ use weft_nft::Monitor;
 use weft_nft::conntrack::{Among, forget_among, translated_among};
 use weft_state::Root;
 
-use super::devices::home;
+use super::home::home;
 use super::kept::Kept;
 use super::look::{Devices, Looker, Ruleset, look_at_bridge};
 use super::reason::Reason;

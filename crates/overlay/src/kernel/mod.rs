@@ -3,6 +3,7 @@
 mod devices;
 mod error;
 mod gate;
+mod home;
 mod kept;
 mod look;
 mod peers;
@@ -13,9 +14,10 @@ mod stale;
 mod uplink;
 mod verify;
 
-pub use devices::{devices, home, netns_path, outside};
+pub use devices::{devices, outside};
 pub use error::KernelError;
 pub use gate::{Gates, State as GateState, Wanted as WantedGates};
+pub use home::{home, netns_path};
 pub use peers::Subject;
 pub use reason::Reason;
 pub use reconcile::{Reconciler, Report, Trouble};

@@ -13,8 +13,9 @@ use weft_plan::{Journal, Kernel, Link, Place};
 use weft_state::lock::FileLock;
 use weft_state::{Root, StateError};
 
-use super::devices::{devices, home};
+use super::devices::devices;
 use super::error::KernelError;
+use super::home::home;
 use super::peers::{Step, Ways, answers};
 use super::shortcuts::shortcuts;
 use super::uplink::uplink;

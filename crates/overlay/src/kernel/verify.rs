@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use weft_model::NetworkName;
 use weft_plan::{Kernel, Slow};
 
-use super::devices::{devices, home};
+use super::devices::devices;
 use super::error::KernelError;
+use super::home::home;
 use super::peers::Subject;
 use super::reconcile::Reconciler;
 use super::shortcuts::why_slow;

@@ -1,6 +1,7 @@
 //! VXLAN devices.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use weft_netlink::link::{self, Change, LinkInfo};
@@ -15,6 +16,10 @@ use crate::{Cause, Link, Step, VxlanOptions};
 
 /// How often a device may appear or vanish between the question and the request.
 const ATTEMPTS: usize = 3;
+/// How long a namespace that is gone may take its devices' identifiers with it.
+const TAKEN_APART: Duration = Duration::from_secs(5);
+/// How often it is looked whether they are free.
+const BREATH: Duration = Duration::from_millis(20);
 
 impl Ensure<'_> {
     /// A device of ours that differs in what cannot be changed is made anew, without its forwarding table.
@@ -55,11 +60,7 @@ impl Ensure<'_> {
             options: options.info(),
             netns: home.as_ref().map(std::os::fd::AsFd::as_fd),
         };
-        // The UDP socket is in the namespace that the request comes from: where the underlay is.
-        let refused = Socket::open()?.request(vxlan::create(&new)).err();
-        if let Some(error) = refused {
-            return Err(self.diagnosed(error, step, link, options));
-        }
+        self.request_vxlan(step, link, options, &new)?;
         let found = self
             .kernel
             .look(step.place, &link.name)?
@@ -80,6 +81,28 @@ impl Ensure<'_> {
             visit(home.as_ref(), || merging::set(&link.name, false))?.ok();
         }
         Ok(())
+    }
+
+    /// KERNEL: a namespace that nobody has any more is taken apart later (cleanup_net, net/core/net_namespace.c), and its devices keep
+    /// their identifiers until then. So where a network has lost its namespace, the one in its place waits a little.
+    fn request_vxlan(
+        &mut self,
+        step: &Step,
+        link: &Link,
+        options: &VxlanOptions,
+        new: &NewVxlan<'_>,
+    ) -> Result<(), Cause> {
+        let latest = Instant::now() + TAKEN_APART;
+        loop {
+            // The UDP socket is in the namespace that the request comes from: where the underlay is.
+            let Err(error) = Socket::open()?.request(vxlan::create(new)) else { return Ok(()) };
+            let cause = self.diagnosed(error, step, link, options);
+            let is_hidden = matches!(cause, Cause::VniTaken { holder: None, .. }) && new.netns.is_some();
+            if !is_hidden || Instant::now() >= latest {
+                return Err(cause);
+            }
+            std::thread::sleep(BREATH);
+        }
     }
 
     /// Finds out who has what we wanted.
