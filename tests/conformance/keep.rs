@@ -8,7 +8,7 @@
 //! | `"dns": {}` before 1.0.0 | `bridge`: `l3_0_3_0` to `l3_0_4_0`, and of every plugin that takes an `ipam`; `loopback`: `an_old_result_has_the_old_shape` |
 //! | errors as JSON on standard output | here: `errors_are_on_standard_output` |
 //! | nothing is printed by DEL, CHECK, GC, STATUS | `protocol`: `only_add_and_version_print`; here: `gc_and_status_print_nothing` |
-//! | hairpin and isolation are as the configuration says | `bridge`: `hairpin_is_on_when_asked_for`, `hairpin_is_off_otherwise`, `ports_are_isolated_when_asked_for`; here: `ports_are_not_isolated_otherwise` |
+//! | hairpin and isolation are as the configuration says | `bridge_ports`: `hairpin_is_on_when_asked_for`, `hairpin_is_off_otherwise`, `ports_are_isolated_when_asked_for`; here: `ports_are_not_isolated_otherwise` |
 //! | a bridge stays | `bridge`: `l3_...`; here: `the_bridge_stays_with_its_address` |
 //! | DEL of `loopback` sets `lo` down | `loopback`: `round_trip_...` |
 //! | a device of the host is renamed by way of its alias | `host_device`: `it_is_found_by_name` and its like; here: `a_device_goes_home_by_its_alias` |

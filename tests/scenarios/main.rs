@@ -84,6 +84,8 @@ mod sbr_plugin;
 mod system_calls;
 mod takeover;
 mod takeover_each;
+mod takeover_gc;
+mod takeover_ports;
 mod tap_plugin;
 mod tuning_plugin;
 mod two_networks;

@@ -1,3 +1,4 @@
+use super::rules::{is_of, target};
 use super::*;
 
 fn owner(publications: &[Publication]) -> Owner {
