@@ -34,6 +34,14 @@ await() {
   done
 }
 
+# The processes that carry a host's packets, where its kernel has no WireGuard.
+tunnels() {
+  local pid
+  for pid in $(ip netns pids "$1"); do
+    if tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | grep -qx tunnel; then echo "$pid"; fi
+  done
+}
+
 end() {
   local pids
   for _ in {1..100}; do
@@ -122,6 +130,7 @@ for n in "${hosts[@]}"; do
   ip netns add "c$n"
   on "$n" weft network connect blue "c$n"
 done
+carriers=$(tunnels h1 | xargs)
 there=$(ip -n c2 -4 -o address show dev eth0 | sed 's/.*inet \([0-9.]*\).*/\1/')
 await ip netns exec c1 ping -c1 -W1 "$there"
 
@@ -134,9 +143,8 @@ c1 is on h1, c2 on h2, at $there. Look at:
   ip netns exec h1 nft list table inet weft_tunnels    the secure port is taken from the mesh alone
   WEFT_ROOT=$files/h1 ip netns exec h1 weft overlay diag $there
   ip netns exec h1 ip link delete weftwga              break it: the agent of h1 makes it anew
-  pkill -9 -f '$files/h1 tunnel'          where the kernel has no WireGuard: kill who carries the
-                                                       packets, and go on pinging
-  WEFT_ROOT=$files/h1 ip netns exec h1 weft overlay rotate
+${carriers:+  kill -9 $carriers                                  kill who carries the packets of h1, and go on pinging
+}  WEFT_ROOT=$files/h1 ip netns exec h1 weft overlay rotate
                                                        other keys, and no packet is lost
   $0 --down              take it all down
 TEXT

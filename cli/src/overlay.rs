@@ -142,6 +142,14 @@ fn text(status: &Status) -> String {
             format!("{} {} at {}, mtu {}", host.id, host.name, underlay.join(", "), host.mtu),
         ));
     }
+    if status.replaced {
+        let version = &status.version;
+        lines.push((
+            "agent",
+            format!("runs as {version}, as before an upgrade: systemctl restart weft-agent"),
+        ));
+    }
+    lines.extend(status.carriers.iter().map(|(slot, by)| ("tunnel", format!("{slot} by {by}"))));
     if !status.store.endpoints.is_empty() {
         let store = &status.store;
         let state = if store.connected { "connected" } else { "not connected" };

@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 
 use nix::sys::signal::Signal;
-use weft_testkit::{Cluster, Host, does_not_reach, reaches, skip_unless, staged};
+use weft_testkit::{Cluster, Host, does_not_reach, reaches, skip_unless, staged, staged_folder};
 
 use crate::overlay_agent::{addresses, connected};
 use crate::overlay_tunnel::{CANARY, transfer};
@@ -190,6 +190,38 @@ fn a_tunnel_of_another_version_is_left_for_one_of_this() {
     cluster.eventually("all is sound", is_sound);
     let said = cluster.end(1).stderr;
     assert!(said.contains("A: its tunnel is weftd tunnel /.") && said.contains("B takes over"), "{said}");
+}
+
+/// An upgrade replaces the file under an agent that runs: that is said, and what it starts is what it is itself.
+#[test]
+fn an_agent_whose_program_was_replaced_says_so_and_goes_on() {
+    let mut cluster = Cluster::new(2);
+    cluster.end(1);
+    // Plugins are looked for beside it.
+    let folder = cluster.host(1).path("upgraded");
+    let program = folder.join("weftd");
+    let (from, to) = (staged_folder().display().to_string(), folder.display().to_string());
+    let place = format!("mkdir {to} && ln -s {from}/* {to} && cp --remove-destination {from}/weftd {to}");
+    cluster.host(1).sh(&place).expect_ok();
+    cluster.start_from(1, &program);
+    let says = |cluster: &Cluster| cluster.host(1).weft(["overlay", "status"]).expect_ok().to_owned();
+    assert_eq!(cluster.status(1)["replaced"], false);
+    assert!(!says(&cluster).contains("systemctl restart weft-agent"), "{}", says(&cluster));
+    std::fs::remove_file(&program).unwrap();
+    assert_eq!(cluster.status(1)["replaced"], true);
+    assert!(says(&cluster).contains("systemctl restart weft-agent"), "{}", says(&cluster));
+    cluster.network(1, &["-o", "encrypted", "blue"]);
+    let (red, green) = (connected(&cluster, 1, "red"), connected(&cluster, 2, "green"));
+    cluster.eventually("they reach each other", || red.ping(&addresses(&green)[0]));
+    // Who carries the packets is told, where that is no kernel.
+    skip_unless!(
+        !cluster.underlay.lab().has_link_type("wireguard"),
+        "a kernel without WireGuard, where a program of ours carries packets"
+    );
+    let version = cluster.status(1)["version"].as_str().unwrap().to_owned();
+    let carrier = format!("weftd tunnel {version}");
+    cluster.eventually("it is told", || cluster.status(1)["carriers"]["A"] == carrier.as_str());
+    assert!(says(&cluster).contains(&format!("tunnel      A by {carrier}\n")), "{}", says(&cluster));
 }
 
 /// D3 and D4: a stranger sends VXLAN of an encrypted network to the host's own address; and somebody takes the guard away, and the mesh.

@@ -1,5 +1,6 @@
 //! `wg`, and `ip link ... type wireguard`: the kernel's WireGuard, and the routes of a mesh of such devices.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -113,8 +114,17 @@ pub fn is_unreachable(socket: &mut Socket, prefix: Ipv6Network) -> Result<bool, 
     Ok(!found?.is_empty())
 }
 
+/// What is shown of a secret.
+struct Hidden;
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("..")
+    }
+}
+
 /// A peer to set. What is absent stays as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SetPeer {
     /// Its public key.
     pub public_key: [u8; 32],
@@ -128,6 +138,19 @@ pub struct SetPeer {
     pub keepalive: Option<u16>,
     /// What is sent to it and taken from it, instead of what was.
     pub allowed: Option<Vec<IpNetwork>>,
+}
+
+impl fmt::Debug for SetPeer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("SetPeer")
+            .field("public_key", &self.public_key)
+            .field("remove", &self.remove)
+            .field("preshared_key", &self.preshared_key.map(|_| Hidden))
+            .field("endpoint", &self.endpoint)
+            .field("keepalive", &self.keepalive)
+            .field("allowed", &self.allowed)
+            .finish()
+    }
 }
 
 impl SetPeer {
@@ -156,7 +179,7 @@ pub struct WireguardInfo {
 }
 
 /// A peer as the kernel describes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct PeerInfo {
     /// Its public key.
     pub public_key: [u8; 32],
@@ -172,6 +195,20 @@ pub struct PeerInfo {
     pub preshared_key: [u8; 32],
     /// What is sent to it and taken from it.
     pub allowed: Vec<IpNetwork>,
+}
+
+impl fmt::Debug for PeerInfo {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("PeerInfo")
+            .field("public_key", &self.public_key)
+            .field("endpoint", &self.endpoint)
+            .field("handshake", &self.handshake)
+            .field("received", &self.received)
+            .field("sent", &self.sent)
+            .field("preshared_key", &Hidden)
+            .field("allowed", &self.allowed)
+            .finish()
+    }
 }
 
 /// The numbers of the generic netlink family (include/uapi/linux/wireguard.h).

@@ -2,13 +2,14 @@
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::{Authority, Background, Etcd, Host, Output, Underlay};
+use crate::{Authority, Background, Etcd, Host, Output, Underlay, staged};
 
 /// Much longer than anything takes that an agent does by itself, on an emulated machine, too.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -91,6 +92,15 @@ impl Cluster {
     ///
     /// When it does not.
     pub fn start(&mut self, number: u8) {
+        self.start_from(number, &staged("weftd"));
+    }
+
+    /// As [`Cluster::start`], from another file than what is staged.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn start_from(&mut self, number: u8, program: &Path) {
         let host = self.underlay.host(number);
         let path = host.path("run/notify");
         std::fs::create_dir_all(host.path("run"))
@@ -98,7 +108,7 @@ impl Cluster {
         std::fs::remove_file(&path).ok();
         let reports = UnixDatagram::bind(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         reports.set_read_timeout(Some(DEADLINE)).unwrap_or_else(|error| panic!("{error}"));
-        let program = host.weftd(["agent"]).env("NOTIFY_SOCKET", &path).background();
+        let program = host.program(program).args(["agent"]).env("NOTIFY_SOCKET", &path).background();
         let mut state = [0; 256];
         // Whoever stops this process and lets it go on interrupts the call.
         let received = std::iter::repeat_with(|| reports.recv(&mut state))
@@ -120,7 +130,7 @@ impl Cluster {
     /// As [`Cluster::join`], with more options.
     pub fn join_with(&self, number: u8, more: &[&str]) -> Output {
         let certificate = self.authority.certificate(&format!("h{number}"), &[]);
-        let path = |path: &std::path::Path| path.display().to_string();
+        let path = |path: &Path| path.display().to_string();
         let (ca, cert, key) = (path(&self.authority.file()), path(&certificate.file), path(&certificate.key));
         let (url, name) = (self.etcd.url(), format!("h{number}"));
         let mut words = vec!["overlay", "join", "--etcd", &url, "--ca", &ca, "--cert", &cert, "--key", &key];

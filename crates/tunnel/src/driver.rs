@@ -66,6 +66,8 @@ pub struct Outcome {
     pub failure: Option<MeshError>,
     /// Whether anything was changed.
     pub changed: bool,
+    /// Which programs work on the devices, where those are ours and have said so.
+    pub versions: BTreeMap<Slot, String>,
     /// What was done, a line for each thing, for people.
     pub done: Vec<String>,
 }
@@ -166,6 +168,10 @@ impl Driver {
             outcome.note(taken);
         }
         outcome.wireguard = stored.wireguard;
+        let named =
+            |version: &str| if version.is_empty() { "an older weftd".into() } else { version.to_owned() };
+        let version = |slot: Slot| Some((slot, named(self.mesh.version(slot)?)));
+        outcome.versions = Slot::ALL.into_iter().filter_map(version).collect();
         Ok(outcome)
     }
 

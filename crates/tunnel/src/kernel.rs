@@ -1,6 +1,6 @@
 //! The kernel's WireGuard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use weft_netlink::wireguard::{self, PeerInfo, SetPeer, Wireguard};
@@ -20,8 +20,39 @@ pub struct KernelMesh {
     root: Root,
     socket: Socket,
     wireguard: Option<Wireguard>,
-    /// Where each peer was when it was looked at last, and how much had been heard of it by then.
-    heard: BTreeMap<(Slot, PublicKey), (Option<SocketAddr>, u64)>,
+    heard: Heard,
+}
+
+/// Where each peer was when it was looked at last, and how much had been heard of it by then.
+#[derive(Debug, Default)]
+struct Heard(BTreeMap<(Slot, PublicKey), (Option<SocketAddr>, u64)>);
+
+impl Heard {
+    /// Returns what a peer has that it was not told.
+    ///
+    /// KERNEL: an endpoint follows whoever sends packets with the peer's keys (wg_socket_set_peer_endpoint,
+    /// drivers/net/wireguard/socket.c), so one that is another is wrong only if nothing was heard of the peer since it was
+    /// right, or if there is no session by which it could be heard.
+    fn stray(&mut self, slot: Slot, peer: &Peer, found: &PeerInfo) -> Option<&'static str> {
+        let now = (found.endpoint, found.received);
+        let before = self.0.get(&(slot, peer.public_key)).copied();
+        let moved = before.is_some_and(|before| before.0 != now.0 && before.1 == now.1);
+        let silent = found.handshake.is_none_or(|age| age >= rotation::SESSION);
+        if found.endpoint != Some(peer.endpoint) && (moved || silent) {
+            return Some("another endpoint");
+        }
+        self.0.insert((slot, peer.public_key), now);
+        if found.allowed != [device::host(peer.address)] {
+            return Some("other allowed IPs");
+        }
+        (found.preshared_key != *peer.preshared_key.bytes()).then_some("another preshared key")
+    }
+
+    /// Forgets the peers of a slot that are none any more: keys come and go for as long as the agent runs.
+    fn keep(&mut self, slot: Slot, told: &[Peer]) {
+        let keys: BTreeSet<PublicKey> = told.iter().map(|peer| peer.public_key).collect();
+        self.0.retain(|(of, key), _| *of != slot || keys.contains(key));
+    }
 }
 
 impl KernelMesh {
@@ -31,7 +62,7 @@ impl KernelMesh {
     ///
     /// When there is no netlink socket to be had.
     pub fn open(root: Root) -> Result<Self, Error> {
-        Ok(Self { root, socket: Socket::open()?, wireguard: None, heard: BTreeMap::new() })
+        Ok(Self { root, socket: Socket::open()?, wireguard: None, heard: Heard::default() })
     }
 
     /// Says whether the kernel has WireGuard, by asking for a device: a module is loaded by that, and by nothing less.
@@ -47,26 +78,6 @@ impl KernelMesh {
             Err(error) if error.is_unsupported() => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    /// Returns what a peer has that it was not told.
-    ///
-    /// KERNEL: an endpoint follows whoever sends packets with the peer's keys (wg_socket_set_peer_endpoint,
-    /// drivers/net/wireguard/socket.c), so one that is another is wrong only if nothing was heard of the peer since it was
-    /// right, or if there is no session by which it could be heard.
-    fn stray(&mut self, slot: Slot, peer: &Peer, found: &PeerInfo) -> Option<&'static str> {
-        let now = (found.endpoint, found.received);
-        let before = self.heard.get(&(slot, peer.public_key)).copied();
-        let moved = before.is_some_and(|before| before.0 != now.0 && before.1 == now.1);
-        let silent = found.handshake.is_none_or(|age| age >= rotation::SESSION);
-        if found.endpoint != Some(peer.endpoint) && (moved || silent) {
-            return Some("another endpoint");
-        }
-        self.heard.insert((slot, peer.public_key), now);
-        if found.allowed != [device::host(peer.address)] {
-            return Some("other allowed IPs");
-        }
-        (found.preshared_key != *peer.preshared_key.bytes()).then_some("another preshared key")
     }
 
     fn wireguard(&mut self, slot: Slot) -> Result<&mut Wireguard, MeshError> {
@@ -123,10 +134,13 @@ impl Mesh for KernelMesh {
             match present.get(&key) {
                 None => lines.push(format!("peer {key} does not exist")),
                 Some(found) => {
-                    lines.extend(self.stray(slot, peer, found).map(|what| format!("peer {key} has {what}")));
+                    lines.extend(
+                        self.heard.stray(slot, peer, found).map(|what| format!("peer {key} has {what}")),
+                    );
                 }
             }
         }
+        self.heard.keep(slot, told);
         let surplus = present.keys().filter(|key| told.iter().all(|peer| peer.public_key != **key));
         lines.extend(surplus.map(|key| format!("peer {key} should not be there")));
         Ok(lines)
@@ -173,6 +187,51 @@ impl Mesh for KernelMesh {
     }
 
     fn remove(&mut self, slot: Slot) -> Result<(), MeshError> {
+        self.heard.keep(slot, &[]);
         device::remove(&mut self.socket, slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+    use crate::keys::SecretKey;
+
+    fn peer(byte: u8) -> Peer {
+        Peer {
+            public_key: PublicKey([byte; 32]),
+            preshared_key: SecretKey::new([9; 32]),
+            endpoint: ([192, 0, 2, byte], 51820).into(),
+            address: Ipv6Addr::from_bits(u128::from(byte)),
+        }
+    }
+
+    fn found(peer: &Peer) -> PeerInfo {
+        PeerInfo {
+            public_key: peer.public_key.0,
+            endpoint: Some(peer.endpoint),
+            preshared_key: *peer.preshared_key.bytes(),
+            allowed: vec![device::host(peer.address)],
+            ..PeerInfo::default()
+        }
+    }
+
+    #[test]
+    fn what_was_heard_of_peers_that_are_gone_is_forgotten() {
+        let mut heard = Heard::default();
+        for round in 0..100 {
+            for slot in Slot::ALL {
+                let told = [peer(round), peer(200)];
+                for one in &told {
+                    assert_eq!(heard.stray(slot, one, &found(one)), None);
+                }
+                heard.keep(slot, &told);
+            }
+            assert_eq!(heard.0.len(), 4);
+        }
+        heard.keep(Slot::A, &[]);
+        assert!(heard.0.len() == 2 && heard.0.keys().all(|(slot, _)| *slot == Slot::B));
     }
 }

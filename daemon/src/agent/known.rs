@@ -8,6 +8,7 @@ use weft_model::NetworkName;
 use weft_overlay::{Event, HostId, Key, NetworkId, Snapshot};
 use weft_state::Root;
 use weft_store::{Reason, SharedStore, Update};
+use weft_tunnel::Slot;
 
 use super::blocks::Claims;
 use super::collect::Leftovers;
@@ -35,6 +36,8 @@ pub(crate) struct Inner {
     pub(crate) hearing: Hearing,
     /// Whether the last round left the kernel with the rules that no device is made without.
     pub(super) guarded: bool,
+    /// Which programs work on the mesh, where those are ours.
+    pub(super) tunnels: BTreeMap<Slot, String>,
     /// Networks that are not to be had here, and why.
     pub(super) refusals: BTreeMap<(&'static str, NetworkId), String>,
     /// What else somebody should look at, by what it is about.
@@ -123,6 +126,7 @@ impl Inner {
             store: None,
             hearing: Hearing::default(),
             guarded: false,
+            tunnels: BTreeMap::new(),
             refusals: BTreeMap::new(),
             troubles: BTreeMap::new(),
             made: BTreeMap::new(),

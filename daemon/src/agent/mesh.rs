@@ -20,6 +20,7 @@ use weft_tunnel::{ClusterSecret, Driver, MeshError, Outcome, PeerStats, Slot, Vi
 
 use super::agent::Agent;
 use super::known::Inner;
+use super::program;
 
 /// How often a tunnel that died is looked for, and a rotation goes on.
 const BEAT: Duration = Duration::from_secs(1);
@@ -95,7 +96,7 @@ impl State {
 }
 
 fn opened(root: Root) -> Result<Driver, Refusal> {
-    let weftd = std::env::current_exe().map_err(|error| Refusal::new(Kind::Failed, error))?;
+    let weftd = program::own().map_err(|error| Refusal::new(Kind::Failed, error))?;
     Driver::open(root, weftd, None).map_err(|error| refused(&error))
 }
 
@@ -151,6 +152,7 @@ pub(crate) async fn advance(agent: &Rc<Agent>) {
     }
     let why = match outcome {
         Ok(outcome) => {
+            agent.change(|inner| inner.tunnels.clone_from(&outcome.versions));
             let failure = outcome.failure.as_ref().map(refused);
             publish(agent, outcome).await.err().or(failure)
         }

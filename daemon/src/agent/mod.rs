@@ -24,6 +24,7 @@ mod lending;
 mod membership;
 mod mesh;
 mod metrics;
+mod program;
 mod removal;
 mod round;
 mod secret;

@@ -13,6 +13,7 @@ use super::agent::Agent;
 use super::kernel::Kernel;
 use super::known::Inner;
 use super::membership::UNREADABLE;
+use super::program;
 use super::usage;
 
 /// So many records that could not be used are listed; all are counted.
@@ -31,7 +32,9 @@ pub(crate) fn status(agent: &Agent) -> Status {
             state: state.into(),
             why,
             version: env!("CARGO_PKG_VERSION").into(),
+            replaced: program::is_replaced(),
             pid: std::process::id(),
+            carriers: inner.tunnels.iter().map(|(slot, by)| (slot.to_string(), by.clone())).collect(),
             cluster: inner.membership.as_ref().map(|membership| membership.cluster.to_string()),
             host: own.and_then(|own| inner.snapshot.host(own)).map(|host| peer(&inner.snapshot, host, own)),
             store: inner.store_status(),

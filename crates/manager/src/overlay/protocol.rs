@@ -219,8 +219,12 @@ pub struct Status {
     pub why: Option<String>,
     /// The agent's version.
     pub version: String,
+    /// Whether the program was replaced since the agent started, as by an upgrade.
+    pub replaced: bool,
     /// Its process.
     pub pid: u32,
+    /// What carries packets of encrypted networks, by slot, where that is a program of ours.
+    pub carriers: BTreeMap<String, String>,
     /// The cluster's id.
     pub cluster: Option<String>,
     /// This host.

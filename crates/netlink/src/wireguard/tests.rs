@@ -51,3 +51,15 @@ fn any_bytes_are_read_without_a_panic() {
         }
     }
 }
+
+#[test]
+fn no_preshared_key_is_printed() {
+    let secret = [0xab; 32];
+    let found = PeerInfo { preshared_key: secret, ..PeerInfo::default() };
+    let device = WireguardInfo { peers: vec![found], ..WireguardInfo::default() };
+    let peer = SetPeer { preshared_key: Some(secret), ..SetPeer::new([7; 32]) };
+    // The public key is printed as numbers, and so would the secret be.
+    let printed = format!("{device:?} {peer:?}");
+    assert!(printed.contains("7, 7") && !printed.contains("171"), "{printed}");
+    assert!(printed.contains("preshared_key: .."), "{printed}");
+}
