@@ -52,6 +52,7 @@ mod overlay_files;
 mod overlay_full_size;
 mod overlay_gate;
 mod overlay_hosts;
+mod overlay_interop;
 mod overlay_joining;
 mod overlay_load;
 mod overlay_loss;

@@ -1,30 +1,31 @@
 //! The mesh that encrypted networks ride in: hosts with `weftd tunnel`, and VXLAN set up by hand on top.
 
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use weft_netlink::{Interest, Watch};
 use weft_overlay::ids::{ClusterId, HostId};
 use weft_overlay::records::{self, Cluster, Slots};
 use weft_state::Root;
-use weft_testkit::{Container, Host, Underlay, does_not_reach, reaches, skip_unless, staged};
+use weft_testkit::{Container, Host, Underlay, does_not_reach, reaches, staged};
 use weft_tunnel::rotation::{Policy, Remote};
 use weft_tunnel::{ClusterSecret, Driver, Implementation, Slot, View, device_mtu};
+
+use crate::overlay_load::Flow;
 
 /// What is sought on the wire.
 pub(crate) const CANARY: &[u8] = b"a canary nobody may see";
 const SECURE: u16 = 8473;
 
 /// A host, its mesh, and what others know of it.
-struct Member<'a> {
-    host: &'a Host,
-    driver: Driver,
-    secret: ClusterSecret,
-    wireguard: Slots<Option<records::Slot>>,
+pub(crate) struct Member<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) driver: Driver,
+    pub(crate) secret: ClusterSecret,
+    pub(crate) wireguard: Slots<Option<records::Slot>>,
 }
 
-fn cluster() -> Cluster {
+pub(crate) fn cluster() -> Cluster {
     Cluster::new(ClusterId::new([7; 16]))
 }
 
@@ -38,11 +39,11 @@ fn secret(text: &str, host: &Host) -> ClusterSecret {
 }
 
 impl<'a> Member<'a> {
-    fn new(host: &'a Host, words: &str) -> Self {
+    pub(crate) fn new(host: &'a Host, words: &str) -> Self {
         Self::with(host, words, Some(Implementation::Userspace))
     }
 
-    fn with(host: &'a Host, words: &str, whose: Option<Implementation>) -> Self {
+    pub(crate) fn with(host: &'a Host, words: &str, whose: Option<Implementation>) -> Self {
         let root = Root::new(Some(host.root().into()));
         let open = || Driver::open(root, staged("weftd"), whose).unwrap();
         let policy = Policy { linger: Duration::from_secs(2), ..Policy::default() };
@@ -50,11 +51,11 @@ impl<'a> Member<'a> {
         Self { host, driver, secret: secret(words, host), wireguard: Slots::default() }
     }
 
-    fn address(&self) -> Ipv6Addr {
+    pub(crate) fn address(&self) -> Ipv6Addr {
         cluster().mesh_address(self.host.number().into())
     }
 
-    fn view(&self, remotes: Vec<Remote>) -> View {
+    pub(crate) fn view(&self, remotes: Vec<Remote>) -> View {
         let cluster = cluster();
         View {
             mtu: device_mtu(1500, false),
@@ -119,7 +120,11 @@ fn advance(members: &mut [Member<'_>]) -> bool {
 
 /// Lets all work until what is wanted is so.
 #[track_caller]
-fn until(members: &mut [Member<'_>], wanted: &str, mut is_so: impl FnMut(&mut [Member<'_>]) -> bool) {
+pub(crate) fn until(
+    members: &mut [Member<'_>],
+    wanted: &str,
+    mut is_so: impl FnMut(&mut [Member<'_>]) -> bool,
+) {
     let begun = Instant::now();
     while !is_so(members) {
         assert!(begun.elapsed() < Duration::from_secs(60), "{wanted}: not after a minute");
@@ -145,7 +150,7 @@ fn mesh<'a>(net: &'a Underlay, words: &str) -> Vec<Member<'a>> {
 }
 
 /// Lets all find each other, and sets up VXLAN on top.
-fn settle(members: &mut [Member<'_>]) {
+pub(crate) fn settle(members: &mut [Member<'_>]) {
     until(members, "all have a key and know the others", |members| {
         members.iter().all(|member| member.wireguard.a.is_some()) && !advance(members)
     });
@@ -362,76 +367,40 @@ fn both_processes_dead_means_nothing_leaves_until_the_agent_looks() {
     assert_eq!(capture.stop_and_count(CANARY), 0);
 }
 
-/// Sends a numbered datagram every millisecond from one host to another while something is done; returns how many were sent and how
-/// many arrived.
-fn under_load(one: &Host, two: &Host, work: impl FnOnce()) -> (u64, u64) {
-    let sink = two.inside(|| UdpSocket::bind("10.9.0.2:0").unwrap());
-    sink.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let to = sink.local_addr().unwrap();
-    let source = one.inside(|| UdpSocket::bind("10.9.0.1:0").unwrap());
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let sender = scope.spawn(|| {
-            let mut count = 0u64;
-            while !stop.load(Ordering::Relaxed) {
-                let datagram = [&count.to_be_bytes()[..], &[0; 1192]].concat();
-                source.send_to(&datagram, to).unwrap();
-                count += 1;
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            count
-        });
-        let receiver = scope.spawn(|| {
-            let (mut buffer, mut received) = ([0; 2048], 0u64);
-            loop {
-                let length = sink.recv(&mut buffer).unwrap();
-                if buffer[..length].starts_with(&u64::MAX.to_be_bytes()) {
-                    return received;
-                }
-                received += 1;
-            }
-        });
-        work();
-        stop.store(true, Ordering::Relaxed);
-        let sent = sender.join().unwrap();
-        // The end of it may be lost as well.
-        while !receiver.is_finished() {
-            source.send_to(&u64::MAX.to_be_bytes(), to).unwrap();
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        (sent, receiver.join().unwrap())
-    })
-}
-
 #[test]
 fn a_key_is_replaced_under_load_and_no_datagram_is_lost() {
     let net = Underlay::new(2);
     let mut members = mesh(&net, "one secret for all of them");
     let (one, two) = (net.host(1), net.host(2));
     reaches(one, ["10.9.0.2"]);
-    let (sent, arrived) = under_load(one, two, || {
-        let view = members[0].view(Vec::new());
-        let (host, driver) = (members[0].host, &mut members[0].driver);
-        assert_eq!(host.inside(|| driver.rotate(&view)).unwrap(), Some(Slot::B));
-        until(&mut members, "the old key is gone everywhere", |members| {
-            members.iter().all(|member| member.wireguard.b.is_some() && member.wireguard.a.is_none())
-        });
+    let flows = [Flow::start(one, two, "10.9.0.2"), Flow::start(two, one, "10.9.0.1")];
+    let view = members[0].view(Vec::new());
+    let (host, driver) = (members[0].host, &mut members[0].driver);
+    assert_eq!(host.inside(|| driver.rotate(&view)).unwrap(), Some(Slot::B));
+    until(&mut members, "the old key is gone everywhere", |members| {
+        members.iter().all(|member| member.wireguard.b.is_some() && member.wireguard.a.is_none())
     });
-    assert_eq!(arrived, sent);
-    assert!(sent > 500, "{sent} datagrams are no load");
+    for flow in flows {
+        flow.gets_through(100);
+        let counted = flow.count();
+        assert_eq!(counted.arrived, counted.sent);
+        assert!(counted.sent > 200, "{counted:?} is no load");
+    }
     assert!(handshaken(&mut members, Slot::B));
     for host in [one, two] {
         assert!(!host.has_link("weftwga") && host.has_link("weftwgb"));
     }
     // The twin: a moment without the device is seen in the count.
-    let (sent, arrived) = under_load(one, two, || {
-        one.ip("link set weftwgb down");
-        std::thread::sleep(Duration::from_millis(100));
-        until(&mut members, "the device is up", |members| {
-            !advance(members) && one.link("weftwgb")["flags"].to_string().contains("\"UP\"")
-        });
+    let flow = Flow::start(one, two, "10.9.0.2");
+    flow.gets_through(10);
+    one.ip("link set weftwgb down");
+    flow.goes_on(10);
+    until(&mut members, "the device is up", |members| {
+        !advance(members) && one.link("weftwgb")["flags"].to_string().contains("\"UP\"")
     });
-    assert!(arrived < sent, "{arrived} of {sent} arrived");
+    flow.gets_through(10);
+    let counted = flow.count();
+    assert!(counted.arrived < counted.sent, "{counted:?}");
 }
 
 #[test]
@@ -468,109 +437,4 @@ fn what_is_sent_to_the_port_by_a_stranger_changes_nothing() {
     }
     reaches(one, ["10.9.0.2"]);
     assert_eq!(members[1].pid(Slot::A), before, "the worker died");
-}
-
-#[test]
-fn debians_wireguard_go_is_a_peer_like_any_other() {
-    let Some(program) = weft_testkit::peer("/usr/bin/wireguard-go") else { return };
-    let net = Underlay::new(2);
-    // Where wireguard-go is asked: the same place whatever the namespace.
-    net.lab().sh("mkdir -p /run/wireguard && mount -t tmpfs none /run/wireguard").expect_ok();
-    let (one, two) = (net.host(1), net.host(2));
-    let mut member = Member::new(one, "one secret for all of them");
-    let key = weft_tunnel::SecretKey::random().unwrap();
-    let theirs = cluster().mesh_address(2);
-    let slot =
-        records::Slot { public_key: key.public(), port: 51820, epoch: 1, state: records::SlotState::Active };
-    let remote = Remote {
-        host: HostId::new([2; 16]),
-        address: theirs,
-        underlay: two.ipv4(),
-        alive: true,
-        wireguard: Slots { a: Some(slot), b: None },
-    };
-    let (view, ours) = (member.view(vec![remote]), member.address());
-    let secret = member.secret.clone();
-    let mut step = || one.inside(|| member.driver.advance(&view, &secret)).unwrap();
-    let own = loop {
-        let outcome = step();
-        if let (Some(own), false) = (outcome.wireguard.a, outcome.changed) {
-            break own;
-        }
-    };
-    let _peer = two.program(program).args(["--foreground", "wg0"]).background();
-    two.write("key", String::from(key));
-    two.write("pair", String::from(secret.of_pair(&own.public_key, &slot.public_key)));
-    let (key, pair) = (two.path("key"), two.path("pair"));
-    let set = format!(
-        "for i in $(seq 100); do wg show wg0 >/dev/null 2>&1 && break; sleep 0.05; done
-         wg set wg0 listen-port 51820 private-key {} peer {} preshared-key {} allowed-ips {ours}/128 endpoint {}:51820
-         ip address add {theirs}/128 dev wg0 && ip link set wg0 mtu 1440 up && ip route add {ours} dev wg0",
-        key.display(),
-        own.public_key,
-        pair.display(),
-        one.ipv4(),
-    );
-    two.sh(&set).expect_ok();
-    reaches(one, [theirs.to_string()]);
-    reaches(two, [ours.to_string()]);
-    let capture = net.capture();
-    transfer(one, two, &theirs.to_string());
-    transfer(two, one, &ours.to_string());
-    assert_eq!(capture.stop_and_count(CANARY), 0);
-}
-
-#[test]
-fn the_kernels_wireguard_and_ours_are_one_mesh() {
-    let net = Underlay::new(2);
-    skip_unless!(net.lab().has_link_type("wireguard"), "CONFIG_WIREGUARD");
-    let words = "one secret for all of them";
-    let hosts = [(net.host(1), Implementation::Userspace), (net.host(2), Implementation::Kernel)];
-    let mut members: Vec<Member<'_>> =
-        hosts.map(|(host, whose)| Member::with(host, words, Some(whose))).into();
-    settle(&mut members);
-    let (one, two) = (net.host(1), net.host(2));
-    reaches(one, ["10.9.0.2"]);
-    reaches(two, ["10.9.0.1"]);
-    let capture = net.capture();
-    transfer(one, two, "10.9.0.2");
-    transfer(two, one, "10.9.0.1");
-    assert_eq!(capture.stop_and_count(CANARY), 0);
-    for (turn, slot) in [(1, Slot::B), (0, Slot::A)] {
-        let view = members[turn].view(Vec::new());
-        let (host, driver) = (members[turn].host, &mut members[turn].driver);
-        assert_eq!(host.inside(|| driver.rotate(&view)).unwrap(), Some(slot));
-        until(&mut members, "the old key is gone everywhere", |members| {
-            let gone = |member: &Member<'_>| slot.other().of(&member.wireguard).is_none();
-            members.iter().all(|member| slot.of(&member.wireguard).is_some() && gone(member))
-        });
-        transfer(one, two, "10.9.0.2");
-        transfer(two, one, "10.9.0.1");
-    }
-    // What somebody takes from the kernel's device comes back.
-    let own = members[0].wireguard.a.unwrap().public_key;
-    let peers = || two.sh("wg show weftwga peers").expect_ok().trim().to_string();
-    assert_eq!(peers(), own.to_string());
-    two.sh(&format!("wg set weftwga peer {own} remove")).expect_ok();
-    assert_eq!(peers(), "");
-    until(&mut members, "the peer is there again", |_| peers() == own.to_string());
-    transfer(two, one, "10.9.0.1");
-    // And so does what somebody changes about a peer; where it is, and by which secret.
-    let of_peer =
-        |what: &str| two.sh(&format!("wg show weftwga {what} | cut -f2")).expect_ok().trim().to_string();
-    for (what, change) in [
-        ("allowed-ips", "allowed-ips ''"),
-        ("endpoints", "endpoint 192.0.2.99:9"),
-        ("preshared-keys", "preshared-key /dev/null"),
-    ] {
-        let before = of_peer(what);
-        two.sh(&format!("wg set weftwga peer {own} {change}")).expect_ok();
-        assert_ne!(of_peer(what), before);
-        until(&mut members, change, |_| of_peer(what) == before);
-        transfer(two, one, "10.9.0.1");
-    }
-    // What is found out without being told.
-    let root = Root::new(Some(two.root().into()));
-    let found = two.inside(|| Driver::open(root, staged("weftd"), None).unwrap());
-    assert_eq!(found.implementation(), Implementation::Kernel);
 }
