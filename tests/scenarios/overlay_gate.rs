@@ -135,6 +135,18 @@ fn whoever_has_a_say_shuts_the_gate() {
             "chain netdev t c",
             true,
         ),
+        (
+            "nft 'add table inet t; add chain inet t c { type filter hook forward priority 0; }; add rule inet t c meta mark 7 drop'",
+            "nft delete table inet t",
+            "chain inet t c",
+            false,
+        ),
+        (
+            "nft 'chain inet weft postrouting { policy drop; }'",
+            "nft 'chain inet weft postrouting { policy accept; }'",
+            "chain inet weft postrouting",
+            false,
+        ),
         ("nft add rule inet weft user drop", "nft flush chain inet weft user", "chain inet weft user", true),
         (
             "nft insert rule inet weft forward drop",
@@ -226,7 +238,22 @@ fn whoever_has_a_say_shuts_the_gate() {
         weft_testkit::skipped("a kernel with VLANs on bridges, for that part");
     }
 
+    if net.host().sh("ipvsadm -A -t 198.51.100.9:80").code == 0 {
+        net.becomes_shut("IPVS has services");
+        net.host().sh("ipvsadm -D -t 198.51.100.9:80").expect_ok();
+        net.becomes_fast();
+    } else {
+        weft_testkit::skipped("IPVS and ipvsadm, for that part");
+    }
+
     // The old iptables keeps its tables as long as the namespace lives.
+    let six = |of: &Container| addresses(of).into_iter().filter(|to| to.contains(':')).collect::<Vec<_>>();
+    if net.host().sh("ip6tables-legacy -A FORWARD -j DROP").code == 0 {
+        net.becomes_shut("ip6tables-legacy -t filter -S");
+        does_not_reach(&net.one, six(&net.two));
+    } else {
+        weft_testkit::skipped("ip6tables-legacy, for that part");
+    }
     let legacy = net.host().sh("iptables-legacy -A FORWARD -j DROP");
     if legacy.code == 0 {
         net.becomes_shut("iptables-legacy -t filter -S");

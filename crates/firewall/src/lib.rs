@@ -12,6 +12,7 @@ mod admission;
 mod apart;
 mod backend;
 mod claim;
+mod elements;
 mod entry;
 mod error;
 mod exact;
@@ -57,6 +58,7 @@ pub use iptables::admission::ADMIN_CHAIN as IPTABLES_ADMIN_CHAIN;
 pub use iptables::tool::is_chain_name;
 pub use layout::bridge::APART;
 
+pub use elements::{Elements, Network as ElementsOf};
 pub use strangers::{Ours, Stranger, read_answers};
 pub use tunnels::{Tunnels, UPLINKS};
 

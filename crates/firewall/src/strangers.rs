@@ -25,6 +25,20 @@ pub enum Stranger {
         /// The chain, as `nft list chain` takes it.
         chain: String,
     },
+    /// A set of ours has an element by which packets within the network meet something else.
+    Element {
+        /// The set, as `nft list` takes it.
+        set: String,
+        /// The element.
+        element: String,
+    },
+    /// A set of ours lacks an element of the network's.
+    Missing {
+        /// The set, as `nft list` takes it.
+        set: String,
+        /// The element.
+        element: String,
+    },
 }
 
 impl Stranger {
@@ -32,7 +46,7 @@ impl Stranger {
     pub fn concerns<'a>(&self, mut links: impl Iterator<Item = &'a str>) -> bool {
         match self {
             Self::Chain(called) => called.devices.is_empty() || links.any(|link| called.is_for(link)),
-            Self::User | Self::Rule { .. } => true,
+            Self::User | Self::Rule { .. } | Self::Element { .. } | Self::Missing { .. } => true,
         }
     }
 }
@@ -49,6 +63,10 @@ impl std::fmt::Display for Stranger {
                 out,
                 "chain {chain} has a rule that is none of weft's: weft network reload, or move it to chain user"
             ),
+            Self::Element { set, element } => {
+                write!(out, "{set} has {element}, which is about packets within the network: nft list {set}")
+            }
+            Self::Missing { set, element } => write!(out, "{set} lacks {element}: weft network reload"),
         }
     }
 }
@@ -127,7 +145,9 @@ impl Ours {
         for family in [Family::Inet, Family::Ip, Family::Ip6, Family::Bridge, Family::Netdev] {
             for called in socket.called(family).map_err(wrap)? {
                 let Called { chain, .. } = &called;
-                let ours = known.iter().any(|known| known.has_base(family, &chain.table, &chain.name));
+                // All of ours let pass what no rule of theirs is about.
+                let ours = chain.policy == Policy::Accept
+                    && known.iter().any(|known| known.has_base(family, &chain.table, &chain.name));
                 if !ours && is_passed(&called) && decides(socket, &called).map_err(wrap)? {
                     found.push(Stranger::Chain(called));
                 }
@@ -240,6 +260,15 @@ mod tests {
         let found = told(Transaction::new().chain(&mine));
         assert!(matches!(&found[..], [Stranger::Chain(called)] if called.chain.name == "mine"), "{found:?}");
         assert_eq!(told(Transaction::new().delete_chain(INET, "mine")), []);
+        // One of ours that was told to drop what its rules say nothing about.
+        let postrouting =
+            |policy| INET.base_chain(masquerade::POSTROUTING, Base { policy, ..masquerade::AT_POSTROUTING });
+        let found = told(Transaction::new().chain(&postrouting(Policy::Drop)));
+        assert!(
+            matches!(&found[..], [Stranger::Chain(called)] if called.chain.name == "postrouting"),
+            "{found:?}"
+        );
+        assert_eq!(told(Transaction::new().chain(&postrouting(Policy::Accept))), []);
         for chain in [INET.chain(forward::FORWARD), Tunnels::TABLE.chain("arriving")] {
             let more = chain.rule([Expr::Counter, Expr::Verdict(Verdict::Drop)]);
             let found = told(Transaction::new().rule(more.clone().comment("theirs")));

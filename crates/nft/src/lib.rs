@@ -17,6 +17,7 @@ mod error;
 mod expire;
 pub mod expr;
 mod hooked;
+mod keys;
 mod known;
 mod list;
 mod message;

@@ -174,6 +174,11 @@ impl Key {
         self.field(&vec![0; if family.is_ipv4() { 4 } else { 16 }])
     }
 
+    /// Returns its bytes, as the kernel has them.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     fn field(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(bytes);
         self.0.resize(self.0.len().next_multiple_of(4), 0);

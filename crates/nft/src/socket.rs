@@ -186,21 +186,6 @@ impl Socket {
         self.ask(set.table.family.into(), question, &set.name, read::element)
     }
 
-    /// Returns the keys of a set's elements; none if there is no such set.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses to answer.
-    pub fn keys(&mut self, set: &Set) -> Result<Vec<Vec<u8>>, Error> {
-        Ok(self.elements(set)?.into_iter().map(|(key, ..)| key).collect())
-    }
-
-    /// Returns the elements of a set; none if there is no such set.
-    pub(crate) fn elements(&mut self, set: &Set) -> Result<Vec<read::Listed>, Error> {
-        let found = self.dump(|| encode::elements_question(set), &set.name, read::elements)?;
-        Ok(found.into_iter().flatten().collect())
-    }
-
     /// Returns the rules of one chain; none if there is no such chain.
     ///
     /// # Errors

@@ -375,7 +375,7 @@ impl Place {
         let devices = Devices { bridge: &bridge, vxlan: &vxlan, ports: &ports };
         kept.attach(&mut self.socket, &devices)?;
         let mut reasons = look_at_bridge(&mut self.socket, &devices);
-        reasons.extend(self.ruleset.iter().flat_map(|ruleset| ruleset.about(&devices)));
+        reasons.extend(self.ruleset.iter().flat_map(|ruleset| ruleset.about(local, &devices)));
         Ok(reasons)
     }
 }

@@ -3,12 +3,13 @@
 use std::fs;
 use std::io::ErrorKind;
 
-use weft_firewall::{Ours, Stranger, Tunnels};
+use weft_firewall::{Elements, ElementsOf, Ours, Stranger, Tunnels};
 use weft_netlink::bpf::{Links, NetfilterLink, tcx_received};
 use weft_netlink::link::LinkInfo;
 use weft_netlink::{Socket, ebtables, rule, tc, xfrm};
 
 use super::reason::Reason;
+use crate::local::LocalNetwork;
 
 /// Looks, and remembers what has not changed since.
 #[derive(Debug, Default)]
@@ -25,6 +26,7 @@ pub(super) struct Ruleset {
     generation: u32,
     tunnels: Option<Tunnels>,
     strangers: Vec<Stranger>,
+    elements: Elements,
 }
 
 /// What a network's own links are.
@@ -115,13 +117,18 @@ impl Looker {
         last: &mut Option<Ruleset>,
     ) -> Result<(), Reason> {
         let generation = socket.generation().map_err(|error| unknown(&error))?;
-        let same = |last: &Ruleset| last.generation == generation && last.tunnels.as_ref() == tunnels;
+        let same = |last: &Ruleset| {
+            // What goes by itself is no change that is counted.
+            last.generation == generation && last.tunnels.as_ref() == tunnels && !last.elements.is_passing()
+        };
         if last.as_ref().is_some_and(same) {
             return Ok(());
         }
         *last = None;
-        let strangers = match self.ours.strangers(socket, tunnels) {
-            Ok(strangers) => strangers,
+        let strangers = self.ours.strangers(socket, tunnels);
+        let found = strangers.and_then(|strangers| Ok((strangers, Elements::read(socket)?)));
+        let (strangers, elements) = match found {
+            Ok(found) => found,
             Err(error) => {
                 // A list that was broken off may go on for whoever asks next.
                 if let Ok(another) = weft_nft::Socket::open() {
@@ -130,21 +137,28 @@ impl Looker {
                 return Err(unknown(&error));
             }
         };
-        *last = Some(Ruleset { generation, tunnels: tunnels.cloned(), strangers });
+        *last = Some(Ruleset { generation, tunnels: tunnels.cloned(), strangers, elements });
         Ok(())
     }
 }
 
 impl Ruleset {
     /// Returns who in it has a say about a network's packets.
-    pub(super) fn about(&self, devices: &Devices<'_>) -> Vec<Reason> {
+    pub(super) fn about(&self, local: &LocalNetwork, devices: &Devices<'_>) -> Vec<Reason> {
         let concerned = |stranger: &&Stranger| {
             let ports = devices.ports.iter().map(|port| port.name.as_str());
             stranger.concerns(
                 [&devices.bridge.name, &devices.vxlan.name].map(String::as_str).into_iter().chain(ports),
             )
         };
-        self.strangers.iter().filter(concerned).cloned().map(Reason::Rules).collect()
+        let ports: Vec<String> = devices.ports.iter().map(|port| port.name.clone()).collect();
+        let elements = self.elements.about(&ElementsOf {
+            subnets: &local.subnets,
+            links: [&local.bridge, &local.vxlan],
+            ports: &ports,
+            is_fenced: !local.isolated,
+        });
+        self.strangers.iter().filter(concerned).cloned().chain(elements).map(Reason::Rules).collect()
     }
 }
 
