@@ -12,6 +12,7 @@ use ipnetwork::IpNetwork;
 use weft_model::NetworkName;
 
 pub use guard::Alarm;
+use guard::is_later_claim;
 use identity::Standing;
 pub use record::Record;
 
@@ -202,6 +203,14 @@ impl Snapshot {
                 }
                 Standing::Usurper(why) => return self.note_bad(&entry.key, why),
             }
+        }
+        // What is kept against the store stays until its host has said it again, or has left: of two claims the earlier is right.
+        if self.held.contains_key(&key)
+            && self.records.get(&key).is_some_and(|kept| is_later_claim(&known, kept))
+        {
+            changes.held.push(key.clone());
+            self.held.insert(key, Some(known));
+            return;
         }
         self.held.remove(&key);
         let left = match &known.record {

@@ -18,6 +18,8 @@ use super::{claim, status, usage};
 
 /// How soon a claim that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long a claim that was made may take to be heard of.
+const HEARD: Duration = Duration::from_secs(10);
 /// How long a borrowed address may be nobody's: an ADD that asked for it is on its way.
 const GRACE: Duration = Duration::from_secs(120);
 
@@ -106,6 +108,14 @@ pub(crate) async fn keep(
 
 async fn claim_one(agent: Rc<Agent>, network: Network, v4: bool) {
     let outcome = claim::block(&agent, &network, v4).await;
+    if let Ok(block) = &outcome {
+        // Whoever looks before it is heard of would claim another one.
+        let heard = |inner: &Inner| {
+            let is_over = inner.membership.is_none() || inner.snapshot.network(network.id).is_none();
+            (is_over || inner.snapshot.block(network.id, block.cidr).is_some()).then_some(())
+        };
+        agent.wait_for("a block that was claimed", HEARD, || agent.with(heard)).await.ok();
+    }
     agent.change(|inner| {
         inner.claims.running.remove(&(network.id, v4));
         if outcome.is_err() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weft_manager::Kind;
 use weft_manager::overlay::protocol::Refusal;
-use weft_overlay::records::{Borrow, Network};
+use weft_overlay::records::{Block, Borrow, Network};
 use weft_overlay::{HostId, NetworkId};
 use weft_store::LeaseId;
 use weft_store::claims::{ClaimError, Claims, NewNetwork};
@@ -23,10 +23,10 @@ fn of(agent: &Agent) -> Result<(Claims, HostId), Refusal> {
     Ok((Claims::new(store), membership.host))
 }
 
-/// Claims a block.
-pub(crate) async fn block(agent: &Rc<Agent>, network: &Network, v4: bool) -> Result<(), Refusal> {
+/// Claims a block, and returns it.
+pub(crate) async fn block(agent: &Rc<Agent>, network: &Network, v4: bool) -> Result<Block, Refusal> {
     let (claims, host) = of(agent)?;
-    claims.claim_block(host, &network.name, !v4).await.map(drop).map_err(|error| refused(&error))
+    claims.claim_block(host, &network.name, !v4).await.map_err(|error| refused(&error))
 }
 
 /// Makes a network; of what cannot be claimed the caller may make something else.

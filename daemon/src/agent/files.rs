@@ -7,7 +7,7 @@ use tokio::task::spawn_blocking;
 use weft_manager::overlay::Shared;
 use weft_model::NetworkName;
 use weft_overlay::NetworkId;
-use weft_overlay::local::LocalNetwork;
+use weft_overlay::local::{LocalBlock, LocalNetwork};
 use weft_overlay::records::{Egress, Network};
 
 use super::agent::Agent;
@@ -24,7 +24,16 @@ pub(crate) struct Made {
 pub(crate) async fn conflists(agent: &Rc<Agent>, locals: &[LocalNetwork]) {
     for local in locals.iter().filter(|local| is_whole(local)) {
         let Some(network) = agent.with(|inner| inner.snapshot.network(local.id).cloned()) else { continue };
-        let apart = |inner: &Inner| inner.is_refused_by("kernel", local.id) || inner.is_going(local.id);
+        let path = agent.root.networks_dir().join(format!("{}.conflist", local.name));
+        // A block that went to another host is taken out of the file, whatever keeps the kernel from being in step.
+        let has_lost = |inner: &Inner| {
+            let kept = |block: &LocalBlock| local.blocks.iter().any(|own| own.cidr == block.cidr);
+            inner.made.get(&local.id).is_none_or(|made| !made.local.blocks.iter().all(kept))
+        };
+        let apart = |inner: &Inner| {
+            let stays = path.exists() && has_lost(inner);
+            inner.is_going(local.id) || (inner.is_refused_by("kernel", local.id) && !stays)
+        };
         if !agent.with(apart) {
             adopt(agent, network, local).await;
         }

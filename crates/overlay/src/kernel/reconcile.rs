@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::path::Path;
 
-use weft_firewall::Tunnels;
+use weft_firewall::{Change, Tunnels};
 use weft_model::NetworkName;
 use weft_netlink::link;
 use weft_netlink::route::{self, RouteInfo};
@@ -100,10 +100,14 @@ impl Reconciler {
         let mut report = Report::default();
         let turn = self.turn();
         if !desired.is_empty() {
-            if let Err(error) = self.guard(desired) {
-                // No device without its guard.
-                report.troubles.push(Trouble { network: None, error });
-                return report;
+            match self.guard(desired) {
+                Ok(Change::Made) => report.steps.push("guard of outer packets".into()),
+                Ok(Change::AlreadyThere) => {}
+                Err(error) => {
+                    // No device without its guard.
+                    report.troubles.push(Trouble { network: None, error });
+                    return report;
+                }
             }
             report.guarded = desired.tunnels.is_some();
         }
@@ -169,11 +173,11 @@ impl Reconciler {
     }
 
     /// Without a cluster there is no network, and so nothing to guard.
-    fn guard(&self, desired: &Desired) -> Result<(), KernelError> {
-        if let Some(tunnels) = &desired.tunnels {
-            tunnels.ensure()?;
+    fn guard(&self, desired: &Desired) -> Result<Change, KernelError> {
+        match &desired.tunnels {
+            Some(tunnels) => Ok(tunnels.ensure()?),
+            None => Ok(Change::AlreadyThere),
         }
-        Ok(())
     }
 
     /// With `partial` nothing of it is taken away.
@@ -206,11 +210,13 @@ impl Reconciler {
         stale::drop_lost_blocks(local, &self.root, &mut socket, report)?;
         let mut steps = self.steps(network, home.as_ref())?;
         steps.retain(|step| !(partial && step.removes));
-        carry_out(steps, &mut socket, report)?;
-        // One that cannot be read is written anew as any other that is not as it should be.
+        let carried_out = carry_out(steps, &mut socket, report);
+        // One that cannot be read is written anew as any other that is not as it should be. It is written whatever became of the ways
+        // to others: an ADD gives nothing out of a block that is not this host's any more.
         if !LocalNetwork::load(&self.root, &local.name).is_ok_and(|found| found.as_ref() == Some(local)) {
             local.save(&self.root)?;
         }
+        carried_out?;
         // Last: packets find their way without it.
         Ok(kernel.ensure(&shortcuts(local, home.as_ref())?, &mut Journal::default())?)
     }

@@ -117,7 +117,9 @@ impl Snapshot {
         if self.store == 0 {
             return lost;
         }
-        for (key, known) in self.records.iter().filter(|(key, _)| self.is_lost(key, fresh)) {
+        let is_missing =
+            |key: &Key, known: &Known| self.is_lost(key, fresh) || self.is_overtaken(key, known, fresh, own);
+        for (key, known) in self.records.iter().filter(|(key, known)| is_missing(key, known)) {
             match known.record.owner() {
                 Some(owner) if fresh.is_out(owner) || !self.should_stay(&known.record, fresh) => {}
                 Some(owner) if Some(owner) == own => drop(lost.keys.insert(key.clone())),
@@ -132,6 +134,13 @@ impl Snapshot {
     fn is_lost(&self, key: &Key, fresh: &Self) -> bool {
         // What is held already has had its alarm.
         !self.held.contains_key(key) && !fresh.records.contains_key(key)
+    }
+
+    /// Returns whether the store has given to another host what this one had before: it has lost the claim meanwhile, even if it has
+    /// come as far as it was since.
+    fn is_overtaken(&self, key: &Key, known: &Known, fresh: &Self, own: Option<HostId>) -> bool {
+        let is_ours = own.is_some() && known.record.owner() == own && !self.held.contains_key(key);
+        is_ours && fresh.records.get(key).is_some_and(|fresh| is_later_claim(fresh, known))
     }
 
     /// Returns whether what a record of this snapshot is about is still there in `fresh`.
@@ -175,7 +184,10 @@ impl Snapshot {
                 (None, Some(Some(said))) => alarm || !alters(known, said),
                 (None, _) => true,
                 (Some(fresh), Some(Some(said))) if fresh.record == said.record => true,
-                (Some(fresh), _) => alarm && set_back && is_older(fresh, known),
+                (Some(fresh), _) => {
+                    let missed = held.is_some() || lost.keys.contains(key);
+                    (alarm && set_back && is_older(fresh, known)) || (missed && is_later_claim(fresh, known))
+                }
             };
             if keep {
                 self.held.insert(key.clone(), fresh.cloned());
@@ -229,10 +241,23 @@ fn is_older(fresh: &Known, known: &Known) -> bool {
         return false;
     }
     match (&fresh.record, &known.record) {
-        (Record::Block(fresh), Record::Block(known)) if fresh.host != known.host => known.epoch < fresh.epoch,
-        (Record::Borrow(fresh), Record::Borrow(known)) if fresh.host != known.host => {
-            known.epoch < fresh.epoch
+        (Record::Block(theirs), Record::Block(ours)) if theirs.host != ours.host => {
+            is_later_claim(fresh, known)
+        }
+        (Record::Borrow(theirs), Record::Borrow(ours)) if theirs.host != ours.host => {
+            is_later_claim(fresh, known)
         }
         _ => fresh.modified < known.modified,
+    }
+}
+
+/// Returns whether a record is another host's claim of what is known to be somebody's by an earlier one.
+pub(super) fn is_later_claim(fresh: &Known, known: &Known) -> bool {
+    match (&fresh.record, &known.record) {
+        (Record::Block(fresh), Record::Block(known)) => fresh.host != known.host && known.epoch < fresh.epoch,
+        (Record::Borrow(fresh), Record::Borrow(known)) => {
+            fresh.host != known.host && known.epoch < fresh.epoch
+        }
+        _ => false,
     }
 }

@@ -479,6 +479,42 @@ fn what_vanishes_although_nobody_took_it_away_is_held() {
     assert_eq!(snapshot.apply(&events, Some(id(1))).alarm, None);
 }
 
+/// A store that was set back, and has come further than it was until this host hears of it again.
+#[test]
+fn what_the_store_gave_to_another_host_is_kept_by_the_one_that_had_it_first() {
+    let taken = |snapshot: &Snapshot, number: u8| {
+        let cidr = format!("10.1.{number}.0/26").parse().unwrap();
+        snapshot.block(NetworkId::new([1; 16]), cidr).unwrap().host
+    };
+    let given = |number: u8, epoch: u64| {
+        let mut records = with_blue();
+        records.retain(|record| record.key() != block(number, number, 1).key());
+        records.extend([host(9), block(number, 9, epoch)]);
+        records
+    };
+    let mut snapshot = knowing_blue();
+    let changes = snapshot.adopt(&listing(7, 200, &given(1, 50)), Some(id(1)));
+    assert_eq!(changes.alarm, Some(Alarm::Lost { records: 1 }));
+    assert_eq!(taken(&snapshot, 1), id(1));
+    // Once more, and by the other host's own word: nothing changes until this host has said it again.
+    assert_eq!(snapshot.adopt(&listing(7, 201, &given(1, 50)), Some(id(1))).alarm, None);
+    snapshot.apply(&[Event::Put(entry(&block(1, 9, 60), 202))], Some(id(1)));
+    assert_eq!((taken(&snapshot, 1), snapshot.held().count()), (id(1), 1));
+    snapshot.apply(&[Event::Put(entry(&block(1, 1, 1), 203))], Some(id(1)));
+    assert_eq!((taken(&snapshot, 1), snapshot.held().count()), (id(1), 0));
+    // The twins: an earlier claim is right, of another host's block the store decides, and who has left has nothing.
+    let mut snapshot = knowing_blue();
+    assert_eq!(snapshot.adopt(&listing(7, 200, &given(1, 0)), Some(id(1))).alarm, None);
+    assert_eq!(taken(&snapshot, 1), id(9));
+    let mut snapshot = knowing_blue();
+    assert_eq!(snapshot.adopt(&listing(7, 200, &given(2, 50)), Some(id(1))).alarm, None);
+    assert_eq!(taken(&snapshot, 2), id(9));
+    let mut snapshot = knowing_blue();
+    let records = [given(1, 50), vec![left(1)]].concat();
+    assert_eq!(snapshot.adopt(&listing(7, 200, &records), Some(id(1))).alarm, None);
+    assert_eq!(taken(&snapshot, 1), id(9));
+}
+
 #[test]
 fn what_goes_with_something_else_is_not_lost() {
     let blue = network("blue", 1, 5000);
