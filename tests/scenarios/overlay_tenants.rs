@@ -107,3 +107,77 @@ fn removed(cluster: &Cluster, [a, b]: [&Container; 2], [same_a, same_b]: [&Conta
     reaches(b, [SAME]);
     reaches(same_b, [&crate::overlay_agent::addresses(b)[0]]);
 }
+
+#[test]
+fn tenants_are_apart_again_after_a_boot() {
+    boots_again(&[]);
+}
+
+#[test]
+fn tenants_of_a_mesh_are_apart_again_after_a_boot() {
+    boots_again(&["-o", "encrypted"]);
+}
+
+/// What a reboot takes: processes, devices, namespaces, rules and `/run`.
+fn reboot(cluster: &mut Cluster, number: u8, containers: [Container; 2]) {
+    cluster.end(number);
+    let host = cluster.host(number);
+    containers.iter().for_each(Container::vanish);
+    let root = host.root().display().to_string();
+    host.sh(&format!("kill -9 $(pgrep -f '[r]oot {root} tunnel')"));
+    // A namespace ends when nobody is in it any more, and its devices a while later: here they go at once.
+    for tenant in ["ten-a", "ten-b"] {
+        let vxlan = inside(cluster, number, tenant, "ip -o link show type vxlan | cut -d: -f2 | cut -d@ -f1");
+        inside(cluster, number, tenant, &format!("ip link del {}", vxlan.trim()));
+    }
+    let pins = host.path("run/weft/overlay/netns").display().to_string();
+    host.sh(&format!("for pin in {pins}/*; do umount -l $pin || exit; done")).expect_ok();
+    // The folder may be a mount, too.
+    host.sh(&format!("umount -l {pins}"));
+    let devices = host.sh("ip -o link show | grep -o 'weftwg[ab]\\|ovb*[0-9a-f]*:' | tr -d :").stdout;
+    devices.split_whitespace().for_each(|device| drop(host.sh(&format!("ip link del {device}"))));
+    host.sh(
+        "nft flush ruleset; ip route flush proto 201; ip -6 route flush proto 202; rm -r $WEFT_ROOT/run/*",
+    )
+    .expect_ok();
+}
+
+fn boots_again(options: &[&str]) {
+    let mut cluster = Cluster::new(2);
+    for tenant in ["ten-a", "ten-b"] {
+        cluster.network(1, &[options, &["-o", "isolated", "--subnet", "10.5.0.0/16", tenant]].concat());
+    }
+    let [a, b] = ["ten-a", "ten-b"].map(|tenant| of(&cluster, 1, tenant));
+    let [same_a, same_b] = ["ten-a", "ten-b"].map(|tenant| at_the_same(&cluster, tenant));
+    for container in [&a, &b] {
+        cluster.eventually("each tenant has it", || container.ping(SAME));
+    }
+    let blocks = |cluster: &Cluster| {
+        let status = cluster.status(1);
+        status["networks"].as_array().unwrap().iter().map(|one| one["blocks"].clone()).collect::<Vec<_>>()
+    };
+    let before = blocks(&cluster);
+    // The store is away while the host boots.
+    cluster.etcd.stop();
+    reboot(&mut cluster, 1, [a, b]);
+    assert!(["ten-a", "ten-b"].iter().all(|tenant| !has_place(&cluster, 1, tenant)));
+    cluster.start(1);
+    assert_eq!(cluster.status(1)["state"], "stale");
+    assert_eq!(blocks(&cluster), before);
+    cluster.eventually("the agent has made what was there", || {
+        ["ten-a", "ten-b"].iter().all(|tenant| has_place(&cluster, 1, tenant))
+            && cluster.host(1).weft(["overlay", "peers", "--verify"]).code == 0
+    });
+    let [a, b] = ["ten-a", "ten-b"].map(|tenant| {
+        let container = cluster.host(1).container(&format!("{tenant}-again"));
+        cluster.host(1).weft(["network", "connect", tenant, container.name()]).expect_ok();
+        cluster.eventually("the other host is there", || container.ping(SAME));
+        container
+    });
+    each_hears_its_own([&a, &b], [&same_a, &same_b]);
+    assert!(!cluster.host(1).ping(SAME), "the host is in neither");
+    cluster.etcd.go_on();
+    cluster.eventually("the store is heard of", || cluster.status(1)["state"] == "ready");
+    each_hears_its_own([&a, &b], [&same_a, &same_b]);
+    removed(&cluster, [&a, &b], [&same_a, &same_b]);
+}
