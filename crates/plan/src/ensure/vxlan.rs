@@ -18,7 +18,9 @@ use crate::{Cause, Link, Step, VxlanOptions};
 const ATTEMPTS: usize = 3;
 /// How long a namespace that is gone may take its devices' identifiers with it.
 const TAKEN_APART: Duration = Duration::from_secs(5);
-/// How often it is looked whether they are free.
+/// How long whoever makes a device may take to sign it.
+const SIGNED: Duration = Duration::from_secs(2);
+/// How often it is looked whether they are free, or it is signed.
 const BREATH: Duration = Duration::from_millis(20);
 
 impl Ensure<'_> {
@@ -28,7 +30,7 @@ impl Ensure<'_> {
     pub(super) fn vxlan(&mut self, step: &Step, link: &Link, options: &VxlanOptions) -> Result<(), Cause> {
         let mut last = Cause::NoLink { place: step.place, name: link.name.clone() };
         for _ in 0..ATTEMPTS {
-            let result = match self.kernel.look(step.place, &link.name)? {
+            let result = match self.look_for_signed(step, link, options)? {
                 None => self.create_vxlan(step, link, options),
                 Some(found) if options.is_met_by(&found) => self.adopt_vxlan(step, link, options, &found),
                 Some(found) if options.is_owner_of(&found) => {
@@ -49,6 +51,25 @@ impl Ensure<'_> {
             }
         }
         Err(last)
+    }
+
+    /// Looks for the device; one that somebody else is making at the same time is not signed yet, as the kernel takes no alias with the
+    /// request for a link, and is waited for.
+    fn look_for_signed(
+        &mut self,
+        step: &Step,
+        link: &Link,
+        options: &VxlanOptions,
+    ) -> Result<Option<LinkInfo>, Cause> {
+        let latest = Instant::now() + SIGNED;
+        loop {
+            let found = self.kernel.look(step.place, &link.name)?;
+            let is_unsigned = |found: &LinkInfo| found.alias.is_none() && found.vxlan == Some(options.info());
+            if !found.as_ref().is_some_and(is_unsigned) || Instant::now() >= latest {
+                return Ok(found);
+            }
+            std::thread::sleep(BREATH);
+        }
     }
 
     fn create_vxlan(&mut self, step: &Step, link: &Link, options: &VxlanOptions) -> Result<(), Cause> {
