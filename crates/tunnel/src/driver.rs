@@ -1,5 +1,8 @@
 //! What the agent calls: it observes, asks [`rotation::plan`] what is to be done, and does it.
 
+mod outcome;
+mod verify;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -21,6 +24,8 @@ use crate::mesh::{Device, Implementation, Mesh, MeshError, Peer, PeerDiff, PeerS
 use crate::rotation::{self, Observed, Own, Policy, Remote, Step};
 use crate::slot::Slot;
 use crate::userspace::UserspaceMesh;
+
+pub use outcome::Outcome;
 
 /// What this host is to the mesh, and who else is in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,23 +58,6 @@ impl View {
     fn peers(&self, slot: Slot, key: &records::Slot, secret: &ClusterSecret) -> Vec<Peer> {
         self.remotes.iter().filter_map(|remote| peer(slot, key, remote, secret)).collect()
     }
-}
-
-/// What was done, and what others must know.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// The keys this host has. They are on its disk already.
-    pub wireguard: Slots<Option<records::Slot>>,
-    /// The slots whose device is not as it should be.
-    pub down: Slots<bool>,
-    /// The first failure; what could be done despite it was done.
-    pub failure: Option<MeshError>,
-    /// Whether anything was changed.
-    pub changed: bool,
-    /// Which programs work on the devices, where those are ours and have said so.
-    pub versions: BTreeMap<Slot, String>,
-    /// What was done, a line for each thing, for people.
-    pub done: Vec<String>,
 }
 
 /// The mesh of this host.
@@ -173,50 +161,6 @@ impl Driver {
         let version = |slot: Slot| Some((slot, named(self.mesh.version(slot)?)));
         outcome.versions = Slot::ALL.into_iter().filter_map(version).collect();
         Ok(outcome)
-    }
-
-    /// Returns what is not as [`Driver::advance`] leaves it, a line each, and changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel or the disk cannot be asked.
-    pub fn verify(&mut self, view: &View, secret: &ClusterSecret) -> Result<Vec<String>, MeshError> {
-        let mut drifts = Vec::new();
-        let stored = self.stored()?;
-        if !device::is_closed(&mut self.socket, view.prefix)? {
-            drifts.push(format!("route unreachable {} does not exist", view.prefix));
-        }
-        for slot in Slot::ALL {
-            let Some(key) = *slot.of(&stored.wireguard) else { continue };
-            if let Some(lack) = device::lack(&mut self.socket, slot, &view.device(&key))? {
-                drifts.push(format!("link {}: {lack}", slot.device()));
-                continue;
-            }
-            let asked = self.mesh.strays(slot, &view.peers(slot, &key, secret));
-            let asked = asked.and_then(|strays| self.mesh.stats(slot).map(|_| strays));
-            match asked {
-                Ok(strays) => drifts.extend(strays.iter().map(|what| format!("{}: {what}", slot.device()))),
-                Err(error) => drifts.push(error.to_string()),
-            }
-        }
-        if stored.wireguard == Slots::default() {
-            drifts.push(format!("link {}: this host has no key yet", Slot::A.device()));
-        }
-        let observed = self.observe(&stored)?;
-        let own = Own { wireguard: stored.wireguard, retiring_for: stored.retiring_for() };
-        for step in rotation::plan(&own, &view.remotes, &observed, now(), self.policy) {
-            match step {
-                // One that leads elsewhere is on its way from one key to the next.
-                Step::Route(to, slot) if !observed.routes.contains_key(&to) => {
-                    drifts.push(format!("route {to} dev {} does not exist", slot.device()));
-                }
-                Step::Unroute(to, slot) => {
-                    drifts.push(format!("route {to} dev {} should not be there", slot.device()));
-                }
-                _ => {}
-            }
-        }
-        Ok(drifts)
     }
 
     /// Makes a second key, which the others move to by and by. The next [`Driver::advance`] does the rest.
@@ -477,29 +421,6 @@ impl Driver {
 impl Stored {
     fn retiring_for(&self) -> Option<Duration> {
         self.retiring_since.map(|since| Duration::from_millis(now().saturating_sub(since)))
-    }
-}
-
-impl Outcome {
-    fn say(&mut self, line: String) {
-        self.changed = true;
-        self.done.push(line);
-    }
-
-    fn note(&mut self, result: Result<(), MeshError>) {
-        if let Err(error) = result {
-            self.failure.get_or_insert(error);
-        }
-    }
-
-    /// Returns what this host's record should say, given what it says: nobody is sent to a slot that is down, and
-    /// nobody is called away from one that may be mended.
-    pub fn record(&self, told: &Slots<Option<records::Slot>>) -> Slots<Option<records::Slot>> {
-        let mut record = self.wireguard;
-        for slot in Slot::ALL.into_iter().filter(|slot| *slot.of(&self.down)) {
-            *slot.of_mut(&mut record) = *slot.of(told);
-        }
-        record
     }
 }
 
