@@ -4,6 +4,8 @@
 
 mod lab;
 
+use std::process::Command;
+
 use lab::{kernel, lab, name};
 use weft_netlink::merging;
 use weft_plan::{Journal, Link, Plan, VxlanOptions};
@@ -51,4 +53,32 @@ fn it_merges_what_arrives_only_where_nobody_has_before() {
     }
     // The address of nobody, and a link that is not there.
     assert!(merging::is_on(&name("vx0")).is_err());
+}
+
+/// The kernel takes no alias with the request for a device, so whoever comes meanwhile finds it unsigned.
+#[test]
+fn one_that_is_being_made_is_waited_for_and_a_strangers_is_not_taken() {
+    let (lab, red) = lab();
+    lab.ip("link add under type bridge");
+    lab.ip("link set under up");
+    lab.ip("address add 192.0.2.1/32 dev under");
+    let options = VxlanOptions {
+        vni: 7,
+        port: 4789,
+        local: "192.0.2.1".parse().unwrap(),
+        checksum: true,
+        alias: "ours".into(),
+    };
+    let device = name("vx7");
+    let mut plan = Plan::new();
+    plan.network(Link::vxlan(&device, options).up(true));
+    kernel(&red).ensure(&plan, &mut Journal::default()).unwrap();
+    lab.ip("link set vx7 alias of-somebody-else");
+    let text = kernel(&red).ensure(&plan, &mut Journal::default()).unwrap_err().to_string();
+    assert!(text.contains("vx7"), "{text}");
+    assert!(Command::new("ip").args(["link", "set", "vx7", "alias", ""]).status().unwrap().success());
+    let late = ["-c", "sleep 0.3; exec ip link set vx7 alias ours"];
+    let mut maker = Command::new("sh").args(late).spawn().unwrap();
+    kernel(&red).ensure(&plan, &mut Journal::default()).unwrap();
+    assert!(maker.wait().unwrap().success());
 }
