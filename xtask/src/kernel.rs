@@ -17,13 +17,16 @@ use crate::{peers, setup};
 /// The test binaries that have such tests, by what cargo calls them.
 const BINARIES: [&str; 3] = ["conformance", "scenarios", "vlan"];
 /// What the names of the tests have in them that are run when nobody names any.
-const FEATURES: [&str; 8] = [
+const FEATURES: [&str; 11] = [
     "vlan",
     "trunk",
     "bridge_without_filtering",
     "dummy",
     "vrf",
     "kernels_wireguard",
+    "a_full_packet_is_encrypted_whole_over_ipv4",
+    "an_encrypted_network_is_entered_and_left_by_the_mesh_alone",
+    "a_host_that_boots_again_is_who_it_was_to_the_mesh",
     "fast_path",
     "bridge_keeps_its_containers_apart",
 ];
