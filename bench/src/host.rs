@@ -4,7 +4,6 @@
 //! several hosts can take turns in one program.
 
 use std::collections::BTreeMap;
-
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;

@@ -26,8 +26,8 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// Code 11 when this host has no such network (yet), 7 when it cannot have it, as without the secret of an encrypted one. Nothing that is only taken apart is
-    /// refused.
+    /// Code 11 when this host has no such network (yet), 7 when it cannot have it, as without the secret of an encrypted one. Nothing that is
+    /// only taken apart is refused.
     pub fn of(call: &Call) -> Result<Self, Failure> {
         let local = local(call)?;
         let mac = match (call.requested_mac(), call.verb) {
