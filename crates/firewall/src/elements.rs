@@ -11,6 +11,9 @@
 //! set inet weft masqN_L           has a part of the network's subnets: packets to the rest of them are masqueraded
 //! set bridge weft spoof_guarded   has a container's port: what it sends is checked
 //! ```
+//!
+//! The element `*`, for whatever has none of its own, is one of the network's in `no_icc` and `spoof_guarded`. In `masqN_L` it accepts all
+//! that passes as it is, and it is no way in `within`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,6 +99,11 @@ impl Elements {
             }
             if self.marked.contains(&key) {
                 found.push(Stranger::Element { set: forward::no_icc().to_string(), element });
+            }
+        }
+        for (keys, set) in [(&self.marked, forward::no_icc()), (&self.checked, bridge::guarded())] {
+            if keys.iter().any(Key::is_catch_all) {
+                found.push(Stranger::Element { set: set.to_string(), element: "*".into() });
             }
         }
         let checked = network.ports.iter().find(|port| self.checked.contains(&Key::new().ifname(port)));
@@ -237,6 +245,28 @@ mod tests {
         assert!(told(&mut socket, true)[0].contains("nft list set bridge weft spoof_guarded"));
         socket.commit(Transaction::new().delete_elements(&port.0, vec![port.1])).unwrap();
         assert_eq!(told(&mut socket, true), [""; 0]);
+    }
+
+    #[test]
+    fn an_element_for_everything_is_told() {
+        let mut socket = own();
+        for (set, shown) in [
+            ("inet weft no_icc", "set inet weft no_icc has *, "),
+            ("bridge weft spoof_guarded", "set bridge weft spoof_guarded has *, "),
+        ] {
+            nft(&format!("add element {set} {{ * }}"));
+            let found = told(&mut socket, true);
+            assert!(found.len() == 1 && found[0].starts_with(shown), "{found:?}");
+            nft(&format!("delete element {set} {{ * }}"));
+            assert_eq!(told(&mut socket, true), [""; 0]);
+        }
+        // Whoever is within any subnet is accepted, and no packet is changed.
+        nft("add element inet weft masq4_24 { * }");
+        assert_eq!(told(&mut socket, true), [""; 0]);
+        // It is no way of the network's.
+        nft("add element inet weft within { * }");
+        nft("delete element inet weft within { \"ov1\" . \"ovb1\" }");
+        assert!(told(&mut socket, true)[0].contains("within lacks"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{Error, Key, Set, Socket, encode, read};
 
 impl Socket {
-    /// Returns the keys of a set's elements; none if there is no such set.
+    /// Returns the keys of a set's elements; none if there is no such set. That of `*`, which stands for all others, is empty.
     ///
     /// # Errors
     ///
@@ -16,8 +16,9 @@ impl Socket {
 
     /// Returns the elements of a set; none if there is no such set.
     pub(crate) fn elements(&mut self, set: &Set) -> Result<Vec<read::Listed>, Error> {
-        let found = self.dump(|| encode::elements_question(set), &set.name, read::elements)?;
-        Ok(found.into_iter().flatten().collect())
+        let found =
+            self.dump(|| encode::elements_question(set), &set.name, |bytes| Some(read::elements(bytes)))?;
+        Ok(read::all(found, || format!("the elements of {set}"))?.into_iter().flatten().collect())
     }
 
     /// Returns the keys of a set's elements, each with whether it stays: one that does not is there for a time. None if there is no

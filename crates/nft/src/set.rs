@@ -174,6 +174,11 @@ impl Key {
         self.field(&vec![0; if family.is_ipv4() { 4 } else { 16 }])
     }
 
+    /// Returns whether it is the key of `*`, the element for all keys that have none of their own.
+    pub fn is_catch_all(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns its bytes, as the kernel has them.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -213,11 +213,10 @@ impl Socket {
     /// When the kernel refuses to answer.
     pub fn chains(&mut self, table: Table) -> Result<Vec<String>, Error> {
         // KERNEL: a table cannot be asked for; every chain of the family is listed (nf_tables_dump_chains).
-        let found = self.dump(
-            || encode::chains_question(table),
-            &format!("the chains of table {table}"),
-            read::chain_name,
-        )?;
+        let object = format!("the chains of table {table}");
+        let found =
+            self.dump(|| encode::chains_question(table), &object, |bytes| Some(read::chain_name(bytes)))?;
+        let found = read::all(found, || object)?;
         Ok(found.into_iter().filter(|(of, _)| of == table.name).map(|(_, name)| name).collect())
     }
 
@@ -227,7 +226,10 @@ impl Socket {
     ///
     /// When the kernel refuses to answer.
     pub fn sets(&mut self, table: Table) -> Result<Vec<String>, Error> {
-        self.dump(|| encode::sets_question(table), &format!("the sets of table {table}"), read::set_name)
+        let object = format!("the sets of table {table}");
+        let found =
+            self.dump(|| encode::sets_question(table), &object, |bytes| Some(read::set_name(bytes)))?;
+        read::all(found, || object)
     }
 
     pub(crate) fn dump<T>(
