@@ -1,6 +1,7 @@
 //! Encrypted networks of a cluster, from one container to another: nothing of what they say is on the wire.
 
 use std::net::UdpSocket;
+use std::os::unix::fs::MetadataExt;
 
 use nix::sys::signal::Signal;
 use weft_testkit::{Cluster, Host, does_not_reach, reaches, skip_unless, staged, staged_folder};
@@ -148,6 +149,19 @@ fn the_mesh_is_kept_in_step_and_what_is_not_is_told() {
     cluster.eventually("it is there again", || red.ping(&there) && is_sound());
 }
 
+/// Returns `weftd`, but for the version that its tunnel tells.
+fn of_another_version() -> Vec<u8> {
+    let mut program = std::fs::read(staged("weftd")).unwrap();
+    let (ours, other) = (b"weftd tunnel 0.", b"weftd tunnel /.");
+    let places: Vec<usize> =
+        (0..program.len() - ours.len()).filter(|at| program[*at..].starts_with(ours)).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        program[at..at + other.len()].copy_from_slice(other);
+    }
+    program
+}
+
 /// After an upgrade the tunnel that runs is of the version before: another takes over, as a key is replaced.
 #[test]
 fn a_tunnel_of_another_version_is_left_for_one_of_this() {
@@ -162,18 +176,9 @@ fn a_tunnel_of_another_version_is_left_for_one_of_this() {
     reaches(&red, [&there]);
     let route = |host: &Host| host.sh("ip -6 route show proto 202").expect_ok().to_owned();
     assert!(route(cluster.host(1)).contains("dev weftwga"), "{}", route(cluster.host(1)));
-    // The same program, but for the version that it tells.
-    let mut program = std::fs::read(staged("weftd")).unwrap();
-    let (ours, older) = (b"weftd tunnel 0.", b"weftd tunnel /.");
-    let places: Vec<usize> =
-        (0..program.len() - ours.len()).filter(|at| program[*at..].starts_with(ours)).collect();
-    assert!(!places.is_empty());
-    for at in places {
-        program[at..at + older.len()].copy_from_slice(older);
-    }
     let host = cluster.host(1);
     let old = host.path("weftd");
-    host.write("weftd", program);
+    host.write("weftd", of_another_version());
     host.sh(&format!("chmod 755 {}", old.display())).expect_ok();
     cluster.kill(1);
     let host = cluster.host(1);
@@ -192,7 +197,7 @@ fn a_tunnel_of_another_version_is_left_for_one_of_this() {
     assert!(said.contains("A: its tunnel is weftd tunnel /.") && said.contains("B takes over"), "{said}");
 }
 
-/// An upgrade replaces the file under an agent that runs: that is said, and what it starts is what it is itself.
+/// An upgrade replaces the file under an agent that runs: that is said, and the tunnel that it starts afterwards is what it is itself.
 #[test]
 fn an_agent_whose_program_was_replaced_says_so_and_goes_on() {
     let mut cluster = Cluster::new(2);
@@ -207,21 +212,43 @@ fn an_agent_whose_program_was_replaced_says_so_and_goes_on() {
     let says = |cluster: &Cluster| cluster.host(1).weft(["overlay", "status"]).expect_ok().to_owned();
     assert_eq!(cluster.status(1)["replaced"], false);
     assert!(!says(&cluster).contains("systemctl restart weft-agent"), "{}", says(&cluster));
-    std::fs::remove_file(&program).unwrap();
-    assert_eq!(cluster.status(1)["replaced"], true);
-    assert!(says(&cluster).contains("systemctl restart weft-agent"), "{}", says(&cluster));
     cluster.network(1, &["-o", "encrypted", "blue"]);
     let (red, green) = (connected(&cluster, 1, "red"), connected(&cluster, 2, "green"));
-    cluster.eventually("they reach each other", || red.ping(&addresses(&green)[0]));
+    let there = addresses(&green)[0].clone();
+    cluster.eventually("they reach each other", || red.ping(&there));
+    let host = cluster.host(1);
+    host.write("upgraded/new", of_another_version());
+    host.sh(&format!("chmod 755 {to}/new && mv {to}/new {to}/weftd")).expect_ok();
+    assert_eq!(cluster.status(1)["replaced"], true);
+    assert!(says(&cluster).contains("systemctl restart weft-agent"), "{}", says(&cluster));
     // Who carries the packets is told, where that is no kernel.
     skip_unless!(
         !cluster.underlay.lab().has_link_type("wireguard"),
         "a kernel without WireGuard, where a program of ours carries packets"
     );
+    let tunnel = |slot: &str| {
+        let found = format!("pgrep -f '[r]oot {} tunnel.* {slot}$'", host.root().display());
+        host.sh(&found).stdout.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let old = tunnel("A");
+    assert!(!old.is_empty());
+    host.sh(&format!("kill -9 {}", old.join(" "))).expect_ok();
+    let file = |id: &str| std::fs::metadata(format!("/proc/{id}/exe")).map(|found| found.ino()).ok();
+    let own = file(&cluster.agent_id(1).to_string());
+    cluster.eventually("another is started, by the program that the agent is itself", || {
+        let new = tunnel("A");
+        !new.is_empty() && new.iter().all(|id| !old.contains(id) && file(id) == own)
+    });
+    let is_sound = || cluster.host(1).weft(["overlay", "peers", "--verify"]).code == 0;
+    cluster.eventually("all is sound", is_sound);
+    cluster.eventually("they reach each other again", || red.ping(&there));
     let version = cluster.status(1)["version"].as_str().unwrap().to_owned();
     let carrier = format!("weftd tunnel {version}");
     cluster.eventually("it is told", || cluster.status(1)["carriers"]["A"] == carrier.as_str());
     assert!(says(&cluster).contains(&format!("tunnel      A by {carrier}\n")), "{}", says(&cluster));
+    assert_eq!(tunnel("B"), [""; 0]);
+    let said = cluster.end(1).stderr;
+    assert!(!said.contains("takes over"), "{said}");
 }
 
 /// D3 and D4: a stranger sends VXLAN of an encrypted network to the host's own address; and somebody takes the guard away, and the mesh.

@@ -110,6 +110,6 @@ fn the_kernels_wireguard_and_ours_are_one_mesh() {
     }
     // What is found out without being told.
     let root = Root::new(Some(two.root().into()));
-    let found = two.inside(|| Driver::open(root, staged("weftd"), None).unwrap());
+    let found = two.inside(|| Driver::open(root, || Ok(staged("weftd")), None).unwrap());
     assert_eq!(found.implementation(), Implementation::Kernel);
 }

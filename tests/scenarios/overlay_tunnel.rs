@@ -45,7 +45,7 @@ impl<'a> Member<'a> {
 
     pub(crate) fn with(host: &'a Host, words: &str, whose: Option<Implementation>) -> Self {
         let root = Root::new(Some(host.root().into()));
-        let open = || Driver::open(root, staged("weftd"), whose).unwrap();
+        let open = || Driver::open(root, || Ok(staged("weftd")), whose).unwrap();
         let policy = Policy { linger: Duration::from_secs(2), ..Policy::default() };
         let driver = host.inside(open).with_policy(policy);
         Self { host, driver, secret: secret(words, host), wireguard: Slots::default() }

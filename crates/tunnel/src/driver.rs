@@ -23,7 +23,7 @@ use crate::keys::{self, ClusterSecret};
 use crate::mesh::{Device, Implementation, Mesh, MeshError, Peer, PeerDiff, PeerStats};
 use crate::rotation::{self, Observed, Own, Policy, Remote, Step};
 use crate::slot::Slot;
-use crate::userspace::UserspaceMesh;
+use crate::userspace::{Program, UserspaceMesh};
 
 pub use outcome::Outcome;
 
@@ -94,12 +94,13 @@ struct Stored {
 }
 
 impl Driver {
-    /// Opens the mesh in the calling thread's network namespace: the kernel's if it has one, or what is asked for.
+    /// Opens the mesh in the calling thread's network namespace: the kernel's if it has one, or what is asked for. `weftd` tells what is
+    /// started as `weftd tunnel`, each time.
     ///
     /// # Errors
     ///
     /// When there is no netlink socket to be had, or the kernel refuses to say whether it has WireGuard.
-    pub fn open(root: Root, weftd: PathBuf, wanted: Option<Implementation>) -> Result<Self, MeshError> {
+    pub fn open(root: Root, weftd: Program, wanted: Option<Implementation>) -> Result<Self, MeshError> {
         let failed = refused(Slot::A, "reach the kernel");
         let mut kernel = KernelMesh::open(root.clone()).map_err(&failed)?;
         let implementation = match wanted {

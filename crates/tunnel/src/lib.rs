@@ -30,4 +30,4 @@ pub use kernel::KernelMesh;
 pub use keys::{ClusterSecret, SecretKey};
 pub use mesh::{Device, Implementation, Mesh, MeshError, Peer, PeerDiff, PeerStats, device_mtu};
 pub use slot::{NotASlot, Slot};
-pub use userspace::UserspaceMesh;
+pub use userspace::{Program, UserspaceMesh};

@@ -1,7 +1,7 @@
 //! WireGuard in a process of its own, for kernels without.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,23 +25,26 @@ const END: Duration = Duration::from_secs(10);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// Tells the path of a program that is started at once.
+pub type Program = fn() -> io::Result<PathBuf>;
+
 /// A mesh of tunnel processes, in the network namespace it was opened in.
 #[derive(Debug)]
 pub struct UserspaceMesh {
     root: Root,
-    weftd: PathBuf,
+    weftd: Program,
     socket: Socket,
     /// Which versions answered last.
     versions: Slots<Option<String>>,
 }
 
 impl UserspaceMesh {
-    /// Opens it; `weftd` is started as `weftd tunnel`.
+    /// Opens it; what `weftd` tells is started as `weftd tunnel`.
     ///
     /// # Errors
     ///
     /// When there is no netlink socket to be had.
-    pub fn open(root: Root, weftd: PathBuf) -> Result<Self, Error> {
+    pub fn open(root: Root, weftd: Program) -> Result<Self, Error> {
         Ok(Self { root, weftd, socket: Socket::open()?, versions: Slots::default() })
     }
 
@@ -88,12 +91,14 @@ impl UserspaceMesh {
 
     /// Starts a tunnel that stays when we go.
     fn start(&self, slot: Slot) -> Result<(), MeshError> {
-        let mut invocation = Invocation::new(&self.weftd);
+        let failed = |reason: String| MeshError::NotStarted { slot, reason };
+        // Not before: an upgrade may have replaced the file since the last one was started.
+        let weftd = (self.weftd)().map_err(|error| failed(error.to_string()))?;
+        let mut invocation = Invocation::new(weftd);
         let slot_text = slot.to_string();
         invocation.args = vec!["--root".into(), self.root.path().into()];
         invocation.args.extend(["tunnel", "--detach", "--slot", &slot_text].map(Into::into));
         invocation.timeout = START;
-        let failed = |reason: String| MeshError::NotStarted { slot, reason };
         let output = exec::run(invocation).map_err(|error| failed(error.to_string()))?;
         if output.status.success() {
             return Ok(());

@@ -96,8 +96,7 @@ impl State {
 }
 
 fn opened(root: Root) -> Result<Driver, Refusal> {
-    let weftd = program::own().map_err(|error| Refusal::new(Kind::Failed, error))?;
-    Driver::open(root, weftd, None).map_err(|error| refused(&error))
+    Driver::open(root, program::own, None).map_err(|error| refused(&error))
 }
 
 fn refused(error: &MeshError) -> Refusal {

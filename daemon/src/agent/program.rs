@@ -13,7 +13,7 @@ pub(crate) fn is_replaced() -> bool {
     std::fs::read_link(SELF).is_ok_and(|path| path.to_string_lossy().ends_with(DELETED))
 }
 
-/// Returns what starts the program of this process once more.
+/// Returns what starts the program of this process once more, if that is done at once: an upgrade may come at any time.
 ///
 /// # Errors
 ///
