@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 use tokio::task::spawn_local;
 use weft_manager::Kind;
 use weft_manager::overlay::protocol::{Join, Refusal, Status};
+use weft_model::NetworkName;
 use weft_overlay::records::{Cluster, Network, Pool};
 use weft_overlay::{ClusterId, Snapshot};
 use weft_state::{StateError, document};
@@ -110,16 +111,34 @@ async fn take_part(agent: &Rc<Agent>, reply: &Reply) {
         return;
     }
     reply.progress("waiting until the cluster's networks are to be had here");
-    let outcomes = || -> Option<Vec<_>> {
+    let look = || -> Vec<Outcome> {
         agent.change(|inner| networks.iter().map(|network| inner.is_to_be_had(network)).collect())
     };
-    // What takes longer is told by `weft overlay status`.
-    let Ok(outcomes) = agent.wait_for("networks of the cluster", LIMIT, outcomes).await else { return };
-    for (network, outcome) in networks.iter().zip(outcomes) {
-        if let Err(why) = outcome {
-            reply.progress(format!("network {} is not to be had on this host: {why}", network.name));
+    let all = || Some(look()).filter(|outcomes| outcomes.iter().all(Option::is_some));
+    let outcomes = agent.wait_for("networks of the cluster", LIMIT, all).await.unwrap_or_else(|_| look());
+    let names = networks.iter().map(|network| &network.name);
+    for line in told(names.zip(outcomes)) {
+        reply.progress(line);
+    }
+}
+
+/// Whether a network is to be had, or why not; nothing as long as that is open.
+type Outcome = Option<Result<(), String>>;
+
+/// Returns what is said of networks: which are not to be had, and which may come yet.
+fn told<'a>(outcomes: impl Iterator<Item = (&'a NetworkName, Outcome)>) -> Vec<String> {
+    let (mut lines, mut open) = (Vec::new(), Vec::new());
+    for (name, outcome) in outcomes {
+        match outcome {
+            Some(Err(why)) => lines.push(format!("network {name} is not to be had on this host: {why}")),
+            Some(Ok(())) => {}
+            None => open.push(name.to_string()),
         }
     }
+    if !open.is_empty() {
+        lines.push(format!("not known yet of {}: weft overlay status", open.join(", ")));
+    }
+    lines
 }
 
 /// Takes a place among the hosts, as the same host if that was tried before and cut short.
@@ -202,4 +221,23 @@ fn founded(join: &Join, secret: &ClusterSecret) -> Result<Cluster, Refusal> {
     }
     cluster.secret_proof = Some(secret::proof(secret, id));
     Ok(cluster)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_networks_is_told_though_some_are_open() {
+        let names = ["blue", "green", "large", "small"].map(|name| name.parse::<NetworkName>().unwrap());
+        let told = |outcomes: [Outcome; 4]| told(names.iter().zip(outcomes));
+        let refused = || Some(Err("it is large: raise the underlay's MTU".to_owned()));
+        let line = "network large is not to be had on this host: it is large: raise the underlay's MTU";
+        assert_eq!(told([Some(Ok(())), Some(Ok(())), refused(), Some(Ok(()))]), [line]);
+        assert_eq!(
+            told([None, Some(Ok(())), refused(), None]),
+            [line, "not known yet of blue, small: weft overlay status"]
+        );
+        assert_eq!(told([Some(Ok(())), Some(Ok(())), Some(Ok(())), Some(Ok(()))]), [""; 0]);
+    }
 }
