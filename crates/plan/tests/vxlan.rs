@@ -1,6 +1,7 @@
 //! VXLAN devices, on the real kernel.
 
 #![cfg(test)]
+#![expect(clippy::disallowed_methods, reason = "a test starts programs")]
 
 mod lab;
 
