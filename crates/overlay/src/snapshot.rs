@@ -204,17 +204,17 @@ impl Snapshot {
                 Standing::Usurper(why) => return self.note_bad(&entry.key, why),
             }
         }
-        // What is kept against the store stays until its host has said it again, or has left: of two claims the earlier is right.
-        if self.held.contains_key(&key)
-            && self.records.get(&key).is_some_and(|kept| is_later_claim(&known, kept))
-        {
+        // What is kept against the store stays until its host has said it again, or is out: of two claims the earlier is right.
+        let is_against = |kept: &Known| is_later_claim(&known, kept) && !self.is_of_one_out(kept);
+        if self.held.contains_key(&key) && self.records.get(&key).is_some_and(is_against) {
             changes.held.push(key.clone());
             self.held.insert(key, Some(known));
             return;
         }
         self.held.remove(&key);
-        let left = match &known.record {
+        let out = match &known.record {
             Record::Left(left) => Some(left.host),
+            Record::Host(host) if host.superseded_by.is_some() => Some(host.id),
             _ => None,
         };
         match self.records.get(&key) {
@@ -223,8 +223,8 @@ impl Snapshot {
             Some(_) => {}
         }
         self.records.insert(key, known);
-        if let Some(host) = left {
-            changes.removed.extend(self.release_host(host));
+        if let Some(host) = out {
+            self.release_host(host, changes);
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::identity::alters;
-use super::{Known, Record, Snapshot};
+use super::{Changes, Known, Record, Snapshot};
 use crate::ids::{HostId, NetworkId};
 use crate::keys::Key;
 use crate::records::BlockState;
@@ -172,33 +172,40 @@ impl Snapshot {
     /// otherwise what was lost, and what was held before and is lacking still.
     pub(super) fn hold(&mut self, before: &Self, alarm: bool, lost: &Lost) {
         let set_back = self.store != before.store || self.revision < before.revision;
-        for (key, known) in &before.records {
-            let held = before.held.get(key);
-            let wanted = alarm || held.is_some() || lost.keys.contains(key);
-            if !wanted || !self.may_hold(&known.record) {
-                continue;
+        let is_kept = |(key, known): &(&Key, &Known)| {
+            let held = before.held.get(*key);
+            let missed = held.is_some() || lost.keys.contains(*key);
+            if !(alarm || missed) || !self.may_hold(known) {
+                return false;
             }
-            let fresh = self.records.get(key);
-            let keep = match (fresh, held) {
+            match (self.records.get(*key), held) {
                 // Whoever removes a network that was altered means it.
                 (None, Some(Some(said))) => alarm || !alters(known, said),
                 (None, _) => true,
                 (Some(fresh), Some(Some(said))) if fresh.record == said.record => true,
                 (Some(fresh), _) => {
-                    let missed = held.is_some() || lost.keys.contains(key);
-                    (alarm && set_back && is_older(fresh, known)) || (missed && is_later_claim(fresh, known))
+                    let is_against = is_later_claim(fresh, known) && !before.is_of_one_out(known);
+                    (alarm && set_back && is_older(fresh, known)) || (missed && is_against)
                 }
-            };
-            if keep {
-                self.held.insert(key.clone(), fresh.cloned());
-                self.records.insert(key.clone(), known.clone());
             }
+        };
+        // All of them first: whether a host is out is what the store says, and nothing that is put back here.
+        let kept: Vec<(&Key, &Known)> = before.records.iter().filter(is_kept).collect();
+        for (key, known) in kept {
+            let said = self.records.insert(key.clone(), known.clone());
+            self.held.insert(key.clone(), said);
         }
     }
 
-    fn may_hold(&self, record: &Record) -> bool {
+    fn may_hold(&self, known: &Known) -> bool {
+        let record = &known.record;
         let temporary = record.key().is_fleeting() || matches!(record, Record::Left(_));
-        !temporary && !record.owner().is_some_and(|host| self.has_left(host))
+        !temporary && !self.is_of_one_out(known)
+    }
+
+    /// Returns whether others may take away what this is, because of whose it is.
+    pub(super) fn is_of_one_out(&self, known: &Known) -> bool {
+        known.record.owner().is_some_and(|host| self.is_out(host))
     }
 
     /// Returns whether others may take away what a host had: it has left, or another one has its place.
@@ -210,19 +217,18 @@ impl Snapshot {
         self.records.contains_key(&Key::Left(host))
     }
 
-    /// Gives up what is held for a host that has left; returns the keys that are gone.
-    pub(super) fn release_host(&mut self, host: HostId) -> Vec<Key> {
+    /// Gives up what is held for a host that is out.
+    pub(super) fn release_host(&mut self, host: HostId, changes: &mut Changes) {
         let of_host = |key: &Key| self.get(key).and_then(Record::owner) == Some(host);
         let held: Vec<Key> = self.held.keys().filter(|key| of_host(key)).cloned().collect();
-        let mut gone = Vec::new();
         for key in held {
             let said = self.held.remove(&key).flatten();
-            self.release(key.clone(), said);
-            if !self.records.contains_key(&key) {
-                gone.push(key);
+            match said {
+                Some(_) => changes.changed.push(key.clone()),
+                None => changes.removed.push(key.clone()),
             }
+            self.release(key, said);
         }
-        gone
     }
 
     pub(super) fn release(&mut self, key: Key, said: Option<Known>) {

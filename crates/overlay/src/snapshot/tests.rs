@@ -515,6 +515,74 @@ fn what_the_store_gave_to_another_host_is_kept_by_the_one_that_had_it_first() {
     assert_eq!(taken(&snapshot, 1), id(9));
 }
 
+/// A store that was set back has given out again what a dead host had. Whoever takes the dead host's place ends what is held for it.
+#[test]
+fn what_is_held_for_a_host_goes_when_another_one_has_its_place() {
+    let replaced = |number: u8| {
+        let Record::Host(host) = host(number) else { panic!() };
+        Record::Host(Host { superseded_by: Some(id(9)), ..host })
+    };
+    let claimed = || Event::Put(entry(&block(2, 9, 60), 62));
+    let of_two = |snapshot: &Snapshot| {
+        let known = snapshot.block(NetworkId::new([1; 16]), "10.1.2.0/26".parse().unwrap());
+        (known.map(|block| block.host), snapshot.held().any(|key| *key == block(2, 2, 1).key()))
+    };
+    // The store has the dead host h2, but not its block any more.
+    let mut early: Vec<Record> = six();
+    early.retain(|record| record.key() != block(2, 2, 1).key());
+    let set_back = || {
+        let mut snapshot = known();
+        let changes = snapshot.adopt(&listing(7, 60, &early), Some(id(1)));
+        assert_eq!(changes.alarm, Some(Alarm::SetBack { was: 100, is: 60 }));
+        assert_eq!(of_two(&snapshot), (Some(id(2)), true));
+        snapshot
+    };
+    let put = |record: &Record, revision| Event::Put(entry(record, revision));
+    // Nobody has its place: it keeps what it had, whether one hears of the claim or reads all.
+    let mut snapshot = set_back();
+    snapshot.apply(&[claimed()], Some(id(1)));
+    assert_eq!(of_two(&snapshot), (Some(id(2)), true));
+    let with_claim = [early.clone(), vec![block(2, 9, 60)]].concat();
+    snapshot.adopt(&listing(7, 63, &with_claim), Some(id(1)));
+    assert_eq!(of_two(&snapshot), (Some(id(2)), true));
+    // The place is taken after the claim, before it, and both are read at once.
+    let changes = snapshot.apply(&[put(&replaced(2), 64)], Some(id(1)));
+    assert_eq!(of_two(&snapshot), (Some(id(9)), false));
+    assert_eq!(changes.changed, [host(2).key(), block(2, 2, 1).key()]);
+    let mut snapshot = set_back();
+    let changes = snapshot.apply(&[put(&replaced(2), 61)], Some(id(1)));
+    assert_eq!((of_two(&snapshot), changes.removed), ((None, false), vec![block(2, 2, 1).key()]));
+    snapshot.apply(&[claimed()], Some(id(1)));
+    assert_eq!(of_two(&snapshot), (Some(id(9)), false));
+    let mut all = with_claim;
+    all.retain(|record| record.key() != host(2).key());
+    all.push(replaced(2));
+    let mut snapshot = set_back();
+    snapshot.adopt(&listing(7, 63, &all), Some(id(1)));
+    assert_eq!(of_two(&snapshot), (Some(id(9)), false));
+    let mut snapshot = known();
+    snapshot.adopt(&listing(7, 63, &all), Some(id(1)));
+    assert_eq!(of_two(&snapshot), (Some(id(9)), false));
+}
+
+/// That a host's place was taken is no reason to forget its quarantine when the store has forgotten both.
+#[test]
+fn a_quarantine_outlives_a_store_that_was_set_back() {
+    let Record::Host(host) = host(2) else { panic!() };
+    let replaced = Record::Host(Host { superseded_by: Some(id(9)), ..host });
+    let Record::Block(active) = block(2, 2, 1) else { panic!() };
+    let quarantined = Record::Block(Block { state: BlockState::Quarantine { since: 90 }, ..active });
+    let mut snapshot = known();
+    let events = [Event::Put(entry(&replaced, 101)), Event::Put(entry(&quarantined, 102))];
+    snapshot.apply(&events, Some(id(1)));
+    for revision in [60, 61] {
+        snapshot.adopt(&listing(7, revision, &six()), Some(id(1)));
+        for record in [&replaced, &quarantined] {
+            assert_eq!(snapshot.get(&record.key()), Some(record), "{revision}");
+        }
+    }
+}
+
 #[test]
 fn what_goes_with_something_else_is_not_lost() {
     let blue = network("blue", 1, 5000);
