@@ -199,7 +199,8 @@ impl Inner {
     }
 }
 
-/// Returns the store of the cluster. A directory that is `new` is made; one that a host has met others in is waited for.
+/// Returns the store of the cluster. A directory that is `new` is made; one that a host has met others in is waited for. Of settings
+/// that are `new` more is asked than of those that a host has joined with.
 pub(super) async fn store(join: &Join, new: bool) -> Result<SharedStore, StoreError> {
     match &join.dir {
         Some(dir) if new => return Ok(Arc::new(FileStore::open(dir).await?)),
@@ -215,6 +216,9 @@ pub(super) async fn store(join: &Join, new: bool) -> Result<SharedStore, StoreEr
         progress: None,
         watchdog: None,
     };
+    if new {
+        settings.check_given()?;
+    }
     Ok(Arc::new(EtcdStore::new(settings)?))
 }
 
@@ -237,6 +241,19 @@ pub(super) fn request(host: HostId, join: &Join, place: &Place, cluster: Cluster
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Versions before took files with `http://`, and did nothing with them.
+    #[tokio::test]
+    async fn a_membership_with_files_that_nothing_is_done_with_is_followed() {
+        let join = Join {
+            endpoints: vec!["http://127.0.0.1:2379".into()],
+            ca: Some("/nonexistent/ca.crt".into()),
+            ..Join::default()
+        };
+        assert!(store(&join, false).await.is_ok());
+        let refusal = store(&join, true).await.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(refusal.contains("http:// is without TLS"), "{refusal}");
+    }
 
     #[test]
     fn what_is_owed_is_said_ever_more_rarely_until_it_is_there() {

@@ -86,16 +86,30 @@ impl EtcdSettings {
             if !endpoint.tls && !is_own(endpoint.host) {
                 return Err(wrong(text, "without TLS only on this host", WHOLE));
             }
-            if !endpoint.tls && [&self.ca, &self.cert, &self.key].iter().any(|file| file.is_some()) {
-                let why = "http:// is without TLS, and --ca, --cert and --key are for it";
-                return Err(wrong(text, why, WHOLE));
-            }
             tls.push(endpoint.tls);
         }
         if tls.iter().any(|tls| *tls != tls_of(&self.endpoints)) {
             return Err(wrong("endpoints", "some are https:// and some http://", WHOLE));
         }
         self.options().map(drop)
+    }
+
+    /// As [`EtcdSettings::check`], for whoever gives them now: refuses files that nothing would be done with, too. Hosts that have
+    /// joined with such are members as before.
+    ///
+    /// # Errors
+    ///
+    /// Names the setting and what is wrong with it.
+    pub fn check_given(&self) -> Result<(), StoreError> {
+        self.check()?;
+        match self.endpoints.first() {
+            Some(text)
+                if !self.has_tls() && [&self.ca, &self.cert, &self.key].into_iter().any(Option::is_some) =>
+            {
+                Err(wrong(text, "http:// is without TLS, and --ca, --cert and --key are for it", WHOLE))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns whether servers are greeted with TLS.
@@ -205,7 +219,10 @@ mod tests {
         }
         let trusting =
             EtcdSettings { ca: Some("ca".into()), ..EtcdSettings::plain(["http://127.0.0.1:2379"]) };
-        assert!(trusting.check().unwrap_err().to_string().contains("http:// is without TLS"));
+        assert!(trusting.check_given().unwrap_err().to_string().contains("http:// is without TLS"));
+        trusting.check().unwrap();
+        EtcdSettings::plain(["http://127.0.0.1:2379"]).check_given().unwrap();
+        assert!(EtcdSettings::plain(["http://192.0.2.1:2379"]).check_given().is_err());
         assert!(EtcdSettings::plain([""; 0]).check().is_err());
     }
 
