@@ -114,6 +114,37 @@ fn peers_come_go_and_change_their_attributes() {
     assert_eq!(state(net.host(1)), lone);
 }
 
+/// What a host has lost it does not give out, also when nothing else of the network can be done. The twin: what it has stays.
+#[test]
+fn a_block_that_is_lost_is_given_up_whatever_else_fails() {
+    let net = Underlay::new(2);
+    net.statics(&[BLUE], "v4");
+    let host = net.host(1);
+    let (first, _) = host.connected("blue", "c");
+    // Somebody has a device of another kind in the place of the network's.
+    host.ip("link delete ov1388");
+    host.ip("link add ov1388 type bridge");
+    let fails = || {
+        host.weft(["overlay", "apply"]).expect_failure(1, &["ov1388"]);
+    };
+    let known = || host.read("run/weft/overlay/blue.json");
+    fails();
+    assert!(known().contains("10.1.0.64/26"), "{}", known());
+    let file = "etc/weft/overlay/host.toml";
+    host.write(file, host.read(file).replace("10.1.0.64/26", "10.1.1.0/26"));
+    fails();
+    assert!(!known().contains("10.1.0.64/26"), "{}", known());
+    assert!(known().contains("fd00:1::40/122"), "{}", known());
+    let late = host.container("late");
+    let none = host.weft(["network", "connect", "blue", late.name()]);
+    assert!(none.code != 0 && !late.has_link("eth0"), "{none}: {:?}", late.addresses("eth0"));
+    // Once it can be done the host has what it has now.
+    host.ip("link delete ov1388");
+    host.weft(["network", "disconnect", "blue", first.name()]).expect_ok();
+    apply(host);
+    assert!(known().contains("10.1.1.0/26"), "{}", known());
+}
+
 #[test]
 fn what_others_made_is_left_alone() {
     let net = Underlay::new(2);

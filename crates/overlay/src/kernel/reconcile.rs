@@ -98,6 +98,7 @@ impl Reconciler {
 
     fn work(&self, desired: &Desired) -> Report {
         let mut report = Report::default();
+        stale::give_up_lost_blocks(desired, &self.root, &mut report);
         let turn = self.turn();
         if !desired.is_empty() {
             match self.guard(desired) {
@@ -211,8 +212,7 @@ impl Reconciler {
         let mut steps = self.steps(network, home.as_ref())?;
         steps.retain(|step| !(partial && step.removes));
         let carried_out = carry_out(steps, &mut socket, report);
-        // One that cannot be read is written anew as any other that is not as it should be. It is written whatever became of the ways
-        // to others: an ADD gives nothing out of a block that is not this host's any more.
+        // One that cannot be read is written anew as any other that is not as it should be, whatever became of the ways to others.
         if !LocalNetwork::load(&self.root, &local.name).is_ok_and(|found| found.as_ref() == Some(local)) {
             local.save(&self.root)?;
         }

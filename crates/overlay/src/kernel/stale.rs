@@ -9,7 +9,24 @@ use super::PROTOCOL;
 use super::error::KernelError;
 use super::reconcile::{Report, Trouble};
 use crate::blocks::overlap;
+use crate::desired::{Desired, DesiredNetwork};
 use crate::local::LocalNetwork;
+
+/// Takes blocks that are not this host's any more out of what an ADD reads, so that it gives nothing out of them, whatever else cannot
+/// be done.
+pub(super) fn give_up_lost_blocks(desired: &Desired, root: &Root, report: &mut Report) {
+    for DesiredNetwork { local, .. } in &desired.networks {
+        // One that cannot be read is of no use to an ADD either.
+        let Ok(Some(mut found)) = LocalNetwork::load(root, &local.name) else { continue };
+        let before = found.blocks.len();
+        found.blocks.retain(|had| local.blocks.iter().any(|block| block.cidr == had.cidr));
+        if found.blocks.len() < before
+            && let Err(error) = found.save(root)
+        {
+            report.troubles.push(Trouble { network: Some(local.name.clone()), error: error.into() });
+        }
+    }
+}
 
 /// Takes the bridge's addresses and black holes of blocks away that are not this host's any more. Those that containers have
 /// addresses of stay, and are told.
