@@ -1,5 +1,6 @@
 //! Hosts that come and go many times: what is over is over.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use weft_testkit::{Cluster, Host, Snapshot};
@@ -50,30 +51,36 @@ fn hosts_that_join_and_leave_many_times_leave_nothing_behind() {
     let keys_before = keys(&cluster);
     (0..ROUNDS).for_each(|_| join_and_leave(&cluster));
     for (number, before) in (1..=3).zip(&before) {
-        let differs = || difference(before, &tidy(number));
-        for _ in 0..100 {
-            // What is kept on the disk is kept a moment later.
-            if differs().is_empty() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-        assert_eq!(differs(), "", "h{number}");
+        // What is kept on the disk is kept a moment later.
+        until_equal(&cluster, &format!("h{number} is as before"), || difference(before, &tidy(number)));
     }
-    let now = keys(&cluster);
-    assert_eq!(keys_before.difference(&now).collect::<Vec<_>>(), Vec::<&String>::new());
-    let more: Vec<&String> = now.difference(&keys_before).collect();
+    until_equal(&cluster, "the store is as before, but for what is over", || surplus(&cluster, &keys_before));
+    assert_eq!(cluster.status(1)["state"], "ready");
+}
+
+/// Waits until nothing differs, and tells what does whenever that is something else.
+fn until_equal(cluster: &Cluster, what: &str, differs: impl Fn() -> String) {
+    let last = RefCell::new(String::new());
+    cluster.eventually(what, || {
+        let now = differs();
+        if last.replace(now.clone()) != now {
+            eprintln!("{what}: {now}");
+        }
+        now.is_empty()
+    });
+}
+
+/// What the store has more or less than it had, besides that each membership is over and a block of each that nobody gets for a while.
+fn surplus(cluster: &Cluster, before: &BTreeSet<String>) -> String {
+    let now = keys(cluster);
+    let less: Vec<&String> = before.difference(&now).collect();
+    let more: Vec<&String> = now.difference(before).collect();
     let of_kind =
         |kind: &str| more.iter().filter(|key| key.starts_with(&format!("/weft/v1/{kind}/"))).count();
-    // Of each membership: that it is over, and a block that nobody gets for a while.
-    assert_eq!(
-        (of_kind("left"), of_kind("block"), more.len()),
-        (2 * ROUNDS, 2 * ROUNDS, 4 * ROUNDS),
-        "{more:?}"
-    );
     let quarantined = cluster.etcd.records().matches("quarantine\",").count();
-    assert_eq!(quarantined, 2 * (ROUNDS + 1));
-    assert_eq!(cluster.status(1)["state"], "ready");
+    let found = (of_kind("left"), of_kind("block"), more.len(), quarantined);
+    let is_as_before = found == (2 * ROUNDS, 2 * ROUNDS, 4 * ROUNDS, 2 * (ROUNDS + 1)) && less.is_empty();
+    if is_as_before { String::new() } else { format!("{found:?}, less: {less:?}, more: {more:?}") }
 }
 
 fn join_and_leave(cluster: &Cluster) {

@@ -1,5 +1,6 @@
 //! Many containers at once: nobody is asked for what is known.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use nix::sys::signal::Signal;
@@ -10,6 +11,9 @@ use crate::overlay_agent::{addresses, connected};
 
 /// As many containers come to each host.
 const CROWD: usize = 100;
+
+/// Nothing more comes when so many looks one after another find the same.
+const STEADY: usize = 10;
 
 /// Gives a host two blocks, so that the crowd has room: it gets the second one when the first is nearly used up.
 fn make_room(cluster: &Cluster, number: u8) {
@@ -43,7 +47,7 @@ fn a_crowd_of_containers_asks_the_store_nothing() {
     }
     // Agents tell at times that they are there, and how many addresses are in use: they sleep, and whoever asks is a plugin.
     (1..=3).for_each(|number| cluster.signal(number, Signal::SIGSTOP));
-    let before = cluster.etcd.requests();
+    let before = settled(&cluster);
     for output in all_at_once(&cluster, &crowd) {
         output.expect_ok();
     }
@@ -63,6 +67,18 @@ fn a_crowd_of_containers_asks_the_store_nothing() {
         cluster.etcd.requests().iter().zip(before).all(|(now, before)| *now > before)
     });
     cluster.eventually("all is well", || (1..=3).all(|number| cluster.status(number)["state"] == "ready"));
+}
+
+/// Waits until what was on its way to the store is there, and returns how much it has been asked.
+fn settled(cluster: &Cluster) -> [u64; 3] {
+    let last = Cell::new(([0; 3], 0));
+    cluster.eventually("nothing is on its way to the store", || {
+        let (before, times) = last.get();
+        let now = cluster.etcd.requests();
+        last.set((now, if now == before { times + 1 } else { 0 }));
+        last.get().1 == STEADY
+    });
+    last.get().0
 }
 
 /// Connects containers, ten at a time on each host.
