@@ -7,7 +7,7 @@ mod lab;
 
 use std::process::Command;
 
-use lab::{kernel, lab, name};
+use lab::{MAC, kernel, lab, name};
 use weft_netlink::merging;
 use weft_plan::{Journal, Link, Plan, VxlanOptions};
 
@@ -56,9 +56,10 @@ fn it_merges_what_arrives_only_where_nobody_has_before() {
     assert!(merging::is_on(&name("vx0")).is_err());
 }
 
-/// The kernel takes no alias with the request for a device, so whoever comes meanwhile finds it unsigned.
+/// The kernel takes no alias with the request for a device, so whoever comes meanwhile finds it unsigned; and so does everybody
+/// after whoever made it was killed.
 #[test]
-fn one_that_is_being_made_is_waited_for_and_a_strangers_is_not_taken() {
+fn one_that_nobody_has_signed_is_taken_if_it_is_ours_and_a_strangers_is_not() {
     let (lab, red) = lab();
     lab.ip("link add under type bridge");
     lab.ip("link set under up");
@@ -70,16 +71,38 @@ fn one_that_is_being_made_is_waited_for_and_a_strangers_is_not_taken() {
         checksum: true,
         alias: "ours".into(),
     };
-    let device = name("vx7");
     let mut plan = Plan::new();
-    plan.network(Link::vxlan(&device, options).up(true));
-    kernel(&red).ensure(&plan, &mut Journal::default()).unwrap();
-    lab.ip("link set vx7 alias of-somebody-else");
-    let text = kernel(&red).ensure(&plan, &mut Journal::default()).unwrap_err().to_string();
-    assert!(text.contains("vx7"), "{text}");
+    plan.network(Link::vxlan(&name("vx7"), options).mac(Some(MAC)).up(true));
+    let ensure = || kernel(&red).ensure(&plan, &mut Journal::default());
+    ensure().unwrap();
+    let whole = lab.ip("link show vx7");
+    assert!(whole.contains("alias ours"), "{whole}");
+    // As it is when it has been made, and whoever made it does no more.
+    clear_alias();
+    lab.ip("link set vx7 down addrgenmode eui64");
+    ensure().unwrap();
+    assert_eq!(lab.ip("link show vx7"), whole);
+    assert!(lab.ip("-details link show vx7").contains("addrgenmode none"));
+    // Somebody's name, somebody's address, somebody's options.
+    let strangers: [&[&str]; 3] = [
+        &["link set vx7 alias of-somebody-else"],
+        &["link set vx7 address 02:00:00:00:00:08"],
+        &[
+            "link delete vx7",
+            "link add vx7 address 02:00:00:00:00:07 type vxlan id 8 dstport 4789 local 192.0.2.1",
+        ],
+    ];
+    for words in strangers {
+        clear_alias();
+        words.iter().for_each(|words| drop(lab.ip(words)));
+        let before = lab.ip("-details link show vx7");
+        let text = ensure().unwrap_err().to_string();
+        assert!(text.contains("vx7"), "{text}");
+        assert_eq!(lab.ip("-details link show vx7"), before, "after {words:?}");
+        lab.ip("link set vx7 address 02:00:00:00:00:07");
+    }
+}
+
+fn clear_alias() {
     assert!(Command::new("ip").args(["link", "set", "vx7", "alias", ""]).status().unwrap().success());
-    let late = ["-c", "sleep 0.3; exec ip link set vx7 alias ours"];
-    let mut maker = Command::new("sh").args(late).spawn().unwrap();
-    kernel(&red).ensure(&plan, &mut Journal::default()).unwrap();
-    assert!(maker.wait().unwrap().success());
 }

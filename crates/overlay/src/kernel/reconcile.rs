@@ -15,7 +15,7 @@ use weft_state::{Root, StateError};
 
 use super::devices::devices;
 use super::error::KernelError;
-use super::home::home;
+use super::home::{Patience, home};
 use super::peers::{Step, Ways, answers};
 use super::shortcuts::shortcuts;
 use super::uplink::uplink;
@@ -54,12 +54,13 @@ pub struct Trouble {
 #[derive(Clone, Debug)]
 pub struct Reconciler {
     pub(super) root: Root,
+    patience: Patience,
 }
 
 impl Reconciler {
     /// Returns a reconciler that writes what an ADD reads below `root`.
     pub fn new(root: &Root) -> Self {
-        Self { root: root.clone() }
+        Self { root: root.clone(), patience: Patience::default() }
     }
 
     /// As [`Reconciler::apply`], for whoever does not hear the store: `read` says what is desired when nobody else works any more,
@@ -199,7 +200,7 @@ impl Reconciler {
         let mut plan = devices(local, &self.root);
         // A bridge keeps the MTU it has, unless it is told by name.
         plan.network(Link::existing(&local.bridge).mtu(Some(local.mtu)));
-        kernel.ensure(&plan, &mut Journal::default())?;
+        self.patience.ensure(&mut kernel, &plan, &local.name, home.as_ref())?;
         if before.map(|facts| facts.index) != kernel.link(Place::Host, &local.vxlan).map(|facts| facts.index)
         {
             report.made += 1;

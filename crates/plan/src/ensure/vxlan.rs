@@ -1,7 +1,6 @@
 //! VXLAN devices.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use weft_netlink::link::{self, Change, LinkInfo};
@@ -16,12 +15,6 @@ use crate::{Cause, Link, Step, VxlanOptions};
 
 /// How often a device may appear or vanish between the question and the request.
 const ATTEMPTS: usize = 3;
-/// How long a namespace that is gone may take its devices' identifiers with it.
-const TAKEN_APART: Duration = Duration::from_secs(5);
-/// How long whoever makes a device may take to sign it.
-const SIGNED: Duration = Duration::from_secs(2);
-/// How often it is looked whether they are free, or it is signed.
-const BREATH: Duration = Duration::from_millis(20);
 
 impl Ensure<'_> {
     /// A device of ours that differs in what cannot be changed is made anew, without its forwarding table.
@@ -30,9 +23,12 @@ impl Ensure<'_> {
     pub(super) fn vxlan(&mut self, step: &Step, link: &Link, options: &VxlanOptions) -> Result<(), Cause> {
         let mut last = Cause::NoLink { place: step.place, name: link.name.clone() };
         for _ in 0..ATTEMPTS {
-            let result = match self.look_for_signed(step, link, options)? {
+            let result = match self.kernel.look(step.place, &link.name)? {
                 None => self.create_vxlan(step, link, options),
                 Some(found) if options.is_met_by(&found) => self.adopt_vxlan(step, link, options, &found),
+                Some(found) if options.is_unsigned(&found, link) => self
+                    .sign(step, link, options, &found)
+                    .and_then(|()| self.adopt_vxlan(step, link, options, &LinkInfo { up: true, ..found })),
                 Some(found) if options.is_owner_of(&found) => {
                     self.kernel.forget(step.place, &link.name);
                     self.kernel.socket(step.place)?.request(link::delete_index(found.index))?;
@@ -53,25 +49,6 @@ impl Ensure<'_> {
         Err(last)
     }
 
-    /// Looks for the device; one that somebody else is making at the same time is not signed yet, as the kernel takes no alias with the
-    /// request for a link, and is waited for.
-    fn look_for_signed(
-        &mut self,
-        step: &Step,
-        link: &Link,
-        options: &VxlanOptions,
-    ) -> Result<Option<LinkInfo>, Cause> {
-        let latest = Instant::now() + SIGNED;
-        loop {
-            let found = self.kernel.look(step.place, &link.name)?;
-            let is_unsigned = |found: &LinkInfo| found.alias.is_none() && found.vxlan == Some(options.info());
-            if !found.as_ref().is_some_and(is_unsigned) || Instant::now() >= latest {
-                return Ok(found);
-            }
-            std::thread::sleep(BREATH);
-        }
-    }
-
     fn create_vxlan(&mut self, step: &Step, link: &Link, options: &VxlanOptions) -> Result<(), Cause> {
         let home = self.kernel.home()?;
         let new = NewVxlan {
@@ -81,12 +58,27 @@ impl Ensure<'_> {
             options: options.info(),
             netns: home.as_ref().map(std::os::fd::AsFd::as_fd),
         };
-        self.request_vxlan(step, link, options, &new)?;
+        // The UDP socket is in the namespace that the request comes from: where the underlay is.
+        let created = Socket::open()?.request(vxlan::create(&new));
+        created.map_err(|error| self.diagnosed(error, step, link, options))?;
         let found = self
             .kernel
             .look(step.place, &link.name)?
             .ok_or(Cause::NoLink { place: step.place, name: link.name.clone() })?;
-        let known = Known { fresh: true, ..Known::from(&found) };
+        self.sign(step, link, options, &found)
+    }
+
+    /// Signs a device that was made just now, and does what is left to do. Two may do that at the same time.
+    ///
+    /// KERNEL: a request for a link takes no alias. So a device is there before it is signed, and stays so if whoever makes it is killed.
+    fn sign(
+        &mut self,
+        step: &Step,
+        link: &Link,
+        options: &VxlanOptions,
+        found: &LinkInfo,
+    ) -> Result<(), Cause> {
+        let known = Known { fresh: true, ..Known::from(found) };
         self.kernel.learn(step.place, &link.name, known);
         self.note(step, Undo::DeleteLink { place: step.place, name: link.name.clone(), index: found.index });
         let mut batch = Batch::new();
@@ -99,31 +91,9 @@ impl Ensure<'_> {
         replies.of(raised).map_err(|error| self.diagnosed(error, step, link, options))?;
         if arrives_merged(options.local) {
             // Without it everything is as it was, and a little slower.
-            visit(home.as_ref(), || merging::set(&link.name, false))?.ok();
+            visit(self.kernel.home()?.as_ref(), || merging::set(&link.name, false))?.ok();
         }
         Ok(())
-    }
-
-    /// KERNEL: a namespace that nobody has any more is taken apart later (cleanup_net, net/core/net_namespace.c), and its devices keep
-    /// their identifiers until then. So where a network has lost its namespace, the one in its place waits a little.
-    fn request_vxlan(
-        &mut self,
-        step: &Step,
-        link: &Link,
-        options: &VxlanOptions,
-        new: &NewVxlan<'_>,
-    ) -> Result<(), Cause> {
-        let latest = Instant::now() + TAKEN_APART;
-        loop {
-            // The UDP socket is in the namespace that the request comes from: where the underlay is.
-            let Err(error) = Socket::open()?.request(vxlan::create(new)) else { return Ok(()) };
-            let cause = self.diagnosed(error, step, link, options);
-            let is_hidden = matches!(cause, Cause::VniTaken { holder: None, .. }) && new.netns.is_some();
-            if !is_hidden || Instant::now() >= latest {
-                return Err(cause);
-            }
-            std::thread::sleep(BREATH);
-        }
     }
 
     /// Finds out who has what we wanted.
@@ -205,5 +175,11 @@ impl VxlanOptions {
     /// Returns whether a link was made for this owner.
     pub(crate) fn is_owner_of(&self, found: &LinkInfo) -> bool {
         found.vxlan.is_some() && found.alias.as_deref() == Some(&self.alias)
+    }
+
+    /// Returns whether a link was made with these options and our Ethernet address, and nobody has signed it.
+    fn is_unsigned(&self, found: &LinkInfo, link: &Link) -> bool {
+        let is_alike = found.vxlan == Some(self.info()) && link.mac.is_some() && found.mac == link.mac;
+        found.alias.is_none() && is_alike
     }
 }
