@@ -141,6 +141,38 @@ fn del_puts_back_a_default_route_as_it_was() {
     assert_eq!(main_table(&red), before);
 }
 
+/// Of a version that signed no rules, and default routes that the main table did not have like static ones.
+#[test]
+fn del_brings_the_main_table_no_default_route_of_an_earlier_version() {
+    let lab = Lab::new();
+    let (red, result) = connected(&lab, "red");
+    until("both links have their addresses", || {
+        red.ip("-6 route show table local").matches("fe80:").count() >= 2
+    });
+    red.ip("route del default");
+    red.ip("-6 route del default");
+    let before = main_table(&red);
+    let call = sbr(&lab, &json!({})).prev_result(&result);
+    call.add(&red).expect_ok();
+    for (family, from, gateway) in [("-4", "10.90.2.2", "10.90.2.1"), ("-6", "fd00:90:2::2", "fd00:90:2::1")]
+    {
+        let rule = red.ip(&format!("{family} rule show from {from}"));
+        let table = rule.split("lookup ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+        for words in [
+            format!("rule del from {from} lookup {table}"),
+            format!("rule add from {from} lookup {table}"),
+            format!("route del default dev net1 table {table}"),
+            format!("route add default via {gateway} dev net1 proto static table {table}"),
+        ] {
+            red.ip(&format!("{family} {words}"));
+        }
+    }
+    assert!(!rules(&red).contains("proto"), "{}", rules(&red));
+    call.del(&red).expect_ok();
+    assert_eq!(main_table(&red), before);
+    assert!(!rules(&red).contains("10.90.2.2"));
+}
+
 #[test]
 fn a_failed_add_puts_the_routes_back() {
     let lab = Lab::new();

@@ -17,6 +17,8 @@ const FIRST_SOURCE_TABLE: u32 = 100;
 /// What rules are signed with that lead to a table of an address, and a default route there that the main table did not have,
 /// which is therefore not put back. Nobody else has the number (`/etc/iproute2/rt_protos`).
 pub(crate) const BY_SOURCE: u8 = 203;
+/// What such a route was signed with by versions that signed no rule (RTPROT_STATIC).
+const EARLIER: u8 = 4;
 /// The tables that are always in use: `default`, `main` and `local`.
 const OWN_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
 
@@ -97,7 +99,8 @@ impl Moved {
             let beside = ours && other.priority() != one.priority();
             other.dst.prefix() == 0 && other.dst.is_ipv4() == one.dst.is_ipv4() && !beside
         };
-        one.dst.prefix() > 0 || one.protocol != BY_SOURCE && !others.iter().any(is_rival)
+        let was_there = one.protocol != BY_SOURCE && (ours || one.protocol != EARLIER);
+        one.dst.prefix() > 0 || was_there && !others.iter().any(is_rival)
     }
 }
 
