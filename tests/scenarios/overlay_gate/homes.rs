@@ -42,7 +42,12 @@ fn a_namespace_that_was_taken_away_is_made_anew() {
                 shown.code == 0 && !shown.stdout.is_empty()
             });
         }
-        let before = std::mem::replace(&mut here, connected(&cluster, 1, &format!("again-{number}")));
+        // An ADD waits for the kernel to take the old one apart, but not for ever.
+        let next = host.container(&format!("again-{number}"));
+        cluster.eventually("it is connected", || {
+            host.weft(["network", "connect", "blue", next.name()]).code == 0
+        });
+        let before = std::mem::replace(&mut here, next);
         reaches(&here, addresses(&there));
         reaches(&there, addresses(&here));
         cluster.eventually("packets take the fast path again", || is_fast(host, &here, &there));
