@@ -3,6 +3,7 @@
 //! Of those we have no record. What they are is told by names, comments, `host-local`'s files and the runtime's cached
 //! results, which are the same for both ([`weft_firewall::collect`]).
 
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::fs;
 
@@ -76,8 +77,9 @@ pub(super) fn sweep(
     let survivors = Survivors { attachments, addresses };
     let departed: Vec<_> = stale.iter().filter_map(Held::departed).collect();
     let names: BTreeSet<_> = stale.iter().filter_map(|held| held.endpoint(call)).collect();
-    let configured = Configured::read(call);
-    let elsewhere = Elsewhere::read(call, &configured);
+    // Much is read for these, of all networks, and mostly there is nothing to collect.
+    let configured = LazyCell::new(|| Configured::read(call));
+    let elsewhere = LazyCell::new(|| Elsewhere::read(call, &configured));
     let mut problems = Vec::new();
     let claims = call.root.masquerade_dir();
     let mut firewall = Firewall::new();
