@@ -183,7 +183,7 @@ mod tests {
         weft_netns::isolate().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let [before, first, second] =
-            ["before", "first", "second"].map(|name| weft_netns::pin(&folder.path().join(name)).unwrap());
+            ["before", "first", "second"].map(|name| weft_netns::pin(folder.path().join(name)).unwrap());
         let (mut theirs, their_plan) = device(&before, "theirs");
         theirs.ensure(&their_plan, &mut Journal::default()).unwrap();
         let (name, patience) = (network().name, Patience::default());
