@@ -74,6 +74,10 @@ fn one_that_nobody_has_signed_is_taken_if_it_is_ours_and_a_strangers_is_not() {
     let mut plan = Plan::new();
     plan.network(Link::vxlan(&name("vx7"), options).mac(Some(MAC)).up(true));
     let ensure = || kernel(&red).ensure(&plan, &mut Journal::default());
+    let clear_alias = || {
+        let words = ["link", "set", "vx7", "alias", ""];
+        assert!(Command::new("ip").args(words).status().unwrap().success());
+    };
     ensure().unwrap();
     let whole = lab.ip("link show vx7");
     assert!(whole.contains("alias ours"), "{whole}");
@@ -101,8 +105,4 @@ fn one_that_nobody_has_signed_is_taken_if_it_is_ours_and_a_strangers_is_not() {
         assert_eq!(lab.ip("-details link show vx7"), before, "after {words:?}");
         lab.ip("link set vx7 address 02:00:00:00:00:07");
     }
-}
-
-fn clear_alias() {
-    assert!(Command::new("ip").args(["link", "set", "vx7", "alias", ""]).status().unwrap().success());
 }
