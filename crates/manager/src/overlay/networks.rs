@@ -267,7 +267,7 @@ impl Manager {
             && let AgentError::Refused(refusal) = &**error
         {
             let hint = refusal.hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default();
-            failure.details = Some(format!("{}{hint}", refusal.why));
+            *failure = failure.clone().with_details(format!("{}{hint}", refusal.why));
         }
         outcome.is_ok()
     }
