@@ -130,9 +130,10 @@ for n in "${hosts[@]}"; do
   ip netns add "c$n"
   on "$n" weft network connect blue "c$n"
 done
-carriers=$(tunnels h1 | xargs)
 there=$(ip -n c2 -4 -o address show dev eth0 | sed 's/.*inet \([0-9.]*\).*/\1/')
 await ip netns exec c1 ping -c1 -W1 "$there"
+# Not before: the agent starts them when a network asks for them.
+carriers=$(tunnels h1 | xargs)
 
 cat <<TEXT
 c1 is on h1, c2 on h2, at $there. Look at:
